@@ -1,0 +1,96 @@
+//! The one error shape a user sees: what, where, why, what to do.
+
+use std::fmt;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose turn it is to act; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The model, recipe, data or arguments are wrong. Exit code 1.
+    Input,
+    /// The student missed a target that was asked for. Exit code 2.
+    Target,
+    /// A bug in tutee. Exit code 3.
+    Internal,
+}
+
+/// An error as it is printed: what happened, where (outermost place last), why, and what to do.
+#[derive(Debug, Clone)]
+pub struct Error {
+    kind: Kind,
+    what: String,
+    at: Vec<String>,
+    because: Option<String>,
+    help: Option<String>,
+}
+
+impl Error {
+    fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Error { kind, what: what.into(), at: Vec::new(), because: None, help: None }
+    }
+
+    pub fn input(what: impl Into<String>) -> Self {
+        Self::new(Kind::Input, what)
+    }
+
+    pub fn target(what: impl Into<String>) -> Self {
+        Self::new(Kind::Target, what)
+    }
+
+    pub fn internal(what: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, format!("internal: {}", what.into()))
+            .help("this is a bug in tutee; please report it with the model and the recipe")
+    }
+
+    /// Adds a place, the outermost last: a node, then its file.
+    pub fn at(mut self, place: impl Into<String>) -> Self {
+        self.at.push(place.into());
+        self
+    }
+
+    pub fn because(mut self, why: impl Into<String>) -> Self {
+        self.because = Some(why.into());
+        self
+    }
+
+    pub fn help(mut self, how: impl Into<String>) -> Self {
+        self.help = Some(how.into());
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Input => 1,
+            Kind::Target => 2,
+            Kind::Internal => 3,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.what)?;
+        if !self.at.is_empty() {
+            write!(f, "\n  at       {}", self.at.join(", "))?;
+        }
+        if let Some(why) = &self.because {
+            write!(f, "\n  because  {why}")?;
+        }
+        if let Some(how) = &self.help {
+            write!(f, "\n  help     {how}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Input errors from I/O, with the path named.
+pub(crate) fn io(doing: &str, path: &std::path::Path, e: &std::io::Error) -> Error {
+    Error::input(format!("cannot {doing} {}", path.display())).because(e.to_string())
+}
