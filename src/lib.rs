@@ -1,5 +1,13 @@
 //! A compiler that takes a trained ONNX network and writes a smaller, faster one.
 
+pub mod analysis;
+pub mod cli;
+pub mod compress;
 pub mod error;
+pub mod ir;
+pub mod onnx;
+pub mod passes;
+pub mod recipe;
+pub mod report;
 
 pub use error::{Error, Result};

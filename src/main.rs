@@ -1,1 +1,5 @@
-fn main() {}
+//! The `tutee` command.
+
+fn main() -> std::process::ExitCode {
+    tutee::cli::main()
+}

@@ -1,0 +1,61 @@
+//! What a graph costs: parameters stored and multiply-accumulate operations done.
+
+use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::op::Sizes;
+use crate::ir::shape::Dim;
+use crate::ir::value::Source;
+use serde::{Deserialize, Serialize};
+
+/// Cost of a model for one sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Elements of all constants, whatever they are for.
+    pub parameters: u64,
+    /// Multiply-accumulates of convolutions and matrix products, at batch 1. `None` if they depend on dims that are
+    /// known only at run time.
+    pub macs: Option<u64>,
+}
+
+/// Cost of a graph and the bodies in it. Of the branches of an `If` the dearest counts; other bodies count once.
+pub fn cost(graph: &Graph) -> Cost {
+    let batch = batch_symbol(graph);
+    total(graph, batch.as_ref())
+}
+
+fn total(graph: &Graph, batch: Option<&Dim>) -> Cost {
+    let stored = graph.values().map(|v| match &graph.value(v).source {
+        Source::Constant(t, _) | Source::Input { default: Some((t, _)) } => t.len() as u64,
+        _ => 0,
+    });
+    let mut cost = Cost { parameters: stored.sum(), macs: Some(0) };
+    for id in graph.nodes() {
+        let mut here = node_macs(graph, id, batch);
+        for body in graph.node(id).bodies() {
+            let inner = total(body, batch);
+            cost.parameters += inner.parameters;
+            here = here.zip(inner.macs).map(|(a, b)| a.max(b));
+        }
+        cost.macs = cost.macs.zip(here).and_then(|(a, b)| a.checked_add(b));
+    }
+    cost
+}
+
+/// The dim that stands for the number of samples: the first of the first input, if it is not a number.
+pub fn batch_symbol(graph: &Graph) -> Option<Dim> {
+    let first = graph.runtime_inputs().next()?;
+    let dim = graph.value(first).ty.as_ref()?.shape()?.0.first()?;
+    dim.known().is_none().then(|| dim.clone())
+}
+
+/// Multiply-accumulates of one node, for one sample. An operator we do not reason about counts nothing.
+pub fn node_macs(graph: &Graph, id: NodeId, batch: Option<&Dim>) -> Option<u64> {
+    let Some(op) = graph.node(id).op.operator() else { return Some(0) };
+    let dims = |v: Option<ValueId>| {
+        let shape = graph.value(v?).ty.as_ref()?.shape()?;
+        shape.0.iter().map(|d| if Some(d) == batch { Some(1) } else { d.known() }).collect()
+    };
+    op.macs(&Sizes {
+        inputs: graph.node_inputs(id).into_iter().map(dims).collect(),
+        outputs: graph.node_outputs(id).into_iter().map(dims).collect(),
+    })
+}

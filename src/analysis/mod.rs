@@ -1,0 +1,3 @@
+//! Facts about graphs that passes and reports ask for. What an operator means is in `ir/op`; analyses only walk.
+
+pub mod cost;

@@ -1,0 +1,32 @@
+//! `tutee passes`
+
+use crate::error::Result;
+use crate::passes::{Fidelity, Phase, REGISTRY};
+use std::process::ExitCode;
+
+/// List the passes: when each may run, whether it is exact, and what it does
+#[derive(clap::Args)]
+pub struct Args {}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_header(["pass", "phase", "fidelity", "what it does"]);
+        for entry in REGISTRY {
+            let Ok(pass) = entry.make(toml::Table::new()) else { continue };
+            let phase = match pass.phase() {
+                Phase::Clean => "clean",
+                Phase::Shrink => "shrink",
+                Phase::Encode => "encode",
+            };
+            let fidelity = match pass.fidelity() {
+                Fidelity::Exact => "exact",
+                Fidelity::Approximate => "approximate",
+            };
+            table.add_row([entry.name, phase, fidelity, &entry.summary()]);
+        }
+        let lines: String = table.to_string().lines().map(|l| format!("{}\n", l.trim())).collect();
+        super::print(&lines)
+    }
+}

@@ -1,0 +1,233 @@
+//! The driver: runs a recipe's steps over a model, site by site, and accounts for every one.
+
+use crate::analysis::cost::{Cost, cost};
+use crate::error::{Error, Result};
+use crate::ir::{Graph, Model, NodeId, Type};
+use crate::onnx;
+use crate::passes::options::{Selected, Selection};
+use crate::passes::{self, Context, Pass, Phase, Site, Verdict};
+use crate::recipe::{Action, Recipe};
+use crate::report::{self, Report, Row, Size, StepReport};
+
+/// Rounds of cleaning after which passes that still find something must be undoing each other.
+const MAX_ROUNDS: usize = 50;
+
+/// What happens while a recipe runs, for whoever wants to show it.
+pub trait Observer {
+    /// Before step `index` (from 0) of `count`.
+    fn step(&self, _index: usize, _count: usize, _name: &str) {}
+
+    /// At site `done` of `count` of the running step.
+    fn site(&self, _done: usize, _count: usize, _site: &str) {}
+
+    /// After a step; `index` counts from 1, and 0 is the model as loaded.
+    ///
+    /// # Errors
+    /// Whatever the observer could not do; it ends the run.
+    fn model(&self, _index: usize, _name: &str, _model: &Model) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Observes nothing.
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// A student and how it came to be.
+#[derive(Debug)]
+pub struct Outcome {
+    pub student: Model,
+    pub report: Report,
+}
+
+/// Runs the first `stop_after` steps of a recipe (all, if `None`) on a copy of the teacher. `teacher_bytes` is what its
+/// files take, for the report.
+///
+/// # Errors
+/// If the recipe does not fit the model, or, as an internal error, if a pass broke the graph.
+pub fn compress(
+    teacher: &Model,
+    teacher_bytes: u64,
+    recipe: &Recipe,
+    stop_after: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let plan = recipe.plan()?;
+    let interface = teacher.graph.interface();
+    let mut student = teacher.clone();
+    let mut steps = Vec::new();
+    let mut size = Size { bytes: teacher_bytes, ..measure(&student)? };
+    let teacher_size = size;
+    let count = plan.len().min(stop_after.unwrap_or(usize::MAX));
+    observer.model(0, "load", &student)?;
+    for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
+        observer.step(i, count, &name);
+        let mut run = Run { rows: Vec::new(), observer };
+        match action {
+            Action::Nothing => {}
+            Action::Clean => run.clean(&mut student.graph, &passes::clean(), None)?,
+            Action::Pass(pass, selection) => {
+                let located = |e| step.error(e);
+                if pass.phase() == Phase::Clean {
+                    selection.resolve(&student.graph).map_err(located)?;
+                    run.clean(&mut student.graph, &[pass], Some(&selection))?;
+                } else {
+                    let selected = selection.resolve(&student.graph).map_err(located)?;
+                    run.visit_all(&mut student.graph, &*pass, &selected)?;
+                }
+            }
+        }
+        student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
+        same_interface(&interface, &student.graph)?;
+        if i == 0 && student.ir_version < 4 && onnx::lists_weights(&teacher.graph) && onnx::gained_initializers(&student.graph) {
+            run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
+        }
+        let after = measure(&student)?;
+        steps.push(StepReport { name: name.clone(), before: size, after, rows: run.rows });
+        size = after;
+        observer.model(i + 1, &name, &student)?;
+    }
+    let report = Report {
+        version: report::VERSION,
+        teacher: teacher_size,
+        student: size,
+        steps,
+        warnings: Vec::new(),
+        missed: Vec::new(),
+        check: None,
+    };
+    Ok(Outcome { student, report })
+}
+
+/// Nodes, cost and bytes of a model as it would be written.
+///
+/// # Errors
+/// Internal ones only.
+pub fn measure(model: &Model) -> Result<Size> {
+    Ok(Size { nodes: model.graph.count_nodes(), cost: cost(&model.graph), bytes: onnx::encoded_len(model)? })
+}
+
+/// The names and types of inputs and outputs, in order, are the contract with whoever runs the model.
+fn same_interface(before: &[(String, Option<Type>)], graph: &Graph) -> Result<()> {
+    let after = graph.interface();
+    let same = before.len() == after.len()
+        && before.iter().zip(&after).all(|(a, b)| {
+            a.0 == b.0 && a.1.as_ref().zip(b.1.as_ref()).is_none_or(|(a, b)| a.agrees(b))
+        });
+    if same { Ok(()) } else { Err(Error::internal("the model's inputs or outputs changed")) }
+}
+
+struct Run<'a> {
+    rows: Vec<Row>,
+    observer: &'a dyn Observer,
+}
+
+impl Run<'_> {
+    /// Runs passes over a graph and the bodies in it, round after round, until a whole round changes nothing.
+    fn clean(&mut self, graph: &mut Graph, passes: &[Box<dyn Pass>], selection: Option<&Selection>) -> Result<()> {
+        for _ in 0..MAX_ROUNDS {
+            let mut changed = self.clean_bodies(graph, passes)?;
+            // Refusals of an earlier round may be out of date.
+            self.rows.retain(|r| r.done);
+            for pass in passes {
+                let rule = selection.cloned().unwrap_or_default();
+                // A name that was there when the step began may be cleaned away by now.
+                let fallback = Selection::default();
+                let selected = rule.resolve(graph).or_else(|_| fallback.resolve(graph)).map_err(|e| Error::internal(e.what))?;
+                changed |= self.visit_all(graph, &**pass, &selected)?;
+            }
+            if !changed {
+                return Ok(());
+            }
+        }
+        Err(Error::internal(format!("cleaning does not end after {MAX_ROUNDS} rounds")))
+    }
+
+    fn clean_bodies(&mut self, graph: &mut Graph, passes: &[Box<dyn Pass>]) -> Result<bool> {
+        let with_bodies: Vec<NodeId> = graph.nodes().filter(|&n| graph.node(n).has_bodies()).collect();
+        if with_bodies.is_empty() {
+            return Ok(false);
+        }
+        let mut taken = graph.all_names();
+        taken.extend(graph.reserved.iter().cloned());
+        let mut changed = false;
+        for n in with_bodies {
+            changed |= graph.edit_bodies(n, &taken, |body| {
+                let before = self.rows.iter().filter(|r| r.done).count();
+                self.clean(body, passes, None)?;
+                Ok(self.rows.iter().filter(|r| r.done).count() > before)
+            })?;
+        }
+        Ok(changed)
+    }
+
+    /// Visits every site of a pass once, each against the graph as the earlier ones left it.
+    fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
+        let sites = pass.sites(&Context { graph });
+        let count = sites.len();
+        let mut changed = false;
+        for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
+            if site.lives(graph) {
+                self.observer.site(i, count, &site.label(graph));
+                changed |= self.visit(graph, pass, site, selected)?;
+            }
+        }
+        if pass.phase() != Phase::Clean {
+            self.unentered_bodies(graph, pass);
+        }
+        Ok(changed)
+    }
+
+    fn visit(&mut self, graph: &mut Graph, pass: &dyn Pass, site: Site, selected: &Selected<'_>) -> Result<bool> {
+        let mut row = row(graph, pass, site);
+        let verdict = match selected.refuses(graph, site) {
+            Some(why) => Verdict::skip(why)?,
+            None => pass.rewrite(&Context { graph }, site).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
+        };
+        let done = match verdict {
+            Verdict::Skip(why) => {
+                row.note = why.to_string();
+                false
+            }
+            Verdict::Patch(patch, what) => {
+                let before = (pass.phase() != Phase::Clean).then(|| cost(graph));
+                graph.apply(patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
+                row.note = what;
+                row.cost = before.map(|b: Cost| (b, cost(graph)));
+                true
+            }
+        };
+        row.done = done;
+        self.rows.push(row);
+        Ok(done)
+    }
+
+    /// Passes that change the function work on the main graph alone, and say what they passed by.
+    fn unentered_bodies(&mut self, graph: &Graph, pass: &dyn Pass) {
+        for n in graph.nodes() {
+            let sites: usize = graph.node(n).bodies().map(|b| pass.sites(&Context { graph: b }).len()).sum();
+            if sites > 0 {
+                let mut row = row(graph, pass, Site::Node(n));
+                row.note = format!("{sites} sites inside its bodies: only clean passes enter bodies of control flow");
+                self.rows.push(row);
+            }
+        }
+    }
+
+    fn note(&mut self, pass: &str, what: &str) {
+        self.rows.push(Row {
+            pass: pass.into(),
+            site: "model".into(),
+            op: String::new(),
+            done: true,
+            note: what.into(),
+            cost: None,
+        });
+    }
+}
+
+fn row(graph: &Graph, pass: &dyn Pass, site: Site) -> Row {
+    let op = if let Site::Node(n) = site { graph.node(n).kind() } else { String::new() };
+    Row { pass: pass.name().into(), site: site.label(graph), op, done: false, note: String::new(), cost: None }
+}

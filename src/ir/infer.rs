@@ -1,0 +1,232 @@
+//! Type and shape inference: the engine. What an operator does to shapes is in its own file under `op/`.
+
+use crate::ir::graph::{Graph, NodeId, Use, ValueId};
+use crate::ir::node::Node;
+use crate::ir::shape::{DType, Dim, Shape, Type};
+use crate::ir::tensor::Tensor;
+use std::collections::BTreeSet;
+
+/// Integer tensors up to this size take part in shape arithmetic.
+const MAX_INTS: usize = 64;
+
+/// What is known of a value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fact {
+    pub ty: Option<Type>,
+    /// Content of a small integer tensor of rank 0 or 1, as far as it is known.
+    pub ints: Option<Vec<Dim>>,
+}
+
+impl Fact {
+    pub fn unknown() -> Fact {
+        Fact::default()
+    }
+
+    pub fn of(ty: Type) -> Fact {
+        Fact { ty: Some(ty), ints: None }
+    }
+
+    pub fn tensor(dtype: Option<DType>, shape: Option<Shape>) -> Fact {
+        Fact { ty: dtype.map(|d| Type::Tensor(d, shape)), ints: None }
+    }
+
+    pub fn with_ints(mut self, ints: Option<Vec<Dim>>) -> Fact {
+        self.ints = ints.filter(|i| i.len() <= MAX_INTS && i.iter().any(|d| *d != Dim::Unknown));
+        self
+    }
+}
+
+/// A node's inputs as inference sees them.
+pub struct Infer<'a> {
+    graph: &'a Graph,
+    node: NodeId,
+    inputs: Vec<Option<ValueId>>,
+}
+
+impl<'a> Infer<'a> {
+    pub fn new(graph: &'a Graph, node: NodeId) -> Infer<'a> {
+        Infer { graph, node, inputs: graph.node_inputs(node) }
+    }
+
+    pub fn opset(&self) -> i64 {
+        self.graph.opset
+    }
+
+    /// Number of input slots, absent ones included.
+    pub fn n_inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
+    pub fn n_outputs(&self) -> usize {
+        self.graph.node(self.node).arity.1
+    }
+
+    pub fn node(&self) -> &'a Node {
+        self.graph.node(self.node)
+    }
+
+    pub fn has(&self, slot: usize) -> bool {
+        self.inputs.get(slot).copied().flatten().is_some()
+    }
+
+    pub fn ty(&self, slot: usize) -> Option<&'a Type> {
+        self.graph.value(self.inputs.get(slot).copied()??).ty.as_ref()
+    }
+
+    pub fn dtype(&self, slot: usize) -> Option<DType> {
+        self.ty(slot)?.dtype()
+    }
+
+    pub fn shape(&self, slot: usize) -> Option<&'a Shape> {
+        self.ty(slot)?.shape()
+    }
+
+    /// The input's tensor, if it is constant.
+    pub fn constant(&self, slot: usize) -> Option<&'a Tensor> {
+        self.graph.value(self.inputs.get(slot).copied()??).constant()
+    }
+
+    /// Content of a small integer input of rank 0 or 1, as far as it is known.
+    pub fn ints(&self, slot: usize) -> Option<Vec<Dim>> {
+        let value = self.graph.value(self.inputs.get(slot).copied()??);
+        match value.constant() {
+            Some(t) if t.rank() <= 1 && t.len() <= MAX_INTS => Some(t.ints()?.into_iter().map(int_dim).collect()),
+            Some(_) => None,
+            None => value.ints.clone(),
+        }
+    }
+
+    /// Content of an integer input where every number is known (negative ones too, from constants).
+    pub fn known_ints(&self, slot: usize) -> Option<Vec<i64>> {
+        if let Some(t) = self.constant(slot) {
+            return if t.len() <= 4096 { t.ints() } else { None };
+        }
+        self.ints(slot)?.iter().map(|d| d.known().and_then(|n| i64::try_from(n).ok())).collect()
+    }
+}
+
+/// A number of a shape tensor as a dim: negative numbers (the -1 of Reshape) are no dims.
+fn int_dim(n: i64) -> Dim {
+    u64::try_from(n).map_or(Dim::Unknown, Dim::Known)
+}
+
+/// An axis counted from the front; `Err` if it is out of range.
+pub fn axis(axis: i64, rank: usize) -> Result<usize, String> {
+    let at = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(at).ok().filter(|&a| a < rank).ok_or_else(|| format!("axis {axis} is out of range for rank {rank}"))
+}
+
+/// Shape of the elementwise combination of two tensors. ONNX Broadcasting, multidirectional.
+pub fn broadcast(a: &Shape, b: &Shape) -> Result<Shape, String> {
+    let rank = a.rank().max(b.rank());
+    let at = |s: &Shape, i: usize| match (i + s.rank()).checked_sub(rank) {
+        Some(j) => s.0[j].clone(),
+        None => Dim::Known(1),
+    };
+    let dim = |i| match (at(a, i), at(b, i)) {
+        (Dim::Known(1), d) | (d, Dim::Known(1)) => Ok(d),
+        (Dim::Known(x), Dim::Known(y)) if x != y => {
+            Err(format!("the shapes {a} and {b} do not broadcast: {x} against {y}"))
+        }
+        (Dim::Known(x), _) | (_, Dim::Known(x)) => Ok(Dim::Known(x)),
+        (x, y) if x == y => Ok(x),
+        _ => Ok(Dim::Unknown),
+    };
+    (0..rank).map(dim).collect::<Result<Vec<_>, _>>().map(Shape)
+}
+
+impl Graph {
+    /// Infers the outputs of one node and stores what is new. Says which values changed.
+    ///
+    /// What the file declares is kept where inference knows less, and corrected where it contradicts.
+    fn infer_node(&mut self, id: NodeId) -> Result<Vec<ValueId>, String> {
+        let facts = match self.node(id).op.operator() {
+            Some(op) => op.infer(&Infer::new(self, id))?,
+            None => return Ok(Vec::new()),
+        };
+        let mut changed = Vec::new();
+        for (value, fact) in self.node_outputs(id).into_iter().zip(facts) {
+            let Some(value) = value else { continue };
+            let v = self.value_mut(value);
+            let ty = match (fact.ty, &v.ty) {
+                (Some(new), Some(old)) if new.agrees(old) => Some(new.refine(old)),
+                (Some(new), Some(old)) => Some(merge_rank(&new, old)),
+                (Some(new), None) => Some(new),
+                (None, old) => old.clone(),
+            };
+            if v.ty != ty || v.ints != fact.ints {
+                v.ty = ty;
+                v.ints = fact.ints;
+                changed.push(value);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Infers the whole graph, from the types of its inputs and constants. A node at which the file contradicts
+    /// itself keeps its declared output types; returns those nodes with what is wrong.
+    pub(crate) fn infer_all(&mut self) -> crate::Result<Vec<(NodeId, String)>> {
+        let mut wrong = Vec::new();
+        for id in self.topological()? {
+            self.infer_bodies(id)?;
+            if let Err(why) = self.infer_node(id) {
+                self.node_mut(id).inconsistent = true;
+                wrong.push((id, why));
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Infers the bodies of a control-flow node, from the types of what they capture.
+    fn infer_bodies(&mut self, id: NodeId) -> crate::Result<()> {
+        if !self.node(id).has_bodies() {
+            return Ok(());
+        }
+        let captured: Vec<_> = self.node_captures(id).into_iter().map(|(b, i, v)| (b, i, self.value(v).clone())).collect();
+        for (b, body) in self.node_mut(id).bodies_mut().enumerate() {
+            for (_, i, outer) in captured.iter().filter(|c| c.0 == b) {
+                let inner = body.captures()[*i];
+                let v = body.value_mut(inner);
+                v.ty = outer.ty.clone();
+                v.ints = outer.ints.clone();
+            }
+            body.infer_all()?;
+        }
+        Ok(())
+    }
+
+    /// Infers `from` and whatever their results reach. Returns the nodes visited, in order.
+    ///
+    /// # Errors
+    /// If a node that was consistent in the file no longer is: an edit was wrong.
+    pub(in crate::ir) fn infer_from(&mut self, from: &[NodeId]) -> crate::Result<Vec<NodeId>> {
+        let mut queue: BTreeSet<_> = from.iter().map(|&n| (self.node(n).order, n)).collect();
+        let mut seen = Vec::new();
+        while let Some((_, id)) = queue.pop_first() {
+            seen.push(id);
+            match self.infer_node(id) {
+                Ok(changed) => {
+                    for u in changed.into_iter().flat_map(|v| self.uses(v)).map(Use::node) {
+                        queue.insert((self.node(u).order, u));
+                    }
+                }
+                Err(_) if self.node(id).inconsistent => {}
+                Err(why) => {
+                    let at = format!("{} \"{}\"", self.node(id).kind(), self.label(id));
+                    return Err(crate::Error::internal("a rewrite broke the graph").at(at).because(why));
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// A type that contradicts the old one: only its unknown dims, if the rank is the same, are taken from the old.
+fn merge_rank(new: &Type, old: &Type) -> Type {
+    match (new, old) {
+        (Type::Tensor(a, Some(s)), Type::Tensor(b, Some(t))) if a == b && s.rank() == t.rank() => {
+            Type::Tensor(*a, Some(s.refine(t)))
+        }
+        _ => new.clone(),
+    }
+}

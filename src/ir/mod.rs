@@ -1,0 +1,36 @@
+//! The intermediate representation: a graph of typed operators and values, and the one editor of it, [`Patch`].
+
+pub mod attr;
+pub mod graph;
+pub mod infer;
+pub mod node;
+pub mod op;
+pub mod patch;
+pub mod shape;
+pub mod tensor;
+pub mod text;
+pub mod value;
+pub mod verify;
+
+pub use attr::{Attr, AttrValue};
+pub use graph::{Graph, NodeId, Use, ValueId};
+pub use infer::Fact;
+pub use node::Node;
+pub use op::Op;
+pub use patch::{Patch, Ref};
+pub use shape::{DType, Dim, Shape, Type};
+pub use tensor::Tensor;
+pub use value::{Source, Value};
+
+use bytes::Bytes;
+
+/// What `load` gives and `save` takes: a graph and what surrounds it.
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub graph: Graph,
+    pub ir_version: i64,
+    /// Operator set imports: domain (`""` is ONNX itself) and version, in file order.
+    pub opsets: Vec<(String, i64)>,
+    /// Everything of the file that no pass reasons about (metadata, local functions, training info, …), encoded.
+    pub carried: Bytes,
+}

@@ -1,0 +1,122 @@
+//! The operators we reason about: typed attributes, shape rule, cost and constant evaluation, one file an operator
+//! family. Every other operator, version or domain is [`Op::Opaque`]: carried without loss, never touched.
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer};
+use crate::ir::tensor::Tensor;
+
+/// Versions of the ONNX operator set in which we know what the operators mean.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+
+/// What is known about an operator. Everything that depends on an operator's definition is behind this trait.
+pub trait Operator {
+    /// Reads the attributes; `None` if they are not those of the operator's definition in this opset.
+    fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self>
+    where
+        Self: Sized;
+
+    /// The operator's ONNX name.
+    fn op_type(&self) -> &'static str;
+
+    /// The attributes that differ from ONNX's defaults, by name: what the text form shows.
+    fn attrs(&self, opset: i64) -> Vec<Attr>;
+
+    /// The attributes as a new node is written: those of `attrs`, and any that runtimes are known to want spelled out.
+    fn file_attrs(&self, opset: i64) -> Vec<Attr> {
+        self.attrs(opset)
+    }
+
+    /// What is known of the outputs, by slot, from what is known of the inputs.
+    ///
+    /// # Errors
+    /// If the inputs contradict the operator's definition; says how.
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String>;
+
+    /// Multiply-accumulate operations for inputs and outputs of these dims. 0 for what does not multiply weights.
+    fn macs(&self, _sizes: &Sizes) -> Option<u64> {
+        Some(0)
+    }
+
+    /// Computes the outputs of constant inputs; `None` where no kernel covers the case.
+    fn eval(&self, _inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        None
+    }
+}
+
+/// Dims of a node's inputs and outputs by slot, the batch symbol counted as 1; `None` where not known.
+pub struct Sizes {
+    pub inputs: Vec<Option<Vec<u64>>>,
+    pub outputs: Vec<Option<Vec<u64>>>,
+}
+
+impl Sizes {
+    pub fn input(&self, slot: usize) -> Option<&[u64]> {
+        self.inputs.get(slot)?.as_deref()
+    }
+
+    pub fn output(&self, slot: usize) -> Option<&[u64]> {
+        self.outputs.get(slot)?.as_deref()
+    }
+}
+
+/// `Variant(type): ONNX names` makes the enum, the dispatch on names and the access to the trait.
+macro_rules! operators {
+    ($($file:ident::$variant:ident: $($name:literal)|+;)*) => {
+        /// A node's operator.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Op {
+            $($variant($file::$variant),)*
+            Opaque,
+        }
+
+        impl Op {
+            fn parse_known(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Op> {
+                match op_type {
+                    $($($name)|+ => <$file::$variant as Operator>::parse(op_type, opset, attrs).map(Op::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// The operator's knowledge; `None` for an opaque one.
+            pub fn operator(&self) -> Option<&dyn Operator> {
+                match self {
+                    $(Op::$variant(o) => Some(o),)*
+                    Op::Opaque => None,
+                }
+            }
+        }
+
+        $(impl From<$file::$variant> for Op {
+            fn from(op: $file::$variant) -> Op {
+                Op::$variant(op)
+            }
+        })*
+    };
+}
+
+impl Op {
+    /// Reads an ONNX-domain operator; opaque if this opset, operator or attribute list is not one we know.
+    pub fn parse(op_type: &str, opset: i64, attrs: &[Attr]) -> Op {
+        if !OPSETS.contains(&opset) {
+            return Op::Opaque;
+        }
+        let mut reader = AttrReader::new(attrs);
+        match Op::parse_known(op_type, opset, &mut reader) {
+            Some(op) if reader.finish().is_some() => op,
+            _ => Op::Opaque,
+        }
+    }
+}
+
+pub mod conv;
+pub mod gemm;
+pub mod unary;
+
+operators! {
+    conv::Conv: "Conv";
+    gemm::Gemm: "Gemm";
+    gemm::MatMul: "MatMul";
+    unary::Unary: "Identity" | "Relu" | "Sigmoid" | "Tanh" | "Neg" | "Abs" | "Exp" | "Log" | "Sqrt" | "Reciprocal"
+        | "Floor" | "Ceil" | "Round" | "Sign" | "Erf" | "Softplus" | "Softsign" | "HardSwish" | "Mish" | "Not"
+        | "Sin" | "Cos";
+}

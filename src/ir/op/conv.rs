@@ -1,0 +1,230 @@
+//! Conv. (ONNX Operators: Conv, since 1, 11, 22.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer};
+use crate::ir::op::{Operator, Sizes};
+use crate::ir::shape::{Dim, Shape};
+
+/// How windows slide over the spatial axes, for convolutions and pooling. Empty lists stand for the defaults.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Window {
+    pub kernel: Vec<i64>,
+    pub strides: Vec<i64>,
+    pub dilations: Vec<i64>,
+    /// Begin of every axis, then end of every axis.
+    pub pads: Vec<i64>,
+    pub auto_pad: AutoPad,
+    /// Round the number of windows up (pooling only).
+    pub ceil: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AutoPad {
+    #[default]
+    NotSet,
+    SameUpper,
+    SameLower,
+    Valid,
+}
+
+impl Window {
+    /// Reads the attributes that Conv and the pooling operators share.
+    pub fn parse(attrs: &mut AttrReader<'_>) -> Option<Window> {
+        let auto_pad = match attrs.str("auto_pad").as_deref() {
+            None | Some("NOTSET" | "") => AutoPad::NotSet,
+            Some("SAME_UPPER") => AutoPad::SameUpper,
+            Some("SAME_LOWER") => AutoPad::SameLower,
+            Some("VALID") => AutoPad::Valid,
+            Some(_) => return None,
+        };
+        let window = Window {
+            kernel: attrs.ints("kernel_shape").unwrap_or_default(),
+            strides: attrs.ints("strides").unwrap_or_default(),
+            dilations: attrs.ints("dilations").unwrap_or_default(),
+            pads: attrs.ints("pads").unwrap_or_default(),
+            auto_pad,
+            ceil: false,
+        };
+        let positive = [&window.kernel, &window.strides, &window.dilations].into_iter().flatten().all(|&v| v > 0);
+        positive.then_some(window)
+    }
+
+    /// The attributes that differ from the defaults.
+    pub fn attrs(&self) -> Vec<Attr> {
+        let mut out = Vec::new();
+        match self.auto_pad {
+            AutoPad::NotSet => {}
+            AutoPad::SameUpper => out.push(Attr::str("auto_pad", "SAME_UPPER")),
+            AutoPad::SameLower => out.push(Attr::str("auto_pad", "SAME_LOWER")),
+            AutoPad::Valid => out.push(Attr::str("auto_pad", "VALID")),
+        }
+        let mut list = |name, values: &[i64], default| {
+            if values.iter().any(|&v| v != default) {
+                out.push(Attr::ints(name, values));
+            }
+        };
+        list("dilations", &self.dilations, 1);
+        list("pads", &self.pads, 0);
+        list("strides", &self.strides, 1);
+        out
+    }
+
+    pub fn stride(&self, axis: usize) -> i64 {
+        self.strides.get(axis).copied().unwrap_or(1)
+    }
+
+    pub fn dilation(&self, axis: usize) -> i64 {
+        self.dilations.get(axis).copied().unwrap_or(1)
+    }
+
+    /// Explicit padding before and after an axis of `axes`.
+    pub fn pad(&self, axis: usize, axes: usize) -> (i64, i64) {
+        let at = |i: usize| self.pads.get(i).copied().unwrap_or(0);
+        (at(axis), at(axes + axis))
+    }
+
+    /// Checks that the lists fit the number of spatial axes.
+    pub fn check(&self, axes: usize) -> Result<(), String> {
+        let fits = |name, list: &[i64], n| match list.len() {
+            0 => Ok(()),
+            l if l == n => Ok(()),
+            l => Err(format!("{name} has {l} numbers for {axes} spatial axes")),
+        };
+        fits("kernel_shape", &self.kernel, axes)?;
+        fits("strides", &self.strides, axes)?;
+        fits("dilations", &self.dilations, axes)?;
+        fits("pads", &self.pads, 2 * axes)
+    }
+
+    /// Number of windows of size `kernel` along an axis of size `input`.
+    pub fn output(&self, axis: usize, axes: usize, input: &Dim, kernel: u64) -> Result<Dim, String> {
+        let stride = self.stride(axis);
+        let Some(n) = input.known() else {
+            let same = matches!(self.auto_pad, AutoPad::SameUpper | AutoPad::SameLower) && stride == 1;
+            let (b, e) = self.pad(axis, axes);
+            let reach = (kernel as i64 - 1).checked_mul(self.dilation(axis));
+            let kept = self.auto_pad == AutoPad::NotSet && stride == 1 && b.checked_add(e) == reach;
+            return Ok(if same || kept { input.clone() } else { Dim::Unknown });
+        };
+        let n = i64::try_from(n).map_err(|_| format!("axis size {n} is too large"))?;
+        if matches!(self.auto_pad, AutoPad::SameUpper | AutoPad::SameLower) {
+            return Ok(Dim::Known((n as u64).div_ceil(stride as u64)));
+        }
+        let (b, e) = if self.auto_pad == AutoPad::Valid { (0, 0) } else { self.pad(axis, axes) };
+        let fit = || {
+            let extent = (kernel as i64 - 1).checked_mul(self.dilation(axis))?.checked_add(1)?;
+            n.checked_add(b)?.checked_add(e)?.checked_sub(extent)
+        };
+        let room = fit().ok_or("the window does not fit into 64 bits")?;
+        if room < 0 {
+            return Err(format!("a window of {kernel} does not fit into {n} with padding {b} and {e}"));
+        }
+        let mut windows = room / stride + 1;
+        if self.ceil && room % stride != 0 && windows * stride < n + b {
+            windows += 1;
+        }
+        Ok(Dim::Known(windows as u64))
+    }
+
+    /// Shape of the output: batch and channels, then the number of windows along every spatial axis.
+    pub fn infer(&self, x: &Shape, channels: Dim, kernel: &[Dim]) -> Result<Shape, String> {
+        let axes = x.rank().checked_sub(2).ok_or_else(|| format!("input {x} has no batch and channel axes"))?;
+        self.check(axes)?;
+        if kernel.len() != axes {
+            return Err(format!("a kernel of {} axes on an input {x}", kernel.len()));
+        }
+        let mut dims = vec![x.0[0].clone(), channels];
+        for (i, (n, k)) in x.0[2..].iter().zip(kernel).enumerate() {
+            dims.push(match k {
+                Dim::Known(k) if *k > 0 => self.output(i, axes, n, *k)?,
+                Dim::Known(_) => return Err("a kernel of size 0".into()),
+                _ => Dim::Unknown,
+            });
+        }
+        Ok(Shape(dims))
+    }
+}
+
+/// Y[N, M, …] = X[N, C, …] ∗ W[M, C/group, k…] + B[M].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conv {
+    pub window: Window,
+    pub group: i64,
+}
+
+impl Operator for Conv {
+    fn parse(_: &str, _: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let conv = Conv { window: Window::parse(attrs)?, group: attrs.int_or("group", 1) };
+        (conv.group > 0).then_some(conv)
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Conv"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let mut out = self.window.attrs();
+        if self.group != 1 {
+            out.push(Attr::int("group", self.group));
+        }
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    /// Some runtimes fail without explicit strides and dilations.
+    fn file_attrs(&self, opset: i64) -> Vec<Attr> {
+        let mut out = self.attrs(opset);
+        let axes = self.window.kernel.len();
+        let mut spell = |name: &str, attr: Attr| {
+            if !out.iter().any(|a| a.name == name) {
+                out.push(attr);
+            }
+        };
+        spell("dilations", Attr::ints("dilations", &vec![1; axes]));
+        spell("group", Attr::int("group", self.group));
+        spell("kernel_shape", Attr::ints("kernel_shape", &self.window.kernel));
+        if self.window.auto_pad == AutoPad::NotSet {
+            spell("pads", Attr::ints("pads", &vec![0; 2 * axes]));
+        }
+        spell("strides", Attr::ints("strides", &vec![1; axes]));
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let (Some(x), Some(w)) = (cx.shape(0), cx.shape(1)) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
+        };
+        if w.rank() < 2 {
+            return Err(format!("a weight of shape {w}"));
+        }
+        if let (Some(Dim::Known(c)), Dim::Known(per_group)) = (x.0.get(1), &w.0[1]) {
+            if Some(*c) != per_group.checked_mul(self.group as u64) {
+                return Err(format!("{c} input channels against a weight {w} in {} groups", self.group));
+            }
+        }
+        if let Dim::Known(m) = w.0[0] {
+            if m % self.group as u64 != 0 {
+                return Err(format!("{m} output channels do not divide into {} groups", self.group));
+            }
+        }
+        let kernel = w.0[2..].to_vec();
+        if let Some(Some(k)) = (!self.window.kernel.is_empty()).then(|| Shape(kernel.clone()).dims()) {
+            if !k.iter().eq(self.window.kernel.iter().map(|&v| v as u64).collect::<Vec<_>>().iter()) {
+                return Err(format!("kernel_shape {:?} against a weight {w}", self.window.kernel));
+            }
+        }
+        let y = self.window.infer(x, w.0[0].clone(), &kernel)?;
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
+    }
+
+    fn macs(&self, sizes: &Sizes) -> Option<u64> {
+        let positions = product(sizes.output(0)?)?;
+        positions.checked_mul(product(sizes.input(1)?.get(1..)?)?)
+    }
+}
+
+/// Product of dims; `None` on overflow.
+pub fn product(dims: &[u64]) -> Option<u64> {
+    dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
+}

@@ -1,0 +1,119 @@
+//! Gemm and MatMul. (ONNX Operators: Gemm, since 7, 9, 11, 13; MatMul, since 1, 9, 13.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer, broadcast};
+use crate::ir::op::conv::product;
+use crate::ir::op::{Operator, Sizes};
+use crate::ir::shape::Shape;
+
+/// Y[M, N] = alpha · A' B' + beta · C, where A' is A[M, K] or the transpose of A[K, M], B' likewise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gemm {
+    pub alpha: f32,
+    pub beta: f32,
+    pub trans_a: bool,
+    pub trans_b: bool,
+}
+
+impl Default for Gemm {
+    fn default() -> Self {
+        Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b: false }
+    }
+}
+
+impl Operator for Gemm {
+    fn parse(_: &str, _: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        Some(Gemm {
+            alpha: attrs.float_or("alpha", 1.0),
+            beta: attrs.float_or("beta", 1.0),
+            trans_a: attrs.flag("transA"),
+            trans_b: attrs.flag("transB"),
+        })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Gemm"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let mut out = Vec::new();
+        if self.alpha != 1.0 {
+            out.push(Attr::float("alpha", self.alpha));
+        }
+        if self.beta != 1.0 {
+            out.push(Attr::float("beta", self.beta));
+        }
+        if self.trans_a {
+            out.push(Attr::int("transA", 1));
+        }
+        if self.trans_b {
+            out.push(Attr::int("transB", 1));
+        }
+        out
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let (Some(a), Some(b)) = (cx.shape(0), cx.shape(1)) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
+        };
+        if a.rank() != 2 || b.rank() != 2 {
+            return Err(format!("the factors {a} and {b} must be matrices"));
+        }
+        let (m, k) = if self.trans_a { (&a.0[1], &a.0[0]) } else { (&a.0[0], &a.0[1]) };
+        let (l, n) = if self.trans_b { (&b.0[1], &b.0[0]) } else { (&b.0[0], &b.0[1]) };
+        if !k.agrees(l) {
+            return Err(format!("the factors {a} and {b} do not fit: {k} against {l}"));
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(vec![m.clone(), n.clone()])))])
+    }
+
+    fn macs(&self, sizes: &Sizes) -> Option<u64> {
+        let a = sizes.input(0)?;
+        let k = if self.trans_a { a.first()? } else { a.get(1)? };
+        product(sizes.output(0)?)?.checked_mul(*k)
+    }
+}
+
+/// Y[…, M, N] = A[…, M, K] B[…, K, N], as numpy.matmul.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MatMul;
+
+impl Operator for MatMul {
+    fn parse(_: &str, _: i64, _: &mut AttrReader<'_>) -> Option<Self> {
+        Some(MatMul)
+    }
+
+    fn op_type(&self) -> &'static str {
+        "MatMul"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        Vec::new()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let (Some(a), Some(b)) = (cx.shape(0), cx.shape(1)) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
+        };
+        if a.rank() == 0 || b.rank() == 0 {
+            return Err(format!("a scalar among the factors {a} and {b}"));
+        }
+        let (rows, k) = a.0.split_at(a.rank() - 1);
+        let (batch_a, m) = rows.split_at(rows.len().saturating_sub(1));
+        let (batch_b, l, n) = match b.0.as_slice() {
+            [l] => (&[][..], l, &[][..]),
+            [batch @ .., l, n] => (batch, l, std::slice::from_ref(n)),
+            [] => unreachable!("rank 0 was refused"),
+        };
+        if !k[0].agrees(l) {
+            return Err(format!("the factors {a} and {b} do not fit: {} against {l}", k[0]));
+        }
+        let mut y = broadcast(&Shape(batch_a.to_vec()), &Shape(batch_b.to_vec()))?;
+        y.0.extend(m.iter().chain(n).cloned());
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
+    }
+
+    fn macs(&self, sizes: &Sizes) -> Option<u64> {
+        product(sizes.output(0)?)?.checked_mul(*sizes.input(0)?.last()?)
+    }
+}

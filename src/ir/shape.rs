@@ -1,0 +1,253 @@
+//! Element types, dimensions, shapes and value types.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Element type of a tensor, by its number in ONNX `TensorProto.DataType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DType(pub i32);
+
+/// `(number, text name, bits per element)`; strings have no fixed width.
+const DTYPES: &[(i32, &str, u64)] = &[
+    (1, "f32", 32),
+    (2, "u8", 8),
+    (3, "i8", 8),
+    (4, "u16", 16),
+    (5, "i16", 16),
+    (6, "i32", 32),
+    (7, "i64", 64),
+    (8, "str", 0),
+    (9, "bool", 8),
+    (10, "f16", 16),
+    (11, "f64", 64),
+    (12, "u32", 32),
+    (13, "u64", 64),
+    (14, "c64", 64),
+    (15, "c128", 128),
+    (16, "bf16", 16),
+    (17, "f8e4m3fn", 8),
+    (18, "f8e4m3fnuz", 8),
+    (19, "f8e5m2", 8),
+    (20, "f8e5m2fnuz", 8),
+    (21, "u4", 4),
+    (22, "i4", 4),
+    (23, "f4e2m1", 4),
+    (24, "f8e8m0", 8),
+    (25, "u2", 2),
+    (26, "i2", 2),
+];
+
+impl DType {
+    pub const F32: DType = DType(1);
+    pub const U8: DType = DType(2);
+    pub const I8: DType = DType(3);
+    pub const U16: DType = DType(4);
+    pub const I16: DType = DType(5);
+    pub const I32: DType = DType(6);
+    pub const I64: DType = DType(7);
+    pub const STRING: DType = DType(8);
+    pub const BOOL: DType = DType(9);
+    pub const F16: DType = DType(10);
+    pub const F64: DType = DType(11);
+    pub const U32: DType = DType(12);
+    pub const U64: DType = DType(13);
+    pub const BF16: DType = DType(16);
+
+    /// Width of one element; `None` for strings and for types this version does not know.
+    pub fn bits(self) -> Option<u64> {
+        DTYPES.iter().find(|d| d.0 == self.0).map(|d| d.2).filter(|&b| b > 0)
+    }
+
+    /// Whole bytes of one element; `None` for sub-byte types too.
+    pub fn bytes(self) -> Option<usize> {
+        self.bits().filter(|b| b % 8 == 0).map(|b| (b / 8) as usize)
+    }
+
+    /// The floating-point types that the numeric kernels read and write.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F32 | DType::F16 | DType::F64 | DType::BF16)
+    }
+
+    pub fn is_int(self) -> bool {
+        matches!(self.0, 2..=7 | 12 | 13)
+    }
+
+    pub fn parse(name: &str) -> Option<DType> {
+        match DTYPES.iter().find(|d| d.1 == name) {
+            Some(d) => Some(DType(d.0)),
+            None => name.strip_prefix("dtype").and_then(|n| n.parse().ok()).map(DType),
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match DTYPES.iter().find(|d| d.0 == self.0) {
+            Some(d) => f.write_str(d.1),
+            None => write!(f, "dtype{}", self.0),
+        }
+    }
+}
+
+/// One dimension. Two equal symbols are the same number at run time; two unknowns need not be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Dim {
+    Known(u64),
+    Sym(Arc<str>),
+    Unknown,
+}
+
+impl Dim {
+    pub fn sym(name: &str) -> Dim {
+        Dim::Sym(name.into())
+    }
+
+    pub fn known(&self) -> Option<u64> {
+        match self {
+            Dim::Known(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// Whether both can be the same number.
+    pub fn agrees(&self, other: &Dim) -> bool {
+        !matches!((self, other), (Dim::Known(a), Dim::Known(b)) if a != b)
+    }
+
+    /// The more specific of two dims that agree; `self` wins ties.
+    pub fn refine(&self, other: &Dim) -> Dim {
+        match (self, other) {
+            (Dim::Known(_), _) => self.clone(),
+            (_, Dim::Known(_)) | (Dim::Unknown, _) => other.clone(),
+            _ => self.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Known(n) => write!(f, "{n}"),
+            Dim::Sym(s) => write!(f, "{}", crate::ir::text::name(s)),
+            Dim::Unknown => f.write_str("?"),
+        }
+    }
+}
+
+/// Dimensions, outermost first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shape(pub Vec<Dim>);
+
+impl Shape {
+    pub fn known(dims: impl IntoIterator<Item = u64>) -> Shape {
+        Shape(dims.into_iter().map(Dim::Known).collect())
+    }
+
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The dims as numbers, if all are known.
+    pub fn dims(&self) -> Option<Vec<u64>> {
+        self.0.iter().map(Dim::known).collect()
+    }
+
+    /// Number of elements, if every dim is known and the product fits.
+    pub fn elements(&self) -> Option<u64> {
+        self.0.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))
+    }
+
+    pub fn agrees(&self, other: &Shape) -> bool {
+        self.rank() == other.rank() && self.0.iter().zip(&other.0).all(|(a, b)| a.agrees(b))
+    }
+
+    pub fn refine(&self, other: &Shape) -> Shape {
+        Shape(self.0.iter().zip(&other.0).map(|(a, b)| a.refine(b)).collect())
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(dims: &[usize]) -> Shape {
+        Shape::known(dims.iter().map(|&d| d as u64))
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (i, d) in self.0.iter().enumerate() {
+            write!(f, "{}{d}", if i > 0 { "," } else { "" })?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// The type of a value. A tensor of unknown rank has no shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Type {
+    Tensor(DType, Option<Shape>),
+    Sparse(DType, Option<Shape>),
+    Sequence(Option<Box<Type>>),
+    Optional(Option<Box<Type>>),
+    Map(DType, Option<Box<Type>>),
+    /// A type from another domain, carried.
+    Opaque,
+}
+
+impl Type {
+    pub fn tensor(dtype: DType, shape: Shape) -> Type {
+        Type::Tensor(dtype, Some(shape))
+    }
+
+    pub fn dtype(&self) -> Option<DType> {
+        match self {
+            Type::Tensor(d, _) => Some(*d),
+            _ => None,
+        }
+    }
+
+    pub fn shape(&self) -> Option<&Shape> {
+        match self {
+            Type::Tensor(_, s) => s.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether one value can have both types.
+    pub fn agrees(&self, other: &Type) -> bool {
+        match (self, other) {
+            (Type::Tensor(a, s), Type::Tensor(b, t)) => {
+                a == b && s.as_ref().zip(t.as_ref()).is_none_or(|(s, t)| s.agrees(t))
+            }
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+
+    /// The more specific of two types that agree; `self` wins ties.
+    pub fn refine(&self, other: &Type) -> Type {
+        match (self, other) {
+            (Type::Tensor(d, Some(s)), Type::Tensor(_, Some(t))) => Type::Tensor(*d, Some(s.refine(t))),
+            (Type::Tensor(_, None), Type::Tensor(_, Some(_))) => other.clone(),
+            _ => self.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = |f: &mut fmt::Formatter<'_>, t: &Option<Box<Type>>| match t {
+            Some(t) => write!(f, "{t})"),
+            None => f.write_str("?)"),
+        };
+        match self {
+            Type::Tensor(d, Some(s)) => write!(f, "{d}{s}"),
+            Type::Tensor(d, None) => write!(f, "{d}[*]"),
+            Type::Sparse(d, Some(s)) => write!(f, "sparse {d}{s}"),
+            Type::Sparse(d, None) => write!(f, "sparse {d}[*]"),
+            Type::Sequence(t) => f.write_str("sequence(").and_then(|_| inner(f, t)),
+            Type::Optional(t) => f.write_str("optional(").and_then(|_| inner(f, t)),
+            Type::Map(k, t) => write!(f, "map({k}, ").and_then(|_| inner(f, t)),
+            Type::Opaque => f.write_str("opaque"),
+        }
+    }
+}

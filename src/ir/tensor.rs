@@ -1,0 +1,208 @@
+//! Constant tensors: element type, shape and shared little-endian bytes.
+
+use crate::ir::shape::{DType, Shape, Type};
+use bytes::Bytes;
+use half::{bf16, f16};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// A constant. Cloning shares the bytes, which may be a mapped file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Data,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Data {
+    /// Row-major, little-endian; sub-byte types packed as in ONNX `raw_data`.
+    Bytes(Bytes),
+    Strings(Arc<Vec<Bytes>>),
+}
+
+impl Tensor {
+    /// A tensor over `data`, row-major and little-endian; `None` unless its length is what type and shape ask for.
+    pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Option<Tensor> {
+        (byte_len(dtype, &shape)? == data.len()).then_some(Tensor { dtype, shape, data: Data::Bytes(data) })
+    }
+
+    /// A string tensor; `None` unless there is one string an element.
+    pub fn strings(shape: Vec<usize>, data: Vec<Bytes>) -> Option<Tensor> {
+        (elements(&shape)? == data.len()).then(|| Tensor {
+            dtype: DType::STRING,
+            shape,
+            data: Data::Strings(Arc::new(data)),
+        })
+    }
+
+    /// # Panics
+    /// If `values` does not have one value an element of `shape`.
+    pub fn f32(shape: impl Into<Vec<usize>>, values: &[f32]) -> Tensor {
+        Tensor::from_floats(DType::F32, shape, values.iter().map(|&v| v as f64))
+    }
+
+    /// # Panics
+    /// If `values` does not have one value an element of `shape`.
+    pub fn i64(shape: impl Into<Vec<usize>>, values: &[i64]) -> Tensor {
+        Tensor::from_ints(DType::I64, shape, values.iter().copied())
+    }
+
+    pub fn scalar_i64(value: i64) -> Tensor {
+        Tensor::i64([], &[value])
+    }
+
+    /// Rounds each value to `dtype`, one of the float types.
+    ///
+    /// # Panics
+    /// If `dtype` is no float type, or the number of values is not that of `shape`.
+    pub fn from_floats(dtype: DType, shape: impl Into<Vec<usize>>, values: impl IntoIterator<Item = f64>) -> Tensor {
+        let (shape, values) = (shape.into(), values.into_iter());
+        let mut out = Vec::with_capacity(byte_len(dtype, &shape).unwrap_or(0));
+        match dtype {
+            DType::F32 => values.for_each(|v| out.extend_from_slice(&(v as f32).to_le_bytes())),
+            DType::F64 => values.for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+            DType::F16 => values.for_each(|v| out.extend_from_slice(&f16::from_f64(v).to_le_bytes())),
+            DType::BF16 => values.for_each(|v| out.extend_from_slice(&bf16::from_f64(v).to_le_bytes())),
+            other => panic!("{other} is not a float type"),
+        }
+        Tensor::new(dtype, shape, out.into()).expect("one value an element")
+    }
+
+    /// Wraps each value to the width of `dtype`, an integer type or bool.
+    ///
+    /// # Panics
+    /// If `dtype` is neither, or the number of values is not that of `shape`.
+    pub fn from_ints(dtype: DType, shape: impl Into<Vec<usize>>, values: impl IntoIterator<Item = i64>) -> Tensor {
+        let shape = shape.into();
+        let width = dtype.bytes().filter(|_| dtype.is_int() || dtype == DType::BOOL).expect("an integer type");
+        let mut out = Vec::with_capacity(byte_len(dtype, &shape).unwrap_or(0));
+        for v in values {
+            let v = if dtype == DType::BOOL { (v != 0) as i64 } else { v };
+            out.extend_from_slice(&v.to_le_bytes()[..width]);
+        }
+        Tensor::new(dtype, shape, out.into()).expect("one value an element")
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of the elements.
+    pub fn byte_len(&self) -> usize {
+        match &self.data {
+            Data::Bytes(b) => b.len(),
+            Data::Strings(s) => s.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    pub fn ty(&self) -> Type {
+        Type::tensor(self.dtype, Shape::from(self.shape.as_slice()))
+    }
+
+    /// The raw bytes; `None` for strings.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match &self.data {
+            Data::Bytes(b) => Some(b),
+            Data::Strings(_) => None,
+        }
+    }
+
+    pub fn as_strings(&self) -> Option<&[Bytes]> {
+        match &self.data {
+            Data::Bytes(_) => None,
+            Data::Strings(s) => Some(s),
+        }
+    }
+
+    /// The same elements in another shape; `None` unless their number is the same.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Option<Tensor> {
+        (elements(&shape)? == self.len()).then(|| Tensor { shape, ..self.clone() })
+    }
+
+    /// The elements as f32, rounded from wider types; borrowed where the bytes allow it. `None` if not a float tensor.
+    pub fn as_f32(&self) -> Option<Cow<'_, [f32]>> {
+        let b = self.bytes()?;
+        if self.dtype == DType::F32 && cfg!(target_endian = "little") {
+            if let Ok(view) = bytemuck::try_cast_slice(b) {
+                return Some(Cow::Borrowed(view));
+            }
+        }
+        Some(Cow::Owned(match self.dtype {
+            DType::F32 => words(b).map(f32::from_le_bytes).collect(),
+            DType::F64 => words(b).map(|w| f64::from_le_bytes(w) as f32).collect(),
+            DType::F16 => words(b).map(|w| f16::from_le_bytes(w).to_f32()).collect(),
+            DType::BF16 => words(b).map(|w| bf16::from_le_bytes(w).to_f32()).collect(),
+            _ => return None,
+        }))
+    }
+
+    /// The elements as f64. `None` if not a float tensor.
+    pub fn floats(&self) -> Option<Vec<f64>> {
+        match self.dtype {
+            DType::F64 => Some(words(self.bytes()?).map(f64::from_le_bytes).collect()),
+            _ => Some(self.as_f32()?.iter().map(|&v| v as f64).collect()),
+        }
+    }
+
+    /// The elements as i64 (bool as 0 and 1). `None` if not integers, or if a u64 does not fit.
+    pub fn ints(&self) -> Option<Vec<i64>> {
+        let b = self.bytes()?;
+        Some(match self.dtype {
+            DType::U8 => b.iter().map(|&v| v as i64).collect(),
+            DType::BOOL => b.iter().map(|&v| (v != 0) as i64).collect(),
+            DType::I8 => b.iter().map(|&v| v as i8 as i64).collect(),
+            DType::U16 => words(b).map(|w| u16::from_le_bytes(w) as i64).collect(),
+            DType::I16 => words(b).map(|w| i16::from_le_bytes(w) as i64).collect(),
+            DType::U32 => words(b).map(|w| u32::from_le_bytes(w) as i64).collect(),
+            DType::I32 => words(b).map(|w| i32::from_le_bytes(w) as i64).collect(),
+            DType::I64 => words(b).map(i64::from_le_bytes).collect(),
+            DType::U64 => {
+                return words(b).map(|w| i64::try_from(u64::from_le_bytes(w)).ok()).collect();
+            }
+            _ => return None,
+        })
+    }
+
+    /// The single element of a one-element float tensor.
+    pub fn float_scalar(&self) -> Option<f64> {
+        if self.len() != 1 { None } else { self.floats()?.first().copied() }
+    }
+
+    /// The single element of a one-element integer or bool tensor.
+    pub fn int_scalar(&self) -> Option<i64> {
+        if self.len() != 1 { None } else { self.ints()?.first().copied() }
+    }
+}
+
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.chunks_exact(N).map(|c| c.try_into().expect("chunks of N bytes"))
+}
+
+/// Product of the dims; `None` on overflow.
+pub fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+/// Bytes of a row-major tensor; `None` on overflow and for types without a fixed width.
+pub fn byte_len(dtype: DType, shape: &[usize]) -> Option<usize> {
+    let bits = (elements(shape)? as u128).checked_mul(dtype.bits()? as u128)?;
+    usize::try_from(bits.div_ceil(8)).ok()
+}

@@ -1,0 +1,24 @@
+//! The text form of a graph: what `show` and `--dump-ir` print and what file tests are written in.
+
+pub mod parse;
+pub mod print;
+
+/// A name as the text form has it: bare if it is a plain word, else quoted.
+pub fn name(s: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | ':' | '-');
+    if !s.is_empty() && s.chars().all(plain) { s.to_string() } else { quote(s.as_bytes()) }
+}
+
+/// A quoted string; bytes that are not printable ASCII as `\xNN`.
+pub fn quote(bytes: &[u8]) -> String {
+    let mut out = String::from("\"");
+    for &b in bytes {
+        match b {
+            b'"' | b'\\' => out.extend(['\\', b as char]),
+            0x20..=0x7e => out.push(b as char),
+            _ => out.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,82 @@
+//! Values: what flows along the edges of a graph.
+
+use crate::ir::shape::{Dim, Type};
+use crate::ir::tensor::Tensor;
+use bytes::Bytes;
+
+/// A named value with its type, and with its content where that is constant.
+#[derive(Debug, Clone)]
+pub struct Value {
+    pub name: String,
+    pub source: Source,
+    /// What is known of the type, from the file and from inference.
+    pub ty: Option<Type>,
+    /// Content of a small integer tensor (at most rank 1) as far as it is known: what shape arithmetic runs on.
+    pub ints: Option<Vec<Dim>>,
+    /// Kept alive although nothing in the graph reads it (the file refers to it elsewhere).
+    pub pinned: bool,
+    pub listing: Listing,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Output of a node: the graph's edge says which.
+    Node,
+    /// Input of the graph; `default` is the initializer that a caller may override (IR 4 and later), and what else
+    /// its TensorProto says, encoded.
+    Input { default: Option<(Tensor, Bytes)> },
+    /// A constant, and the form in which the file has it.
+    Constant(Tensor, Form),
+    /// Defined outside this body; the enclosing node's capture edge says which value it is.
+    Capture,
+    /// Defined by the file in a way we only carry (sparse initializers).
+    Carried,
+}
+
+/// How a constant stands in the file.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// An initializer. Before IR 4 it is `listed` among the graph inputs too. `carried` has what else its
+    /// TensorProto says (doc string, metadata), encoded.
+    Initializer { listed: bool, carried: Bytes },
+    /// A `Constant` node: its NodeProto without the tensor, encoded, and its place in the file.
+    Node { carried: Bytes, order: u32 },
+}
+
+impl Form {
+    pub const INITIALIZER: Form = Form::Initializer { listed: false, carried: Bytes::new() };
+}
+
+/// How a value stands in the file's lists of typed names (inputs, outputs, value_info).
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Its ValueInfoProto, encoded, if it has one.
+    pub proto: Option<Bytes>,
+    /// The type that `proto` spells: while `ty` still says the same, `proto` is written as it was.
+    pub ty: Option<Type>,
+}
+
+impl Value {
+    pub fn new(name: impl Into<String>, source: Source) -> Value {
+        let ty = if let Source::Constant(t, _) = &source { Some(t.ty()) } else { None };
+        Value { name: name.into(), source, ty, ints: None, pinned: false, listing: Listing::default() }
+    }
+
+    /// The tensor, if the value is a constant that no caller can override.
+    pub fn constant(&self) -> Option<&Tensor> {
+        match &self.source {
+            Source::Constant(t, _) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// Dims as numbers, if the value is a tensor whose dims are all known.
+    pub fn dims(&self) -> Option<Vec<u64>> {
+        self.ty.as_ref()?.shape()?.dims()
+    }
+
+    pub fn rank(&self) -> Option<usize> {
+        Some(self.ty.as_ref()?.shape()?.rank())
+    }
+}

@@ -1,0 +1,481 @@
+//! ONNX protobuf to IR. What the IR has no word for is kept encoded, beside what it belongs to.
+
+use super::external::{self, ExternalData};
+use super::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use crate::error::{Error, Result};
+use crate::ir::attr::{Attr, AttrValue};
+use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::shape::{DType, Dim, Shape, Type};
+use crate::ir::tensor::{Tensor, byte_len};
+use crate::ir::value::{Form, Listing, Source, Value};
+use crate::ir::{Model, Node, Op};
+use bytes::Bytes;
+use prost::Message;
+use std::path::{Path, PathBuf};
+
+/// A model, and what was noticed while it was read.
+#[derive(Debug)]
+pub struct Loaded {
+    pub model: Model,
+    pub warnings: Vec<String>,
+    /// Files read: the model, then its external data.
+    pub files: Vec<PathBuf>,
+    /// Bytes of those files.
+    pub bytes: u64,
+}
+
+/// Reads a model. The file is mapped: weights stay in it.
+///
+/// # Errors
+/// If the file cannot be read, is not an ONNX model, or contradicts itself.
+pub fn load(path: &Path) -> Result<Loaded> {
+    let bytes = external::map(path)?;
+    let mut loaded = decode(bytes, Some(path)).map_err(|e| e.at(path.display().to_string()))?;
+    loaded.files.insert(0, path.to_path_buf());
+    Ok(loaded)
+}
+
+/// Decodes a model; `path` is where its external data lies beside.
+///
+/// # Errors
+/// As [`load`].
+pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
+    let length = bytes.len();
+    let not_onnx = |why: String| {
+        Error::input("not an ONNX model").because(why).help("give a file that an ONNX exporter wrote (one ModelProto)")
+    };
+    if length == 0 {
+        return Err(not_onnx("the file is empty".into()));
+    }
+    let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(format!("it does not decode: {e}")))?;
+    let mut warnings = Vec::new();
+    if proto.encoded_len() != length {
+        warnings.push(format!(
+            "the file has {length} bytes, of which {} are understood: fields that ONNX {} does not define are dropped",
+            proto.encoded_len(),
+            super::PROTO_VERSION,
+        ));
+    }
+    let Some(graph) = proto.graph.take() else {
+        return Err(not_onnx("there is no graph in it".into()));
+    };
+    let opsets: Vec<_> = proto.opset_import.iter().map(|o| (o.domain().to_string(), o.version())).collect();
+    let opset = opsets.iter().find(|(d, _)| is_onnx(d)).map_or(0, |o| o.1);
+    let ir_version = proto.ir_version();
+    let functions = proto.functions.iter().map(|f| (domain(f.domain()).to_string(), f.name().to_string())).collect();
+    let trains = !proto.training_info.is_empty();
+    let mut data = ExternalData::beside(path);
+    let mut decoder = Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains };
+    let mut graph = decoder.graph(graph)?;
+    if let Some(&lost) = graph.captures().first() {
+        return Err(undefined(&graph, lost));
+    }
+    for (node, why) in graph.infer_all()? {
+        warnings.push(format!("{} \"{}\" contradicts its definition: {why}", graph.node(node).kind(), graph.label(node)));
+    }
+    let model = Model { graph, ir_version, opsets, carried: proto.encode_to_vec().into() };
+    let bytes = length as u64 + data.paths.iter().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum::<u64>();
+    Ok(Loaded { model, warnings, files: data.paths, bytes })
+}
+
+/// The ONNX domain has two spellings.
+fn domain(d: &str) -> &str {
+    if d == "ai.onnx" { "" } else { d }
+}
+
+fn is_onnx(d: &str) -> bool {
+    domain(d).is_empty()
+}
+
+fn undefined(graph: &Graph, value: ValueId) -> Error {
+    let reader = graph.uses(value).first().map(|u| u.node());
+    let place = reader.map_or("the graph's outputs".to_string(), |n| place(graph, n));
+    Error::input(format!("the value \"{}\" is used but never defined", graph.value(value).name))
+        .at(place)
+        .because("it is no input, no initializer and no node's output")
+        .help("the model is incomplete: export it again")
+}
+
+fn place(graph: &Graph, n: NodeId) -> String {
+    format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))
+}
+
+struct Decoder<'a> {
+    ir_version: i64,
+    opset: i64,
+    /// Local functions, which take precedence over operators of the same name.
+    functions: Vec<(String, String)>,
+    data: &'a mut ExternalData,
+    /// Training info refers to values by name: all of them stay.
+    pin_all: bool,
+}
+
+impl Decoder<'_> {
+    /// Decodes a graph; names it does not define become captures, for whoever encloses it to resolve.
+    fn graph(&mut self, mut proto: GraphProto) -> Result<Graph> {
+        let mut graph = Graph::new(proto.name(), self.opset);
+        let nodes = std::mem::take(&mut proto.node);
+        let inputs = std::mem::take(&mut proto.input);
+        let outputs = std::mem::take(&mut proto.output);
+        let infos = std::mem::take(&mut proto.value_info);
+        let initializers = std::mem::take(&mut proto.initializer);
+
+        for tensor in initializers {
+            let name = tensor.name().to_string();
+            let (tensor, carried) = self.tensor(tensor).map_err(|e| e.at(format!("initializer \"{name}\"")))?;
+            let form = Form::Initializer { listed: false, carried };
+            graph.add_value(Value::new(name, Source::Constant(tensor, form)))?;
+        }
+        for sparse in &proto.sparse_initializer {
+            let name = sparse.values.as_ref().map_or("", |v| v.name());
+            let mut value = Value::new(name, Source::Carried);
+            value.ty = sparse.values.as_ref().map(|v| Type::Tensor(DType(v.data_type()), dims(&sparse.dims)));
+            graph.add_value(value)?;
+        }
+        for info in inputs {
+            self.input(&mut graph, info)?;
+        }
+        let parsed = nodes.into_iter().enumerate().map(|(at, n)| self.declare(&mut graph, n, at as u32));
+        let parsed = parsed.collect::<Result<Vec<_>>>()?;
+        for (node, inputs, outputs, at) in parsed.into_iter().flatten() {
+            self.connect(&mut graph, node, &inputs, &outputs, at)?;
+        }
+        for info in outputs {
+            let id = resolve(&mut graph, info.name())?;
+            list(&mut graph, id, info);
+            graph.add_output(id);
+        }
+        for info in infos {
+            if let Some(id) = graph.find_value(info.name()) {
+                list(&mut graph, id, info);
+            }
+        }
+        for annotation in &proto.quantization_annotation {
+            let named = annotation.quant_parameter_tensor_names.iter().map(|p| p.value());
+            for name in named.chain([annotation.tensor_name()]) {
+                if let Some(id) = graph.find_value(name) {
+                    graph.value_mut(id).pinned = true;
+                }
+            }
+        }
+        if self.pin_all {
+            for id in graph.values().collect::<Vec<_>>() {
+                graph.value_mut(id).pinned = true;
+            }
+        }
+        proto.name = None;
+        graph.carried = proto.encode_to_vec().into();
+        Ok(graph)
+    }
+
+    fn input(&mut self, graph: &mut Graph, info: ValueInfoProto) -> Result<()> {
+        let id = match graph.find_value(info.name()) {
+            None => graph.add_value(Value::new(info.name(), Source::Input { default: None }))?,
+            Some(id) => {
+                let overridable = self.ir_version >= 4;
+                let value = graph.value_mut(id);
+                match &mut value.source {
+                    Source::Constant(t, Form::Initializer { carried, .. }) if overridable => {
+                        value.source = Source::Input { default: Some((t.clone(), carried.clone())) };
+                    }
+                    Source::Constant(_, Form::Initializer { listed, .. }) if !*listed => *listed = true,
+                    _ => {
+                        return Err(Error::input(format!("the graph input \"{}\" is defined twice", info.name()))
+                            .help("every value of an ONNX graph has one definition: rename one of the two"));
+                    }
+                }
+                id
+            }
+        };
+        list(graph, id, info);
+        // A dim that the file leaves open is the same number everywhere it reaches.
+        if let Source::Input { .. } = graph.value(id).source {
+            let value = graph.value_mut(id);
+            let name = value.name.clone();
+            if let Some(Type::Tensor(_, Some(shape))) = &mut value.ty {
+                for (i, d) in shape.0.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Unknown) {
+                    *d = Dim::Sym(format!("{name}.{i}").into());
+                }
+            }
+        }
+        graph.add_input(id);
+        Ok(())
+    }
+
+    /// Defines a node's outputs. A `Constant` node is nothing but a constant value.
+    #[allow(clippy::type_complexity)]
+    fn declare(
+        &mut self,
+        graph: &mut Graph,
+        mut proto: NodeProto,
+        at: u32,
+    ) -> Result<Option<(Node, Vec<String>, Vec<Option<ValueId>>, u32)>> {
+        let called = match proto.name() {
+            "" => proto.output.first().cloned().unwrap_or_default(),
+            name => name.to_string(),
+        };
+        let here = format!("{} \"{called}\"", proto.op_type());
+        let known = is_onnx(proto.domain()) && !self.functions.iter().any(|f| f.0.is_empty() && f.1 == proto.op_type());
+        if known && proto.op_type() == "Constant" && proto.output.len() == 1 && proto.input.is_empty() {
+            if let Some(tensor) = self.constant_node(&proto).map_err(|e| e.at(&here))? {
+                let name = proto.output[0].clone();
+                if let Some(t) = proto.attribute.first_mut().and_then(|a| a.t.as_mut()) {
+                    *t = TensorProto { name: t.name.take(), doc_string: t.doc_string.take(), ..Default::default() };
+                }
+                let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
+                graph.add_value(Value::new(name, Source::Constant(tensor, form))).map_err(|e| e.at(here))?;
+                return Ok(None);
+            }
+        }
+        let inputs = std::mem::take(&mut proto.input);
+        let outputs = std::mem::take(&mut proto.output);
+        let attrs = std::mem::take(&mut proto.attribute);
+        let attrs = attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>().map_err(|e| e.at(&here))?;
+        let op_type = proto.op_type.take().unwrap_or_default();
+        let op = if known { Op::parse(&op_type, self.opset, &attrs) } else { Op::Opaque };
+        let mut node = Node::new(proto.name.take().unwrap_or_default(), Op::Opaque, self.opset);
+        node.domain = domain(proto.domain()).to_string();
+        if proto.domain() != "ai.onnx" {
+            proto.domain = None;
+        }
+        (node.op_type, node.attrs, node.op) = (op_type, attrs, op);
+        node.carried = proto.encode_to_vec().into();
+        let mut slots = Vec::with_capacity(outputs.len());
+        for name in outputs {
+            slots.push(match name.as_str() {
+                "" => None,
+                _ => Some(graph.add_value(Value::new(name, Source::Node)).map_err(|e| e.at(&here))?),
+            });
+        }
+        Ok(Some((node, inputs, slots, at)))
+    }
+
+    fn connect(
+        &mut self,
+        graph: &mut Graph,
+        node: Node,
+        inputs: &[String],
+        outputs: &[Option<ValueId>],
+        at: u32,
+    ) -> Result<()> {
+        let mut slots = Vec::with_capacity(inputs.len());
+        for name in inputs {
+            slots.push(if name.is_empty() { None } else { Some(resolve(graph, name)?) });
+        }
+        let names: Vec<Vec<String>> = node
+            .bodies()
+            .map(|b| b.captures().iter().map(|&c| b.value(c).name.clone()).collect())
+            .collect();
+        let id = graph.add_node(node, at, &slots, outputs);
+        for (body, names) in names.iter().enumerate() {
+            for (index, name) in names.iter().enumerate() {
+                let outer = resolve(graph, name)?;
+                graph.connect_capture(id, body, index, outer);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor of a `Constant` node; `None` for the forms that are only carried (sparse).
+    fn constant_node(&mut self, proto: &NodeProto) -> Result<Option<Tensor>> {
+        let [attr] = proto.attribute.as_slice() else { return Ok(None) };
+        if !attr.ref_attr_name().is_empty() {
+            return Ok(None);
+        }
+        Ok(match attr.name() {
+            "value" => match &attr.t {
+                Some(t) => Some(self.tensor(t.clone())?.0),
+                None => None,
+            },
+            "value_int" => Some(Tensor::scalar_i64(attr.i())),
+            "value_ints" => Some(Tensor::i64([attr.ints.len()], &attr.ints)),
+            "value_float" => Some(Tensor::f32([], &[attr.f()])),
+            "value_floats" => Some(Tensor::f32([attr.floats.len()], &attr.floats)),
+            "value_string" => Tensor::strings(vec![], vec![attr.s.clone().unwrap_or_default()]),
+            "value_strings" => Tensor::strings(vec![attr.strings.len()], attr.strings.clone()),
+            _ => None,
+        })
+    }
+
+    fn attribute(&mut self, proto: proto::AttributeProto) -> Result<Attr> {
+        use proto::attribute_proto::AttributeType as T;
+        let carry = |p: proto::AttributeProto| AttrValue::Carried(p.encode_to_vec().into());
+        let name = proto.name().to_string();
+        let doc = proto.doc_string().to_string();
+        let kind = match T::try_from(proto.r#type.unwrap_or(0)) {
+            Ok(T::Undefined) => guess_kind(&proto),
+            Ok(kind) => kind,
+            Err(_) => return Ok(Attr { name, value: carry(proto), doc }),
+        };
+        let spelled = proto.r#type.is_some_and(|t| t != 0);
+        let value = match kind {
+            _ if !proto.ref_attr_name().is_empty() => carry(proto),
+            T::Graph if proto.g.is_some() => AttrValue::Graph(Box::new(self.graph(proto.g.unwrap_or_default())?)),
+            T::Graphs => AttrValue::Graphs(
+                proto.graphs.into_iter().map(|g| self.graph(g)).collect::<Result<_>>()?,
+            ),
+            _ if !spelled => carry_unless_plain(proto, kind),
+            T::Int => AttrValue::Int(proto.i()),
+            T::Float => AttrValue::Float(proto.f()),
+            T::String => AttrValue::Str(proto.s.unwrap_or_default()),
+            T::Ints => AttrValue::Ints(proto.ints),
+            T::Floats => AttrValue::Floats(proto.floats),
+            T::Strings => AttrValue::Strs(proto.strings),
+            T::Tensor => match &proto.t {
+                Some(t) if t.doc_string.is_none() && t.metadata_props.is_empty() && t.segment.is_none() => {
+                    let inner = t.name().to_string();
+                    AttrValue::Tensor(self.tensor(t.clone())?.0, inner)
+                }
+                _ => carry(proto),
+            },
+            _ => carry(proto),
+        };
+        Ok(Attr { name, value, doc })
+    }
+
+    /// A tensor, and what else its proto says, encoded.
+    fn tensor(&mut self, mut t: TensorProto) -> Result<(Tensor, Bytes)> {
+        let dtype = DType(t.data_type());
+        let bad = |why: String| Error::input("a tensor is not valid").because(why).help("export the model again");
+        let shape: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+        let shape = shape.ok_or_else(|| bad(format!("its dims {:?} are negative or too large", t.dims)))?;
+        if t.segment.is_some() {
+            return Err(bad("it is stored in segments, which no runtime reads".into()));
+        }
+        if dtype == DType::STRING {
+            let n = t.string_data.len();
+            let strings = std::mem::take(&mut t.string_data);
+            let tensor = Tensor::strings(shape, strings).ok_or_else(|| bad(format!("dims {:?} with {n} strings", t.dims)))?;
+            return Ok((tensor, rest_of(t)));
+        }
+        let Some(need) = byte_len(dtype, &shape) else {
+            return Err(bad(match dtype.bits() {
+                None => format!("its element type {} is unknown", dtype.0),
+                Some(_) => format!("its dims {:?} overflow", t.dims),
+            }));
+        };
+        let external = t.data_location() == proto::tensor_proto::DataLocation::External;
+        let bytes = if external {
+            let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_string());
+            let number = |key: &str| match entry(key) {
+                None => Ok(None),
+                Some(v) => v.trim().parse::<u64>().map(Some).map_err(|_| bad(format!("its {key} \"{v}\" is no number"))),
+            };
+            let location = entry("location").ok_or_else(|| bad("it is external but names no location".into()))?;
+            let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
+            self.data.read(&location, offset, length.or(Some(need as u64)))?
+        } else {
+            match t.raw_data.take() {
+                Some(raw) => raw,
+                None => typed_bytes(&t, dtype, need).ok_or_else(|| bad(format!("dims {:?} of {dtype} need other data than there is", t.dims)))?,
+            }
+        };
+        if bytes.len() != need {
+            return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, bytes.len())));
+        }
+        let tensor = Tensor::new(dtype, shape, bytes).ok_or_else(|| Error::internal("a tensor of the right length was refused"))?;
+        Ok((tensor, rest_of(t)))
+    }
+}
+
+/// Finds a value, or declares that the graph captures it.
+fn resolve(graph: &mut Graph, name: &str) -> Result<ValueId> {
+    match graph.find_value(name) {
+        Some(id) => Ok(id),
+        None => graph.add_capture(name),
+    }
+}
+
+/// Remembers the file's type for a value.
+fn list(graph: &mut Graph, id: ValueId, info: ValueInfoProto) {
+    let ty = info.r#type.as_ref().and_then(type_of);
+    let value = graph.value_mut(id);
+    if value.constant().is_none() && value.ty.is_none() {
+        value.ty = ty.clone();
+    }
+    value.listing = Listing { proto: Some(info.encode_to_vec().into()), ty };
+}
+
+/// What is left of a tensor besides type, dims, name and data.
+fn rest_of(t: TensorProto) -> Bytes {
+    TensorProto { doc_string: t.doc_string, metadata_props: t.metadata_props, ..Default::default() }.encode_to_vec().into()
+}
+
+/// Raw bytes from the typed fields; `None` unless they hold exactly `need` bytes.
+fn typed_bytes(t: &TensorProto, dtype: DType, need: usize) -> Option<Bytes> {
+    let mut out = Vec::new();
+    match dtype.0 {
+        1 | 14 => t.float_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        11 | 15 => t.double_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        7 => t.int64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        12 | 13 => {
+            let width = dtype.bytes()?;
+            t.uint64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
+        }
+        21..=23 | 25 | 26 => out.extend(t.int32_data.iter().map(|&v| v as u8)),
+        _ => {
+            let width = dtype.bytes().filter(|&w| w <= 4)?;
+            t.int32_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
+        }
+    }
+    (out.len() == need).then(|| out.into())
+}
+
+/// Files before IR 2 leave the kind of an attribute to be seen from its fields.
+fn guess_kind(p: &proto::AttributeProto) -> proto::attribute_proto::AttributeType {
+    use proto::attribute_proto::AttributeType as T;
+    match () {
+        _ if p.g.is_some() => T::Graph,
+        _ if !p.graphs.is_empty() => T::Graphs,
+        _ if p.f.is_some() => T::Float,
+        _ if p.i.is_some() => T::Int,
+        _ if p.s.is_some() => T::String,
+        _ if p.t.is_some() => T::Tensor,
+        _ if !p.ints.is_empty() => T::Ints,
+        _ if !p.floats.is_empty() => T::Floats,
+        _ if !p.strings.is_empty() => T::Strings,
+        _ => T::Undefined,
+    }
+}
+
+/// An attribute without a kind: read if it is one of the plain ones (a save then spells the kind), else carried.
+fn carry_unless_plain(p: proto::AttributeProto, kind: proto::attribute_proto::AttributeType) -> AttrValue {
+    use proto::attribute_proto::AttributeType as T;
+    match kind {
+        T::Int => AttrValue::Int(p.i()),
+        T::Float => AttrValue::Float(p.f()),
+        T::String => AttrValue::Str(p.s.unwrap_or_default()),
+        T::Ints => AttrValue::Ints(p.ints),
+        T::Floats => AttrValue::Floats(p.floats),
+        T::Strings => AttrValue::Strs(p.strings),
+        _ => AttrValue::Carried(p.encode_to_vec().into()),
+    }
+}
+
+fn dims(dims: &[i64]) -> Option<Shape> {
+    let dims = dims.iter().map(|&d| u64::try_from(d).ok().map(Dim::Known));
+    Some(Shape(dims.collect::<Option<_>>()?))
+}
+
+fn type_of(proto: &TypeProto) -> Option<Type> {
+    use proto::type_proto::Value as V;
+    let inner = |t: &Option<Box<TypeProto>>| t.as_deref().and_then(type_of).map(Box::new);
+    Some(match proto.value.as_ref()? {
+        V::TensorType(t) => Type::Tensor(DType(t.elem_type()), t.shape.as_ref().map(shape_of)),
+        V::SparseTensorType(t) => Type::Sparse(DType(t.elem_type()), t.shape.as_ref().map(shape_of)),
+        V::SequenceType(s) => Type::Sequence(inner(&s.elem_type)),
+        V::OptionalType(o) => Type::Optional(inner(&o.elem_type)),
+        V::MapType(m) => Type::Map(DType(m.key_type()), inner(&m.value_type)),
+        V::OpaqueType(_) => Type::Opaque,
+    })
+}
+
+fn shape_of(proto: &proto::TensorShapeProto) -> Shape {
+    use proto::tensor_shape_proto::dimension::Value as V;
+    let dim = |d: &proto::tensor_shape_proto::Dimension| match &d.value {
+        Some(V::DimValue(n)) => u64::try_from(*n).map_or(Dim::Unknown, Dim::Known),
+        Some(V::DimParam(s)) if !s.is_empty() => Dim::sym(s),
+        _ => Dim::Unknown,
+    };
+    Shape(proto.dim.iter().map(dim).collect())
+}

@@ -1,0 +1,273 @@
+//! IR to ONNX protobuf. Weights stay shared: only small things are copied.
+
+use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use crate::error::{Error, Result};
+use crate::ir::attr::{Attr, AttrValue};
+use crate::ir::graph::{Graph, ValueId};
+use crate::ir::shape::{DType, Dim, Shape, Type};
+use crate::ir::tensor::Tensor;
+use crate::ir::value::{Form, Source};
+use crate::ir::{Model, NodeId};
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Bytes of the model as one file.
+///
+/// # Errors
+/// As [`model`].
+pub fn encoded_len(m: &Model) -> Result<u64> {
+    Ok(model(m)?.encoded_len() as u64)
+}
+
+/// The model's protobuf form.
+///
+/// # Errors
+/// Internal ones only: a graph that was never verified, or carried bytes that do not decode.
+pub fn model(m: &Model) -> Result<ModelProto> {
+    let mut out: ModelProto = carried(&m.carried)?;
+    let mut graph = self::graph(&m.graph, &HashMap::new())?;
+    let mut ir_version = m.ir_version;
+    // Before IR 4 every initializer is an input too. A model that gained some cannot say so: it becomes IR 4.
+    if ir_version < 4 && gained_initializers(&m.graph) {
+        ir_version = 4;
+        let fed: HashSet<_> = m.graph.runtime_inputs().map(|v| m.graph.value(v).name.as_str()).collect();
+        graph.input.retain(|i| fed.contains(i.name()));
+    }
+    out.ir_version = Some(ir_version);
+    for (domain, version) in &m.opsets {
+        if !out.opset_import.iter().any(|o| o.domain() == domain) {
+            out.opset_import.push(proto::OperatorSetIdProto { domain: Some(domain.clone()), version: Some(*version) });
+        }
+    }
+    out.graph = Some(graph);
+    Ok(out)
+}
+
+/// Whether the graph has an initializer that is not among its inputs.
+pub fn gained_initializers(graph: &Graph) -> bool {
+    let unlisted = |v| matches!(graph.value(v).source, Source::Constant(_, Form::Initializer { listed: false, .. }));
+    graph.values().any(unlisted)
+}
+
+/// Whether the file lists constants among the graph's inputs, as IR 3 asks.
+pub fn lists_weights(graph: &Graph) -> bool {
+    graph.inputs().iter().any(|&v| graph.value(v).constant().is_some())
+}
+
+fn carried<M: Message + Default>(bytes: &Bytes) -> Result<M> {
+    M::decode(bytes.clone()).map_err(|e| Error::internal(format!("carried bytes do not decode: {e}")))
+}
+
+/// Names of the enclosing graphs' values, by the name a body knows them by.
+type Outer = HashMap<String, String>;
+
+fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
+    let mut out: GraphProto = carried(&g.carried)?;
+    out.name = Some(g.name.clone());
+    let name = |v: ValueId| {
+        let own = &g.value(v).name;
+        match g.value(v).source {
+            Source::Capture => outer.get(own).unwrap_or(own).clone(),
+            _ => own.clone(),
+        }
+    };
+    let mut constants = BTreeMap::new();
+    for v in g.values() {
+        let value = g.value(v);
+        match &value.source {
+            Source::Constant(t, Form::Initializer { carried: rest, .. }) => {
+                out.initializer.push(tensor(t, &value.name, carried(rest)?));
+            }
+            Source::Input { default: Some((t, rest)) } => out.initializer.push(tensor(t, &value.name, carried(rest)?)),
+            Source::Constant(t, Form::Node { carried: rest, order }) => {
+                constants.insert((*order, v), constant_node(t, &value.name, carried(rest)?));
+            }
+            _ => {}
+        }
+        let end = g.inputs().contains(&v) || g.outputs().contains(&v);
+        if !end && value.listing.proto.is_some() {
+            out.value_info.extend(info(g, v, &value.name)?);
+        }
+    }
+    for id in g.topological()? {
+        let captured = g.node_captures(id).into_iter().map(|c| c.2);
+        for v in g.node_inputs(id).into_iter().flatten().chain(captured) {
+            if let Source::Constant(_, Form::Node { order, .. }) = &g.value(v).source {
+                out.node.extend(constants.remove(&(*order, v)));
+            }
+        }
+        while let Some(first) = constants.first_entry().filter(|c| c.key().0 <= g.node(id).order.0) {
+            out.node.push(first.remove());
+        }
+        out.node.push(node(g, id, &name)?);
+    }
+    out.node.extend(constants.into_values());
+    for &v in g.inputs() {
+        out.input.extend(info(g, v, &name(v))?);
+    }
+    for &v in g.outputs() {
+        out.output.extend(info(g, v, &name(v))?);
+    }
+    Ok(out)
+}
+
+fn node(g: &Graph, id: NodeId, name: &impl Fn(ValueId) -> String) -> Result<NodeProto> {
+    let n = g.node(id);
+    let mut out: NodeProto = carried(&n.carried)?;
+    let slots = |vs: Vec<Option<ValueId>>| vs.into_iter().map(|v| v.map(name).unwrap_or_default()).collect::<Vec<_>>();
+    out.input = slots(g.node_inputs(id));
+    out.output = slots(g.node_outputs(id));
+    out.op_type = Some(n.op_type.clone());
+    if !n.name.is_empty() {
+        out.name = Some(n.name.clone());
+    }
+    if out.domain.is_none() && !n.domain.is_empty() {
+        out.domain = Some(n.domain.clone());
+    }
+    let mut captures: Vec<Outer> = Vec::new();
+    for (b, body) in n.bodies().enumerate() {
+        captures.push(HashMap::new());
+        for (_, i, v) in g.node_captures(id).into_iter().filter(|c| c.0 == b) {
+            captures[b].insert(body.value(body.captures()[i]).name.clone(), name(v));
+        }
+    }
+    let mut captures = captures.iter();
+    out.attribute = n.attrs.iter().map(|a| attribute(a, &mut captures)).collect::<Result<_>>()?;
+    Ok(out)
+}
+
+fn attribute<'a>(a: &Attr, outers: &mut impl Iterator<Item = &'a Outer>) -> Result<AttributeProto> {
+    use proto::attribute_proto::AttributeType as T;
+    let mut out = AttributeProto { name: Some(a.name.clone()), ..Default::default() };
+    if !a.doc.is_empty() {
+        out.doc_string = Some(a.doc.clone());
+    }
+    let mut body = |g: &Graph| graph(g, outers.next().ok_or_else(|| Error::internal("a body without captures"))?);
+    let kind = match &a.value {
+        AttrValue::Int(v) => {
+            out.i = Some(*v);
+            T::Int
+        }
+        AttrValue::Float(v) => {
+            out.f = Some(*v);
+            T::Float
+        }
+        AttrValue::Str(v) => {
+            out.s = Some(v.clone());
+            T::String
+        }
+        AttrValue::Ints(v) => {
+            out.ints = v.clone();
+            T::Ints
+        }
+        AttrValue::Floats(v) => {
+            out.floats = v.clone();
+            T::Floats
+        }
+        AttrValue::Strs(v) => {
+            out.strings = v.clone();
+            T::Strings
+        }
+        AttrValue::Tensor(t, name) => {
+            out.t = Some(tensor(t, name, TensorProto::default()));
+            T::Tensor
+        }
+        AttrValue::Graph(g) => {
+            out.g = Some(body(g)?);
+            T::Graph
+        }
+        AttrValue::Graphs(gs) => {
+            out.graphs = gs.iter().map(body).collect::<Result<_>>()?;
+            T::Graphs
+        }
+        AttrValue::Carried(bytes) => return carried(bytes),
+    };
+    out.set_type(kind);
+    Ok(out)
+}
+
+fn tensor(t: &Tensor, name: &str, mut out: TensorProto) -> TensorProto {
+    out.dims = t.shape().iter().map(|&d| d as i64).collect();
+    out.data_type = Some(t.dtype().0);
+    if !name.is_empty() {
+        out.name = Some(name.to_string());
+    }
+    match (t.bytes(), t.as_strings()) {
+        (Some(b), _) => out.raw_data = Some(b.clone()),
+        (_, Some(s)) => out.string_data = s.to_vec(),
+        _ => {}
+    }
+    out
+}
+
+/// A `Constant` node, in the form the file had it where the tensor still fits that.
+fn constant_node(t: &Tensor, output: &str, mut out: NodeProto) -> NodeProto {
+    use proto::attribute_proto::AttributeType as T;
+    out.op_type = Some("Constant".into());
+    out.output = vec![output.to_string()];
+    let form = out.attribute.first().map_or("value", |a| a.name()).to_string();
+    let plain = match (form.as_str(), t.dtype(), t.rank()) {
+        ("value_int", DType::I64, 0) => true,
+        ("value_ints", DType::I64, 1) => true,
+        ("value_float", DType::F32, 0) => true,
+        ("value_floats", DType::F32, 1) => true,
+        ("value_string", DType::STRING, 0) => true,
+        ("value_strings", DType::STRING, 1) => true,
+        _ => false,
+    };
+    if plain {
+        return out;
+    }
+    let carried = out.attribute.pop().and_then(|a| a.t).unwrap_or_default();
+    let name = carried.name().to_string();
+    let mut value = AttributeProto { name: Some("value".into()), ..Default::default() };
+    value.t = Some(tensor(t, &name, carried));
+    value.set_type(T::Tensor);
+    out.attribute = vec![value];
+    out
+}
+
+/// The typed name of a value: as the file spelled it where its type is still that, else from the type.
+fn info(g: &Graph, v: ValueId, name: &str) -> Result<Option<ValueInfoProto>> {
+    let value = g.value(v);
+    let mut out: ValueInfoProto = match &value.listing.proto {
+        Some(bytes) => carried(bytes)?,
+        None => ValueInfoProto::default(),
+    };
+    out.name = Some(name.to_string());
+    // Inputs and outputs keep the type they were declared with; other values have the type they have now.
+    let end = g.inputs().contains(&v) || g.outputs().contains(&v);
+    let stale = match (&value.listing.ty, &value.ty) {
+        (Some(was), Some(is)) => !was.agrees(is),
+        (None, Some(_)) => value.listing.proto.is_none(),
+        _ => false,
+    };
+    if stale && (!end || value.listing.ty.is_none()) {
+        out.r#type = value.ty.as_ref().and_then(type_proto);
+        if out.r#type.is_none() && !end {
+            return Ok(None);
+        }
+    }
+    Ok(Some(out))
+}
+
+fn type_proto(ty: &Type) -> Option<TypeProto> {
+    use proto::type_proto::{Tensor, Value};
+    let Type::Tensor(dtype, shape) = ty else { return None };
+    let tensor = Tensor { elem_type: Some(dtype.0), shape: shape.as_ref().map(shape_proto) };
+    Some(TypeProto { value: Some(Value::TensorType(tensor)), denotation: None })
+}
+
+fn shape_proto(shape: &Shape) -> proto::TensorShapeProto {
+    use proto::tensor_shape_proto::{Dimension, dimension::Value};
+    let dim = |d: &Dim| Dimension {
+        value: match d {
+            Dim::Known(n) => Some(Value::DimValue(*n as i64)),
+            Dim::Sym(s) => Some(Value::DimParam(s.to_string())),
+            Dim::Unknown => None,
+        },
+        denotation: None,
+    };
+    proto::TensorShapeProto { dim: shape.0.iter().map(dim).collect() }
+}

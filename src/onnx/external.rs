@@ -1,0 +1,111 @@
+//! External tensor data: files beside the model, mapped. (ONNX: docs/ExternalData.md.)
+
+use crate::error::{Error, Result, io};
+use bytes::Bytes;
+use memmap2::Mmap;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+/// Maps files once and hands out ranges of them.
+pub struct ExternalData {
+    folder: Option<PathBuf>,
+    files: HashMap<String, Bytes>,
+    /// Every file that was read, for dependency lists.
+    pub paths: Vec<PathBuf>,
+}
+
+impl ExternalData {
+    /// Files are looked for in the folder of the model; a model that is no file has none.
+    pub fn beside(model: Option<&Path>) -> ExternalData {
+        let folder = model.map(|m| match m.parent() {
+            Some(p) if p != Path::new("") => p.to_path_buf(),
+            _ => PathBuf::from("."),
+        });
+        ExternalData { folder, files: HashMap::new(), paths: Vec::new() }
+    }
+
+    /// `length` bytes from `offset` of the file `location`; to its end if no length is given.
+    ///
+    /// # Errors
+    /// If the location leaves the model's folder in any way, is no regular file, or is shorter than that.
+    pub fn read(&mut self, location: &str, offset: u64, length: Option<u64>) -> Result<Bytes> {
+        let file = match self.files.get(location) {
+            Some(bytes) => bytes.clone(),
+            None => {
+                let bytes = self.open(location)?;
+                self.files.insert(location.to_string(), bytes.clone());
+                bytes
+            }
+        };
+        let end = match length {
+            Some(n) => offset.checked_add(n),
+            None => Some(file.len() as u64),
+        };
+        match end.filter(|&e| e <= file.len() as u64 && offset <= e) {
+            Some(end) => Ok(file.slice(offset as usize..end as usize)),
+            None => Err(Error::input("external data is out of range")
+                .at(location)
+                .because(format!("bytes {offset} to {} of a file of {}", end.map_or("?".into(), |e| e.to_string()), file.len()))
+                .help("the file is truncated or belongs to another model: copy it again")),
+        }
+    }
+
+    fn open(&mut self, location: &str) -> Result<Bytes> {
+        let refuse = |why: &str| {
+            Error::input("external data outside the model's folder is not read")
+                .at(location)
+                .because(why)
+                .help("put the data file beside the model, and a relative path to it into the model")
+        };
+        let Some(folder) = &self.folder else {
+            return Err(refuse("the model does not come from a file"));
+        };
+        let relative = Path::new(location);
+        if location.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+            return Err(refuse("its path is absolute, empty or has \"..\" in it"));
+        }
+        let path = folder.join(relative);
+        let real = path.canonicalize().map_err(|e| io("read external data", &path, &e))?;
+        let home = folder.canonicalize().map_err(|e| io("read the folder", folder, &e))?;
+        if !real.starts_with(&home) {
+            return Err(refuse("a symbolic link leads out of the folder"));
+        }
+        let meta = real.metadata().map_err(|e| io("read external data", &path, &e))?;
+        if !meta.is_file() {
+            return Err(refuse("it is not a regular file"));
+        }
+        if links(&meta) > 1 {
+            return Err(refuse("it is a hard link, which may lead to any file of the machine"));
+        }
+        self.paths.push(path.clone());
+        map(&real)
+    }
+}
+
+#[cfg(unix)]
+fn links(meta: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(meta)
+}
+
+#[cfg(not(unix))]
+fn links(_: &std::fs::Metadata) -> u64 {
+    1
+}
+
+/// The bytes of a file, mapped: pages are read when they are touched and never copied.
+pub fn map(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).map_err(|e| io("open", path, &e))?;
+    let meta = file.metadata().map_err(|e| io("read", path, &e))?;
+    if !meta.is_file() {
+        let what = if meta.is_dir() { "it is a folder" } else { "it is not a regular file" };
+        return Err(Error::input(format!("cannot read {}", path.display())).because(what).help("name an .onnx file"));
+    }
+    if meta.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: as with every mapped file, somebody who truncates it while we run makes reading fail (SIGBUS). Our own
+    // writers never write in place: they rename a new file over the old one, which keeps the mapped one alive.
+    let mapped = unsafe { Mmap::map(&file) }.map_err(|e| io("map", path, &e))?;
+    Ok(Bytes::from_owner(mapped))
+}

@@ -1,0 +1,17 @@
+//! ONNX files: the only room that knows protobuf.
+
+mod decode;
+mod encode;
+mod external;
+mod proto {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+mod save;
+
+/// Version of the onnx package that `proto/onnx.proto` comes from.
+pub const PROTO_VERSION: &str = "1.23";
+
+pub use decode::{Loaded, decode, load};
+pub use encode::{encoded_len, gained_initializers, lists_weights};
+pub use save::{Atomic, SaveOptions, Target, save, to_bytes};

@@ -1,0 +1,250 @@
+//! Writing models: streamed, atomic, with external data where one file cannot hold them.
+
+use super::encode;
+use super::proto::{AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto};
+use crate::error::{Error, Result, io};
+use crate::ir::Model;
+use bytes::buf::UninitSlice;
+use bytes::BufMut;
+use prost::Message;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Protobuf readers refuse messages of 2 GiB and more.
+const MAX_FILE: usize = (1 << 31) - 1;
+/// Smaller tensors stay in the model file.
+const MIN_EXTERNAL: usize = 1024;
+/// Where every external tensor begins at a multiple of: the page size, so that runtimes can map it.
+const ALIGN: u64 = 4096;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SaveOptions {
+    /// Write weights to `NAME.data` beside the model even if one file could hold all.
+    pub external_data: bool,
+}
+
+/// Where a model is written.
+#[derive(Debug, Clone)]
+pub enum Target {
+    File(PathBuf),
+    Stdout,
+}
+
+/// The model as one file in memory.
+///
+/// # Errors
+/// Internal ones only.
+pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
+    Ok(encode::model(model)?.encode_to_vec())
+}
+
+/// Writes a model, beside its place first and renamed when complete, and says which files it wrote and their bytes.
+///
+/// # Errors
+/// If writing fails, or the model is too large for standard output. What stood at the target then stands there still.
+pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<(PathBuf, u64)>> {
+    let mut proto = encode::model(model)?;
+    let too_large = proto.encoded_len() > MAX_FILE;
+    match target {
+        Target::Stdout if too_large || options.external_data => {
+            Err(Error::input("cannot write a model with external data to standard output")
+                .because("the weights need a file of their own")
+                .help("give a file name with -o"))
+        }
+        Target::Stdout => {
+            let out = Path::new("standard output");
+            stream(&proto, &mut std::io::stdout().lock()).map_err(|e| io("write to", out, &e))?;
+            Ok(Vec::new())
+        }
+        Target::File(path) if too_large || options.external_data => {
+            let mut data_path = path.as_os_str().to_owned();
+            data_path.push(".data");
+            let data_path = PathBuf::from(data_path);
+            let mut data = Atomic::create(&data_path)?;
+            externalize(&mut proto, &mut data)?;
+            let mut file = Atomic::create(path)?;
+            file.write(|w| stream(&proto, w))?;
+            Ok(vec![data.commit()?, file.commit()?].into_iter().rev().collect())
+        }
+        Target::File(path) => {
+            let mut file = Atomic::create(path)?;
+            file.write(|w| stream(&proto, w))?;
+            Ok(vec![file.commit()?])
+        }
+    }
+}
+
+/// A file that appears under its name complete or not at all.
+pub struct Atomic {
+    path: PathBuf,
+    file: NamedTempFile,
+    written: u64,
+}
+
+impl Atomic {
+    /// # Errors
+    /// If the folder of `path` cannot be written to.
+    pub fn create(path: &Path) -> Result<Atomic> {
+        let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        if path.is_dir() {
+            return Err(Error::input(format!("cannot write {}", path.display())).because("it is a folder").help("name a file"));
+        }
+        let file = tempfile::Builder::new().prefix(".tutee-").tempfile_in(folder).map_err(|e| {
+            io("write", path, &e).help("choose an output in a folder that exists and can be written to")
+        })?;
+        Ok(Atomic { path: path.to_path_buf(), file, written: 0 })
+    }
+
+    /// # Errors
+    /// If writing fails.
+    pub fn write<R>(&mut self, f: impl FnOnce(&mut NamedTempFile) -> std::io::Result<R>) -> Result<R> {
+        f(&mut self.file).map_err(|e| io("write", &self.path, &e))
+    }
+
+    /// Renames the file into place; gives its path and bytes.
+    ///
+    /// # Errors
+    /// If the rename fails; the file that stood there then stands there still.
+    pub fn commit(self) -> Result<(PathBuf, u64)> {
+        let Atomic { path, file, .. } = self;
+        let bytes = file.as_file().metadata().map_err(|e| io("write", &path, &e))?.len();
+        set_permissions(&file, &path).map_err(|e| io("write", &path, &e))?;
+        file.persist(&path).map_err(|e| io("write", &path, &e.error))?;
+        Ok((path, bytes))
+    }
+}
+
+/// Temporary files are private; the result has the permissions of the file it replaces, or those of any new file.
+#[cfg(unix)]
+fn set_permissions(file: &NamedTempFile, path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = match path.metadata() {
+        Ok(old) => old.permissions().mode(),
+        Err(_) => {
+            let probe = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o666)).tempfile_in(
+                path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")),
+            )?;
+            probe.as_file().metadata()?.permissions().mode()
+        }
+    };
+    file.as_file().set_permissions(PermissionsExt::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn set_permissions(_: &NamedTempFile, _: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Moves the data of every large tensor of a graph and of its bodies into `data`.
+fn externalize(proto: &mut ModelProto, data: &mut Atomic) -> Result<()> {
+    let location = data.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match &mut proto.graph {
+        Some(g) => externalize_graph(g, &location, data),
+        None => Ok(()),
+    }
+}
+
+fn externalize_graph(g: &mut GraphProto, location: &str, data: &mut Atomic) -> Result<()> {
+    for t in &mut g.initializer {
+        externalize_tensor(t, location, data)?;
+    }
+    for a in g.node.iter_mut().flat_map(|n| n.attribute.iter_mut()) {
+        let AttributeProto { t, g, graphs, .. } = a;
+        if let Some(t) = t {
+            externalize_tensor(t, location, data)?;
+        }
+        for body in g.iter_mut().chain(graphs) {
+            externalize_graph(body, location, data)?;
+        }
+    }
+    Ok(())
+}
+
+fn externalize_tensor(t: &mut TensorProto, location: &str, data: &mut Atomic) -> Result<()> {
+    let Some(raw) = t.raw_data.take_if(|r| r.len() >= MIN_EXTERNAL) else { return Ok(()) };
+    let offset = data.written.next_multiple_of(ALIGN);
+    let padding = vec![0; (offset - data.written) as usize];
+    data.write(|w| w.write_all(&padding).and_then(|_| w.write_all(&raw)))?;
+    data.written = offset + raw.len() as u64;
+    let entry = |k: &str, v: String| StringStringEntryProto { key: Some(k.into()), value: Some(v) };
+    t.external_data = vec![
+        entry("location", location.to_string()),
+        entry("offset", offset.to_string()),
+        entry("length", raw.len().to_string()),
+    ];
+    t.set_data_location(tensor_proto::DataLocation::External);
+    Ok(())
+}
+
+/// Encodes straight into a writer: the weights go from where they are to the file, through no buffer of their size.
+fn stream(proto: &ModelProto, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut sink = Sink { out, chunk: vec![0; 1 << 16], filled: 0, failed: None };
+    proto.encode(&mut sink).map_err(std::io::Error::other)?;
+    sink.flush();
+    match sink.failed {
+        Some(e) => Err(e),
+        None => sink.out.flush(),
+    }
+}
+
+/// A [`BufMut`] of unlimited room over a writer. The first failure is kept, and all later writes are dropped.
+struct Sink<'a> {
+    out: &'a mut dyn Write,
+    chunk: Vec<u8>,
+    filled: usize,
+    failed: Option<std::io::Error>,
+}
+
+impl Sink<'_> {
+    fn flush(&mut self) {
+        let Sink { out, chunk, filled, failed } = self;
+        if failed.is_none() {
+            *failed = out.write_all(&chunk[..*filled]).err();
+        }
+        *filled = 0;
+    }
+}
+
+// SAFETY: `chunk_mut` hands out initialized bytes of `chunk` beyond `filled`, and `advance_mut` checks that no more than
+// those are taken.
+unsafe impl BufMut for Sink<'_> {
+    fn remaining_mut(&self) -> usize {
+        usize::MAX
+    }
+
+    unsafe fn advance_mut(&mut self, n: usize) {
+        assert!(n <= self.chunk.len() - self.filled, "advanced past the chunk");
+        self.filled += n;
+        if self.filled == self.chunk.len() {
+            self.flush();
+        }
+    }
+
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        UninitSlice::new(&mut self.chunk[self.filled..])
+    }
+
+    fn put<T: bytes::Buf>(&mut self, mut src: T)
+    where
+        Self: Sized,
+    {
+        while src.has_remaining() {
+            let n = src.chunk().len();
+            self.put_slice(src.chunk());
+            src.advance(n);
+        }
+    }
+
+    fn put_slice(&mut self, src: &[u8]) {
+        if src.len() > self.chunk.len() - self.filled {
+            self.flush();
+        }
+        if src.len() < self.chunk.len() {
+            self.chunk[self.filled..self.filled + src.len()].copy_from_slice(src);
+            self.filled += src.len();
+        } else if self.failed.is_none() {
+            self.failed = self.out.write_all(src).err();
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Passes: named rewrites. A pass reads the graph and answers, site by site, with a patch or with the reason why not;
+//! it edits nothing, runs nothing and knows no other pass.
+
+pub mod options;
+mod remove_unused;
+
+use crate::error::Result;
+use crate::ir::{Graph, NodeId, Patch, ValueId};
+use options::{OptionsError, Selection};
+use std::fmt;
+
+/// When a pass may run: Clean before and between Shrink steps, Encode after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Clean,
+    Shrink,
+    Encode,
+}
+
+/// What a pass promises about the function that the network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fidelity {
+    /// The same up to rounding.
+    Exact,
+    /// Another one, near it: to be checked.
+    Approximate,
+}
+
+/// A place that a pass looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    Node(NodeId),
+    Value(ValueId),
+}
+
+impl Site {
+    /// Whether the site is still there after other patches.
+    pub fn lives(self, graph: &Graph) -> bool {
+        match self {
+            Site::Node(n) => graph.has_node(n),
+            Site::Value(v) => graph.has_value(v),
+        }
+    }
+
+    /// The nodes that `skip`, `only`, `skip-first` and `skip-last` are about.
+    pub fn nodes(self, graph: &Graph) -> Vec<NodeId> {
+        match self {
+            Site::Node(n) => vec![n],
+            Site::Value(v) => graph.uses(v).into_iter().map(|u| u.node()).collect(),
+        }
+    }
+
+    /// The name of the site in reports.
+    pub fn label(self, graph: &Graph) -> String {
+        match self {
+            Site::Node(n) => graph.label(n).to_string(),
+            Site::Value(v) => graph.value(v).name.clone(),
+        }
+    }
+}
+
+/// Why a site is left alone, as it stands in the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason(pub String);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The answer for one site.
+#[derive(Debug)]
+pub enum Verdict {
+    /// What to do, and how it reads in the report.
+    Patch(Patch, String),
+    Skip(Reason),
+}
+
+impl Verdict {
+    /// Leaves the site alone.
+    pub fn skip(why: impl Into<String>) -> Result<Verdict> {
+        Ok(Verdict::Skip(Reason(why.into())))
+    }
+}
+
+/// What a pass may look at.
+pub struct Context<'a> {
+    pub graph: &'a Graph,
+}
+
+/// A named rewrite. A pass's struct is its options.
+pub trait Pass: fmt::Debug + Send + Sync {
+    /// Kebab-case: the same word in recipes, reports, dumps and golden files.
+    fn name(&self) -> &'static str;
+
+    fn phase(&self) -> Phase;
+
+    fn fidelity(&self) -> Fidelity;
+
+    /// What is selected where the recipe says nothing.
+    fn selection(&self) -> Selection {
+        Selection::default()
+    }
+
+    /// Places worth a look, in the order of the graph.
+    fn sites(&self, cx: &Context<'_>) -> Vec<Site>;
+
+    /// One patch for this site, or the reason why there is none.
+    ///
+    /// # Errors
+    /// Only for what no graph can be an excuse for: a numerical library that fails, a bug.
+    fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict>;
+}
+
+/// A pass as the registry lists it.
+pub struct Entry {
+    pub name: &'static str,
+    source: &'static str,
+    make: fn(toml::Table) -> Result<Box<dyn Pass>, OptionsError>,
+}
+
+impl Entry {
+    /// The pass with these options.
+    ///
+    /// # Errors
+    /// If an option is unknown or has a value it cannot have.
+    pub fn make(&self, options: toml::Table) -> Result<Box<dyn Pass>, OptionsError> {
+        (self.make)(options)
+    }
+
+    /// The manual page: the doc comment that heads the pass's file.
+    pub fn manual(&self) -> String {
+        let lines = self.source.lines().map_while(|l| l.strip_prefix("//!"));
+        lines.map(|l| format!("{}\n", l.strip_prefix(' ').unwrap_or(l))).collect()
+    }
+
+    /// The first sentence of the manual page.
+    pub fn summary(&self) -> String {
+        let manual = self.manual();
+        let first = manual.split("\n\n").next().unwrap_or("").replace('\n', " ");
+        first.split_once(". ").map_or(first.trim().to_string(), |(s, _)| format!("{s}."))
+    }
+}
+
+macro_rules! registry {
+    ($($file:ident::$pass:ident = $name:literal,)*) => {
+        &[$(Entry {
+            name: $name,
+            source: include_str!(concat!(stringify!($file), ".rs")),
+            make: |table| Ok(Box::new(options::read::<$file::$pass>(table)?)),
+        }),*]
+    };
+}
+
+/// Every pass, in the order in which `tutee passes` lists them.
+pub const REGISTRY: &[Entry] = registry![
+    remove_unused::RemoveUnused = "remove-unused",
+];
+
+/// The pass of that name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    REGISTRY.iter().find(|e| e.name == name)
+}
+
+/// All Clean passes, in the order in which one round of cleaning runs them.
+pub fn clean() -> Vec<Box<dyn Pass>> {
+    let all = REGISTRY.iter().filter_map(|e| e.make(toml::Table::new()).ok());
+    all.filter(|p| p.phase() == Phase::Clean).collect()
+}

@@ -1,0 +1,239 @@
+//! Options of passes: how tables become them, and the selection of sites that every pass shares.
+
+use crate::ir::{Graph, NodeId, Op};
+use crate::passes::Site;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use std::collections::HashSet;
+use wildmatch::WildMatch;
+
+/// Why options could not be read: the key, if one is to blame, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionsError {
+    pub key: Option<String>,
+    pub what: String,
+    pub help: Option<String>,
+}
+
+/// Reads a table into an options struct, which refuses keys it does not know.
+///
+/// # Errors
+/// If a key is unknown or its value is of the wrong kind.
+pub fn read<T: DeserializeOwned>(table: toml::Table) -> Result<T, OptionsError> {
+    let given: Vec<String> = table.keys().cloned().collect();
+    let value = toml::Value::Table(table.clone());
+    value.try_into().map_err(|e: toml::de::Error| explain(&given, &table, e.message()))
+}
+
+/// Turns serde's words into ours: it names the unknown field and then the known ones, each in backticks.
+fn explain<'a>(given: &[String], table: &toml::Table, message: &'a str) -> OptionsError {
+    let quoted: Vec<&'a str> = message.split('`').skip(1).step_by(2).collect();
+    if message.starts_with("unknown field") {
+        let (key, known) = (quoted[0], &quoted[1..]);
+        let known = known.iter().copied().chain(Selection::KEYS.iter().copied());
+        return OptionsError {
+            key: Some(key.to_string()),
+            what: format!("unknown option `{key}`"),
+            help: Some(suggest(key, known)),
+        };
+    }
+    let to_blame = given.iter().find(|k| message.contains(&format!("`{k}`")));
+    let only = if table.len() == 1 { given.first() } else { None };
+    let key = to_blame.or(only).cloned();
+    let what = match &key {
+        Some(k) => format!("option `{k}` cannot have this value: {message}"),
+        None => format!("an option has a value it cannot have: {message}"),
+    };
+    OptionsError { key, what, help: None }
+}
+
+/// "did you mean …" if something is near, else what there is.
+pub fn suggest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let near = known.iter().map(|k| (strsim::jaro_winkler(word, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((score, k)) if score > 0.8 => format!("did you mean `{k}`?"),
+        _ => format!("there are: {}", known.join(", ")),
+    }
+}
+
+/// A share between 0 and 1, written `0.01` or `"1%"`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share(pub f64);
+
+impl Share {
+    /// # Errors
+    /// If the text is no number between 0 and 1, or percentage between 0 and 100.
+    pub fn parse(text: &str) -> Result<Share, String> {
+        let number = match text.trim().strip_suffix('%') {
+            Some(percent) => percent.trim().parse::<f64>().map(|p| p / 100.0),
+            None => text.trim().parse(),
+        };
+        match number {
+            Ok(n) if (0.0..=1.0).contains(&n) => Ok(Share(n)),
+            _ => Err(format!("\"{text}\" is no share: write 0.01 or 1%")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Share, D::Error> {
+        let text = match toml::Value::deserialize(d)? {
+            toml::Value::String(s) => s,
+            toml::Value::Float(f) => f.to_string(),
+            toml::Value::Integer(i) => i.to_string(),
+            other => return Err(D::Error::custom(format!("{other} is no share: write 0.01 or \"1%\""))),
+        };
+        Share::parse(&text).map_err(D::Error::custom)
+    }
+}
+
+/// Which sites a step works on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Selection {
+    /// Globs over node names: these are left alone.
+    pub skip: Vec<String>,
+    /// Globs over node names: if there are any, all others are left alone.
+    pub only: Vec<String>,
+    /// The first layers, in graph order, are left alone.
+    pub skip_first: usize,
+    /// The last layers, in graph order, are left alone.
+    pub skip_last: usize,
+    /// Layers with fewer weights are left alone.
+    pub min_weights: usize,
+}
+
+impl Selection {
+    pub const KEYS: [&str; 5] = ["skip", "only", "skip-first", "skip-last", "min-weights"];
+
+    /// Takes the selection's keys out of a step's table; what the table does not say stays as it is.
+    ///
+    /// # Errors
+    /// If a value is of the wrong kind.
+    pub fn take(mut self, table: &mut toml::Table) -> Result<Selection, OptionsError> {
+        let wrong = |key: &str, want: &str| OptionsError {
+            key: Some(key.into()),
+            what: format!("option `{key}` must be {want}"),
+            help: None,
+        };
+        for (key, list) in [("skip", &mut self.skip), ("only", &mut self.only)] {
+            match table.remove(key) {
+                None => {}
+                Some(toml::Value::String(s)) => *list = vec![s],
+                Some(toml::Value::Array(items)) => {
+                    let texts = items.into_iter().map(|i| i.as_str().map(str::to_string));
+                    *list = texts.collect::<Option<_>>().ok_or_else(|| wrong(key, "a list of node names"))?;
+                }
+                Some(_) => return Err(wrong(key, "a list of node names")),
+            }
+        }
+        let counts = [
+            ("skip-first", &mut self.skip_first),
+            ("skip-last", &mut self.skip_last),
+            ("min-weights", &mut self.min_weights),
+        ];
+        for (key, count) in counts {
+            match table.remove(key) {
+                None => {}
+                Some(toml::Value::Integer(i)) if i >= 0 => *count = i as usize,
+                Some(_) => return Err(wrong(key, "a number, 0 or more")),
+            }
+        }
+        Ok(self)
+    }
+
+    /// Resolves the globs and counts against a graph.
+    ///
+    /// # Errors
+    /// If a glob matches no node.
+    pub fn resolve(&self, graph: &Graph) -> Result<Selected<'_>, OptionsError> {
+        let labels: Vec<(NodeId, &str)> = graph.nodes().map(|n| (n, graph.label(n))).collect();
+        let matching = |key: &str, globs: &[String]| {
+            let mut found = HashSet::new();
+            for glob in globs {
+                let pattern = WildMatch::new(glob);
+                let hits: Vec<_> = labels.iter().filter(|(_, l)| pattern.matches(l)).map(|(n, _)| *n).collect();
+                if hits.is_empty() {
+                    return Err(OptionsError {
+                        key: Some(key.into()),
+                        what: format!("`{key}` names \"{glob}\", which matches no node"),
+                        help: Some(near_node(glob, labels.iter().map(|l| l.1))),
+                    });
+                }
+                found.extend(hits);
+            }
+            Ok(found)
+        };
+        let layers = layers(graph);
+        Ok(Selected {
+            rule: self,
+            skip: matching("skip", &self.skip)?,
+            only: matching("only", &self.only)?,
+            first: layers.iter().take(self.skip_first).copied().collect(),
+            last: layers.iter().rev().take(self.skip_last).copied().collect(),
+        })
+    }
+}
+
+fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> String {
+    let near = labels.map(|l| (strsim::jaro_winkler(glob, l), l)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((score, l)) if score > 0.8 => format!("did you mean \"{l}\"? `tutee show MODEL` lists the names"),
+        _ => "`tutee show MODEL` lists the names".into(),
+    }
+}
+
+/// Conv, Gemm and MatMul nodes with a constant weight, in graph order: what `skip-first` and `skip-last` count.
+pub fn layers(graph: &Graph) -> Vec<NodeId> {
+    let order = graph.topological().unwrap_or_default();
+    order.into_iter().filter(|&n| weight(graph, n).is_some()).collect()
+}
+
+/// The constant weight of a Conv, Gemm or MatMul and its input slot.
+pub fn weight(graph: &Graph, n: NodeId) -> Option<(usize, crate::ir::ValueId)> {
+    let slots: &[usize] = match graph.node(n).op {
+        Op::Conv(_) => &[1],
+        Op::Gemm(_) | Op::MatMul(_) => &[1, 0],
+        _ => &[],
+    };
+    let constant = |&s: &usize| graph.input(n, s).filter(|&v| graph.value(v).constant().is_some()).map(|v| (s, v));
+    slots.iter().find_map(constant)
+}
+
+/// A selection resolved against a graph.
+pub struct Selected<'a> {
+    rule: &'a Selection,
+    skip: HashSet<NodeId>,
+    only: HashSet<NodeId>,
+    first: HashSet<NodeId>,
+    last: HashSet<NodeId>,
+}
+
+impl Selected<'_> {
+    /// Why the selection leaves a site alone, if it does.
+    pub fn refuses(&self, graph: &Graph, site: Site) -> Option<String> {
+        let nodes = site.nodes(graph);
+        let any = |set: &HashSet<NodeId>| nodes.iter().any(|n| set.contains(n));
+        if any(&self.skip) {
+            return Some("named by `skip`".into());
+        }
+        if !self.only.is_empty() && !any(&self.only) {
+            return Some("not named by `only`".into());
+        }
+        if any(&self.first) {
+            return Some(format!("among the first {} layers (`skip-first`)", self.rule.skip_first));
+        }
+        if any(&self.last) {
+            return Some(format!("among the last {} layers (`skip-last`)", self.rule.skip_last));
+        }
+        let weights = nodes.iter().filter_map(|&n| weight(graph, n)).map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
+        let weights = match site {
+            Site::Value(v) => graph.value(v).constant().map(|t| t.len()),
+            Site::Node(_) => weights.max(),
+        };
+        match weights {
+            Some(n) if n < self.rule.min_weights => Some(format!("{n} weights, fewer than `min-weights` = {}", self.rule.min_weights)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Recipes: what to do with a teacher, as a file or as a list of `-p` arguments.
+
+use crate::error::{Error, Result, io};
+use crate::passes::options::{OptionsError, Selection, Share, suggest};
+use crate::passes::{self, Pass, Phase};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The step that runs all Clean passes until none finds anything.
+pub const CLEAN: &str = "clean";
+/// The step that does nothing: load and save.
+pub const NONE: &str = "none";
+
+/// Steps, in order, with the data and the targets that go with them.
+#[derive(Debug, Clone, Default)]
+pub struct Recipe {
+    pub data: Data,
+    pub target: Target,
+    pub steps: Vec<Step>,
+    /// The file it was read from.
+    pub path: Option<PathBuf>,
+}
+
+/// `[data]`: files and how their numbers become the model's input.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Data {
+    pub calib: Option<PathBuf>,
+    pub train: Option<PathBuf>,
+    pub test: Option<PathBuf>,
+    /// A number or a fraction: `"1/255"`.
+    pub scale: Option<String>,
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+}
+
+/// `[target]`: what the student must reach.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Target {
+    pub max_drop: Option<Share>,
+    pub min_agreement: Option<Share>,
+}
+
+/// One step as written.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub name: String,
+    pub options: toml::Table,
+    /// Where it is written: `mobile.toml:14`, or the argument.
+    place: String,
+    /// Lines of the keys in the recipe file.
+    lines: BTreeMap<String, usize>,
+    file: Option<String>,
+}
+
+/// One step ready to run.
+#[derive(Debug)]
+pub enum Action {
+    Nothing,
+    /// All Clean passes, until none finds anything.
+    Clean,
+    Pass(Box<dyn Pass>, Selection),
+}
+
+impl Recipe {
+    /// What runs if nobody says what to run: clean, then 8-bit codebooks.
+    pub fn default_steps() -> Vec<Step> {
+        ["clean", "cluster-weights:bits=8"].iter().filter_map(|a| Step::parse(a).ok()).collect()
+    }
+
+    /// Reads a recipe file. Its paths are relative to it.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no TOML, or has keys or values that recipes do not have.
+    pub fn load(path: &Path) -> Result<Recipe> {
+        let text = std::fs::read_to_string(path).map_err(|e| io("read the recipe", path, &e).help("give a TOML file"))?;
+        let mut recipe = Recipe::parse(&text, &path.display().to_string())?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for p in [&mut recipe.data.calib, &mut recipe.data.train, &mut recipe.data.test].into_iter().flatten() {
+            *p = folder.join(&*p);
+        }
+        recipe.path = Some(path.to_path_buf());
+        Ok(recipe)
+    }
+
+    /// Reads a recipe from its text; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str, file: &str) -> Result<Recipe> {
+        let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        let bad = |what: String, line: usize| Error::input(what).at(format!("{file}:{line}"));
+        let spanned = toml::de::DeTable::parse(text).map_err(|e| {
+            bad(format!("the recipe is not TOML: {}", e.message()), line_of(e.span().map_or(0, |s| s.start)))
+        })?;
+        let mut table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| bad(format!("the recipe is not TOML: {}", e.message()), 1))?;
+        let line = |key: &str| {
+            spanned.get_ref().iter().find(|(k, _)| k.get_ref() == key).map_or(1, |(k, _)| line_of(k.span().start))
+        };
+        match table.remove("version") {
+            Some(toml::Value::Integer(1)) => {}
+            Some(v) => return Err(bad(format!("recipe version {v} is not known"), line("version")).help("write version = 1")),
+            None => return Err(bad("the recipe has no version".into(), 1).help("begin it with version = 1")),
+        }
+        let section = |table: &mut toml::Table, key: &str| match table.remove(key) {
+            None => Ok(toml::Table::new()),
+            Some(toml::Value::Table(t)) => Ok(t),
+            Some(_) => Err(bad(format!("`{key}` must be a section"), line(key)).help(format!("write [{key}]"))),
+        };
+        let located = |e: OptionsError, key: &str| option_error(e, &format!("{file}:{}, [{key}]", line(key)));
+        let mut data_table = section(&mut table, "data")?;
+        for key in ["mean", "std"] {
+            if let Some(v) = data_table.get_mut(key).filter(|v| v.as_float().is_some() || v.as_integer().is_some()) {
+                *v = toml::Value::Array(vec![v.clone()]);
+            }
+        }
+        if let Some(v) = data_table.get_mut("scale").filter(|v| !v.is_str()) {
+            *v = toml::Value::String(v.to_string());
+        }
+        let data = passes::options::read(data_table).map_err(|e| located(e, "data"))?;
+        let target = passes::options::read(section(&mut table, "target")?).map_err(|e| located(e, "target"))?;
+        let steps = match table.remove("step") {
+            None => Vec::new(),
+            Some(toml::Value::Array(items)) => items,
+            Some(_) => return Err(bad("`step` must be a list".into(), line("step")).help("write [[step]]")),
+        };
+        if let Some(key) = table.keys().next() {
+            let known = ["version", "data", "target", "step"].into_iter();
+            return Err(bad(format!("unknown key `{key}`"), line(key)).help(suggest(key, known)));
+        }
+        let spans = spanned.get_ref().iter().find(|(k, _)| k.get_ref() == "step").map(|(_, v)| v.get_ref());
+        let spans = spans.and_then(|v| v.as_array());
+        let mut out = Vec::new();
+        for (i, item) in steps.into_iter().enumerate() {
+            let span = spans.and_then(|s| s.get(i));
+            let at = span.map_or(1, |s| line_of(s.span().start));
+            let place = format!("{file}:{at}, step {}", i + 1);
+            let toml::Value::Table(mut options) = item else {
+                return Err(Error::input("a step must be a section").at(place).help("write [[step]]"));
+            };
+            let lines = span.and_then(|s| s.get_ref().as_table()).map_or(BTreeMap::new(), |t| {
+                t.iter().map(|(k, _)| (k.get_ref().to_string(), line_of(k.span().start))).collect()
+            });
+            let named = options.remove("pass").or_else(|| options.remove("stage"));
+            let Some(name) = named.as_ref().and_then(|v| v.as_str()) else {
+                return Err(Error::input("a step names no pass").at(place).help("write pass = \"NAME\"; `tutee passes` lists them"));
+            };
+            let place = format!("{place} `{name}`");
+            out.push(Step { name: name.into(), options, place, lines, file: Some(file.into()) });
+        }
+        Ok(Recipe { data, target, steps: out, path: None })
+    }
+
+    /// Makes every step ready to run.
+    ///
+    /// # Errors
+    /// If a step names no pass, has options its pass does not have, or follows a step it cannot follow.
+    pub fn plan(&self) -> Result<Vec<(String, Action)>> {
+        let mut out = Vec::new();
+        let mut encoded: Option<&Step> = None;
+        for step in &self.steps {
+            let action = step.action()?;
+            if let (Some(before), false) = (encoded, matches!(action, Action::Nothing)) {
+                return Err(Error::input(format!("`{}` cannot follow `{}`", step.name, before.name))
+                    .at(step.place.clone())
+                    .because(format!("`{}` encodes the weights, and what comes after would decode them again", before.name))
+                    .help(format!("put `{}` last", before.name)));
+            }
+            if matches!(&action, Action::Pass(p, _) if p.phase() == Phase::Encode) {
+                encoded = Some(step);
+            }
+            out.push((step.name.clone(), action));
+        }
+        Ok(out)
+    }
+}
+
+impl Step {
+    /// Reads `PASS[:key=value,…]`; a key that takes several values is repeated.
+    ///
+    /// # Errors
+    /// If it is not of that form.
+    pub fn parse(argument: &str) -> Result<Step> {
+        let (name, rest) = argument.split_once(':').unwrap_or((argument, ""));
+        let place = format!("-p {argument}");
+        let mut options = toml::Table::new();
+        for item in rest.split(',').filter(|i| !i.is_empty()) {
+            let Some((key, text)) = item.split_once('=') else {
+                return Err(Error::input(format!("\"{item}\" is no option"))
+                    .at(place)
+                    .help(format!("write {name}:key=value,key=value")));
+            };
+            let value = scalar(text);
+            match options.remove(key) {
+                None => options.insert(key.into(), value),
+                Some(toml::Value::Array(mut items)) => {
+                    items.push(value);
+                    options.insert(key.into(), toml::Value::Array(items))
+                }
+                Some(first) => options.insert(key.into(), toml::Value::Array(vec![first, value])),
+            };
+        }
+        Ok(Step { name: name.into(), options, place, lines: BTreeMap::new(), file: None })
+    }
+
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn action(&self) -> Result<Action> {
+        let mut options = self.options.clone();
+        match self.name.as_str() {
+            CLEAN | NONE => {
+                if let Some(key) = options.keys().next() {
+                    return Err(Error::input(format!("unknown option `{key}` for `{}`", self.name))
+                        .at(self.place_of(key))
+                        .help(format!("`{}` takes no options", self.name)));
+                }
+                return Ok(if self.name == CLEAN { Action::Clean } else { Action::Nothing });
+            }
+            _ => {}
+        }
+        let Some(entry) = passes::find(&self.name) else {
+            let known = passes::REGISTRY.iter().map(|e| e.name).chain([CLEAN, NONE]);
+            return Err(Error::input(format!("unknown pass `{}`", self.name))
+                .at(self.place.clone())
+                .help(suggest(&self.name, known)));
+        };
+        let located = |e: OptionsError| {
+            let place = e.key.as_deref().map_or(self.place.clone(), |k| self.place_of(k));
+            let mut e = e;
+            if e.what.starts_with("unknown option") {
+                e.what = format!("{} for pass `{}`", e.what, self.name);
+            }
+            e.help = e.help.or(Some(format!("`tutee explain {}` lists the options", self.name)));
+            option_error(e, &place)
+        };
+        let mut chosen = toml::Table::new();
+        for key in Selection::KEYS {
+            chosen.extend(options.remove(key).map(|v| (key.to_string(), v)));
+        }
+        let pass = entry.make(options).map_err(located)?;
+        let selection = pass.selection().take(&mut chosen).map_err(located)?;
+        Ok(Action::Pass(pass, selection))
+    }
+
+    fn place_of(&self, key: &str) -> String {
+        match (&self.file, self.lines.get(key)) {
+            (Some(file), Some(line)) => format!("{file}:{line}"),
+            _ => self.place.clone(),
+        }
+    }
+
+    /// An error about this step's options that showed only on the model.
+    pub(crate) fn error(&self, e: OptionsError) -> Error {
+        let place = e.key.as_deref().map_or(self.place.clone(), |k| self.place_of(k));
+        option_error(e, &place)
+    }
+}
+
+fn option_error(e: OptionsError, place: &str) -> Error {
+    let error = Error::input(e.what).at(place);
+    match e.help {
+        Some(help) => error.help(help),
+        None => error,
+    }
+}
+
+/// A value on the command line: a TOML number, boolean or list if it reads as one, else text.
+fn scalar(text: &str) -> toml::Value {
+    let parsed: Option<toml::Table> = format!("v = {text}").parse().ok();
+    let value = parsed.filter(|t| t.len() == 1).and_then(|mut t| t.remove("v"));
+    value.unwrap_or_else(|| toml::Value::String(text.into()))
+}

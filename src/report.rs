@@ -1,0 +1,195 @@
+//! What was done, site by site, for people (text, Markdown) and machines (JSON).
+
+use crate::analysis::cost::Cost;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+
+/// Version of the JSON form: raised when a field changes its meaning or goes.
+pub const VERSION: u32 = 1;
+
+/// The account of one compression.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub version: u32,
+    pub teacher: Size,
+    pub student: Size,
+    pub steps: Vec<StepReport>,
+    pub warnings: Vec<String>,
+    /// Targets that were asked for and not reached.
+    pub missed: Vec<String>,
+    /// The check of the student against the teacher, if test data was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub check: Option<serde_json::Value>,
+}
+
+/// How large a model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Nodes, `Constant` nodes and those of control-flow bodies included.
+    pub nodes: u64,
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// Of the model's files as written.
+    pub bytes: u64,
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    pub name: String,
+    pub before: Size,
+    pub after: Size,
+    pub rows: Vec<Row>,
+}
+
+/// What was done at one site, or why nothing was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub pass: String,
+    pub site: String,
+    /// The operator at the site, or empty for a value.
+    pub op: String,
+    pub done: bool,
+    /// What was done, or the reason why not.
+    pub note: String,
+    /// The whole model's cost before and after, where the pass is one that changes it on purpose.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cost: Option<(Cost, Cost)>,
+}
+
+impl Report {
+    /// The report as text, a table a step.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for (i, step) in self.steps.iter().enumerate() {
+            let _ = writeln!(out, "step {} {}: {}", i + 1, step.name, change(&step.before, &step.after));
+            let table = step.table();
+            if !table.is_empty() {
+                let mut t = comfy_table::Table::new();
+                t.load_style(comfy_table::presets::NOTHING);
+                for row in table {
+                    t.add_row(row);
+                }
+                let lines = t.to_string();
+                lines.lines().for_each(|l| out.extend(["  ", l.trim_end(), "\n"]));
+            }
+        }
+        let _ = writeln!(out, "in all: {}", change(&self.teacher, &self.student));
+        self.missed.iter().for_each(|m| out.extend(["MISSED ", m, "\n"]));
+        out
+    }
+
+    /// The report as Markdown.
+    pub fn markdown(&self) -> String {
+        let mut out = String::from("# Compression report\n\n| | teacher | student | ratio |\n|---|---:|---:|---:|\n");
+        let mut line = |what: &str, a: Option<u64>, b: Option<u64>| {
+            let show = |n: Option<u64>| n.map_or("run-time dims".into(), group_digits);
+            let _ = writeln!(out, "| {what} | {} | {} | {} |", show(a), show(b), ratio(a, b).unwrap_or_default());
+        };
+        let (t, s) = (&self.teacher, &self.student);
+        line("nodes", Some(t.nodes), Some(s.nodes));
+        line("parameters", Some(t.cost.parameters), Some(s.cost.parameters));
+        line("MACs", t.cost.macs, s.cost.macs);
+        line("bytes", Some(t.bytes), Some(s.bytes));
+        for (i, step) in self.steps.iter().enumerate() {
+            let _ = writeln!(out, "\n## Step {}: {}\n\n{}", i + 1, step.name, change(&step.before, &step.after));
+            let table = step.table();
+            if !table.is_empty() {
+                out.push_str("\n| pass | site | | what | parameters | MACs |\n|---|---|---|---|---|---|\n");
+                for row in table {
+                    let cells: Vec<_> = row.iter().map(|c| c.replace('|', "\\|")).collect();
+                    let _ = writeln!(out, "| {} |", cells.join(" | "));
+                }
+            }
+        }
+        for (title, items) in [("Warnings", &self.warnings), ("Missed targets", &self.missed)] {
+            if !items.is_empty() {
+                let _ = writeln!(out, "\n## {title}\n");
+                items.iter().for_each(|i| out.extend(["- ", i, "\n"]));
+            }
+        }
+        if let Some(check) = &self.check {
+            let _ = writeln!(out, "\n## Check\n\n```json\n{check:#}\n```");
+        }
+        out
+    }
+}
+
+impl StepReport {
+    /// One row a site; sites at which a Clean pass did the same share one.
+    fn table(&self) -> Vec<[String; 6]> {
+        let mut out: Vec<[String; 6]> = Vec::new();
+        let mut counts: Vec<(usize, usize)> = Vec::new();
+        for row in &self.rows {
+            let what = if row.done { row.note.clone() } else { format!("left alone: {}", row.note) };
+            let mut cells = [row.pass.clone(), row.site.clone(), row.op.clone(), what, String::new(), String::new()];
+            if let Some((a, b)) = row.cost {
+                cells[4] = delta(Some(a.parameters), Some(b.parameters), "parameters");
+                cells[5] = delta(a.macs, b.macs, "MACs");
+            }
+            let same = |c: &&mut (usize, usize)| {
+                let o: &[String; 6] = &out[c.0];
+                row.cost.is_none() && o[0] == cells[0] && o[3] == cells[3]
+            };
+            match counts.iter_mut().find(same) {
+                Some(c) => c.1 += 1,
+                None => {
+                    counts.push((out.len(), 1));
+                    out.push(cells);
+                }
+            }
+        }
+        for (i, n) in counts.into_iter().filter(|c| c.1 > 1) {
+            out[i][1] = format!("{} and {} more", out[i][1], n - 1);
+            out[i][2].clear();
+        }
+        out
+    }
+}
+
+fn delta(a: Option<u64>, b: Option<u64>, unit: &str) -> String {
+    match (a, b) {
+        (Some(a), Some(b)) if a == b => String::new(),
+        (Some(a), Some(b)) if a > b => format!("-{} {unit}", group_digits(a - b)),
+        (Some(a), Some(b)) => format!("+{} {unit}", group_digits(b - a)),
+        _ => String::new(),
+    }
+}
+
+/// `47 → 23 nodes, 2,170,474 → 545,000 parameters (4.0x), …`
+fn change(a: &Size, b: &Size) -> String {
+    let part = |a: Option<u64>, b: Option<u64>, unit: &str| match (a, b) {
+        (Some(a), Some(b)) if a == b => format!("{} {unit}", group_digits(a)),
+        (Some(a), Some(b)) => {
+            let by = ratio(Some(a), Some(b)).map_or(String::new(), |r| format!(" ({r})"));
+            format!("{} → {} {unit}{by}", group_digits(a), group_digits(b))
+        }
+        _ => format!("{unit} depend on run-time dims"),
+    };
+    [
+        part(Some(a.nodes), Some(b.nodes), "nodes"),
+        part(Some(a.cost.parameters), Some(b.cost.parameters), "parameters"),
+        part(a.cost.macs, b.cost.macs, "MACs"),
+        part(Some(a.bytes), Some(b.bytes), "bytes"),
+    ]
+    .join(", ")
+}
+
+/// How many times smaller `b` is.
+fn ratio(a: Option<u64>, b: Option<u64>) -> Option<String> {
+    let (a, b) = (a?, b?);
+    (a != b && b > 0).then(|| format!("{:.2}x", a as f64 / b as f64))
+}
+
+/// `2170474` as `2,170,474`.
+pub fn group_digits(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
