@@ -80,7 +80,11 @@ pub fn compress(
         }
         student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
         same_interface(&interface, &student.graph)?;
-        if i == 0 && student.ir_version < 4 && onnx::lists_weights(&teacher.graph) && onnx::gained_initializers(&student.graph) {
+        if i == 0
+            && student.ir_version < 4
+            && onnx::lists_weights(&teacher.graph)
+            && onnx::gained_initializers(&student.graph)
+        {
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
         }
         let after = measure(&student)?;
@@ -112,9 +116,10 @@ pub fn measure(model: &Model) -> Result<Size> {
 fn same_interface(before: &[(String, Option<Type>)], graph: &Graph) -> Result<()> {
     let after = graph.interface();
     let same = before.len() == after.len()
-        && before.iter().zip(&after).all(|(a, b)| {
-            a.0 == b.0 && a.1.as_ref().zip(b.1.as_ref()).is_none_or(|(a, b)| a.agrees(b))
-        });
+        && before
+            .iter()
+            .zip(&after)
+            .all(|(a, b)| a.0 == b.0 && a.1.as_ref().zip(b.1.as_ref()).is_none_or(|(a, b)| a.agrees(b)));
     if same { Ok(()) } else { Err(Error::internal("the model's inputs or outputs changed")) }
 }
 
@@ -134,7 +139,8 @@ impl Run<'_> {
                 let rule = selection.cloned().unwrap_or_default();
                 // A name that was there when the step began may be cleaned away by now.
                 let fallback = Selection::default();
-                let selected = rule.resolve(graph).or_else(|_| fallback.resolve(graph)).map_err(|e| Error::internal(e.what))?;
+                let selected =
+                    rule.resolve(graph).or_else(|_| fallback.resolve(graph)).map_err(|e| Error::internal(e.what))?;
                 changed |= self.visit_all(graph, &**pass, &selected)?;
             }
             if !changed {
@@ -183,7 +189,9 @@ impl Run<'_> {
         let mut row = row(graph, pass, site);
         let verdict = match selected.refuses(graph, site) {
             Some(why) => Verdict::skip(why)?,
-            None => pass.rewrite(&Context { graph }, site).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
+            None => pass
+                .rewrite(&Context { graph }, site)
+                .map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
         };
         let done = match verdict {
             Verdict::Skip(why) => {

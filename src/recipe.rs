@@ -75,7 +75,8 @@ impl Recipe {
     /// # Errors
     /// If the file cannot be read, is no TOML, or has keys or values that recipes do not have.
     pub fn load(path: &Path) -> Result<Recipe> {
-        let text = std::fs::read_to_string(path).map_err(|e| io("read the recipe", path, &e).help("give a TOML file"))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| io("read the recipe", path, &e).help("give a TOML file"))?;
         let mut recipe = Recipe::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for p in [&mut recipe.data.calib, &mut recipe.data.train, &mut recipe.data.test].into_iter().flatten() {
@@ -102,7 +103,9 @@ impl Recipe {
         };
         match table.remove("version") {
             Some(toml::Value::Integer(1)) => {}
-            Some(v) => return Err(bad(format!("recipe version {v} is not known"), line("version")).help("write version = 1")),
+            Some(v) => {
+                return Err(bad(format!("recipe version {v} is not known"), line("version")).help("write version = 1"));
+            }
             None => return Err(bad("the recipe has no version".into(), 1).help("begin it with version = 1")),
         }
         let section = |table: &mut toml::Table, key: &str| match table.remove(key) {
@@ -146,7 +149,9 @@ impl Recipe {
             });
             let named = options.remove("pass").or_else(|| options.remove("stage"));
             let Some(name) = named.as_ref().and_then(|v| v.as_str()) else {
-                return Err(Error::input("a step names no pass").at(place).help("write pass = \"NAME\"; `tutee passes` lists them"));
+                return Err(Error::input("a step names no pass")
+                    .at(place)
+                    .help("write pass = \"NAME\"; `tutee passes` lists them"));
             };
             let place = format!("{place} `{name}`");
             out.push(Step { name: name.into(), options, place, lines, file: Some(file.into()) });
@@ -166,7 +171,10 @@ impl Recipe {
             if let (Some(before), false) = (encoded, matches!(action, Action::Nothing)) {
                 return Err(Error::input(format!("`{}` cannot follow `{}`", step.name, before.name))
                     .at(step.place.clone())
-                    .because(format!("`{}` encodes the weights, and what comes after would decode them again", before.name))
+                    .because(format!(
+                        "`{}` encodes the weights, and what comes after would decode them again",
+                        before.name
+                    ))
                     .help(format!("put `{}` last", before.name)));
             }
             if matches!(&action, Action::Pass(p, _) if p.phase() == Phase::Encode) {

@@ -77,7 +77,9 @@ impl Args {
         }
         for (path, format) in self.report.iter().zip(formats) {
             let text = match format {
-                Format::Json => serde_json::to_string_pretty(&report).map_err(|e| Error::internal(e.to_string()))? + "\n",
+                Format::Json => {
+                    serde_json::to_string_pretty(&report).map_err(|e| Error::internal(e.to_string()))? + "\n"
+                }
                 Format::Markdown => report.markdown(),
             };
             write_text(path, &text)?;

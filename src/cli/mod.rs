@@ -15,13 +15,18 @@ use std::process::ExitCode;
 
 /// Compress trained ONNX networks: smaller, faster, and checked.
 #[derive(Parser)]
-#[command(name = "tutee", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "tutee",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Exit codes: 0 done; 1 your input (model, recipe, data, arguments); 2 the student missed a target; 3 a bug in tutee.
 
 Examples:
   tutee compress teacher.onnx -o student.onnx
   tutee compress teacher.onnx -o student.onnx -p clean -p cluster-weights:bits=4,groups=16
-  tutee show student.onnx")]
+  tutee show student.onnx"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

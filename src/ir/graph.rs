@@ -255,7 +255,8 @@ impl Graph {
         let mut waiting: HashMap<NodeId, usize> = HashMap::new();
         let mut ready = BinaryHeap::new();
         for id in self.nodes() {
-            let needs = self.net.edges_directed(id.0, Incoming).filter(|e| self.producer(ValueId(e.source())).is_some());
+            let needs =
+                self.net.edges_directed(id.0, Incoming).filter(|e| self.producer(ValueId(e.source())).is_some());
             match needs.count() {
                 0 => ready.push(Reverse((self.node(id).order, id))),
                 n => {
@@ -409,7 +410,8 @@ impl Graph {
 
     /// Lets every reader of `old` read `new`.
     pub(in crate::ir) fn redirect(&mut self, old: ValueId, new: ValueId) {
-        let edges: Vec<_> = self.net.edges_directed(old.0, Outgoing).map(|e| (e.id(), e.target(), *e.weight())).collect();
+        let edges: Vec<_> =
+            self.net.edges_directed(old.0, Outgoing).map(|e| (e.id(), e.target(), *e.weight())).collect();
         for &(_, node, slot) in &edges {
             self.net.add_edge(new.0, node, slot);
         }

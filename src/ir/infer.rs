@@ -103,6 +103,15 @@ impl<'a> Infer<'a> {
         }
         self.ints(slot)?.iter().map(|d| d.known().and_then(|n| i64::try_from(n).ok())).collect()
     }
+
+    /// Content of an integer input, negative numbers too, as far as it is known; what is not a number as its dim.
+    pub fn numbers(&self, slot: usize) -> Option<Vec<Result<i64, Dim>>> {
+        if self.constant(slot).is_some() {
+            return Some(self.known_ints(slot)?.into_iter().map(Ok).collect());
+        }
+        let number = |d: Dim| d.known().and_then(|n| i64::try_from(n).ok()).ok_or(d);
+        Some(self.ints(slot)?.into_iter().map(number).collect())
+    }
 }
 
 /// A number of a shape tensor as a dim: negative numbers (the -1 of Reshape) are no dims.
@@ -182,7 +191,8 @@ impl Graph {
         if !self.node(id).has_bodies() {
             return Ok(());
         }
-        let captured: Vec<_> = self.node_captures(id).into_iter().map(|(b, i, v)| (b, i, self.value(v).clone())).collect();
+        let captured: Vec<_> =
+            self.node_captures(id).into_iter().map(|(b, i, v)| (b, i, self.value(v).clone())).collect();
         for (b, body) in self.node_mut(id).bodies_mut().enumerate() {
             for (_, i, outer) in captured.iter().filter(|c| c.0 == b) {
                 let inner = body.captures()[*i];

@@ -108,14 +108,49 @@ impl Op {
     }
 }
 
+pub mod cast;
+pub mod concat;
 pub mod conv;
+pub mod dropout;
+pub mod expand;
+pub mod extent;
+pub mod fill;
+pub mod gather;
 pub mod gemm;
+pub mod pad;
+pub mod pick;
+pub mod reshape;
+pub mod slice;
+pub mod transpose;
 pub mod unary;
 
+#[cfg(test)]
+mod testing;
+
 operators! {
+    cast::Cast: "Cast";
+    cast::CastLike: "CastLike";
+    concat::Concat: "Concat";
+    concat::Split: "Split";
     conv::Conv: "Conv";
+    dropout::Dropout: "Dropout";
+    expand::Expand: "Expand";
+    expand::Tile: "Tile";
+    expand::Where: "Where";
+    extent::Shape: "Shape";
+    extent::Size: "Size";
+    fill::ConstantOfShape: "ConstantOfShape";
+    gather::Gather: "Gather";
     gemm::Gemm: "Gemm";
     gemm::MatMul: "MatMul";
+    pad::Pad: "Pad";
+    reshape::Flatten: "Flatten";
+    reshape::Reshape: "Reshape";
+    reshape::Squeeze: "Squeeze";
+    reshape::Unsqueeze: "Unsqueeze";
+    slice::Slice: "Slice";
+    transpose::DepthSpace: "DepthToSpace" | "SpaceToDepth";
+    transpose::Transpose: "Transpose";
     unary::Unary: "Identity" | "Relu" | "Sigmoid" | "Tanh" | "Neg" | "Abs" | "Exp" | "Log" | "Sqrt" | "Reciprocal"
         | "Floor" | "Ceil" | "Round" | "Sign" | "Erf" | "Softplus" | "Softsign" | "HardSwish" | "Mish" | "Not"
         | "Sin" | "Cos";

@@ -165,7 +165,9 @@ impl Graph {
         }
         let v = self.value(new);
         match &v.source {
-            Source::Node if self.is_held(new) => Some(format!("\"{}\" and \"{}\" are both kept names", self.value(old).name, v.name)),
+            Source::Node if self.is_held(new) => {
+                Some(format!("\"{}\" and \"{}\" are both kept names", self.value(old).name, v.name))
+            }
             Source::Node | Source::Constant(..) => None,
             _ => Some(format!("it passes the input \"{}\" on to the output \"{}\"", v.name, self.value(old).name)),
         }
@@ -176,7 +178,13 @@ impl Graph {
     /// # Errors
     /// Internal ones: a patch that leaves the graph invalid is a bug in the pass that made it.
     pub fn apply(&mut self, patch: Patch) -> Result<Applied> {
-        let mut run = Run { graph: self, made: Vec::new(), touched: BTreeSet::new(), suspects: Vec::new(), done: Applied::default() };
+        let mut run = Run {
+            graph: self,
+            made: Vec::new(),
+            touched: BTreeSet::new(),
+            suspects: Vec::new(),
+            done: Applied::default(),
+        };
         for edit in patch.edits {
             run.edit(edit, patch.at).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
         }
@@ -217,7 +225,8 @@ impl Graph {
             suspects.extend(self.node_captures(node).into_iter().filter(|c| (c.0, c.1) == (body, index)).map(|c| c.2));
             self.remove_capture_edge(node, body, index);
         }
-        let mut run = Run { graph: self, made: Vec::new(), touched: BTreeSet::new(), suspects, done: Applied::default() };
+        let mut run =
+            Run { graph: self, made: Vec::new(), touched: BTreeSet::new(), suspects, done: Applied::default() };
         run.sweep();
         Ok(changed)
     }
@@ -321,7 +330,10 @@ impl Run<'_> {
         match n.source.clone() {
             Source::Constant(tensor, _) if self.graph.is_held(old) || self.made.contains(&new) => {
                 let form = match self.graph.is_held(old) {
-                    true => Form::Node { carried: Default::default(), order: producer.map_or(0, |p| self.graph.node(p.0).order.0) },
+                    true => Form::Node {
+                        carried: Default::default(),
+                        order: producer.map_or(0, |p| self.graph.node(p.0).order.0),
+                    },
                     false => Form::INITIALIZER,
                 };
                 self.graph.detach(old);

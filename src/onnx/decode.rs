@@ -71,7 +71,11 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
         return Err(undefined(&graph, lost));
     }
     for (node, why) in graph.infer_all()? {
-        warnings.push(format!("{} \"{}\" contradicts its definition: {why}", graph.node(node).kind(), graph.label(node)));
+        warnings.push(format!(
+            "{} \"{}\" contradicts its definition: {why}",
+            graph.node(node).kind(),
+            graph.label(node)
+        ));
     }
     let model = Model { graph, ir_version, opsets, carried: proto.encode_to_vec().into() };
     let bytes = length as u64 + data.paths.iter().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum::<u64>();
@@ -230,7 +234,8 @@ impl Decoder<'_> {
         let inputs = std::mem::take(&mut proto.input);
         let outputs = std::mem::take(&mut proto.output);
         let attrs = std::mem::take(&mut proto.attribute);
-        let attrs = attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>().map_err(|e| e.at(&here))?;
+        let attrs =
+            attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>().map_err(|e| e.at(&here))?;
         let op_type = proto.op_type.take().unwrap_or_default();
         let op = if known { Op::parse(&op_type, self.opset, &attrs) } else { Op::Opaque };
         let mut node = Node::new(proto.name.take().unwrap_or_default(), Op::Opaque, self.opset);
@@ -262,10 +267,8 @@ impl Decoder<'_> {
         for name in inputs {
             slots.push(if name.is_empty() { None } else { Some(resolve(graph, name)?) });
         }
-        let names: Vec<Vec<String>> = node
-            .bodies()
-            .map(|b| b.captures().iter().map(|&c| b.value(c).name.clone()).collect())
-            .collect();
+        let names: Vec<Vec<String>> =
+            node.bodies().map(|b| b.captures().iter().map(|&c| b.value(c).name.clone()).collect()).collect();
         let id = graph.add_node(node, at, &slots, outputs);
         for (body, names) in names.iter().enumerate() {
             for (index, name) in names.iter().enumerate() {
@@ -311,9 +314,7 @@ impl Decoder<'_> {
         let value = match kind {
             _ if !proto.ref_attr_name().is_empty() => carry(proto),
             T::Graph if proto.g.is_some() => AttrValue::Graph(Box::new(self.graph(proto.g.unwrap_or_default())?)),
-            T::Graphs => AttrValue::Graphs(
-                proto.graphs.into_iter().map(|g| self.graph(g)).collect::<Result<_>>()?,
-            ),
+            T::Graphs => AttrValue::Graphs(proto.graphs.into_iter().map(|g| self.graph(g)).collect::<Result<_>>()?),
             _ if !spelled => carry_unless_plain(proto, kind),
             T::Int => AttrValue::Int(proto.i()),
             T::Float => AttrValue::Float(proto.f()),
@@ -345,7 +346,8 @@ impl Decoder<'_> {
         if dtype == DType::STRING {
             let n = t.string_data.len();
             let strings = std::mem::take(&mut t.string_data);
-            let tensor = Tensor::strings(shape, strings).ok_or_else(|| bad(format!("dims {:?} with {n} strings", t.dims)))?;
+            let tensor =
+                Tensor::strings(shape, strings).ok_or_else(|| bad(format!("dims {:?} with {n} strings", t.dims)))?;
             return Ok((tensor, rest_of(t)));
         }
         let Some(need) = byte_len(dtype, &shape) else {
@@ -359,7 +361,9 @@ impl Decoder<'_> {
             let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_string());
             let number = |key: &str| match entry(key) {
                 None => Ok(None),
-                Some(v) => v.trim().parse::<u64>().map(Some).map_err(|_| bad(format!("its {key} \"{v}\" is no number"))),
+                Some(v) => {
+                    v.trim().parse::<u64>().map(Some).map_err(|_| bad(format!("its {key} \"{v}\" is no number")))
+                }
             };
             let location = entry("location").ok_or_else(|| bad("it is external but names no location".into()))?;
             let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
@@ -367,13 +371,15 @@ impl Decoder<'_> {
         } else {
             match t.raw_data.take() {
                 Some(raw) => raw,
-                None => typed_bytes(&t, dtype, need).ok_or_else(|| bad(format!("dims {:?} of {dtype} need other data than there is", t.dims)))?,
+                None => typed_bytes(&t, dtype, need)
+                    .ok_or_else(|| bad(format!("dims {:?} of {dtype} need other data than there is", t.dims)))?,
             }
         };
         if bytes.len() != need {
             return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, bytes.len())));
         }
-        let tensor = Tensor::new(dtype, shape, bytes).ok_or_else(|| Error::internal("a tensor of the right length was refused"))?;
+        let tensor = Tensor::new(dtype, shape, bytes)
+            .ok_or_else(|| Error::internal("a tensor of the right length was refused"))?;
         Ok((tensor, rest_of(t)))
     }
 }
@@ -398,7 +404,9 @@ fn list(graph: &mut Graph, id: ValueId, info: ValueInfoProto) {
 
 /// What is left of a tensor besides type, dims, name and data.
 fn rest_of(t: TensorProto) -> Bytes {
-    TensorProto { doc_string: t.doc_string, metadata_props: t.metadata_props, ..Default::default() }.encode_to_vec().into()
+    TensorProto { doc_string: t.doc_string, metadata_props: t.metadata_props, ..Default::default() }
+        .encode_to_vec()
+        .into()
 }
 
 /// Raw bytes from the typed fields; `None` unless they hold exactly `need` bytes.

@@ -46,7 +46,11 @@ impl ExternalData {
             Some(end) => Ok(file.slice(offset as usize..end as usize)),
             None => Err(Error::input("external data is out of range")
                 .at(location)
-                .because(format!("bytes {offset} to {} of a file of {}", end.map_or("?".into(), |e| e.to_string()), file.len()))
+                .because(format!(
+                    "bytes {offset} to {} of a file of {}",
+                    end.map_or("?".into(), |e| e.to_string()),
+                    file.len()
+                ))
                 .help("the file is truncated or belongs to another model: copy it again")),
         }
     }
@@ -62,7 +66,8 @@ impl ExternalData {
             return Err(refuse("the model does not come from a file"));
         };
         let relative = Path::new(location);
-        if location.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        if location.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+        {
             return Err(refuse("its path is absolute, empty or has \"..\" in it"));
         }
         let path = folder.join(relative);

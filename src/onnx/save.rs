@@ -4,8 +4,8 @@ use super::encode;
 use super::proto::{AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto};
 use crate::error::{Error, Result, io};
 use crate::ir::Model;
-use bytes::buf::UninitSlice;
 use bytes::BufMut;
+use bytes::buf::UninitSlice;
 use prost::Message;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,9 @@ impl Atomic {
     pub fn create(path: &Path) -> Result<Atomic> {
         let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
         if path.is_dir() {
-            return Err(Error::input(format!("cannot write {}", path.display())).because("it is a folder").help("name a file"));
+            return Err(Error::input(format!("cannot write {}", path.display()))
+                .because("it is a folder")
+                .help("name a file"));
         }
         let file = tempfile::Builder::new().prefix(".tutee-").tempfile_in(folder).map_err(|e| {
             io("write", path, &e).help("choose an output in a folder that exists and can be written to")
@@ -122,9 +124,9 @@ fn set_permissions(file: &NamedTempFile, path: &Path) -> std::io::Result<()> {
     let mode = match path.metadata() {
         Ok(old) => old.permissions().mode(),
         Err(_) => {
-            let probe = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o666)).tempfile_in(
-                path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")),
-            )?;
+            let probe = tempfile::Builder::new()
+                .permissions(PermissionsExt::from_mode(0o666))
+                .tempfile_in(path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")))?;
             probe.as_file().metadata()?.permissions().mode()
         }
     };

@@ -154,9 +154,7 @@ macro_rules! registry {
 }
 
 /// Every pass, in the order in which `tutee passes` lists them.
-pub const REGISTRY: &[Entry] = registry![
-    remove_unused::RemoveUnused = "remove-unused",
-];
+pub const REGISTRY: &[Entry] = registry![remove_unused::RemoveUnused = "remove-unused",];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {

@@ -226,13 +226,18 @@ impl Selected<'_> {
         if any(&self.last) {
             return Some(format!("among the last {} layers (`skip-last`)", self.rule.skip_last));
         }
-        let weights = nodes.iter().filter_map(|&n| weight(graph, n)).map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
+        let weights = nodes
+            .iter()
+            .filter_map(|&n| weight(graph, n))
+            .map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
         let weights = match site {
             Site::Value(v) => graph.value(v).constant().map(|t| t.len()),
             Site::Node(_) => weights.max(),
         };
         match weights {
-            Some(n) if n < self.rule.min_weights => Some(format!("{n} weights, fewer than `min-weights` = {}", self.rule.min_weights)),
+            Some(n) if n < self.rule.min_weights => {
+                Some(format!("{n} weights, fewer than `min-weights` = {}", self.rule.min_weights))
+            }
             _ => None,
         }
     }

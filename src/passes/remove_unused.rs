@@ -53,9 +53,9 @@ impl Pass for RemoveUnused {
             let unread = outputs.iter().all(|&v| g.uses(v).is_empty() && !g.is_held(v));
             if unread { outputs.first().copied() } else { None }
         });
-        let constants = g.values().filter(|&v| {
-            matches!(g.value(v).source, Source::Constant(..)) && g.uses(v).is_empty() && !g.is_held(v)
-        });
+        let constants = g
+            .values()
+            .filter(|&v| matches!(g.value(v).source, Source::Constant(..)) && g.uses(v).is_empty() && !g.is_held(v));
         nodes.chain(constants).map(Site::Value).collect()
     }
 

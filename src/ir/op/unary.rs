@@ -25,7 +25,18 @@ const FUNCTIONS: &[(&str, Option<fn(f64) -> f64>)] = &[
     ("Floor", Some(f64::floor)),
     ("Ceil", Some(f64::ceil)),
     ("Round", Some(f64::round_ties_even)),
-    ("Sign", Some(|x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x })),
+    (
+        "Sign",
+        Some(|x| {
+            if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }
+        }),
+    ),
     ("Sin", Some(f64::sin)),
     ("Cos", Some(f64::cos)),
     ("Erf", None),

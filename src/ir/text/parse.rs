@@ -20,7 +20,8 @@ pub fn model(text: &str) -> Result<Model> {
     let mut p = Parser { text, at: 0, depth: 0 };
     p.model().map_err(|why| {
         let before = &text[..p.at.min(text.len())];
-        let (line, column) = (before.matches('\n').count() + 1, before.len() - before.rfind('\n').map_or(0, |i| i + 1) + 1);
+        let (line, column) =
+            (before.matches('\n').count() + 1, before.len() - before.rfind('\n').map_or(0, |i| i + 1) + 1);
         Error::input("the text form does not parse").at(format!("line {line}, column {column}")).because(why)
     })
 }
@@ -175,7 +176,8 @@ impl<'a> Parser<'a> {
         let mut opsets = Vec::new();
         loop {
             self.space();
-            let domain = if self.rest().starts_with(|c: char| c.is_ascii_digit()) { String::new() } else { self.name()? };
+            let domain =
+                if self.rest().starts_with(|c: char| c.is_ascii_digit()) { String::new() } else { self.name()? };
             opsets.push((domain, self.integer()?));
             if !self.eat(",") {
                 break;

@@ -90,7 +90,8 @@ fn bodies(g: &Graph, id: NodeId, depth: usize, printed: &impl Fn(ValueId) -> Str
     out.push_str(" {\n");
     for (b, (body, attr)) in n.bodies().zip(names).enumerate() {
         let outer = g.node_captures(id).into_iter().filter(|c| c.0 == b);
-        let outer = outer.map(|(_, i, v)| (body.value(body.captures()[i]).name.clone(), unsigil(&printed(v)))).collect();
+        let outer =
+            outer.map(|(_, i, v)| (body.value(body.captures()[i]).name.clone(), unsigil(&printed(v)))).collect();
         let _ = writeln!(out, "{pad}{attr} {} {{", quote(body.name.as_bytes()));
         self::body(body, &outer, depth + 2, out);
         let _ = writeln!(out, "{pad}}}");

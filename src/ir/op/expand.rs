@@ -1,0 +1,198 @@
+//! Operators that repeat elements: Expand, Tile, Where.
+//! (ONNX Operators: Expand, since 8, 13; Tile, since 6, 13; Where, since 9, 16.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer, broadcast};
+use crate::ir::op::Operator;
+use crate::ir::op::pick::{self, MAX_BYTES, broadcast_axes, input, pick, room};
+use crate::ir::shape::{Dim, Shape};
+use crate::ir::tensor::Tensor;
+
+/// Input 0 broadcast together with a tensor of the shape that input 1 says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Expand;
+
+/// Input 0 repeated along each axis as often as input 1 says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tile;
+
+impl Operator for Expand {
+    fn parse(_: &str, opset: i64, _: &mut AttrReader<'_>) -> Option<Self> {
+        (opset >= 8).then_some(Expand)
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Expand"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        Vec::new()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let wanted = cx.ints(1).or_else(|| match cx.shape(1)?.0[..] {
+            [Dim::Known(rank @ 0..=64)] => Some(vec![Dim::Unknown; rank as usize]),
+            _ => None,
+        });
+        let shape = match (cx.shape(0), wanted) {
+            (Some(x), Some(to)) => Some(broadcast(x, &Shape(to))?),
+            _ => None,
+        };
+        let same = shape.as_ref().is_some_and(|s| s.rank() <= 1 && Some(s) == cx.shape(0));
+        Ok(vec![Fact::tensor(cx.dtype(0), shape).with_ints(cx.ints(0).filter(|_| same))])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let x = input(inputs, 0)?;
+        let to = input(inputs, 1)?.ints()?.into_iter().map(|d| u64::try_from(d).ok()).collect::<Option<Vec<_>>>()?;
+        let shape = broadcast(x.ty().shape()?, &Shape::known(to)).ok()?;
+        Some(vec![spread(x, &shape)?])
+    }
+}
+
+/// `x` broadcast to a shape.
+fn spread(x: &Tensor, to: &Shape) -> Option<Tensor> {
+    let to: Option<Vec<usize>> = to.dims()?.into_iter().map(|d| usize::try_from(d).ok()).collect();
+    pick(x, &broadcast_axes(x, &to?)?, &[])
+}
+
+impl Operator for Tile {
+    fn parse(_: &str, _: i64, _: &mut AttrReader<'_>) -> Option<Self> {
+        Some(Tile)
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Tile"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        Vec::new()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let Some(x) = cx.shape(0) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
+        };
+        let Some(repeats) = cx.ints(1) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(vec![Dim::Unknown; x.rank()])))]);
+        };
+        if repeats.len() != x.rank() {
+            return Err(format!("{} repeats for an input {x}", repeats.len()));
+        }
+        let times = |(d, r): (&Dim, &Dim)| crate::ir::op::reshape::product(&[d.clone(), r.clone()]);
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(x.0.iter().zip(&repeats).map(times).collect())))])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let x = input(inputs, 0)?;
+        let repeats = input(inputs, 1)?.ints().filter(|r| r.len() == x.rank())?;
+        let times = |(axis, r): (pick::Axis, i64)| {
+            let r = usize::try_from(r).ok()?;
+            axis.len().checked_mul(r).filter(|&n| n < MAX_BYTES).map(|_| axis.repeat(r))
+        };
+        let axes = pick::axes(x)?.into_iter().zip(repeats).map(times).collect::<Option<Vec<_>>>()?;
+        Some(vec![pick(x, &axes, &[])?])
+    }
+}
+
+/// Elements of input 1 where input 0 is true, else of input 2.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Where;
+
+impl Operator for Where {
+    fn parse(_: &str, opset: i64, _: &mut AttrReader<'_>) -> Option<Self> {
+        (opset >= 9).then_some(Where)
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Where"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        Vec::new()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let shape = match (cx.shape(0), cx.shape(1), cx.shape(2)) {
+            (Some(c), Some(x), Some(y)) => Some(broadcast(&broadcast(c, x)?, y)?),
+            _ => None,
+        };
+        let length = match shape.as_ref().map(|s| &s.0[..]) {
+            Some([]) => Some(1),
+            Some([n]) => n.known(),
+            _ => None,
+        };
+        let list = |slot| cx.ints(slot);
+        let ints = match (length, list(0), list(1), list(2)) {
+            (Some(n), Some(c), Some(x), Some(y)) if n <= 64 => {
+                let at =
+                    |list: &[Dim], i| list.get(if list.len() == 1 { 0 } else { i }).cloned().unwrap_or(Dim::Unknown);
+                let pick = |i| match (at(&c, i), at(&x, i), at(&y, i)) {
+                    (Dim::Known(0), _, y) => y,
+                    (Dim::Known(_), x, _) => x,
+                    (_, x, y) if x == y => x,
+                    _ => Dim::Unknown,
+                };
+                Some((0..n as usize).map(pick).collect())
+            }
+            _ => None,
+        };
+        Ok(vec![Fact::tensor(cx.dtype(1).or(cx.dtype(2)), shape).with_ints(ints)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let (c, x, y) = (input(inputs, 0)?, input(inputs, 1)?, input(inputs, 2)?);
+        if x.dtype() != y.dtype() {
+            return None;
+        }
+        let shape = broadcast(&broadcast(c.ty().shape()?, x.ty().shape()?).ok()?, y.ty().shape()?).ok()?;
+        let (c, x, y) = (spread(c, &shape)?, spread(x, &shape)?, spread(y, &shape)?);
+        let mut out = Vec::with_capacity(room(x.dtype(), x.shape())?);
+        let width = x.dtype().bytes()?;
+        let elements = x.bytes()?.chunks_exact(width).zip(y.bytes()?.chunks_exact(width));
+        for (c, (x, y)) in c.ints()?.into_iter().zip(elements) {
+            out.extend_from_slice(if c != 0 { x } else { y });
+        }
+        Some(vec![Tensor::new(x.dtype(), x.shape().to_vec(), out.into())?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ints, ty};
+
+    #[test]
+    fn shapes_broadcast_and_multiply() {
+        let expand = |to: &str| {
+            let n = to.matches(',').count() + 1;
+            ty(13, &format!("input %x : f32[N,1,3] const %t : i64[{n}] = {{{to}}} %y : ? = Expand(%x, %t)"))
+        };
+        assert_eq!(expand("4,1"), "f32[N,4,3]");
+        assert_eq!(expand("2,1,1,1"), "f32[2,N,1,3]");
+        assert_eq!(ty(13, "input %x : f32[N,1] input %t : i64[3] %y : ? = Expand(%x, %t)"), "f32[?,?,?]");
+        assert_eq!(ty(7, "input %x : f32[N,1] input %t : i64[3] %y : ? = Expand(%x, %t)"), "opaque");
+        let body = "input %x : f32[N,2] const %t : i64[2] = {1,3} %y : ? = Tile(%x, %t)";
+        assert_eq!(ty(13, body), "f32[N,6]");
+        assert_eq!(
+            ty(13, "input %c : bool[N,1] input %x : f32[3] input %z : f32[] %y : ? = Where(%c, %x, %z)"),
+            "f32[N,3]"
+        );
+        let body = "input %x : f32[N,2] const %c : bool[2] = {0,1} const %z : i64[] = {7} %s : ? = Shape(%x) \
+            %y : ? = Where(%c, %z, %s)";
+        assert_eq!(ints(13, body).unwrap(), "[N,7]");
+    }
+
+    #[test]
+    fn repeats_are_computed() {
+        let y = fold(13, "const %x : u8[2,1] = {1,2} const %t : i64[2] = {1,3} %y : ? = Expand(%x, %t)").unwrap();
+        assert_eq!(y.ints().unwrap(), [1, 1, 1, 2, 2, 2]);
+        let y = fold(13, "const %x : u8[2,1] = {1,2} const %t : i64[2] = {2,2} %y : ? = Tile(%x, %t)").unwrap();
+        assert_eq!((y.shape(), y.ints().unwrap()), (&[4, 2][..], vec![1, 1, 2, 2, 1, 1, 2, 2]));
+        let body =
+            "const %c : bool[2,1] = {1,0} const %x : u8[2] = {1,2} const %z : u8[] = {9} %y : ? = Where(%c, %x, %z)";
+        assert_eq!(fold(13, body).unwrap().ints().unwrap(), [1, 2, 9, 9]);
+        let huge = "const %x : u8[1] = {1} const %t : i64[1] = {9223372036854775807}";
+        assert_eq!(fold(13, &format!("{huge} %y : ? = Tile(%x, %t)")), None);
+        assert_eq!(fold(13, &format!("{huge} %y : ? = Expand(%x, %t)")), None);
+    }
+}

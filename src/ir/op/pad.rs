@@ -1,0 +1,185 @@
+//! Pad. (ONNX Operators: Pad, since 2, 11, 13, 18, 19, 21, 23, 24, 25.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer};
+use crate::ir::op::Operator;
+use crate::ir::op::pick::{self, Axis, MAX_BYTES, input, pick};
+use crate::ir::op::reshape::axes;
+use crate::ir::shape::{DType, Dim, Shape};
+use crate::ir::tensor::Tensor;
+
+/// Elements added before and after each axis; negative numbers take away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pad {
+    pub mode: Mode,
+    /// Begin of every axis, then end of every axis: an attribute before opset 11; from then on `None`, and input 1 has
+    /// them (for the axes that input 3 lists, if it is there).
+    pub pads: Option<Vec<i64>>,
+    /// What is added in `Mode::Constant`: an attribute before opset 11; from then on 0, and input 2 may have another.
+    pub value: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Constant,
+    Reflect,
+    Edge,
+    /// Since opset 19.
+    Wrap,
+}
+
+const MODES: [(Mode, &str); 4] =
+    [(Mode::Constant, "constant"), (Mode::Reflect, "reflect"), (Mode::Edge, "edge"), (Mode::Wrap, "wrap")];
+
+/// Padding before and after each of `rank` axes, from the list of `axes` begins and ends.
+fn by_axis<T: Clone>(pads: &[T], listed: Option<&[i64]>, rank: usize, none: T) -> Result<Vec<(T, T)>, String> {
+    let all: Vec<i64> = (0..rank as i64).collect();
+    let at = axes(listed.unwrap_or(&all), rank)?;
+    if pads.len() != 2 * at.len() {
+        return Err(format!("{} pads for {} axes", pads.len(), at.len()));
+    }
+    let mut out = vec![(none.clone(), none); rank];
+    for (i, &a) in at.iter().enumerate() {
+        out[a] = (pads[i].clone(), pads[at.len() + i].clone());
+    }
+    Ok(out)
+}
+
+impl Pad {
+    /// Padding before and after each axis of input 0, where both are known.
+    ///
+    /// # Errors
+    /// If the lists do not fit the input.
+    pub fn amounts(&self, cx: &Infer<'_>, rank: usize) -> Result<Vec<Option<(i64, i64)>>, String> {
+        let pads: Option<Vec<Option<i64>>> = match &self.pads {
+            Some(pads) => Some(pads.iter().copied().map(Some).collect()),
+            None => cx.numbers(1).map(|pads| pads.into_iter().map(Result::ok).collect()),
+        };
+        let listed = cx.known_ints(3);
+        let Some(pads) = pads.filter(|_| listed.is_some() || !cx.has(3)) else { return Ok(vec![None; rank]) };
+        let both = by_axis(&pads, listed.as_deref(), rank, Some(0))?;
+        Ok(both.into_iter().map(|(begin, end)| begin.zip(end)).collect())
+    }
+}
+
+impl Operator for Pad {
+    fn parse(_: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let mode = attrs.str("mode");
+        let mode = MODES.iter().find(|m| m.1 == mode.as_deref().unwrap_or("constant"))?.0;
+        if mode == Mode::Wrap && opset < 19 {
+            return None;
+        }
+        if opset >= 11 {
+            return Some(Pad { mode, pads: None, value: 0.0 });
+        }
+        Some(Pad { mode, pads: Some(attrs.ints("pads")?), value: attrs.float_or("value", 0.0) })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Pad"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let name = MODES.iter().find(|m| m.0 == self.mode && m.0 != Mode::Constant).map(|m| Attr::str("mode", m.1));
+        let value = (self.value != 0.0).then(|| Attr::float("value", self.value));
+        name.into_iter().chain(self.pads.iter().map(|p| Attr::ints("pads", p))).chain(value).collect()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let Some(x) = cx.shape(0) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
+        };
+        let length = |(n, amount): (&Dim, Option<(i64, i64)>)| {
+            let Some((begin, end)) = amount else { return Ok(Dim::Unknown) };
+            let sum = begin.checked_add(end).ok_or("the padding does not fit into 64 bits")?;
+            match n.known() {
+                Some(n) => n.checked_add_signed(sum).map(Dim::Known).ok_or(format!("{n} padded by {begin} and {end}")),
+                None => Ok(if sum == 0 { n.clone() } else { Dim::Unknown }),
+            }
+        };
+        let y = x.0.iter().zip(self.amounts(cx, x.rank())?).map(length).collect::<Result<_, _>>()?;
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let x = input(inputs, 0)?;
+        let pads = self.pads.clone().or_else(|| input(inputs, 1)?.ints())?;
+        let listed = match input(inputs, 3) {
+            Some(t) => Some(t.ints()?),
+            None => None,
+        };
+        let amounts = by_axis(&pads, listed.as_deref(), x.rank(), 0).ok()?;
+        let fill = match input(inputs, 2) {
+            Some(t) if t.dtype() == x.dtype() && t.len() == 1 => t.clone(),
+            Some(_) => return None,
+            None => number(x.dtype(), self.value)?,
+        };
+        let padded = pick::axes(x)?.into_iter().zip(amounts).map(|(axis, (b, e))| self.pad(axis, b, e));
+        Some(vec![pick(x, &padded.collect::<Option<Vec<_>>>()?, fill.bytes()?)?])
+    }
+}
+
+impl Pad {
+    fn pad(&self, axis: Axis, begin: i64, end: i64) -> Option<Axis> {
+        let n = i64::try_from(axis.len()).ok()?;
+        let (from, to) = (begin.checked_neg()?, n.checked_add(end)?);
+        let length = to.checked_sub(from).filter(|l| (0..MAX_BYTES as i64).contains(l))?;
+        let inner = |i: i64| usize::try_from(i).ok().and_then(|i| axis.get(i).copied());
+        if from == 0 && to == n {
+            return Some(axis);
+        }
+        // Further than once around, or together with cropping, runtimes differ.
+        let simple = (0..=n).contains(&begin) && (0..=n).contains(&end);
+        let at = |i: i64| match self.mode {
+            Mode::Constant => Some(inner(i).flatten()),
+            Mode::Edge if simple => inner(i.clamp(0, n.checked_sub(1)?.max(0))),
+            Mode::Reflect if simple && begin < n && end < n => inner(if i < 0 { -i } else { i.min(2 * (n - 1) - i) }),
+            Mode::Wrap if simple => inner(i.rem_euclid(n.max(1))),
+            _ => None,
+        };
+        (from..from + length).map(at).collect()
+    }
+}
+
+/// One element of the value.
+fn number(dtype: DType, value: f32) -> Option<Tensor> {
+    if dtype.is_float() {
+        return Some(Tensor::from_floats(dtype, [], [value as f64]));
+    }
+    Tensor::new(dtype, Vec::new(), vec![0; dtype.bytes()?].into()).filter(|_| value == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ty};
+
+    #[test]
+    fn lengths() {
+        let pads = |p: &str| ty(11, &format!("input %x : f32[N,3,5] const %p : i64[6] = {{{p}}} %y : ? = Pad(%x, %p)"));
+        assert_eq!(pads("0,1,2,0,1,-3"), "f32[N,5,4]");
+        assert_eq!(pads("-1,0,0,1,0,0"), "f32[N,3,5]");
+        assert_eq!(pads("1,0,0,0,0,0"), "f32[?,3,5]");
+        assert_eq!(ty(10, "input %x : f32[N,3] %y : ? = Pad<pads=[0,1,0,1]>(%x)"), "f32[N,5]");
+        assert_eq!(ty(11, "input %x : f32[N,3] %y : ? = Pad<pads=[0,1,0,1]>(%x)"), "opaque");
+        assert_eq!(ty(11, "input %x : f32[N,3] input %p : i64[4] %y : ? = Pad(%x, %p)"), "f32[?,?]");
+        let body = "input %x : f32[N,3] const %p : i64[2] = {1,1} const %a : i64[1] = {-1} %y : ? = Pad(%x, %p, _, %a)";
+        assert_eq!(ty(18, body), "f32[N,5]");
+    }
+
+    #[test]
+    fn modes() {
+        let pad = |mode: &str, p: &str| {
+            let body = "const %x : i16[4] = {1,2,3,4}";
+            fold(19, &format!("{body} const %p : i64[2] = {{{p}}} %y : ? = Pad<mode=\"{mode}\">(%x, %p)"))
+                .map(|t| t.ints().unwrap())
+        };
+        assert_eq!(pad("constant", "2,-1").unwrap(), [0, 0, 1, 2, 3]);
+        assert_eq!(pad("edge", "2,1").unwrap(), [1, 1, 1, 2, 3, 4, 4]);
+        assert_eq!(pad("reflect", "2,1").unwrap(), [3, 2, 1, 2, 3, 4, 3]);
+        assert_eq!(pad("wrap", "2,1").unwrap(), [3, 4, 1, 2, 3, 4, 1]);
+        assert_eq!(pad("reflect", "4,0"), None);
+        assert_eq!(pad("constant", "9223372036854775807,9223372036854775807"), None);
+        assert_eq!(pad("constant", "-9223372036854775808,0"), None);
+    }
+}
