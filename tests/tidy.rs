@@ -1,0 +1,123 @@
+//! The rooms and their arrows, file sizes, and what code here does not do.
+
+mod common;
+
+use common::{files, name};
+use std::path::Path;
+
+/// `room, what it may use besides std, the error type and itself`.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("ir", &[]),
+    ("onnx", &["ir"]),
+    ("math", &[]),
+    ("analysis", &["ir"]),
+    ("passes", &["ir", "analysis", "math"]),
+    ("data", &[]),
+    ("exec", &["ir", "onnx", "data"]),
+    ("check", &["ir", "analysis", "math", "exec", "data"]),
+    ("recipe", &["passes"]),
+    ("report", &["analysis"]),
+    ("compress", &["ir", "onnx", "analysis", "passes", "recipe", "report"]),
+    ("cli", &["ir", "onnx", "analysis", "passes", "recipe", "report", "compress", "data", "exec", "check"]),
+];
+
+/// `crate, the only files that may name it`.
+const OWNED: &[(&str, &str)] = &[
+    ("prost", "src/onnx/"),
+    ("tract_onnx", "src/exec.rs"),
+    ("petgraph", "src/ir/graph.rs"),
+    ("faer", "src/math/"),
+    ("clap", "src/cli/"),
+];
+
+/// Longer files, and why.
+const LONG: &[(&str, &str)] = &[];
+
+fn room(path: &Path) -> String {
+    let inside = name(path);
+    let inside = inside.strip_prefix("src/").unwrap_or(&inside);
+    inside.split('/').next().unwrap_or("").trim_end_matches(".rs").to_string()
+}
+
+/// The code of a file, its unit tests and comments left out.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]").next().unwrap().to_string();
+    text.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect()
+}
+
+#[test]
+fn rooms_use_only_what_they_may() {
+    for path in files("src", "rs") {
+        let here = room(&path);
+        if here == "lib" || here == "main" {
+            continue;
+        }
+        let (_, may) = ROOMS.iter().find(|r| r.0 == here).unwrap_or_else(|| panic!("{} is in no room", name(&path)));
+        let text = code(&path);
+        for (i, _) in text.match_indices("crate::") {
+            let word: String = text[i + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let known = ROOMS.iter().any(|r| r.0 == word);
+            let allowed = word == here || word == "error" || may.contains(&word.as_str()) || !known;
+            assert!(allowed, "{} uses {word}, which `{here}` may not", name(&path));
+        }
+    }
+}
+
+#[test]
+fn passes_do_not_know_each_other() {
+    let shared = ["mod", "options"];
+    let passes: Vec<String> =
+        files("src/passes", "rs").iter().map(|p| p.file_stem().unwrap().to_string_lossy().into()).collect();
+    for path in files("src/passes", "rs") {
+        let me = path.file_stem().unwrap().to_string_lossy().to_string();
+        let text = code(&path);
+        for other in passes.iter().filter(|o| **o != me && me != "mod" && !shared.contains(&o.as_str())) {
+            assert!(!text.contains(&format!("passes::{other}")), "{} uses the pass {other}", name(&path));
+        }
+        for forbidden in ["std::fs", "std::io", "std::net", "std::process"] {
+            assert!(!text.contains(forbidden), "{} does I/O: {forbidden}", name(&path));
+        }
+    }
+}
+
+#[test]
+fn libraries_stay_where_they_belong() {
+    for path in files("src", "rs") {
+        for (library, home) in OWNED {
+            let uses = code(&path).contains(&format!("{library}::"));
+            assert!(!uses || name(&path).starts_with(home), "{} names {library}", name(&path));
+        }
+    }
+}
+
+#[test]
+fn files_are_short() {
+    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        let excused = LONG.iter().any(|l| l.0 == name(&path));
+        assert!(
+            lines <= 800 || excused,
+            "{} has {lines} lines: make a room for each idea, or list it with a reason",
+            name(&path)
+        );
+    }
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimpl", "emented!("),
+        concat!("dbg", "!("),
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+    ];
+    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for mark in marks {
+            assert!(!text.contains(mark), "{} has {mark}", name(&path));
+        }
+    }
+}
