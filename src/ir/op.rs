@@ -108,8 +108,11 @@ impl Op {
     }
 }
 
+pub mod activation;
+pub mod binary;
 pub mod cast;
 pub mod concat;
+pub mod control;
 pub mod conv;
 pub mod dropout;
 pub mod expand;
@@ -117,10 +120,15 @@ pub mod extent;
 pub mod fill;
 pub mod gather;
 pub mod gemm;
+mod kernel;
+pub mod norm;
 pub mod pad;
 pub mod pick;
+pub mod pool;
+pub mod reduce;
 pub mod reshape;
 pub mod slice;
+pub mod softmax;
 pub mod transpose;
 pub mod unary;
 
@@ -128,10 +136,19 @@ pub mod unary;
 mod testing;
 
 operators! {
+    activation::Activation: "LeakyRelu" | "Elu" | "Selu" | "Celu" | "HardSigmoid" | "ThresholdedRelu" | "Shrink" | "Swish";
+    activation::Clip: "Clip";
+    activation::Gelu: "Gelu";
+    binary::Binary: "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Min" | "Max" | "Sum" | "Mean" | "PRelu" | "And" | "Or"
+        | "Xor" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "BitShift" | "BitwiseAnd"
+        | "BitwiseOr" | "BitwiseXor";
     cast::Cast: "Cast";
     cast::CastLike: "CastLike";
     concat::Concat: "Concat";
     concat::Split: "Split";
+    control::If: "If";
+    control::Loop: "Loop";
+    control::Scan: "Scan";
     conv::Conv: "Conv";
     dropout::Dropout: "Dropout";
     expand::Expand: "Expand";
@@ -143,15 +160,27 @@ operators! {
     gather::Gather: "Gather";
     gemm::Gemm: "Gemm";
     gemm::MatMul: "MatMul";
+    norm::BatchNorm: "BatchNormalization";
+    norm::LayerNorm: "LayerNormalization" | "RMSNormalization";
+    norm::Norm: "InstanceNormalization" | "GroupNormalization" | "LpNormalization" | "MeanVarianceNormalization" | "LRN";
     pad::Pad: "Pad";
+    pool::GlobalPool: "GlobalMaxPool" | "GlobalAveragePool" | "GlobalLpPool";
+    pool::Pool: "MaxPool" | "AveragePool" | "LpPool";
+    reduce::ArgExtreme: "ArgMax" | "ArgMin";
+    reduce::Cumulate: "CumSum" | "CumProd";
+    reduce::Reduce: "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+        | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp";
     reshape::Flatten: "Flatten";
     reshape::Reshape: "Reshape";
     reshape::Squeeze: "Squeeze";
     reshape::Unsqueeze: "Unsqueeze";
     slice::Slice: "Slice";
+    softmax::Softmax: "Softmax" | "LogSoftmax" | "Hardmax";
     transpose::DepthSpace: "DepthToSpace" | "SpaceToDepth";
     transpose::Transpose: "Transpose";
+    unary::IsInf: "IsInf";
     unary::Unary: "Identity" | "Relu" | "Sigmoid" | "Tanh" | "Neg" | "Abs" | "Exp" | "Log" | "Sqrt" | "Reciprocal"
-        | "Floor" | "Ceil" | "Round" | "Sign" | "Erf" | "Softplus" | "Softsign" | "HardSwish" | "Mish" | "Not"
-        | "Sin" | "Cos";
+        | "Floor" | "Ceil" | "Round" | "Sign" | "Sin" | "Cos" | "Tan" | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh"
+        | "Asinh" | "Acosh" | "Atanh" | "Erf" | "Softplus" | "Softsign" | "HardSwish" | "Mish" | "IsNaN" | "Not"
+        | "BitwiseNot";
 }

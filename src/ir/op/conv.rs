@@ -102,7 +102,7 @@ impl Window {
         let Some(n) = input.known() else {
             let same = matches!(self.auto_pad, AutoPad::SameUpper | AutoPad::SameLower) && stride == 1;
             let (b, e) = self.pad(axis, axes);
-            let reach = (kernel as i64 - 1).checked_mul(self.dilation(axis));
+            let reach = i64::try_from(kernel).ok().and_then(|k| (k - 1).checked_mul(self.dilation(axis)));
             let kept = self.auto_pad == AutoPad::NotSet && stride == 1 && b.checked_add(e) == reach;
             return Ok(if same || kept { input.clone() } else { Dim::Unknown });
         };
@@ -112,7 +112,7 @@ impl Window {
         }
         let (b, e) = if self.auto_pad == AutoPad::Valid { (0, 0) } else { self.pad(axis, axes) };
         let fit = || {
-            let extent = (kernel as i64 - 1).checked_mul(self.dilation(axis))?.checked_add(1)?;
+            let extent = (i64::try_from(kernel).ok()? - 1).checked_mul(self.dilation(axis))?.checked_add(1)?;
             n.checked_add(b)?.checked_add(e)?.checked_sub(extent)
         };
         let room = fit().ok_or("the window does not fit into 64 bits")?;
@@ -120,8 +120,11 @@ impl Window {
             return Err(format!("a window of {kernel} does not fit into {n} with padding {b} and {e}"));
         }
         let mut windows = room / stride + 1;
-        if self.ceil && room % stride != 0 && windows * stride < n + b {
-            windows += 1;
+        if self.ceil && room % stride != 0 {
+            if self.auto_pad == AutoPad::Valid {
+                return Ok(Dim::Unknown); // the definition and the runtimes differ
+            }
+            windows += (windows.saturating_mul(stride) < n + b) as i64;
         }
         Ok(Dim::Known(windows as u64))
     }

@@ -1,32 +1,33 @@
-//! Elementwise functions of one tensor, without attributes.
+//! Elementwise functions of one tensor, without attributes that change the numbers. (ONNX Operators, each by its name.)
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
-use crate::ir::shape::DType;
+use crate::ir::shape::{DType, Type};
 use crate::ir::tensor::Tensor;
 
 /// y = f(x), element by element.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unary(pub &'static str);
 
-/// Names this file knows, with the function on reals where we compute it.
-const FUNCTIONS: &[(&str, Option<fn(f64) -> f64>)] = &[
-    ("Identity", Some(|x| x)),
-    ("Relu", Some(|x| if x < 0.0 { 0.0 } else { x })),
-    ("Sigmoid", Some(|x| 1.0 / (1.0 + (-x).exp()))),
-    ("Tanh", Some(f64::tanh)),
-    ("Neg", Some(|x| -x)),
-    ("Abs", Some(f64::abs)),
-    ("Exp", Some(f64::exp)),
-    ("Log", Some(f64::ln)),
-    ("Sqrt", Some(f64::sqrt)),
-    ("Reciprocal", Some(|x| 1.0 / x)),
-    ("Floor", Some(f64::floor)),
-    ("Ceil", Some(f64::ceil)),
-    ("Round", Some(f64::round_ties_even)),
+/// Names this file knows, with the first opset that has them and the function on reals, where they have one.
+const FUNCTIONS: &[(&str, i64, Option<fn(f64) -> f64>)] = &[
+    ("Identity", 1, Some(|x| x)),
+    ("Relu", 1, Some(|x| if x < 0.0 { 0.0 } else { x })),
+    ("Sigmoid", 1, Some(sigmoid)),
+    ("Tanh", 1, Some(f64::tanh)),
+    ("Neg", 1, Some(|x| -x)),
+    ("Abs", 1, Some(f64::abs)),
+    ("Exp", 1, Some(f64::exp)),
+    ("Log", 1, Some(f64::ln)),
+    ("Sqrt", 1, Some(f64::sqrt)),
+    ("Reciprocal", 1, Some(|x| 1.0 / x)),
+    ("Floor", 1, Some(f64::floor)),
+    ("Ceil", 1, Some(f64::ceil)),
+    ("Round", 11, Some(f64::round_ties_even)),
     (
         "Sign",
+        9,
         Some(|x| {
             if x > 0.0 {
                 1.0
@@ -37,23 +38,58 @@ const FUNCTIONS: &[(&str, Option<fn(f64) -> f64>)] = &[
             }
         }),
     ),
-    ("Sin", Some(f64::sin)),
-    ("Cos", Some(f64::cos)),
-    ("Erf", None),
-    ("Softplus", None),
-    ("Softsign", None),
-    ("HardSwish", None),
-    ("Mish", None),
-    ("Not", None),
+    ("Sin", 7, Some(f64::sin)),
+    ("Cos", 7, Some(f64::cos)),
+    ("Tan", 7, Some(f64::tan)),
+    ("Asin", 7, Some(f64::asin)),
+    ("Acos", 7, Some(f64::acos)),
+    ("Atan", 7, Some(f64::atan)),
+    ("Sinh", 9, Some(f64::sinh)),
+    ("Cosh", 9, Some(f64::cosh)),
+    ("Asinh", 9, Some(f64::asinh)),
+    ("Acosh", 9, Some(f64::acosh)),
+    ("Atanh", 9, Some(f64::atanh)),
+    ("Erf", 9, Some(erf)),
+    ("Softplus", 1, Some(softplus)),
+    ("Softsign", 1, Some(|x| x / (1.0 + x.abs()))),
+    ("HardSwish", 14, Some(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0))),
+    ("Mish", 18, Some(|x| x * softplus(x).tanh())),
+    ("IsNaN", 9, None),
+    ("Not", 1, None),
+    ("BitwiseNot", 18, None),
 ];
+
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// ln(1 + eˣ), without overflow.
+pub fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// The error function, to a few units in the last place: a series of positive terms. (Abramowitz and Stegun, 7.1.6.)
+pub fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    if a > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum, mut odd) = (a, a, 1.0);
+    while term > sum * (f64::EPSILON / 4.0) {
+        odd += 2.0;
+        term *= 2.0 * a * a / odd;
+        sum += term;
+    }
+    (std::f64::consts::FRAC_2_SQRT_PI * (-a * a).exp() * sum).copysign(x)
+}
 
 impl Unary {
     pub const IDENTITY: Unary = Unary("Identity");
 }
 
 impl Operator for Unary {
-    fn parse(op_type: &str, _: i64, _: &mut AttrReader<'_>) -> Option<Self> {
-        FUNCTIONS.iter().find(|f| f.0 == op_type).map(|f| Unary(f.0))
+    fn parse(op_type: &str, opset: i64, _: &mut AttrReader<'_>) -> Option<Self> {
+        FUNCTIONS.iter().find(|f| f.0 == op_type && f.1 <= opset).map(|f| Unary(f.0))
     }
 
     fn op_type(&self) -> &'static str {
@@ -66,23 +102,66 @@ impl Operator for Unary {
 
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
         let ints = if self.0 == "Identity" { cx.ints(0) } else { None };
-        Ok(vec![Fact { ty: cx.ty(0).cloned(), ints: None }.with_ints(ints)])
+        Ok(vec![match self.0 {
+            "IsNaN" => Fact::tensor(Some(DType::BOOL), cx.shape(0).cloned()),
+            _ => Fact { ty: cx.ty(0).cloned(), ints: None }.with_ints(ints),
+        }])
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = (*inputs.first()?)?;
-        let shape = x.shape();
-        let y = match (self.0, x.dtype()) {
-            ("Identity", _) => x.clone(),
-            ("Not", DType::BOOL) => Tensor::from_ints(DType::BOOL, shape, x.ints()?.into_iter().map(|v| 1 - v)),
-            ("Neg", d) if d.is_int() => Tensor::from_ints(d, shape, x.ints()?.into_iter().map(i64::wrapping_neg)),
-            ("Abs", d) if d.is_int() => Tensor::from_ints(d, shape, x.ints()?.into_iter().map(i64::wrapping_abs)),
-            (name, d) if d.is_float() => {
-                let f = FUNCTIONS.iter().find(|f| f.0 == name)?.1?;
+        let (d, shape) = (x.dtype(), x.shape());
+        let ints = |f: fn(i64) -> i64| Some(Tensor::from_ints(d, shape, x.ints()?.into_iter().map(f)));
+        let y = match self.0 {
+            "Identity" => x.clone(),
+            "IsNaN" => Tensor::from_ints(DType::BOOL, shape, x.floats()?.into_iter().map(|v| v.is_nan() as i64)),
+            "Not" if d == DType::BOOL => ints(|v| 1 - v)?,
+            "BitwiseNot" if d.is_int() => ints(|v| !v)?,
+            "Neg" if d.is_int() => ints(i64::wrapping_neg)?,
+            "Abs" if d.is_int() => ints(i64::wrapping_abs)?,
+            "Sign" if d.is_int() => ints(i64::signum)?,
+            "Relu" if d.is_int() => ints(|v| v.max(0))?,
+            name if d.is_float() => {
+                let f = FUNCTIONS.iter().find(|f| f.0 == name)?.2?;
                 Tensor::from_floats(d, shape, x.floats()?.into_iter().map(f))
             }
             _ => return None,
         };
         Some(vec![y])
+    }
+}
+
+/// Whether a number is infinite, by sign. (ONNX Operators: IsInf, since 10, 20.)
+#[derive(Debug, Clone, PartialEq)]
+pub struct IsInf {
+    pub negative: bool,
+    pub positive: bool,
+}
+
+impl Operator for IsInf {
+    fn parse(_: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let negative = attrs.int_or("detect_negative", 1) != 0;
+        let positive = attrs.int_or("detect_positive", 1) != 0;
+        (opset >= 10).then_some(IsInf { negative, positive })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "IsInf"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let off = |name, on: bool| (!on).then(|| Attr::int(name, 0));
+        [off("detect_negative", self.negative), off("detect_positive", self.positive)].into_iter().flatten().collect()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        Ok(vec![Fact { ty: Some(Type::Tensor(DType::BOOL, cx.shape(0).cloned())), ints: None }])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let x = (*inputs.first()?)?;
+        let hit = |v: f64| v.is_infinite() && if v < 0.0 { self.negative } else { self.positive };
+        let y = x.floats()?.into_iter().map(|v| hit(v) as i64);
+        Some(vec![Tensor::from_ints(DType::BOOL, x.shape(), y)])
     }
 }

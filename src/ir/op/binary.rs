@@ -1,0 +1,270 @@
+//! Elementwise functions of two or more tensors, broadcast. (ONNX Operators, each by its name.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer, broadcast};
+use crate::ir::op::{Operator, kernel};
+use crate::ir::shape::{DType, Dim};
+use crate::ir::tensor::Tensor;
+
+/// y = f(a, b), element by element; `Min`, `Max`, `Sum` and `Mean` take one or more inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binary(pub Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    /// The base's type is the result's.
+    Pow,
+    /// The sign of the divisor (`fmod = 0`).
+    Mod,
+    /// The sign of the dividend (`fmod = 1`).
+    Fmod,
+    Min,
+    Max,
+    Sum,
+    Mean,
+    /// x, slope.
+    PRelu,
+    And,
+    Or,
+    Xor,
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    ShiftLeft,
+    ShiftRight,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+}
+
+use Kind::*;
+
+/// ONNX name and the first opset that has it as we know it, by kind.
+const NAMES: &[(&str, i64, Kind)] = &[
+    ("Add", 7, Add),
+    ("Sub", 7, Sub),
+    ("Mul", 7, Mul),
+    ("Div", 7, Div),
+    ("Pow", 7, Pow),
+    ("Mod", 10, Mod),
+    ("Mod", 10, Fmod),
+    ("Min", 6, Min),
+    ("Max", 6, Max),
+    ("Sum", 6, Sum),
+    ("Mean", 6, Mean),
+    ("PRelu", 7, PRelu),
+    ("And", 7, And),
+    ("Or", 7, Or),
+    ("Xor", 7, Xor),
+    ("Equal", 7, Equal),
+    ("Less", 7, Less),
+    ("LessOrEqual", 12, LessOrEqual),
+    ("Greater", 7, Greater),
+    ("GreaterOrEqual", 12, GreaterOrEqual),
+    ("BitShift", 11, ShiftLeft),
+    ("BitShift", 11, ShiftRight),
+    ("BitwiseAnd", 18, BitwiseAnd),
+    ("BitwiseOr", 18, BitwiseOr),
+    ("BitwiseXor", 18, BitwiseXor),
+];
+
+impl Kind {
+    /// Whether the result is bool whatever the inputs are.
+    pub fn compares(self) -> bool {
+        matches!(self, Equal | Less | LessOrEqual | Greater | GreaterOrEqual)
+    }
+
+    fn variadic(self) -> bool {
+        matches!(self, Min | Max | Sum | Mean)
+    }
+
+    /// On reals; `Mean` adds here and divides later.
+    fn real(self) -> Option<fn(f64, f64) -> f64> {
+        Some(match self {
+            Add | Sum | Mean => |a, b| a + b,
+            Sub => |a, b| a - b,
+            Mul => |a, b| a * b,
+            Div => |a, b| a / b,
+            Pow => f64::powf,
+            Fmod => |a, b| a % b,
+            Min => |a, b| if b < a || b.is_nan() { b } else { a },
+            Max => |a, b| if b > a || b.is_nan() { b } else { a },
+            PRelu => |x, slope| if x < 0.0 { slope * x } else { x },
+            _ => return None,
+        })
+    }
+
+    /// On integers, before they wrap to the result's width; `None` where the result is not defined.
+    fn integer(self, a: i64, b: i64) -> Option<i64> {
+        Some(match self {
+            Add | Sum => a.wrapping_add(b),
+            Sub => a.wrapping_sub(b),
+            Mul => a.wrapping_mul(b),
+            Div => a.checked_div(b)?,
+            Pow => a.checked_pow(u32::try_from(b).ok()?)?,
+            Fmod => a.checked_rem(b)?,
+            Mod => match a.checked_rem(b)? {
+                r if r != 0 && (r < 0) != (b < 0) => r + b,
+                r => r,
+            },
+            Min => a.min(b),
+            Max => a.max(b),
+            PRelu => {
+                if a < 0 {
+                    a.wrapping_mul(b)
+                } else {
+                    a
+                }
+            }
+            And | BitwiseAnd => a & b,
+            Or | BitwiseOr => a | b,
+            Xor | BitwiseXor => a ^ b,
+            ShiftLeft | ShiftRight if b < 0 => return None,
+            ShiftLeft => u32::try_from(b).ok().and_then(|b| a.checked_shl(b)).unwrap_or(0),
+            ShiftRight => a >> b.min(63),
+            _ => return None,
+        })
+    }
+
+    fn holds<T: PartialOrd>(self, a: T, b: T) -> Option<bool> {
+        Some(match self {
+            Equal => a == b,
+            Less => a < b,
+            LessOrEqual => a <= b,
+            Greater => a > b,
+            GreaterOrEqual => a >= b,
+            _ => return None,
+        })
+    }
+}
+
+impl Operator for Binary {
+    fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let kind = match op_type {
+            "Mod" if attrs.flag("fmod") => Fmod,
+            "BitShift" => match attrs.str("direction")?.as_str() {
+                "LEFT" => ShiftLeft,
+                "RIGHT" => ShiftRight,
+                _ => return None,
+            },
+            _ => NAMES.iter().find(|n| n.0 == op_type)?.2,
+        };
+        NAMES.iter().any(|n| n.2 == kind && n.1 <= opset).then_some(Binary(kind))
+    }
+
+    fn op_type(&self) -> &'static str {
+        NAMES.iter().find(|n| n.2 == self.0).map_or("", |n| n.0)
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        match self.0 {
+            Fmod => vec![Attr::int("fmod", 1)],
+            ShiftLeft => vec![Attr::str("direction", "LEFT")],
+            ShiftRight => vec![Attr::str("direction", "RIGHT")],
+            _ => Vec::new(),
+        }
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let dtype = if self.0.compares() { Some(DType::BOOL) } else { cx.dtype(0) };
+        let mut shape = cx.shape(0).cloned();
+        for slot in 1..cx.n_inputs() {
+            shape = match (shape, cx.shape(slot)) {
+                (Some(a), Some(b)) => Some(broadcast(&a, b)?),
+                _ => None,
+            };
+        }
+        if self.0 == PRelu {
+            shape = cx.shape(0).cloned();
+        }
+        let ints = if shape.as_ref().is_some_and(|s| s.rank() <= 1) { self.shape_arithmetic(cx) } else { None };
+        Ok(vec![Fact::tensor(dtype, shape).with_ints(ints)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let inputs: Vec<&Tensor> = inputs.iter().copied().collect::<Option<_>>()?;
+        let (first, rest) = inputs.split_first()?;
+        if !(rest.len() == 1 || self.0.variadic()) {
+            return None;
+        }
+        let mut y = (*first).clone();
+        for b in rest {
+            y = self.pair(&y, b)?;
+        }
+        if self.0 == Mean {
+            let n = inputs.len() as f64;
+            y = Tensor::from_floats(y.dtype(), y.shape(), y.floats()?.into_iter().map(|v| v / n));
+        }
+        Some(vec![y])
+    }
+}
+
+/// A number of a shape tensor, or what else is known of it.
+type Number = Result<i64, Dim>;
+
+impl Binary {
+    fn pair(&self, a: &Tensor, b: &Tensor) -> Option<Tensor> {
+        let kind = self.0;
+        let d = if kind.compares() { DType::BOOL } else { a.dtype() };
+        if a.dtype() != b.dtype() && kind != Pow {
+            return None;
+        }
+        let shape = kernel::broadcast([a.shape(), b.shape()])?;
+        kernel::fits(d, &shape)?;
+        if a.dtype().is_float() {
+            let (x, y) = (a.floats()?, kernel::reals(b)?);
+            let (x, y) = ((&x[..], a.shape()), (&y[..], b.shape()));
+            if kind.compares() {
+                let held = kernel::zip(x, y, &shape, |p, q| kind.holds(p, q).map(i64::from))?;
+                return Some(Tensor::from_ints(d, shape, held.into_iter().collect::<Option<Vec<_>>>()?));
+            }
+            return Some(Tensor::from_floats(d, &shape[..], kernel::zip(x, y, &shape, kind.real()?)?));
+        }
+        let logical = matches!(kind, And | Or | Xor);
+        if !(a.dtype().is_int() && !logical || a.dtype() == DType::BOOL && (logical || kind == Equal)) {
+            return None;
+        }
+        let (x, y) = (a.ints()?, b.ints()?);
+        let (x, y) = ((&x[..], a.shape()), (&y[..], b.shape()));
+        let f = |p: i64, q: i64| if kind.compares() { kind.holds(p, q).map(i64::from) } else { kind.integer(p, q) };
+        let y = kernel::zip(x, y, &shape, f)?.into_iter().collect::<Option<Vec<_>>>()?;
+        Some(Tensor::from_ints(d, shape, y))
+    }
+
+    /// What is known of the content of a small integer result: numbers from numbers, symbols through x + 0 and the like.
+    fn shape_arithmetic(&self, cx: &Infer<'_>) -> Option<Vec<Dim>> {
+        if !matches!(self.0, Add | Sub | Mul | Div | Mod | Min | Max) || !cx.dtype(0)?.is_int() || cx.n_inputs() != 2 {
+            return None;
+        }
+        let (a, b) = (cx.numbers(0)?, cx.numbers(1)?);
+        let n = if a.len() == 1 { b.len() } else { a.len() };
+        let at = |v: &[Number], i: usize| v.get(if v.len() == 1 { 0 } else { i }).cloned();
+        (0..n).map(|i| Some(self.shape_number(at(&a, i)?, at(&b, i)?))).collect()
+    }
+
+    fn shape_number(&self, a: Number, b: Number) -> Dim {
+        match (self.0, a, b) {
+            (kind, Ok(a), Ok(b)) => {
+                let exact = match kind {
+                    Add => a.checked_add(b),
+                    Sub => a.checked_sub(b),
+                    Mul => a.checked_mul(b),
+                    _ => kind.integer(a, b),
+                };
+                exact.and_then(|n| u64::try_from(n).ok()).map_or(Dim::Unknown, Dim::Known)
+            }
+            (Mul, Ok(0), _) | (Mul, _, Ok(0)) => Dim::Known(0),
+            (Add | Sub, Err(d), Ok(0)) | (Mul | Div, Err(d), Ok(1)) => d,
+            (Add, Ok(0), Err(d)) | (Mul, Ok(1), Err(d)) => d,
+            (Sub, Err(a), Err(b)) if a == b && a != Dim::Unknown => Dim::Known(0),
+            (Min | Max, Err(a), Err(b)) if a == b => a,
+            _ => Dim::Unknown,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the constant kernels share: size limits, broadcasting, walking along an axis.
+
+use crate::ir::shape::DType;
+use crate::ir::tensor::{Tensor, byte_len, elements};
+use ndarray::{ArrayViewD, IxDyn};
+
+/// Results above this many bytes are not computed: folding must not exhaust memory.
+const MAX_BYTES: usize = 1 << 31;
+
+/// `Some` if a result of this type and shape may be computed.
+pub fn fits(dtype: DType, shape: &[usize]) -> Option<()> {
+    let indexable = shape.iter().try_fold(1isize, |n, &d| n.checked_mul(isize::try_from(d.max(1)).ok()?));
+    (indexable.is_some() && byte_len(dtype, shape)? <= MAX_BYTES).then_some(())
+}
+
+/// Shape of the elementwise combination of tensors. ONNX Broadcasting, multidirectional.
+pub fn broadcast<'a>(shapes: impl IntoIterator<Item = &'a [usize]>) -> Option<Vec<usize>> {
+    let mut out: Vec<usize> = Vec::new();
+    for shape in shapes {
+        if shape.len() > out.len() {
+            out.splice(0..0, vec![1; shape.len() - out.len()]);
+        }
+        let skip = out.len() - shape.len();
+        for (o, &d) in out[skip..].iter_mut().zip(shape) {
+            match (*o, d) {
+                (_, 1) => {}
+                (1, _) => *o = d,
+                (a, b) if a == b => {}
+                _ => return None,
+            }
+        }
+    }
+    Some(out)
+}
+
+/// The elements as an array.
+pub fn view<'a, T>(values: &'a [T], shape: &[usize]) -> Option<ArrayViewD<'a, T>> {
+    ArrayViewD::from_shape(IxDyn(shape), values).ok()
+}
+
+/// f(a, b), both broadcast to `shape`, row-major.
+pub fn zip<A: Copy, B: Copy, R>(
+    (a, a_shape): (&[A], &[usize]),
+    (b, b_shape): (&[B], &[usize]),
+    shape: &[usize],
+    mut f: impl FnMut(A, B) -> R,
+) -> Option<Vec<R>> {
+    let (a, b) = (view(a, a_shape)?, view(b, b_shape)?);
+    let (a, b) = (a.broadcast(IxDyn(shape))?, b.broadcast(IxDyn(shape))?);
+    Some(a.iter().zip(b.iter()).map(|(&x, &y)| f(x, y)).collect())
+}
+
+/// The elements of a numeric tensor as f64: exact for all types but 64-bit integers, which are refused above 2⁵³.
+pub fn reals(t: &Tensor) -> Option<Vec<f64>> {
+    match t.floats() {
+        Some(v) => Some(v),
+        None => t.ints()?.into_iter().map(|v| (v.unsigned_abs() <= 1 << 53).then_some(v as f64)).collect(),
+    }
+}
+
+/// Sequences along an axis of a row-major tensor: `len` elements, `stride` apart, one sequence a start.
+pub struct Lanes {
+    pub len: usize,
+    pub stride: usize,
+    outer: usize,
+}
+
+impl Lanes {
+    /// Along `axis`, below the rank.
+    pub fn new(shape: &[usize], axis: usize) -> Option<Lanes> {
+        Some(Lanes {
+            len: *shape.get(axis)?,
+            stride: elements(shape.get(axis + 1..)?)?,
+            outer: elements(shape.get(..axis)?)?,
+        })
+    }
+
+    /// Index of the first element of every sequence.
+    pub fn starts(&self) -> impl Iterator<Item = usize> + use<> {
+        let (len, stride) = (self.len, self.stride);
+        (0..self.outer).flat_map(move |o| (0..stride).map(move |i| o * len * stride + i))
+    }
+
+    /// Indices of the sequence that begins at `start`.
+    pub fn lane(&self, start: usize) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        let stride = self.stride;
+        (0..self.len).map(move |k| start + k * stride)
+    }
+}

@@ -1,0 +1,91 @@
+//! Softmax, LogSoftmax and Hardmax. (ONNX Operators, since 1, 11, 13.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer, axis};
+use crate::ir::op::{Operator, kernel};
+use crate::ir::tensor::Tensor;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Softmax {
+    pub function: Function,
+    pub axis: i64,
+    /// Below opset 13: not along `axis` alone, but over it and all axes after it together.
+    pub flatten: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    Softmax,
+    LogSoftmax,
+    /// 1 at the first maximum, 0 elsewhere.
+    Hardmax,
+}
+
+impl Operator for Softmax {
+    fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let function = match op_type {
+            "Softmax" => Function::Softmax,
+            "LogSoftmax" => Function::LogSoftmax,
+            "Hardmax" => Function::Hardmax,
+            _ => return None,
+        };
+        let flatten = opset < 13;
+        Some(Softmax { function, axis: attrs.int_or("axis", if flatten { 1 } else { -1 }), flatten })
+    }
+
+    fn op_type(&self) -> &'static str {
+        match self.function {
+            Function::Softmax => "Softmax",
+            Function::LogSoftmax => "LogSoftmax",
+            Function::Hardmax => "Hardmax",
+        }
+    }
+
+    fn attrs(&self, opset: i64) -> Vec<Attr> {
+        let default = if opset < 13 { 1 } else { -1 };
+        if self.axis == default { Vec::new() } else { vec![Attr::int("axis", self.axis)] }
+    }
+
+    /// Spelled out: what runtimes take for the default differs.
+    fn file_attrs(&self, _: i64) -> Vec<Attr> {
+        vec![Attr::int("axis", self.axis)]
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        if let Some(x) = cx.shape(0) {
+            let all = self.flatten && self.axis == x.rank() as i64;
+            if !all {
+                axis(self.axis, x.rank())?;
+            }
+        }
+        Ok(vec![Fact { ty: cx.ty(0).cloned(), ints: None }])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+        let x = (*inputs.first()?)?;
+        let at = axis(self.axis, x.rank()).ok()?;
+        let lanes = if self.flatten {
+            let (rows, columns) = x.shape().split_at(at);
+            kernel::Lanes::new(&[rows.iter().product(), columns.iter().product()], 1)?
+        } else {
+            kernel::Lanes::new(x.shape(), at)?
+        };
+        let mut y = x.floats()?;
+        if y.iter().any(|v| v.is_nan()) {
+            return None;
+        }
+        for start in lanes.starts() {
+            let max = lanes.lane(start).map(|i| y[i]).fold(f64::NEG_INFINITY, f64::max);
+            let first = lanes.lane(start).find(|&i| y[i] == max);
+            let total: f64 = lanes.lane(start).map(|i| (y[i] - max).exp()).sum();
+            for i in lanes.lane(start) {
+                y[i] = match self.function {
+                    Function::Softmax => (y[i] - max).exp() / total,
+                    Function::LogSoftmax => y[i] - max - total.ln(),
+                    Function::Hardmax => f64::from(Some(i) == first),
+                };
+            }
+        }
+        Some(vec![Tensor::from_floats(x.dtype(), x.shape(), y)])
+    }
+}
