@@ -46,6 +46,14 @@ impl Attr {
         Attr::new(name, AttrValue::Ints(v.to_vec()))
     }
 
+    pub fn floats(name: &str, v: &[f32]) -> Attr {
+        Attr::new(name, AttrValue::Floats(v.to_vec()))
+    }
+
+    pub fn strs(name: &str, v: &[String]) -> Attr {
+        Attr::new(name, AttrValue::Strs(v.iter().map(|s| Bytes::copy_from_slice(s.as_bytes())).collect()))
+    }
+
     pub fn str(name: &str, v: &str) -> Attr {
         Attr::new(name, AttrValue::Str(Bytes::copy_from_slice(v.as_bytes())))
     }
@@ -94,6 +102,17 @@ impl<'a> AttrReader<'a> {
 
     pub fn ints(&mut self, name: &'static str) -> Option<Vec<i64>> {
         self.get(name, |v| if let AttrValue::Ints(i) = v { Some(i.clone()) } else { None })
+    }
+
+    pub fn floats(&mut self, name: &'static str) -> Option<Vec<f32>> {
+        self.get(name, |v| if let AttrValue::Floats(f) = v { Some(f.clone()) } else { None })
+    }
+
+    pub fn strs(&mut self, name: &'static str) -> Option<Vec<String>> {
+        self.get(name, |v| match v {
+            AttrValue::Strs(s) => s.iter().map(|s| String::from_utf8(s.to_vec()).ok()).collect(),
+            _ => None,
+        })
     }
 
     pub fn str(&mut self, name: &'static str) -> Option<String> {

@@ -155,6 +155,32 @@ pub struct Conv {
     pub group: i64,
 }
 
+impl Conv {
+    /// Shape of Y from those of X and W.
+    pub fn output(&self, x: &Shape, w: &Shape) -> Result<Shape, String> {
+        if w.rank() < 2 {
+            return Err(format!("a weight of shape {w}"));
+        }
+        if let (Some(Dim::Known(c)), Dim::Known(per_group)) = (x.0.get(1), &w.0[1]) {
+            if Some(*c) != per_group.checked_mul(self.group as u64) {
+                return Err(format!("{c} input channels against a weight {w} in {} groups", self.group));
+            }
+        }
+        if let Dim::Known(m) = w.0[0] {
+            if m % self.group as u64 != 0 {
+                return Err(format!("{m} output channels do not divide into {} groups", self.group));
+            }
+        }
+        let kernel = w.0[2..].to_vec();
+        if let Some(Some(k)) = (!self.window.kernel.is_empty()).then(|| Shape(kernel.clone()).dims()) {
+            if !k.iter().eq(self.window.kernel.iter().map(|&v| v as u64).collect::<Vec<_>>().iter()) {
+                return Err(format!("kernel_shape {:?} against a weight {w}", self.window.kernel));
+            }
+        }
+        self.window.infer(x, w.0[0].clone(), &kernel)
+    }
+}
+
 impl Operator for Conv {
     fn parse(_: &str, _: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
         let conv = Conv { window: Window::parse(attrs)?, group: attrs.int_or("group", 1) };
@@ -198,27 +224,7 @@ impl Operator for Conv {
         let (Some(x), Some(w)) = (cx.shape(0), cx.shape(1)) else {
             return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
         };
-        if w.rank() < 2 {
-            return Err(format!("a weight of shape {w}"));
-        }
-        if let (Some(Dim::Known(c)), Dim::Known(per_group)) = (x.0.get(1), &w.0[1]) {
-            if Some(*c) != per_group.checked_mul(self.group as u64) {
-                return Err(format!("{c} input channels against a weight {w} in {} groups", self.group));
-            }
-        }
-        if let Dim::Known(m) = w.0[0] {
-            if m % self.group as u64 != 0 {
-                return Err(format!("{m} output channels do not divide into {} groups", self.group));
-            }
-        }
-        let kernel = w.0[2..].to_vec();
-        if let Some(Some(k)) = (!self.window.kernel.is_empty()).then(|| Shape(kernel.clone()).dims()) {
-            if !k.iter().eq(self.window.kernel.iter().map(|&v| v as u64).collect::<Vec<_>>().iter()) {
-                return Err(format!("kernel_shape {:?} against a weight {w}", self.window.kernel));
-            }
-        }
-        let y = self.window.infer(x, w.0[0].clone(), &kernel)?;
-        Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(self.output(x, w)?))])
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

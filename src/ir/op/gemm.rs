@@ -95,25 +95,30 @@ impl Operator for MatMul {
         let (Some(a), Some(b)) = (cx.shape(0), cx.shape(1)) else {
             return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
         };
-        if a.rank() == 0 || b.rank() == 0 {
-            return Err(format!("a scalar among the factors {a} and {b}"));
-        }
-        let (rows, k) = a.0.split_at(a.rank() - 1);
-        let (batch_a, m) = rows.split_at(rows.len().saturating_sub(1));
-        let (batch_b, l, n) = match b.0.as_slice() {
-            [l] => (&[][..], l, &[][..]),
-            [batch @ .., l, n] => (batch, l, std::slice::from_ref(n)),
-            [] => unreachable!("rank 0 was refused"),
-        };
-        if !k[0].agrees(l) {
-            return Err(format!("the factors {a} and {b} do not fit: {} against {l}", k[0]));
-        }
-        let mut y = broadcast(&Shape(batch_a.to_vec()), &Shape(batch_b.to_vec()))?;
-        y.0.extend(m.iter().chain(n).cloned());
-        Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(matmul(a, b)?))])
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {
         product(sizes.output(0)?)?.checked_mul(*sizes.input(0)?.last()?)
     }
+}
+
+/// Shape of the product of two stacks of matrices, as numpy.matmul.
+pub fn matmul(a: &Shape, b: &Shape) -> Result<Shape, String> {
+    if a.rank() == 0 || b.rank() == 0 {
+        return Err(format!("a scalar among the factors {a} and {b}"));
+    }
+    let (rows, k) = a.0.split_at(a.rank() - 1);
+    let (batch_a, m) = rows.split_at(rows.len().saturating_sub(1));
+    let (batch_b, l, n) = match b.0.as_slice() {
+        [l] => (&[][..], l, &[][..]),
+        [batch @ .., l, n] => (batch, l, std::slice::from_ref(n)),
+        [] => unreachable!("rank 0 was refused"),
+    };
+    if !k[0].agrees(l) {
+        return Err(format!("the factors {a} and {b} do not fit: {} against {l}", k[0]));
+    }
+    let mut y = broadcast(&Shape(batch_a.to_vec()), &Shape(batch_b.to_vec()))?;
+    y.0.extend(m.iter().chain(n).cloned());
+    Ok(y)
 }

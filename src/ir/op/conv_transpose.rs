@@ -1,0 +1,121 @@
+//! ConvTranspose. (ONNX Operators: ConvTranspose, since 1, 11, 22.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer};
+use crate::ir::op::conv::{AutoPad, Conv, Window, product};
+use crate::ir::op::{Operator, Sizes};
+use crate::ir::shape::{Dim, Shape};
+
+/// The transpose of a convolution as a linear map: X[N, C, …], W[C, M/group, k…], B[M] to Y[N, M, …].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvTranspose {
+    pub window: Window,
+    pub group: i64,
+    /// Elements added at the end of every spatial axis; empty stands for zeros.
+    pub output_padding: Vec<i64>,
+    /// Spatial sizes of Y, from which the pads follow; empty if the pads are given.
+    pub output_shape: Vec<i64>,
+}
+
+impl ConvTranspose {
+    /// Size of Y along an axis of size `input`.
+    fn output(&self, axis: usize, axes: usize, input: &Dim, kernel: &Dim) -> Result<Dim, String> {
+        if let Some(&n) = self.output_shape.get(axis) {
+            return u64::try_from(n).map(Dim::Known).map_err(|_| format!("output_shape {:?}", self.output_shape));
+        }
+        let stride = self.window.stride(axis);
+        let extra = self.output_padding.get(axis).copied().unwrap_or(0);
+        let same = matches!(self.window.auto_pad, AutoPad::SameUpper | AutoPad::SameLower);
+        let (begin, end) = if self.window.auto_pad == AutoPad::NotSet { self.window.pad(axis, axes) } else { (0, 0) };
+        // Y has stride · n + grown elements.
+        let grown = || {
+            if same {
+                return Some(0);
+            }
+            let extent =
+                i64::try_from(kernel.known()?).ok()?.checked_sub(1)?.checked_mul(self.window.dilation(axis))?;
+            extent.checked_add(1)?.checked_add(extra)?.checked_sub(begin)?.checked_sub(end)?.checked_sub(stride)
+        };
+        let Some(grown) = grown() else { return Ok(Dim::Unknown) };
+        if stride == 1 && grown == 0 {
+            return Ok(input.clone());
+        }
+        let Some(n) = input.known() else { return Ok(Dim::Unknown) };
+        let size = i64::try_from(n).ok().and_then(|n| n.checked_mul(stride)?.checked_add(grown));
+        match size.map(u64::try_from) {
+            Some(Ok(size)) => Ok(Dim::Known(size)),
+            _ => Err(format!("an axis of {n} leaves nothing after padding {begin} and {end}")),
+        }
+    }
+}
+
+impl Operator for ConvTranspose {
+    fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let Conv { window, group } = Conv::parse(op_type, opset, attrs)?;
+        let output_padding = attrs.ints("output_padding").unwrap_or_default();
+        let output_shape = attrs.ints("output_shape").unwrap_or_default();
+        Some(ConvTranspose { window, group, output_padding, output_shape })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "ConvTranspose"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let mut out = self.window.attrs();
+        if self.group != 1 {
+            out.push(Attr::int("group", self.group));
+        }
+        if self.output_padding.iter().any(|&p| p != 0) {
+            out.push(Attr::ints("output_padding", &self.output_padding));
+        }
+        if !self.output_shape.is_empty() {
+            out.push(Attr::ints("output_shape", &self.output_shape));
+        }
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    /// Some runtimes fail without explicit kernel shape, strides and dilations.
+    fn file_attrs(&self, opset: i64) -> Vec<Attr> {
+        let mut out = self.attrs(opset);
+        out.extend(Conv { window: self.window.clone(), group: self.group }.file_attrs(opset));
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out.dedup_by(|a, b| a.name == b.name);
+        if !self.output_shape.is_empty() && self.window.pads.is_empty() {
+            out.retain(|a| a.name != "pads");
+        }
+        out
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let (Some(x), Some(w)) = (cx.shape(0), cx.shape(1)) else {
+            return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
+        };
+        let axes = x.rank().checked_sub(2).filter(|_| w.rank() == x.rank());
+        let axes = axes.ok_or_else(|| format!("an input {x} against a weight {w}"))?;
+        self.window.check(axes)?;
+        for list in [&self.output_padding, &self.output_shape] {
+            if !list.is_empty() && list.len() != axes {
+                return Err(format!("{} numbers for {axes} spatial axes", list.len()));
+            }
+        }
+        if !x.0[1].agrees(&w.0[0]) {
+            return Err(format!("{} input channels against a weight {w}", x.0[1]));
+        }
+        let channels = match &w.0[1] {
+            Dim::Known(m) => m.checked_mul(self.group as u64).map(Dim::Known).ok_or("too many output channels")?,
+            m if self.group == 1 => m.clone(),
+            _ => Dim::Unknown,
+        };
+        let mut y = vec![x.0[0].clone(), channels];
+        for (i, (n, k)) in x.0[2..].iter().zip(&w.0[2..]).enumerate() {
+            y.push(self.output(i, axes, n, k)?);
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+
+    fn macs(&self, sizes: &Sizes) -> Option<u64> {
+        product(sizes.input(0)?)?.checked_mul(product(sizes.input(1)?.get(1..)?)?)
+    }
+}

@@ -1,0 +1,119 @@
+//! Einsum. (ONNX Operators: Einsum, since 12.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer, broadcast};
+use crate::ir::op::{Operator, Sizes};
+use crate::ir::shape::{Dim, Shape};
+use std::collections::BTreeMap;
+
+/// A sum of products over the indices that an equation names, as numpy.einsum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Einsum {
+    /// As the file has it.
+    pub equation: String,
+    terms: Vec<Term>,
+    output: Term,
+}
+
+/// Indices before the ellipsis, and after it if there is one.
+#[derive(Debug, Clone, PartialEq)]
+struct Term(Vec<char>, Option<Vec<char>>);
+
+impl Term {
+    fn parse(text: &str) -> Option<Term> {
+        let letters = |t: &str| t.chars().all(|c| c.is_ascii_alphabetic()).then(|| t.chars().collect::<Vec<_>>());
+        Some(match text.split_once("...") {
+            Some((before, after)) => Term(letters(before)?, Some(letters(after)?)),
+            None => Term(letters(text)?, None),
+        })
+    }
+
+    fn letters(&self) -> impl Iterator<Item = char> + '_ {
+        self.0.iter().chain(self.1.iter().flatten()).copied()
+    }
+
+    /// The axes of a tensor of that rank that each index names, and those of the ellipsis.
+    fn bind(&self, rank: usize) -> Option<(Vec<(char, usize)>, std::ops::Range<usize>)> {
+        let after = self.1.as_deref().unwrap_or_default();
+        let ellipsis = self.0.len()..rank.checked_sub(after.len())?;
+        let fits = if self.1.is_some() { ellipsis.start <= ellipsis.end } else { ellipsis.start == ellipsis.end };
+        let axes = (0..self.0.len()).chain(ellipsis.end..rank);
+        fits.then(|| (self.letters().zip(axes).collect(), ellipsis))
+    }
+}
+
+impl Operator for Einsum {
+    fn parse(_: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let equation = attrs.str("equation").filter(|_| opset >= 12)?;
+        let dense: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
+        let (inputs, output) = dense.split_once("->").map_or((dense.as_str(), None), |(i, o)| (i, Some(o)));
+        let terms = inputs.split(',').map(Term::parse).collect::<Option<Vec<_>>>()?;
+        let output = match output {
+            Some(text) => Term::parse(text)?,
+            None => {
+                let mut count = BTreeMap::new();
+                terms.iter().flat_map(Term::letters).for_each(|c| *count.entry(c).or_insert(0) += 1);
+                let once = count.into_iter().filter(|e| e.1 == 1).map(|e| e.0).collect();
+                if terms.iter().any(|t| t.1.is_some()) { Term(Vec::new(), Some(once)) } else { Term(once, None) }
+            }
+        };
+        Some(Einsum { equation, terms, output })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Einsum"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        vec![Attr::str("equation", &self.equation)]
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        if self.terms.len() != cx.n_inputs() {
+            return Err(format!("the equation {:?} for {} inputs", self.equation, cx.n_inputs()));
+        }
+        let mut sizes: BTreeMap<char, Dim> = BTreeMap::new();
+        let mut ellipsis = Shape::default();
+        for (slot, term) in self.terms.iter().enumerate() {
+            let Some(x) = cx.shape(slot) else { return Ok(vec![Fact::tensor(cx.dtype(0), None)]) };
+            let wrong = || format!("the equation {:?} for an input {x}", self.equation);
+            let (axes, rest) = term.bind(x.rank()).ok_or_else(wrong)?;
+            for (letter, at) in axes {
+                let one = |d: &Dim| Shape(vec![d.clone()]);
+                let size = sizes.entry(letter).or_insert(Dim::Known(1));
+                let both = broadcast(&one(size), &one(&x.0[at])).map_err(|_| wrong())?;
+                *size = both.0.into_iter().next().unwrap_or(Dim::Unknown);
+            }
+            ellipsis = broadcast(&ellipsis, &Shape(x.0[rest].to_vec()))?;
+        }
+        let dim = |c: &char| sizes.get(c).cloned().ok_or_else(|| format!("the equation {:?}", self.equation));
+        let mut y = self.output.0.iter().map(dim).collect::<Result<Vec<_>, _>>()?;
+        if let Some(after) = &self.output.1 {
+            y.extend(ellipsis.0);
+            y.extend(after.iter().map(dim).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+
+    /// Of a product of two tensors: the product of the sizes of all indices.
+    fn macs(&self, sizes: &Sizes) -> Option<u64> {
+        if self.terms.len() < 2 {
+            return Some(0);
+        }
+        let mut by_letter: BTreeMap<char, u64> = BTreeMap::new();
+        let mut ellipsis: Vec<u64> = Vec::new();
+        for (slot, term) in self.terms.iter().enumerate() {
+            let x = sizes.input(slot)?;
+            let (axes, rest) = term.bind(x.len())?;
+            for (letter, at) in axes {
+                let n = by_letter.entry(letter).or_insert(1);
+                *n = (*n).max(x[at]);
+            }
+            let rest = &x[rest];
+            ellipsis.splice(0..0, vec![1; rest.len().saturating_sub(ellipsis.len())]);
+            let skip = ellipsis.len() - rest.len();
+            ellipsis[skip..].iter_mut().zip(rest).for_each(|(e, &n)| *e = (*e).max(n));
+        }
+        by_letter.into_values().chain(ellipsis).try_fold(1u64, |n, d| n.checked_mul(d))
+    }
+}

@@ -1,0 +1,132 @@
+//! Recurrent layers. (ONNX Operators: LSTM, GRU, RNN, since 7, 14, 22.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer};
+use crate::ir::op::conv::product;
+use crate::ir::op::{Operator, Sizes};
+use crate::ir::shape::{Dim, Shape};
+
+/// X[steps, batch, input], W[directions, gates·hidden, input], R[directions, gates·hidden, hidden], … to
+/// Y[steps, directions, batch, hidden], the last state [directions, batch, hidden] and (LSTM) the last cell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rnn {
+    pub cell: Cell,
+    pub hidden: Option<i64>,
+    pub direction: Direction,
+    /// The batch comes first: X[batch, steps, input], Y[batch, steps, directions, hidden], states [batch, directions,
+    /// hidden] (`layout = 1`, since 14).
+    pub batch_first: bool,
+    pub clip: Option<f32>,
+    /// As the file has them; empty stands for the cell's own.
+    pub activations: Vec<String>,
+    pub activation_alpha: Vec<f32>,
+    pub activation_beta: Vec<f32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    Rnn,
+    Gru { linear_before_reset: bool },
+    Lstm { input_forget: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Reverse,
+    Bidirectional,
+}
+
+impl Operator for Rnn {
+    fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let cell = match op_type {
+            "RNN" => Cell::Rnn,
+            "GRU" => Cell::Gru { linear_before_reset: attrs.flag("linear_before_reset") },
+            "LSTM" => Cell::Lstm { input_forget: attrs.flag("input_forget") },
+            _ => return None,
+        };
+        let direction = match attrs.str("direction").as_deref() {
+            None | Some("forward") => Direction::Forward,
+            Some("reverse") => Direction::Reverse,
+            Some("bidirectional") => Direction::Bidirectional,
+            Some(_) => return None,
+        };
+        Some(Rnn {
+            cell,
+            hidden: attrs.int("hidden_size"),
+            direction,
+            batch_first: opset >= 14 && attrs.flag("layout"),
+            clip: attrs.float("clip"),
+            activations: attrs.strs("activations").unwrap_or_default(),
+            activation_alpha: attrs.floats("activation_alpha").unwrap_or_default(),
+            activation_beta: attrs.floats("activation_beta").unwrap_or_default(),
+        })
+    }
+
+    fn op_type(&self) -> &'static str {
+        match self.cell {
+            Cell::Rnn => "RNN",
+            Cell::Gru { .. } => "GRU",
+            Cell::Lstm { .. } => "LSTM",
+        }
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let floats = |name, v: &[f32]| (!v.is_empty()).then(|| Attr::floats(name, v));
+        let direction = match self.direction {
+            Direction::Forward => None,
+            Direction::Reverse => Some(Attr::str("direction", "reverse")),
+            Direction::Bidirectional => Some(Attr::str("direction", "bidirectional")),
+        };
+        let own = match self.cell {
+            Cell::Gru { linear_before_reset: true } => Some(Attr::int("linear_before_reset", 1)),
+            Cell::Lstm { input_forget: true } => Some(Attr::int("input_forget", 1)),
+            _ => None,
+        };
+        let all = [
+            floats("activation_alpha", &self.activation_alpha),
+            floats("activation_beta", &self.activation_beta),
+            (!self.activations.is_empty()).then(|| Attr::strs("activations", &self.activations)),
+            self.clip.map(|c| Attr::float("clip", c)),
+            direction,
+            self.hidden.map(|h| Attr::int("hidden_size", h)),
+            self.batch_first.then(|| Attr::int("layout", 1)),
+            own,
+        ];
+        let mut out: Vec<_> = all.into_iter().flatten().collect();
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let directions = Dim::Known(if self.direction == Direction::Bidirectional { 2 } else { 1 });
+        for slot in [1, 2] {
+            let Some(w) = cx.shape(slot) else { continue };
+            if w.rank() != 3 || !w.0[0].agrees(&directions) {
+                return Err(format!("input {slot} of shape {w} for {directions} directions"));
+            }
+        }
+        let hidden = match self.hidden.and_then(|h| u64::try_from(h).ok()) {
+            Some(h) => Dim::Known(h),
+            None => cx.shape(2).map_or(Dim::Unknown, |r| r.0[2].clone()),
+        };
+        let (steps, batch) = match cx.shape(0).map(|x| x.0.as_slice()) {
+            Some([batch, steps, _]) if self.batch_first => (steps.clone(), batch.clone()),
+            Some([steps, batch, _]) => (steps.clone(), batch.clone()),
+            Some(_) => return Err("the input must have three axes".into()),
+            None => (Dim::Unknown, Dim::Unknown),
+        };
+        let (y, state) = if self.batch_first {
+            (vec![batch.clone(), steps, directions.clone(), hidden.clone()], vec![batch, directions, hidden])
+        } else {
+            (vec![steps, directions.clone(), batch.clone(), hidden.clone()], vec![directions, batch, hidden])
+        };
+        let state = Fact::tensor(cx.dtype(0), Some(Shape(state)));
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y))), state.clone(), state])
+    }
+
+    fn macs(&self, sizes: &Sizes) -> Option<u64> {
+        let weights = product(sizes.input(1)?)?.checked_add(product(sizes.input(2)?)?)?;
+        weights.checked_mul(product(sizes.input(0)?.get(..2)?)?)
+    }
+}
