@@ -1,8 +1,24 @@
-//! Generates the protobuf types of `proto/onnx.proto` in Rust alone: no system `protoc`.
+//! Generates, from `proto/onnx.proto` and in Rust alone (no system `protoc`), the protobuf types and a table of the
+//! fields that the schema defines.
+
+use std::fmt::Write;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/onnx.proto");
     let descriptors = protox::compile(["proto/onnx.proto"], ["proto"])?;
+
+    // Every message with its fields: number and, where the field is a message itself, the name of that.
+    let mut messages: Vec<_> =
+        descriptors.file.iter().flat_map(|f| &f.message_type).map(|m| (m.name().to_string(), m)).collect();
+    let mut fields = String::from("pub const FIELDS: &[(&str, &[(u64, &str)])] = &[\n");
+    while let Some((name, message)) = messages.pop() {
+        messages.extend(message.nested_type.iter().map(|m| (format!("{name}.{}", m.name()), m)));
+        let listed = message.field.iter().map(|f| (f.number(), f.type_name().trim_start_matches(".onnx.")));
+        writeln!(fields, "({name:?}, &{:?}),", listed.collect::<Vec<_>>())?;
+    }
+    fields.push_str("];\n");
+    std::fs::write(std::path::Path::new(&std::env::var("OUT_DIR")?).join("fields.rs"), fields)?;
+
     prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
     Ok(())
 }

@@ -281,11 +281,27 @@ impl Graph {
         }
         match waiting.keys().min_by_key(|&&n| self.node(n).order) {
             None => Ok(order),
-            Some(&stuck) => Err(Error::input(format!("the graph \"{}\" has a cycle", self.name))
-                .at(format!("{} \"{}\"", self.node(stuck).kind(), self.label(stuck)))
-                .because("the node depends on its own output")
-                .help("a network must be acyclic; export it again")),
+            Some(&stuck) => {
+                let on_cycle = self.walk_up(stuck, |n| waiting.contains_key(&n));
+                Err(Error::input(format!("the graph \"{}\" has a cycle", self.name))
+                    .at(format!("{} \"{}\"", self.node(on_cycle).kind(), self.label(on_cycle)))
+                    .because("the node depends on its own output")
+                    .help("a network must be acyclic; export it again"))
+            }
         }
+    }
+
+    /// From `from` to a producer of an input, and on, inside the set `among`, until a node comes up again: that one.
+    fn walk_up(&self, from: NodeId, among: impl Fn(NodeId) -> bool) -> NodeId {
+        let (mut at, mut seen) = (from, HashSet::new());
+        while seen.insert(at) {
+            let producers = self.net.edges_directed(at.0, Incoming).filter_map(|e| self.producer(ValueId(e.source())));
+            match producers.map(|p| p.0).filter(|&n| among(n)).min() {
+                Some(up) => at = up,
+                None => break,
+            }
+        }
+        at
     }
 
     /// A name that no value in or around this graph has: `wanted`, else `wanted_2`, `wanted_3`, …

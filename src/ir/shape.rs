@@ -35,6 +35,8 @@ const DTYPES: &[(i32, &str, u64)] = &[
     (24, "f8e8m0", 8),
     (25, "u2", 2),
     (26, "i2", 2),
+    (27, "f6e2m3", 6),
+    (28, "f6e3m2", 6),
 ];
 
 impl DType {
@@ -128,7 +130,7 @@ impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Dim::Known(n) => write!(f, "{n}"),
-            Dim::Sym(s) => write!(f, "{}", crate::ir::text::name(s)),
+            Dim::Sym(s) => write!(f, "{}", crate::ir::text::symbol(s)),
             Dim::Unknown => f.write_str("?"),
         }
     }

@@ -1,7 +1,8 @@
 //! ONNX protobuf to IR. What the IR has no word for is kept encoded, beside what it belongs to.
 
 use super::external::{self, ExternalData};
-use super::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use super::{tensors, unknown};
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
@@ -47,24 +48,29 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
     if length == 0 {
         return Err(not_onnx("the file is empty".into()));
     }
-    let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(format!("it does not decode: {e}")))?;
+    let mut proto = ModelProto::decode(bytes.clone()).map_err(|e| not_onnx(format!("it does not decode: {e}")))?;
     let mut warnings = Vec::new();
-    if proto.encoded_len() != length {
-        warnings.push(format!(
-            "the file has {length} bytes, of which {} are understood: fields that ONNX {} does not define are dropped",
-            proto.encoded_len(),
-            super::PROTO_VERSION,
-        ));
+    // Another length can also come from another spelling of the same fields.
+    let unknown = if proto.encoded_len() == length { Vec::new() } else { unknown::fields(&bytes) };
+    if !unknown.is_empty() {
+        let (list, version) = (unknown.join(", "), super::PROTO_VERSION);
+        warnings.push(format!("the file has fields that ONNX {version} does not define, which are dropped: {list}"));
     }
     let Some(graph) = proto.graph.take() else {
         return Err(not_onnx("there is no graph in it".into()));
     };
-    let opsets: Vec<_> = proto.opset_import.iter().map(|o| (o.domain().to_string(), o.version())).collect();
-    let opset = opsets.iter().find(|(d, _)| is_onnx(d)).map_or(0, |o| o.1);
+    let opsets: Vec<_> = proto.opset_import.iter().map(|o| (domain(o.domain()).to_string(), o.version())).collect();
+    let opset = opsets.iter().find(|o| o.0.is_empty()).map_or(0, |o| o.1);
     let ir_version = proto.ir_version();
     let functions = proto.functions.iter().map(|f| (domain(f.domain()).to_string(), f.name().to_string())).collect();
     let trains = !proto.training_info.is_empty();
     let mut data = ExternalData::beside(path);
+    proto.functions.iter_mut().try_for_each(|f| {
+        let place = format!("function \"{}\"", f.name());
+        tensors::in_function(f, &mut |t| data.inline(t)).map_err(|e| e.at(place))
+    })?;
+    let training = proto.training_info.iter_mut().flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
+    training.into_iter().try_for_each(|g| tensors::in_graph(g, &mut |t| data.inline(t)))?;
     let mut decoder = Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains };
     let mut graph = decoder.graph(graph)?;
     if let Some(&lost) = graph.captures().first() {
@@ -83,12 +89,8 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
 }
 
 /// The ONNX domain has two spellings.
-fn domain(d: &str) -> &str {
+pub(super) fn domain(d: &str) -> &str {
     if d == "ai.onnx" { "" } else { d }
-}
-
-fn is_onnx(d: &str) -> bool {
-    domain(d).is_empty()
 }
 
 fn undefined(graph: &Graph, value: ValueId) -> Error {
@@ -130,7 +132,8 @@ impl Decoder<'_> {
             let form = Form::Initializer { listed: false, carried };
             graph.add_value(Value::new(name, Source::Constant(tensor, form)))?;
         }
-        for sparse in &proto.sparse_initializer {
+        for sparse in &mut proto.sparse_initializer {
+            tensors::in_sparse(sparse, &mut |t| self.data.inline(t))?;
             let name = sparse.values.as_ref().map_or("", |v| v.name());
             let mut value = Value::new(name, Source::Carried);
             value.ty = sparse.values.as_ref().map(|v| Type::Tensor(DType(v.data_type()), dims(&sparse.dims)));
@@ -146,12 +149,13 @@ impl Decoder<'_> {
         }
         for info in outputs {
             let id = resolve(&mut graph, info.name())?;
-            list(&mut graph, id, info);
             graph.add_output(id);
+            list(&mut graph, id, &info);
         }
         for info in infos {
-            if let Some(id) = graph.find_value(info.name()) {
-                list(&mut graph, id, info);
+            // What is listed already, or is not in this graph, has no use for it: the file keeps it all the same.
+            if !graph.find_value(info.name()).is_some_and(|id| list(&mut graph, id, &info)) {
+                proto.value_info.push(info);
             }
         }
         for annotation in &proto.quantization_annotation {
@@ -167,7 +171,7 @@ impl Decoder<'_> {
                 graph.value_mut(id).pinned = true;
             }
         }
-        proto.name = None;
+        proto.name.take_if(|n| !n.is_empty());
         graph.carried = proto.encode_to_vec().into();
         Ok(graph)
     }
@@ -177,24 +181,30 @@ impl Decoder<'_> {
             None => graph.add_value(Value::new(info.name(), Source::Input { default: None }))?,
             Some(id) => {
                 let overridable = self.ir_version >= 4;
+                let listed_twice = graph.inputs().contains(&id);
                 let value = graph.value_mut(id);
                 match &mut value.source {
                     Source::Constant(t, Form::Initializer { carried, .. }) if overridable => {
                         value.source = Source::Input { default: Some((t.clone(), carried.clone())) };
+                        value.ty = None;
                     }
                     Source::Constant(_, Form::Initializer { listed, .. }) if !*listed => *listed = true,
+                    Source::Carried if !listed_twice => {}
                     _ => {
                         return Err(Error::input(format!("the graph input \"{}\" is defined twice", info.name()))
-                            .help("every value of an ONNX graph has one definition: rename one of the two"));
+                            .because("every value of an ONNX graph has one definition")
+                            .help("rename one of the two"));
                     }
                 }
                 id
             }
         };
-        list(graph, id, info);
-        // A dim that the file leaves open is the same number everywhere it reaches.
-        if let Source::Input { .. } = graph.value(id).source {
-            let value = graph.value_mut(id);
+        graph.add_input(id);
+        list(graph, id, &info);
+        let value = graph.value_mut(id);
+        if let Source::Input { default } = &value.source {
+            value.ty = value.ty.take().or(default.as_ref().map(|(t, _)| t.ty()));
+            // A dim that the file leaves open is the same number everywhere it reaches.
             let name = value.name.clone();
             if let Some(Type::Tensor(_, Some(shape))) = &mut value.ty {
                 for (i, d) in shape.0.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Unknown) {
@@ -202,7 +212,6 @@ impl Decoder<'_> {
                 }
             }
         }
-        graph.add_input(id);
         Ok(())
     }
 
@@ -219,17 +228,18 @@ impl Decoder<'_> {
             name => name.to_string(),
         };
         let here = format!("{} \"{called}\"", proto.op_type());
-        let known = is_onnx(proto.domain()) && !self.functions.iter().any(|f| f.0.is_empty() && f.1 == proto.op_type());
-        if known && proto.op_type() == "Constant" && proto.output.len() == 1 && proto.input.is_empty() {
-            if let Some(tensor) = self.constant_node(&proto).map_err(|e| e.at(&here))? {
-                let name = proto.output[0].clone();
-                if let Some(t) = proto.attribute.first_mut().and_then(|a| a.t.as_mut()) {
-                    *t = TensorProto { name: t.name.take(), doc_string: t.doc_string.take(), ..Default::default() };
-                }
-                let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
-                graph.add_value(Value::new(name, Source::Constant(tensor, form))).map_err(|e| e.at(here))?;
-                return Ok(None);
+        let known = domain(proto.domain()).is_empty()
+            && !self.functions.iter().any(|f| f.0.is_empty() && f.1 == proto.op_type());
+        let constant = known && proto.op_type() == "Constant" && proto.input.is_empty() && proto.output.len() == 1;
+        let tensor = if constant { self.constant_node(&proto).map_err(|e| e.at(&here))? } else { None };
+        if let Some(tensor) = tensor {
+            let name = proto.output.first().cloned().unwrap_or_default();
+            if let Some(t) = proto.attribute.first_mut().and_then(|a| a.t.as_mut()) {
+                *t = TensorProto { name: t.name.take(), ..rest_of(std::mem::take(t)) };
             }
+            let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
+            graph.add_value(Value::new(name, Source::Constant(tensor, form))).map_err(|e| e.at(here))?;
+            return Ok(None);
         }
         let inputs = std::mem::take(&mut proto.input);
         let outputs = std::mem::take(&mut proto.output);
@@ -282,7 +292,7 @@ impl Decoder<'_> {
     /// The tensor of a `Constant` node; `None` for the forms that are only carried (sparse).
     fn constant_node(&mut self, proto: &NodeProto) -> Result<Option<Tensor>> {
         let [attr] = proto.attribute.as_slice() else { return Ok(None) };
-        if !attr.ref_attr_name().is_empty() {
+        if !is_plain(attr) || proto.output.iter().any(String::is_empty) {
             return Ok(None);
         }
         Ok(match attr.name() {
@@ -300,36 +310,34 @@ impl Decoder<'_> {
         })
     }
 
-    fn attribute(&mut self, proto: proto::AttributeProto) -> Result<Attr> {
+    fn attribute(&mut self, mut proto: AttributeProto) -> Result<Attr> {
         use proto::attribute_proto::AttributeType as T;
-        let carry = |p: proto::AttributeProto| AttrValue::Carried(p.encode_to_vec().into());
         let name = proto.name().to_string();
         let doc = proto.doc_string().to_string();
-        let kind = match T::try_from(proto.r#type.unwrap_or(0)) {
-            Ok(T::Undefined) => guess_kind(&proto),
-            Ok(kind) => kind,
-            Err(_) => return Ok(Attr { name, value: carry(proto), doc }),
+        let kind = match proto.r#type() {
+            T::Undefined if proto.r#type.unwrap_or(0) == 0 => guess_kind(&proto),
+            kind => kind,
         };
-        let spelled = proto.r#type.is_some_and(|t| t != 0);
+        let plain = is_plain(&proto);
         let value = match kind {
-            _ if !proto.ref_attr_name().is_empty() => carry(proto),
+            // Bodies read values from around them: they have to be seen, whatever else is in the attribute.
             T::Graph if proto.g.is_some() => AttrValue::Graph(Box::new(self.graph(proto.g.unwrap_or_default())?)),
             T::Graphs => AttrValue::Graphs(proto.graphs.into_iter().map(|g| self.graph(g)).collect::<Result<_>>()?),
-            _ if !spelled => carry_unless_plain(proto, kind),
-            T::Int => AttrValue::Int(proto.i()),
-            T::Float => AttrValue::Float(proto.f()),
-            T::String => AttrValue::Str(proto.s.unwrap_or_default()),
-            T::Ints => AttrValue::Ints(proto.ints),
-            T::Floats => AttrValue::Floats(proto.floats),
-            T::Strings => AttrValue::Strs(proto.strings),
-            T::Tensor => match &proto.t {
-                Some(t) if t.doc_string.is_none() && t.metadata_props.is_empty() && t.segment.is_none() => {
-                    let inner = t.name().to_string();
-                    AttrValue::Tensor(self.tensor(t.clone())?.0, inner)
-                }
-                _ => carry(proto),
-            },
-            _ => carry(proto),
+            T::Int if plain => AttrValue::Int(proto.i()),
+            T::Float if plain => AttrValue::Float(proto.f()),
+            T::String if plain => AttrValue::Str(proto.s.unwrap_or_default()),
+            T::Ints if plain => AttrValue::Ints(proto.ints),
+            T::Floats if plain => AttrValue::Floats(proto.floats),
+            T::Strings if plain => AttrValue::Strs(proto.strings),
+            T::Tensor if plain && proto.t.as_ref().is_some_and(nothing_but_data) => {
+                let t = proto.t.unwrap_or_default();
+                let inner = t.name().to_string();
+                AttrValue::Tensor(self.tensor(t)?.0, inner)
+            }
+            _ => {
+                tensors::in_attribute(&mut proto, &mut |t| self.data.inline(t))?;
+                AttrValue::Carried(proto.encode_to_vec().into())
+            }
         };
         Ok(Attr { name, value, doc })
     }
@@ -348,39 +356,27 @@ impl Decoder<'_> {
             let strings = std::mem::take(&mut t.string_data);
             let tensor =
                 Tensor::strings(shape, strings).ok_or_else(|| bad(format!("dims {:?} with {n} strings", t.dims)))?;
-            return Ok((tensor, rest_of(t)));
+            return Ok((tensor, rest_of(t).encode_to_vec().into()));
         }
         let Some(need) = byte_len(dtype, &shape) else {
             return Err(bad(match dtype.bits() {
-                None => format!("its element type {} is unknown", dtype.0),
+                None => format!("its element type {} is not one of ONNX {}", dtype.0, super::PROTO_VERSION),
                 Some(_) => format!("its dims {:?} overflow", t.dims),
             }));
         };
-        let external = t.data_location() == proto::tensor_proto::DataLocation::External;
-        let bytes = if external {
-            let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_string());
-            let number = |key: &str| match entry(key) {
-                None => Ok(None),
-                Some(v) => {
-                    v.trim().parse::<u64>().map(Some).map_err(|_| bad(format!("its {key} \"{v}\" is no number")))
-                }
-            };
-            let location = entry("location").ok_or_else(|| bad("it is external but names no location".into()))?;
-            let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-            self.data.read(&location, offset, length.or(Some(need as u64)))?
-        } else {
-            match t.raw_data.take() {
-                Some(raw) => raw,
-                None => typed_bytes(&t, dtype, need)
-                    .ok_or_else(|| bad(format!("dims {:?} of {dtype} need other data than there is", t.dims)))?,
-            }
+        self.data.inline(&mut t)?;
+        let typed = |t: &TensorProto| typed_bytes(t, dtype, need);
+        let bytes = match t.raw_data.take_if(|raw| !raw.is_empty() || need == 0) {
+            Some(raw) => raw,
+            None => typed(&t)
+                .ok_or_else(|| bad(format!("dims {:?} of {dtype} do not go with the data there is", t.dims)))?,
         };
         if bytes.len() != need {
             return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, bytes.len())));
         }
         let tensor = Tensor::new(dtype, shape, bytes)
             .ok_or_else(|| Error::internal("a tensor of the right length was refused"))?;
-        Ok((tensor, rest_of(t)))
+        Ok((tensor, rest_of(t).encode_to_vec().into()))
     }
 }
 
@@ -392,21 +388,23 @@ fn resolve(graph: &mut Graph, name: &str) -> Result<ValueId> {
     }
 }
 
-/// Remembers the file's type for a value.
-fn list(graph: &mut Graph, id: ValueId, info: ValueInfoProto) {
+/// Remembers what the file says of a value, if it does so for the first time.
+fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto) -> bool {
     let ty = info.r#type.as_ref().and_then(type_of);
     let value = graph.value_mut(id);
+    if value.listing.proto.is_some() {
+        return false;
+    }
     if value.constant().is_none() && value.ty.is_none() {
         value.ty = ty.clone();
     }
     value.listing = Listing { proto: Some(info.encode_to_vec().into()), ty };
+    true
 }
 
 /// What is left of a tensor besides type, dims, name and data.
-fn rest_of(t: TensorProto) -> Bytes {
+fn rest_of(t: TensorProto) -> TensorProto {
     TensorProto { doc_string: t.doc_string, metadata_props: t.metadata_props, ..Default::default() }
-        .encode_to_vec()
-        .into()
 }
 
 /// Raw bytes from the typed fields; `None` unless they hold exactly `need` bytes.
@@ -420,6 +418,10 @@ fn typed_bytes(t: &TensorProto, dtype: DType, need: usize) -> Option<Bytes> {
             let width = dtype.bytes()?;
             t.uint64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
         }
+        27 | 28 => t.int32_data.chunks(4).for_each(|four| {
+            let bits = four.iter().rev().fold(0, |bits, &v| bits << 6 | (v & 0x3f));
+            out.extend_from_slice(&bits.to_le_bytes()[..(6 * four.len()).div_ceil(8)]);
+        }),
         21..=23 | 25 | 26 => out.extend(t.int32_data.iter().map(|&v| v as u8)),
         _ => {
             let width = dtype.bytes().filter(|&w| w <= 4)?;
@@ -430,7 +432,7 @@ fn typed_bytes(t: &TensorProto, dtype: DType, need: usize) -> Option<Bytes> {
 }
 
 /// Files before IR 2 leave the kind of an attribute to be seen from its fields.
-fn guess_kind(p: &proto::AttributeProto) -> proto::attribute_proto::AttributeType {
+fn guess_kind(p: &AttributeProto) -> proto::attribute_proto::AttributeType {
     use proto::attribute_proto::AttributeType as T;
     match () {
         _ if p.g.is_some() => T::Graph,
@@ -446,18 +448,29 @@ fn guess_kind(p: &proto::AttributeProto) -> proto::attribute_proto::AttributeTyp
     }
 }
 
-/// An attribute without a kind: read if it is one of the plain ones (a save then spells the kind), else carried.
-fn carry_unless_plain(p: proto::AttributeProto, kind: proto::attribute_proto::AttributeType) -> AttrValue {
-    use proto::attribute_proto::AttributeType as T;
-    match kind {
-        T::Int => AttrValue::Int(p.i()),
-        T::Float => AttrValue::Float(p.f()),
-        T::String => AttrValue::Str(p.s.unwrap_or_default()),
-        T::Ints => AttrValue::Ints(p.ints),
-        T::Floats => AttrValue::Floats(p.floats),
-        T::Strings => AttrValue::Strs(p.strings),
-        _ => AttrValue::Carried(p.encode_to_vec().into()),
-    }
+/// Whether an attribute is one value of one kind.
+fn is_plain(p: &AttributeProto) -> bool {
+    let fields = [
+        p.f.is_some(),
+        p.i.is_some(),
+        p.s.is_some(),
+        p.t.is_some(),
+        p.g.is_some(),
+        p.tp.is_some(),
+        p.sparse_tensor.is_some(),
+        !p.floats.is_empty(),
+        !p.ints.is_empty(),
+        !p.strings.is_empty(),
+        !p.tensors.is_empty(),
+        !p.graphs.is_empty(),
+        !p.type_protos.is_empty(),
+        !p.sparse_tensors.is_empty(),
+    ];
+    p.ref_attr_name().is_empty() && fields.into_iter().filter(|f| *f).count() <= 1
+}
+
+fn nothing_but_data(t: &TensorProto) -> bool {
+    t.doc_string.is_none() && t.metadata_props.is_empty() && t.segment.is_none()
 }
 
 fn dims(dims: &[i64]) -> Option<Shape> {

@@ -36,7 +36,7 @@ pub fn model(m: &Model) -> Result<ModelProto> {
     }
     out.ir_version = Some(ir_version);
     for (domain, version) in &m.opsets {
-        if !out.opset_import.iter().any(|o| o.domain() == domain) {
+        if !out.opset_import.iter().any(|o| super::decode::domain(o.domain()) == domain) {
             out.opset_import.push(proto::OperatorSetIdProto { domain: Some(domain.clone()), version: Some(*version) });
         }
     }
@@ -64,7 +64,9 @@ type Outer = HashMap<String, String>;
 
 fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
     let mut out: GraphProto = carried(&g.carried)?;
-    out.name = Some(g.name.clone());
+    if !g.name.is_empty() {
+        out.name = Some(g.name.clone());
+    }
     let name = |v: ValueId| {
         let own = &g.value(v).name;
         match g.value(v).source {
@@ -91,14 +93,15 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
         }
     }
     for id in g.topological()? {
+        while let Some(first) = constants.first_entry().filter(|c| c.key().0 <= g.node(id).order.0) {
+            out.node.push(first.remove());
+        }
+        // In a file that was not sorted, and in one that was edited, some it reads stand further down.
         let captured = g.node_captures(id).into_iter().map(|c| c.2);
         for v in g.node_inputs(id).into_iter().flatten().chain(captured) {
             if let Source::Constant(_, Form::Node { order, .. }) = &g.value(v).source {
                 out.node.extend(constants.remove(&(*order, v)));
             }
-        }
-        while let Some(first) = constants.first_entry().filter(|c| c.key().0 <= g.node(id).order.0) {
-            out.node.push(first.remove());
         }
         out.node.push(node(g, id, &name)?);
     }
@@ -206,25 +209,44 @@ fn constant_node(t: &Tensor, output: &str, mut out: NodeProto) -> NodeProto {
     use proto::attribute_proto::AttributeType as T;
     out.op_type = Some("Constant".into());
     out.output = vec![output.to_string()];
-    let form = out.attribute.first().map_or("value", |a| a.name()).to_string();
-    let plain = match (form.as_str(), t.dtype(), t.rank()) {
-        ("value_int", DType::I64, 0) => true,
-        ("value_ints", DType::I64, 1) => true,
-        ("value_float", DType::F32, 0) => true,
-        ("value_floats", DType::F32, 1) => true,
-        ("value_string", DType::STRING, 0) => true,
-        ("value_strings", DType::STRING, 1) => true,
-        _ => false,
+    let mut a = out.attribute.pop().unwrap_or_default();
+    let rest = a.t.take().unwrap_or_default();
+    let (ints, floats) = (|| t.ints().unwrap_or_default(), || t.as_f32().unwrap_or_default().into_owned());
+    let strings = || t.as_strings().unwrap_or_default().to_vec();
+    let kind = match (a.name(), t.dtype(), t.rank()) {
+        ("value_int", DType::I64, 0) => {
+            a.i = t.int_scalar();
+            T::Int
+        }
+        ("value_float", DType::F32, 0) => {
+            a.f = floats().first().copied();
+            T::Float
+        }
+        ("value_string", DType::STRING, 0) => {
+            a.s = strings().first().cloned();
+            T::String
+        }
+        ("value_ints", DType::I64, 1) => {
+            a.ints = ints();
+            T::Ints
+        }
+        ("value_floats", DType::F32, 1) => {
+            a.floats = floats();
+            T::Floats
+        }
+        ("value_strings", DType::STRING, 1) => {
+            a.strings = strings();
+            T::Strings
+        }
+        _ => {
+            let name = rest.name().to_string();
+            a = AttributeProto { name: Some("value".into()), doc_string: a.doc_string, ..Default::default() };
+            a.t = Some(tensor(t, &name, rest));
+            T::Tensor
+        }
     };
-    if plain {
-        return out;
-    }
-    let carried = out.attribute.pop().and_then(|a| a.t).unwrap_or_default();
-    let name = carried.name().to_string();
-    let mut value = AttributeProto { name: Some("value".into()), ..Default::default() };
-    value.t = Some(tensor(t, &name, carried));
-    value.set_type(T::Tensor);
-    out.attribute = vec![value];
+    a.set_type(kind);
+    out.attribute = vec![a];
     out
 }
 

@@ -1,6 +1,10 @@
 //! External tensor data: files beside the model, mapped. (ONNX: docs/ExternalData.md.)
 
+use super::proto::TensorProto;
+use super::proto::tensor_proto::DataLocation;
 use crate::error::{Error, Result, io};
+use crate::ir::shape::DType;
+use crate::ir::tensor::byte_len;
 use bytes::Bytes;
 use memmap2::Mmap;
 use std::collections::HashMap;
@@ -25,11 +29,39 @@ impl ExternalData {
         ExternalData { folder, files: HashMap::new(), paths: Vec::new() }
     }
 
+    /// Gives a tensor that lies in another file its bytes; leaves any other as it is.
+    ///
+    /// # Errors
+    /// As [`ExternalData::read`], and if the tensor does not say properly where its bytes are.
+    pub fn inline(&mut self, t: &mut TensorProto) -> Result<()> {
+        if t.data_location() != DataLocation::External {
+            return Ok(());
+        }
+        let bad = |why: String| {
+            Error::input(format!("the tensor \"{}\" does not say where its data is", t.name()))
+                .because(why)
+                .help("export the model again, or save it in one file")
+        };
+        let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
+        let number = |key: &str| match entry(key) {
+            None => Ok(None),
+            Some(v) => v.trim().parse::<u64>().map(Some).map_err(|_| bad(format!("its {key} \"{v}\" is no number"))),
+        };
+        let location = entry("location").ok_or_else(|| bad("it is external but names no file".into()))?;
+        let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
+        let dims: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+        let need = dims.and_then(|d| byte_len(DType(t.data_type()), &d)).map(|n| n as u64);
+        t.raw_data = Some(self.read(location, offset, length.or(need))?);
+        t.external_data.clear();
+        t.data_location = None;
+        Ok(())
+    }
+
     /// `length` bytes from `offset` of the file `location`; to its end if no length is given.
     ///
     /// # Errors
     /// If the location leaves the model's folder in any way, is no regular file, or is shorter than that.
-    pub fn read(&mut self, location: &str, offset: u64, length: Option<u64>) -> Result<Bytes> {
+    fn read(&mut self, location: &str, offset: u64, length: Option<u64>) -> Result<Bytes> {
         let file = match self.files.get(location) {
             Some(bytes) => bytes.clone(),
             None => {
@@ -100,8 +132,8 @@ fn links(_: &std::fs::Metadata) -> u64 {
 
 /// The bytes of a file, mapped: pages are read when they are touched and never copied.
 pub fn map(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(|e| io("open", path, &e))?;
-    let meta = file.metadata().map_err(|e| io("read", path, &e))?;
+    // Before it is opened: opening a pipe waits for somebody to write into it.
+    let meta = path.metadata().map_err(|e| io("read", path, &e))?;
     if !meta.is_file() {
         let what = if meta.is_dir() { "it is a folder" } else { "it is not a regular file" };
         return Err(Error::input(format!("cannot read {}", path.display())).because(what).help("name an .onnx file"));
@@ -109,6 +141,7 @@ pub fn map(path: &Path) -> Result<Bytes> {
     if meta.len() == 0 {
         return Ok(Bytes::new());
     }
+    let file = File::open(path).map_err(|e| io("open", path, &e))?;
     // SAFETY: as with every mapped file, somebody who truncates it while we run makes reading fail (SIGBUS). Our own
     // writers never write in place: they rename a new file over the old one, which keeps the mapped one alive.
     let mapped = unsafe { Mmap::map(&file) }.map_err(|e| io("map", path, &e))?;

@@ -8,6 +8,8 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 mod save;
+mod tensors;
+mod unknown;
 
 /// Version of the onnx package that `proto/onnx.proto` comes from.
 pub const PROTO_VERSION: &str = "1.23";

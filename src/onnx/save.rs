@@ -1,7 +1,7 @@
 //! Writing models: streamed, atomic, with external data where one file cannot hold them.
 
-use super::encode;
-use super::proto::{AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto};
+use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto};
+use super::{encode, tensors};
 use crate::error::{Error, Result, io};
 use crate::ir::Model;
 use bytes::BufMut;
@@ -78,24 +78,41 @@ pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<
 /// A file that appears under its name complete or not at all.
 pub struct Atomic {
     path: PathBuf,
+    /// `path`, or what it links to.
+    real: PathBuf,
     file: NamedTempFile,
     written: u64,
 }
 
 impl Atomic {
     /// # Errors
-    /// If the folder of `path` cannot be written to.
+    /// If the folder of `path` cannot be written to, or something other than a file stands there.
     pub fn create(path: &Path) -> Result<Atomic> {
-        let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
-        if path.is_dir() {
-            return Err(Error::input(format!("cannot write {}", path.display()))
-                .because("it is a folder")
-                .help("name a file"));
+        let cannot = |why: String| Error::input(format!("cannot write {}", path.display())).because(why);
+        let real = match path.is_symlink() {
+            true => path.canonicalize().map_err(|e| io("follow the link", path, &e))?,
+            false => path.to_path_buf(),
+        };
+        match real.metadata() {
+            Ok(m) if m.is_dir() => return Err(cannot("it is a folder".into()).help("name a file in it")),
+            Ok(m) if !m.is_file() => {
+                return Err(
+                    cannot("it is a device, pipe or socket".into()).help("name a file, or - for standard output")
+                );
+            }
+            _ => {}
         }
+        let folder = folder_of(&real);
+        if !folder.is_dir() {
+            return Err(
+                cannot(format!("there is no folder {}", folder.display())).help("make it first, or choose another")
+            );
+        }
+        // Its error has the random name of the temporary file in it: only the kind of it is worth repeating.
         let file = tempfile::Builder::new().prefix(".tutee-").tempfile_in(folder).map_err(|e| {
-            io("write", path, &e).help("choose an output in a folder that exists and can be written to")
+            cannot(format!("{}: {}", folder.display(), e.kind())).help("choose a folder that can be written to")
         })?;
-        Ok(Atomic { path: path.to_path_buf(), file, written: 0 })
+        Ok(Atomic { path: path.to_path_buf(), real, file, written: 0 })
     }
 
     /// # Errors
@@ -109,12 +126,16 @@ impl Atomic {
     /// # Errors
     /// If the rename fails; the file that stood there then stands there still.
     pub fn commit(self) -> Result<(PathBuf, u64)> {
-        let Atomic { path, file, .. } = self;
+        let Atomic { path, real, file, .. } = self;
         let bytes = file.as_file().metadata().map_err(|e| io("write", &path, &e))?.len();
-        set_permissions(&file, &path).map_err(|e| io("write", &path, &e))?;
-        file.persist(&path).map_err(|e| io("write", &path, &e.error))?;
+        set_permissions(&file, &real).map_err(|e| io("write", &path, &e))?;
+        file.persist(&real).map_err(|e| io("write", &path, &e.error))?;
         Ok((path, bytes))
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// Temporary files are private; the result has the permissions of the file it replaces, or those of any new file.
@@ -124,9 +145,8 @@ fn set_permissions(file: &NamedTempFile, path: &Path) -> std::io::Result<()> {
     let mode = match path.metadata() {
         Ok(old) => old.permissions().mode(),
         Err(_) => {
-            let probe = tempfile::Builder::new()
-                .permissions(PermissionsExt::from_mode(0o666))
-                .tempfile_in(path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")))?;
+            let any = PermissionsExt::from_mode(0o666);
+            let probe = tempfile::Builder::new().permissions(any).tempfile_in(folder_of(path))?;
             probe.as_file().metadata()?.permissions().mode()
         }
     };
@@ -138,29 +158,16 @@ fn set_permissions(_: &NamedTempFile, _: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Moves the data of every large tensor of a graph and of its bodies into `data`.
+/// Moves the data of every large tensor of the graph and of its bodies into `data`.
 fn externalize(proto: &mut ModelProto, data: &mut Atomic) -> Result<()> {
     let location = data.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match &mut proto.graph {
-        Some(g) => externalize_graph(g, &location, data),
-        None => Ok(()),
+    proto.graph.iter_mut().try_for_each(|g| tensors::in_graph(g, &mut |t| externalize_tensor(t, &location, data)))?;
+    match proto.encoded_len() {
+        n if n > MAX_FILE => Err(Error::input("the model is too large to be written").because(format!(
+            "without its large tensors it still has {n} bytes, and no file may have more than {MAX_FILE}"
+        ))),
+        _ => Ok(()),
     }
-}
-
-fn externalize_graph(g: &mut GraphProto, location: &str, data: &mut Atomic) -> Result<()> {
-    for t in &mut g.initializer {
-        externalize_tensor(t, location, data)?;
-    }
-    for a in g.node.iter_mut().flat_map(|n| n.attribute.iter_mut()) {
-        let AttributeProto { t, g, graphs, .. } = a;
-        if let Some(t) = t {
-            externalize_tensor(t, location, data)?;
-        }
-        for body in g.iter_mut().chain(graphs) {
-            externalize_graph(body, location, data)?;
-        }
-    }
-    Ok(())
 }
 
 fn externalize_tensor(t: &mut TensorProto, location: &str, data: &mut Atomic) -> Result<()> {

@@ -5,8 +5,17 @@ pub mod print;
 
 /// A name as the text form has it: bare if it is a plain word, else quoted.
 pub fn name(s: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | ':' | '-');
     if !s.is_empty() && s.chars().all(plain) { s.to_string() } else { quote(s.as_bytes()) }
+}
+
+/// A name where a bare word of digits would be a number.
+pub fn symbol(s: &str) -> String {
+    if s.starts_with(|c: char| c.is_ascii_digit() || c == '-') { quote(s.as_bytes()) } else { name(s) }
+}
+
+/// The characters of a bare name.
+fn plain(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | ':' | '-')
 }
 
 /// A quoted string; bytes that are not printable ASCII as `\xNN`.

@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, ValueId};
 use crate::ir::shape::{DType, Dim, Shape, Type};
-use crate::ir::tensor::{Tensor, byte_len};
+use crate::ir::tensor::{Tensor, byte_len, elements};
+use crate::ir::text::plain;
 use crate::ir::value::{Form, Source, Value};
 use crate::ir::{Model, Node, Op};
 use bytes::Bytes;
@@ -90,7 +91,6 @@ impl<'a> Parser<'a> {
 
     fn word(&mut self) -> Parse<String> {
         self.space();
-        let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | ':' | '-');
         let end = self.rest().find(|c| !plain(c)).unwrap_or(self.rest().len());
         if end == 0 {
             return Err("expected a name".into());
@@ -176,8 +176,11 @@ impl<'a> Parser<'a> {
         let mut opsets = Vec::new();
         loop {
             self.space();
-            let domain =
-                if self.rest().starts_with(|c: char| c.is_ascii_digit()) { String::new() } else { self.name()? };
+            let domain = if self.rest().starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+                String::new()
+            } else {
+                self.name()?
+            };
             opsets.push((domain, self.integer()?));
             if !self.eat(",") {
                 break;
@@ -203,11 +206,12 @@ impl<'a> Parser<'a> {
         while !self.eat("}") {
             if self.keyword("input") {
                 let (name, ty) = self.typed()?;
-                let default = match (self.eat("="), &ty) {
-                    (true, Some(ty)) if !self.keyword("default") => Some((self.constant(ty)?, Bytes::new())),
-                    _ => None,
+                let source = match self.eat("=") {
+                    true if self.keyword("carried") => Source::Carried,
+                    true => Source::Input { default: Some((self.typed_constant()?, Bytes::new())) },
+                    false => Source::Input { default: None },
                 };
-                let id = self.add(&mut g, name, Source::Input { default }, ty)?;
+                let id = self.add(&mut g, name, source, ty)?;
                 g.add_input(id);
             } else if self.keyword("const") {
                 let (name, ty) = self.typed()?;
@@ -296,6 +300,11 @@ impl<'a> Parser<'a> {
         })
     }
 
+    fn typed_constant(&mut self) -> Parse<Tensor> {
+        let ty = self.ty()?.ok_or("a constant needs a type")?;
+        self.constant(&ty)
+    }
+
     /// The tensor of a constant of type `ty`, with what follows as its content.
     fn constant(&mut self, ty: &Type) -> Parse<Tensor> {
         let dims = ty.shape().and_then(Shape::dims).ok_or("a constant needs a tensor type with known dims")?;
@@ -321,24 +330,24 @@ impl<'a> Parser<'a> {
 
     fn node(&mut self, g: &mut Graph, at: u32) -> Parse<()> {
         let mut outputs = Vec::new();
-        loop {
+        while !self.eat("=") {
+            if !outputs.is_empty() {
+                self.expect(",")?;
+            }
             if self.eat("_") {
                 outputs.push(None);
             } else {
                 let (name, ty) = self.typed()?;
                 outputs.push(Some(self.add(g, name, Source::Node, ty)?));
             }
-            if !self.eat(",") {
-                break;
-            }
         }
-        self.expect("=")?;
+        self.space();
+        let quoted = self.rest().starts_with('"');
         let kind = self.name()?;
-        let (domain, op_type) = if self.eat(".") {
-            (kind, self.name()?)
-        } else {
-            let split = kind.rsplit_once('.').map(|(d, o)| (d.to_string(), o.to_string()));
-            split.unwrap_or((String::new(), kind))
+        let (domain, op_type) = match kind.rsplit_once('.') {
+            _ if quoted && self.eat(".") => (kind, self.name()?),
+            Some((domain, op_type)) if !quoted => (domain.to_string(), op_type.to_string()),
+            _ => (String::new(), kind),
         };
         let mut attrs = if self.eat("<") { self.list(">", Self::attr)? } else { Vec::new() };
         self.expect("(")?;
@@ -346,14 +355,14 @@ impl<'a> Parser<'a> {
         let name = if self.eat("@") { Some(self.name()?) } else { None };
         if self.eat("{") {
             while !self.eat("}") {
-                let attr = self.word()?;
+                let attr = self.name()?;
                 let title = self.name()?;
                 let body = self.graph(title, g.opset)?;
                 attrs.push(Attr::new(&attr, AttrValue::Graph(Box::new(body))));
             }
         }
         let inputs = inputs.into_iter().map(|n| n.map(|n| resolve(g, &n)).transpose()).collect::<Parse<Vec<_>>>()?;
-        let op = if domain.is_empty() { Op::parse(&op_type, g.opset, &attrs) } else { Op::Opaque };
+        let op = if domain.is_empty() && !quoted { Op::parse(&op_type, g.opset, &attrs) } else { Op::Opaque };
         let first = outputs.iter().flatten().next().map_or(String::new(), |&v| g.value(v).name.clone());
         let mut node = Node::new(name.unwrap_or(first), Op::Opaque, g.opset);
         if let Some(o) = op.operator() {
@@ -408,10 +417,7 @@ impl<'a> Parser<'a> {
                     Ok(int) => AttrValue::Int(int),
                     Err(_) => AttrValue::Float(n.parse().unwrap_or(f32::NAN)),
                 },
-                Err(_) => {
-                    let ty = self.ty()?.ok_or("expected an attribute value")?;
-                    AttrValue::Tensor(self.constant(&ty)?, String::new())
-                }
+                Err(_) => AttrValue::Tensor(self.typed_constant()?, String::new()),
             },
         };
         Ok(Attr::new(&name, value))
@@ -426,7 +432,16 @@ fn resolve(g: &mut Graph, name: &str) -> Parse<ValueId> {
 }
 
 fn fill_tensor(dtype: DType, shape: Vec<usize>, fill: Fill) -> Parse<Tensor> {
-    if let Fill::Strings(strings) = fill {
+    if dtype == DType::STRING {
+        let strings = match fill {
+            Fill::Strings(strings) => strings,
+            _ => {
+                vec![
+                    Bytes::new();
+                    elements(&shape).filter(|&n| n <= MAX_CONSTANT >> 6).ok_or("the constant is too large for text")?
+                ]
+            }
+        };
         return Tensor::strings(shape, strings).ok_or_else(|| "one string an element is needed".into());
     }
     let bytes = byte_len(dtype, &shape).filter(|&n| n <= MAX_CONSTANT).ok_or("the constant is too large for text")?;

@@ -4,22 +4,24 @@ use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::shape::DType;
 use crate::ir::tensor::Tensor;
-use crate::ir::text::{name, quote};
+use crate::ir::text::{name, quote, symbol};
 use crate::ir::value::Source;
-use crate::ir::{Model, Node};
+use crate::ir::{Model, Node, Op};
 use std::collections::HashMap;
 use std::fmt::Write;
 
-/// Tensors up to this size are printed with their content.
+/// Tensors up to this size are printed with their content,
 const INLINE: usize = 8;
+/// integer vectors up to this one: types depend on them.
+const INLINE_INTS: usize = 64;
 
 /// The text form of a model's graph.
 pub fn model(m: &Model) -> String {
-    let opsets: Vec<_> = m
-        .opsets
-        .iter()
-        .map(|(d, v)| if d.is_empty() || d == "ai.onnx" { v.to_string() } else { format!("{} {v}", name(d)) })
-        .collect();
+    let opset = |(d, v): &(String, i64)| if d.is_empty() { v.to_string() } else { format!("{} {v}", symbol(d)) };
+    let mut opsets: Vec<_> = m.opsets.iter().map(opset).collect();
+    if opsets.is_empty() {
+        opsets.push("0".into());
+    }
     let mut out = format!("model {} opset {} {{\n", quote(m.graph.name.as_bytes()), opsets.join(", "));
     body(&m.graph, &HashMap::new(), 1, &mut out);
     out.push_str("}\n");
@@ -35,7 +37,8 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
     let ty = |v: ValueId| g.value(v).ty.as_ref().map_or("?".to_string(), |t| t.to_string());
     for v in g.runtime_inputs() {
         let default = match &g.value(v).source {
-            Source::Input { default: Some((t, _)) } => format!(" = {}", content(t).unwrap_or_else(|| "default".into())),
+            Source::Input { default: Some((t, _)) } => format!(" = {}{}", t.ty(), content(t).unwrap_or_default()),
+            Source::Carried => " = carried".into(),
             _ => String::new(),
         };
         let _ = writeln!(out, "{pad}input {} : {}{default}", printed(v), ty(v));
@@ -46,7 +49,7 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
                 let content = content(t).map_or(String::new(), |c| format!(" = {c}"));
                 let _ = writeln!(out, "{pad}const {} : {}{content}", printed(v), ty(v));
             }
-            Source::Carried => {
+            Source::Carried if !g.inputs().contains(&v) => {
                 let _ = writeln!(out, "{pad}carried {} : {}", printed(v), ty(v));
             }
             _ => {}
@@ -62,9 +65,10 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
             .collect();
         let inputs: Vec<_> = g.node_inputs(id).into_iter().map(|v| v.map_or("_".into(), printed)).collect();
         let n = g.node(id);
-        let _ = write!(out, "{pad}{} = {}{}({})", results.join(", "), kind(n), attrs(n, g.opset), inputs.join(", "));
-        let first = g.output(id).map_or("", |v| &g.value(v).name);
-        if !n.name.is_empty() && n.name != first {
+        let results = if results.is_empty() { String::new() } else { results.join(", ") + " " };
+        let _ = write!(out, "{pad}{results}= {}{}({})", kind(n, g.opset), attrs(n, g.opset), inputs.join(", "));
+        let first = g.node_outputs(id).into_iter().flatten().next();
+        if !n.name.is_empty() && first.is_none_or(|v| n.name != g.value(v).name) {
             let _ = write!(out, " @{}", name(&n.name));
         }
         bodies(g, id, depth, &printed, out);
@@ -92,7 +96,7 @@ fn bodies(g: &Graph, id: NodeId, depth: usize, printed: &impl Fn(ValueId) -> Str
         let outer = g.node_captures(id).into_iter().filter(|c| c.0 == b);
         let outer =
             outer.map(|(_, i, v)| (body.value(body.captures()[i]).name.clone(), unsigil(&printed(v)))).collect();
-        let _ = writeln!(out, "{pad}{attr} {} {{", quote(body.name.as_bytes()));
+        let _ = writeln!(out, "{pad}{} {} {{", name(&attr), quote(body.name.as_bytes()));
         self::body(body, &outer, depth + 2, out);
         let _ = writeln!(out, "{pad}}}");
     }
@@ -105,8 +109,16 @@ fn unsigil(printed: &str) -> String {
     crate::ir::text::parse::unquote(bare).unwrap_or_else(|| bare.to_string())
 }
 
-fn kind(n: &Node) -> String {
-    if n.domain.is_empty() { name(&n.op_type) } else { format!("{}.{}", name(&n.domain), name(&n.op_type)) }
+/// Domain and operator. Quotes show where the domain ends, and that an operator is not ONNX's in spite of its name.
+fn kind(n: &Node, opset: i64) -> String {
+    let bare = [&n.domain, &n.op_type].iter().all(|s| name(s) == **s || s.is_empty()) && !n.op_type.contains('.');
+    let overridden =
+        || n.domain.is_empty() && n.op == Op::Opaque && Op::parse(&n.op_type, opset, &n.attrs) != Op::Opaque;
+    match (bare && !n.op_type.is_empty() && !overridden(), n.domain.is_empty()) {
+        (true, _) => n.kind(),
+        (false, true) => quote(n.op_type.as_bytes()),
+        (false, false) => format!("{}.{}", quote(n.domain.as_bytes()), quote(n.op_type.as_bytes())),
+    }
 }
 
 fn attrs(n: &Node, opset: i64) -> String {
@@ -140,7 +152,7 @@ fn attr(a: &Attr) -> Option<String> {
 
 /// The elements of a small tensor.
 fn content(t: &Tensor) -> Option<String> {
-    if t.len() > INLINE {
+    if t.len() > if t.rank() <= 1 && t.dtype().is_int() { INLINE_INTS } else { INLINE } {
         return None;
     }
     let items: Vec<String> = if let Some(v) = t.ints() {

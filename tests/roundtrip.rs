@@ -1,0 +1,115 @@
+//! Reading and writing lose nothing.
+
+mod common;
+
+use common::{files, name, root};
+use std::path::Path;
+use tutee::ir::{Model, text};
+use tutee::onnx;
+
+/// Files in which writing says the same in other words: typed data becomes raw, nodes are sorted, attributes get kinds,
+/// weights come in; fields that nobody knows are dropped.
+const RESPELLED: [&str; 5] = ["dtypes", "old_attributes", "unsorted", "external/model", "unknown_fields"];
+
+fn load(path: &Path) -> Model {
+    onnx::load(path).unwrap_or_else(|e| panic!("{e}")).model
+}
+
+fn bytes(model: &Model) -> Vec<u8> {
+    onnx::to_bytes(model).unwrap()
+}
+
+fn decode(bytes: Vec<u8>) -> Model {
+    onnx::decode(bytes.into(), None).unwrap().model
+}
+
+#[test]
+fn decode_then_encode_is_the_identity() {
+    for path in files("fixtures/onnx", "onnx") {
+        let respelled = RESPELLED.iter().any(|r| path.with_extension("").ends_with(r));
+        let same = bytes(&load(&path)) == std::fs::read(&path).unwrap();
+        assert_eq!(same, !respelled, "{}", name(&path));
+    }
+}
+
+#[test]
+fn what_was_written_is_written_again() {
+    for path in files("fixtures", "onnx") {
+        let once = load(&path);
+        let written = bytes(&once);
+        let twice = decode(written.clone());
+        assert!(bytes(&twice) == written, "{}", name(&path));
+        assert_eq!(text::print::model(&twice), text::print::model(&once));
+    }
+}
+
+#[test]
+fn print_then_parse_is_the_identity() {
+    for path in files("fixtures", "onnx") {
+        let printed = text::print::model(&load(&path));
+        let parsed = text::parse::model(&printed).unwrap_or_else(|e| panic!("{}: {e}\n{printed}", name(&path)));
+        parsed.graph.verify().unwrap();
+        assert_eq!(text::print::model(&parsed), printed, "{}", name(&path));
+    }
+}
+
+#[test]
+fn typed_data_means_what_raw_data_means() {
+    let g = load(&root().join("fixtures/onnx/dtypes.onnx")).graph;
+    let mut compared = 0;
+    for v in g.values() {
+        let value = g.value(v);
+        if let Some(name) = value.name.strip_suffix("_typed") {
+            let Some(raw) = g.find_value(&format!("{name}_raw")) else { continue };
+            assert_eq!(value.constant(), g.value(raw).constant(), "{name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 27);
+}
+
+#[test]
+fn external_data_comes_in_wherever_it_was() {
+    let outside = load(&root().join("fixtures/onnx/external/model.onnx"));
+    assert!(bytes(&outside) == std::fs::read(root().join("fixtures/onnx/external/inline.onnx")).unwrap());
+}
+
+#[test]
+fn unknown_fields_are_reported_and_the_rest_is_kept() {
+    let loaded = onnx::load(&root().join("fixtures/onnx/unknown_fields.onnx")).unwrap();
+    assert_eq!(
+        loaded.warnings,
+        ["the file has fields that ONNX 1.23 does not define, which are dropped: ModelProto field 249 (once), \
+          NodeProto field 249 (once), TensorProto field 250 (once)"]
+    );
+    for path in files("fixtures", "onnx") {
+        let expected = path.ends_with("unknown_fields.onnx");
+        let warned = onnx::load(&path).unwrap().warnings.iter().any(|w| w.contains("does not define"));
+        assert_eq!(warned, expected, "{}", name(&path));
+    }
+}
+
+#[test]
+fn nodes_are_sorted() {
+    let printed = text::print::model(&decode(bytes(&load(&root().join("fixtures/onnx/unsorted.onnx")))));
+    assert!(printed.find("Relu") < printed.find("Add"), "{printed}");
+}
+
+#[test]
+fn an_overridden_operator_is_not_the_one_of_that_name() {
+    let g = load(&root().join("fixtures/onnx/functions.onnx")).graph;
+    let relu = g.nodes().find(|&n| g.node(n).op_type == "Relu").unwrap();
+    assert!(g.node(relu).op.operator().is_none());
+}
+
+/// IR 3: weights that are inputs too are constants. From IR 4 on they are defaults, and may have other dims than those.
+#[test]
+fn weights_among_the_inputs() {
+    let constants = |file: &str| {
+        let g = load(&root().join(file)).graph;
+        let b = g.value(g.find_value("b").unwrap()).ty.clone().unwrap().to_string();
+        (g.values().filter(|&v| g.value(v).constant().is_some()).count(), b)
+    };
+    assert_eq!(constants("fixtures/onnx/ir3_weights.onnx"), (2, "f32[4]".to_string()));
+    assert_eq!(constants("fixtures/onnx/ir10_defaults.onnx"), (0, "f32[k]".to_string()));
+}
