@@ -1,0 +1,618 @@
+//! Coupled channels: which positions of which tensor axes stand or fall together.
+//!
+//! Every axis that may shrink carries one *label* a position. Labels begin at the axes of constants and follow the data
+//! through the graph as operators say (`ir/ties.rs`): concatenation strings them together, flattening repeats them, a
+//! slice takes some. Where two must be removed together they are united (union-find); where something needs the axis
+//! whole they are frozen, with the node and the reason. What is left in one class is a *unit*: the least that can be
+//! removed. Units that one weight makes form a *group*.
+//!
+//! A reshape that splits an axis of channels into several, or merges several, can keep only one of them free: heads of an
+//! attention stay or go as blocks, a channel shuffle as residues. It is decided when all freezes are known.
+//! (After Fang et al. 2023, DepGraph, with index maps instead of layer-wise dependencies.)
+
+use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::shape::{Dim, Shape};
+use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Axis, Ties};
+use crate::ir::value::Source;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+type Labels = Arc<[u32]>;
+
+/// Why something stays whole: the node that needs it, and what for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freeze {
+    /// The node; `None` for the model's interface.
+    pub node: Option<NodeId>,
+    pub why: String,
+}
+
+/// A place where channels are summed over: a mask here silences removed channels for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contraction {
+    pub node: NodeId,
+    pub slot: usize,
+    pub axis: usize,
+}
+
+/// Units that are made together.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Nodes whose weights make the channels, in graph order.
+    pub producers: Vec<NodeId>,
+    /// The least sets of channels that can be removed, each by a number that [`Channels::unit`] gives.
+    pub units: Vec<u32>,
+    /// Why no unit can be removed, if so.
+    pub frozen: Option<Freeze>,
+}
+
+/// The channels of a graph.
+#[derive(Debug)]
+pub struct Channels {
+    labels: HashMap<(ValueId, usize), Labels>,
+    classes: Classes,
+    freezes: Vec<Freeze>,
+    /// Axes of constants that a node needs whole, before they have labels.
+    locked: HashMap<(ValueId, usize), u32>,
+    produced: Vec<(NodeId, Labels)>,
+    contractions: Vec<Contraction>,
+    folds: Vec<Fold>,
+}
+
+/// A reshape between one axis and several: `grid` has the labels of the one, row-major over `factors`.
+#[derive(Debug)]
+struct Fold {
+    node: NodeId,
+    grid: Labels,
+    factors: Vec<Option<Labels>>,
+    sizes: Vec<usize>,
+}
+
+/// Union-find over labels; a class remembers the first freeze that hit it.
+#[derive(Debug, Default)]
+struct Classes {
+    parent: Vec<u32>,
+    frozen: Vec<Option<u32>>,
+}
+
+impl Classes {
+    fn fresh(&mut self, n: usize) -> Labels {
+        let from = self.parent.len() as u32;
+        self.parent.extend(from..from + n as u32);
+        self.frozen.resize(self.parent.len(), None);
+        (from..from + n as u32).collect()
+    }
+
+    fn root(&self, mut x: u32) -> u32 {
+        while self.parent[x as usize] != x {
+            x = self.parent[x as usize];
+        }
+        x
+    }
+
+    fn find(&mut self, x: u32) -> u32 {
+        let root = self.root(x);
+        let mut at = x;
+        while self.parent[at as usize] != root {
+            at = std::mem::replace(&mut self.parent[at as usize], root);
+        }
+        root
+    }
+
+    /// The older label becomes the class's root: the outcome does not depend on the order of statements.
+    fn unite(&mut self, a: u32, b: u32) {
+        let (a, b) = (self.find(a), self.find(b));
+        let (root, child) = (a.min(b), a.max(b));
+        self.parent[child as usize] = root;
+        let frozen = match (self.frozen[root as usize], self.frozen[child as usize]) {
+            (Some(x), Some(y)) => Some(x.min(y)),
+            (x, y) => x.or(y),
+        };
+        self.frozen[root as usize] = frozen;
+    }
+
+    fn freeze(&mut self, x: u32, reason: u32) {
+        let root = self.find(x);
+        self.frozen[root as usize].get_or_insert(reason);
+    }
+}
+
+impl Channels {
+    /// Follows the channels through a graph whose types are inferred.
+    ///
+    /// # Errors
+    /// If the graph has a cycle.
+    pub fn of(graph: &Graph) -> crate::Result<Channels> {
+        let mut channels = Channels {
+            labels: HashMap::new(),
+            classes: Classes::default(),
+            freezes: Vec::new(),
+            locked: HashMap::new(),
+            produced: Vec::new(),
+            contractions: Vec::new(),
+            folds: Vec::new(),
+        };
+        let mut weights: HashSet<ValueId> = graph.values().filter(|&v| graph.value(v).constant().is_some()).collect();
+        for node in graph.topological()? {
+            channels.visit(graph, node, &mut weights);
+        }
+        for v in graph.values().filter(|&v| graph.is_held(v)) {
+            let why = format!("\"{}\" is an output of the model", graph.value(v).name);
+            channels.freeze_value(graph, v, Freeze { node: None, why });
+        }
+        channels.settle_folds();
+        Ok(channels)
+    }
+
+    fn visit(&mut self, graph: &Graph, node: NodeId, weights: &mut HashSet<ValueId>) {
+        let inputs = graph.node_inputs(node);
+        let outputs = graph.node_outputs(node);
+        let present: Vec<_> = inputs.iter().flatten().copied().collect();
+        if !present.is_empty() && present.iter().all(|v| weights.contains(v)) && !graph.node(node).has_bodies() {
+            weights.extend(outputs.iter().flatten());
+        }
+        for (_, _, v) in graph.node_captures(node) {
+            self.freeze_value(graph, v, Freeze { node: Some(node), why: "a body of control flow reads it".into() });
+        }
+        let mut walk = Walk { graph, node, inputs, outputs, weights, channels: self, said: HashSet::new() };
+        let known = match graph.node(node).op.operator() {
+            Some(op) => op.ties(&mut walk),
+            None => false,
+        };
+        walk.freeze_rest(known);
+    }
+
+    /// The unit at a position of a value's axis, if the axis carries channels.
+    pub fn unit(&self, value: ValueId, axis: usize, position: usize) -> Option<u32> {
+        Some(self.classes.root(*self.labels.get(&(value, axis))?.get(position)?))
+    }
+
+    /// Axes of a value that carry channels, with their units by position.
+    pub fn axes(&self, value: ValueId, rank: usize) -> impl Iterator<Item = (usize, Vec<u32>)> + '_ {
+        (0..rank).filter_map(move |a| Some((a, self.units(value, a)?)))
+    }
+
+    /// The units along an axis, by position.
+    pub fn units(&self, value: ValueId, axis: usize) -> Option<Vec<u32>> {
+        Some(self.labels.get(&(value, axis))?.iter().map(|&l| self.classes.root(l)).collect())
+    }
+
+    /// Why a unit cannot be removed, if so.
+    pub fn frozen(&self, unit: u32) -> Option<&Freeze> {
+        self.classes.frozen[self.classes.root(unit) as usize].map(|r| &self.freezes[r as usize])
+    }
+
+    /// Every place where channels are summed over.
+    pub fn contractions(&self) -> &[Contraction] {
+        &self.contractions
+    }
+
+    /// Groups of units, in the order of their first producers.
+    pub fn groups(&self) -> Vec<Group> {
+        // Producers that share a unit make one group: union-find over their numbers in `produced`.
+        let mut sets = Classes::default();
+        sets.fresh(self.produced.len());
+        let mut owner: HashMap<u32, u32> = HashMap::new();
+        for (i, (_, labels)) in self.produced.iter().enumerate() {
+            for &l in labels.iter() {
+                let first = *owner.entry(self.classes.root(l)).or_insert(i as u32);
+                sets.unite(first, i as u32);
+            }
+        }
+        let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for (i, (node, labels)) in self.produced.iter().enumerate() {
+            let group = groups.entry(sets.root(i as u32)).or_insert_with(|| Group {
+                producers: Vec::new(),
+                units: Vec::new(),
+                frozen: None,
+            });
+            if !group.producers.contains(node) {
+                group.producers.push(*node);
+            }
+            for &l in labels.iter() {
+                let unit = self.classes.root(l);
+                if seen.insert(unit) {
+                    group.units.push(unit);
+                }
+                if let (None, Some(f)) = (&group.frozen, self.frozen(unit)) {
+                    group.frozen = Some(f.clone());
+                }
+            }
+        }
+        groups.into_values().collect()
+    }
+
+    fn reason(&mut self, freeze: Freeze) -> u32 {
+        if self.freezes.last() != Some(&freeze) {
+            self.freezes.push(freeze);
+        }
+        self.freezes.len() as u32 - 1
+    }
+
+    /// The labels of an axis; those of a constant are made when somebody first asks.
+    fn labels(&mut self, graph: &Graph, value: ValueId, axis: usize) -> Option<Labels> {
+        if let Some(l) = self.labels.get(&(value, axis)) {
+            return Some(l.clone());
+        }
+        let Source::Constant(t, _) = &graph.value(value).source else { return None };
+        let n = *t.shape().get(axis)?;
+        if n < 2 {
+            return None;
+        }
+        let labels = self.classes.fresh(n);
+        if let Some(&reason) = self.locked.get(&(value, axis)) {
+            labels.iter().for_each(|&l| self.classes.freeze(l, reason));
+        }
+        self.labels.insert((value, axis), labels.clone());
+        Some(labels)
+    }
+
+    fn freeze_labels(&mut self, labels: &[u32], freeze: Freeze) {
+        let reason = self.reason(freeze);
+        labels.iter().for_each(|&l| self.classes.freeze(l, reason));
+    }
+
+    fn freeze_value(&mut self, graph: &Graph, value: ValueId, freeze: Freeze) {
+        let rank = graph.value(value).rank().unwrap_or(0);
+        let reason = self.reason(freeze);
+        for axis in 0..rank {
+            self.freeze_axis(value, axis, reason);
+        }
+    }
+
+    fn freeze_axis(&mut self, value: ValueId, axis: usize, reason: u32) {
+        match self.labels.get(&(value, axis)).cloned() {
+            Some(labels) => labels.iter().for_each(|&l| self.classes.freeze(l, reason)),
+            None => {
+                self.locked.entry((value, axis)).or_insert(reason);
+            }
+        }
+    }
+
+    /// Ties two axes position by position; an axis without labels is one that stays whole.
+    fn unite_axes(&mut self, a: Option<Labels>, b: Option<Labels>, node: NodeId, why: &str) {
+        match (a, b) {
+            (Some(a), Some(b)) if a.len() == b.len() => a.iter().zip(b.iter()).for_each(|(&x, &y)| self.classes.unite(x, y)),
+            (a, b) => {
+                for labels in [a, b].into_iter().flatten() {
+                    self.freeze_labels(&labels, Freeze { node: Some(node), why: why.into() });
+                }
+            }
+        }
+    }
+
+    /// Lets one factor of every fold carry the channels: the one that leaves most units; the others stay whole.
+    fn settle_folds(&mut self) {
+        for fold in std::mem::take(&mut self.folds) {
+            let free = |labels: &Labels| labels.iter().all(|&l| self.classes.frozen[self.classes.root(l) as usize].is_none());
+            let open = fold.factors.iter().enumerate().filter(|(_, f)| f.as_ref().is_some_and(free)).map(|(i, _)| i);
+            let chosen = open.max_by_key(|&i| self.units_if(&fold, i));
+            for (i, factor) in fold.factors.iter().enumerate() {
+                if let Some(labels) = factor.as_ref().filter(|_| Some(i) != chosen) {
+                    let why = "reshaping splits or merges the channels; another axis carries them".into();
+                    self.freeze_labels(labels, Freeze { node: Some(fold.node), why });
+                }
+            }
+            match chosen.and_then(|i| Some((i, fold.factors[i].clone()?))) {
+                Some((i, labels)) => {
+                    for (position, &l) in fold.grid.iter().enumerate() {
+                        self.classes.unite(l, labels[coordinate(position, &fold.sizes, i)]);
+                    }
+                }
+                None => {
+                    let why = "reshaping splits the channels into axes that must stay whole".into();
+                    self.freeze_labels(&fold.grid, Freeze { node: Some(fold.node), why });
+                }
+            }
+        }
+    }
+
+    /// Classes of the grid if the factor `i` carried its channels.
+    fn units_if(&self, fold: &Fold, i: usize) -> usize {
+        let Some(labels) = &fold.factors[i] else { return 0 };
+        let mut local = Classes::default();
+        let mut number: HashMap<u32, u32> = HashMap::new();
+        for (position, &l) in fold.grid.iter().enumerate() {
+            let pair = [l, labels[coordinate(position, &fold.sizes, i)]].map(|l| {
+                let root = self.classes.root(l);
+                *number.entry(root).or_insert_with(|| local.fresh(1)[0])
+            });
+            local.unite(pair[0], pair[1]);
+        }
+        let roots: HashSet<u32> = number.values().map(|&n| local.root(n)).collect();
+        roots.len()
+    }
+}
+
+/// Coordinate along factor `i` of a row-major position.
+fn coordinate(position: usize, sizes: &[usize], i: usize) -> usize {
+    let inner: usize = sizes[i + 1..].iter().product();
+    position / inner % sizes[i]
+}
+
+/// One node, as its operator talks about it.
+struct Walk<'a> {
+    graph: &'a Graph,
+    node: NodeId,
+    inputs: Vec<Option<ValueId>>,
+    outputs: Vec<Option<ValueId>>,
+    weights: &'a HashSet<ValueId>,
+    channels: &'a mut Channels,
+    said: HashSet<Axis>,
+}
+
+impl Walk<'_> {
+    fn in_value(&self, slot: usize) -> Option<ValueId> {
+        self.inputs.get(slot).copied().flatten()
+    }
+
+    fn out_value(&self, slot: usize) -> Option<ValueId> {
+        self.outputs.get(slot).copied().flatten()
+    }
+
+    fn shape_of(&self, value: Option<ValueId>) -> Option<&Shape> {
+        self.graph.value(value?).ty.as_ref()?.shape()
+    }
+
+    fn size(&self, value: Option<ValueId>, axis: usize) -> Option<usize> {
+        self.shape_of(value)?.0.get(axis)?.known().map(|n| n as usize)
+    }
+
+    fn in_labels(&mut self, input: Axis) -> Option<Labels> {
+        self.said.insert(input);
+        self.channels.labels(self.graph, self.in_value(input.0)?, input.1)
+    }
+
+    fn set_output(&mut self, output: Axis, labels: Labels) {
+        let Some(v) = self.out_value(output.0) else { return };
+        if self.size(Some(v), output.1) != Some(labels.len()) {
+            let why = "the size of the result along the channels is not known".into();
+            return self.channels.freeze_labels(&labels, Freeze { node: Some(self.node), why });
+        }
+        match self.channels.labels.get(&(v, output.1)).cloned() {
+            None => {
+                self.channels.labels.insert((v, output.1), labels);
+            }
+            some => self.channels.unite_axes(some, Some(labels), self.node, "two inputs differ in size"),
+        }
+    }
+
+    /// Freezes every input axis that the operator said nothing about.
+    fn freeze_rest(&mut self, known: bool) {
+        let kind = self.graph.node(self.node).kind();
+        let why = if known { format!("{kind} needs the axis whole") } else { format!("it is not known what {kind} does to channels") };
+        let reason = self.channels.reason(Freeze { node: Some(self.node), why });
+        for slot in 0..self.inputs.len() {
+            let Some(v) = self.in_value(slot) else { continue };
+            for axis in 0..self.graph.value(v).rank().unwrap_or(0) {
+                if !self.said.contains(&(slot, axis)) {
+                    self.channels.freeze_axis(v, axis, reason);
+                }
+            }
+        }
+    }
+}
+
+impl Ties for Walk<'_> {
+    fn n_inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
+    fn n_outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    fn has_input(&self, slot: usize) -> bool {
+        self.in_value(slot).is_some()
+    }
+
+    fn in_shape(&self, slot: usize) -> Option<&Shape> {
+        self.shape_of(self.in_value(slot))
+    }
+
+    fn out_shape(&self, slot: usize) -> Option<&Shape> {
+        self.shape_of(self.out_value(slot))
+    }
+
+    fn constant(&self, slot: usize) -> Option<&Tensor> {
+        self.graph.value(self.in_value(slot)?).constant()
+    }
+
+    fn is_weight(&self, slot: usize) -> bool {
+        self.in_value(slot).is_some_and(|v| self.weights.contains(&v))
+    }
+
+    fn is_tracked(&self, input: Axis) -> bool {
+        self.in_value(input.0).is_some_and(|v| self.channels.labels.contains_key(&(v, input.1)))
+    }
+
+    fn pass(&mut self, input: Axis, output: Axis) {
+        let (n, m) = (self.size(self.in_value(input.0), input.1), self.size(self.out_value(output.0), output.1));
+        if n == Some(1) && m != Some(1) {
+            self.said.insert(input);
+            return;
+        }
+        // A constant of this size joins whatever comes along the other inputs; nothing to join means nothing to track.
+        match self.in_labels(input) {
+            Some(labels) => self.set_output(output, labels),
+            None => {
+                let Some(v) = self.out_value(output.0) else { return };
+                let met = self.channels.labels.get(&(v, output.1)).cloned();
+                self.channels.unite_axes(met, None, self.node, "it is combined with an axis that stays whole");
+            }
+        }
+    }
+
+    fn select(&mut self, input: Axis, output: Axis, positions: &[usize]) {
+        let Some(labels) = self.in_labels(input) else { return };
+        let chosen: Option<Labels> = positions.iter().map(|&p| labels.get(p).copied()).collect();
+        match chosen {
+            Some(chosen) => self.set_output(output, chosen),
+            None => self.freeze(input, "it selects positions that are not there"),
+        }
+    }
+
+    fn concat(&mut self, inputs: &[Axis], output: Axis) {
+        if !inputs.iter().any(|&i| self.is_tracked(i)) {
+            inputs.iter().for_each(|&i| {
+                self.said.insert(i);
+            });
+            return;
+        }
+        let mut all = Vec::new();
+        for &i in inputs {
+            match (self.in_labels(i), self.size(self.in_value(i.0), i.1)) {
+                (Some(labels), _) => all.extend(labels.iter()),
+                (None, Some(n)) => {
+                    let whole = self.channels.classes.fresh(n);
+                    let why = "a part of the concatenation stays whole".into();
+                    self.channels.freeze_labels(&whole, Freeze { node: Some(self.node), why });
+                    all.extend(whole.iter());
+                }
+                (None, None) => {}
+            }
+        }
+        self.set_output(output, all.into());
+    }
+
+    fn produce(&mut self, weight: Axis, output: Axis) {
+        if let Some(labels) = self.in_labels(weight) {
+            self.channels.produced.push((self.node, labels.clone()));
+            self.set_output(output, labels);
+        }
+    }
+
+    fn tie(&mut self, a: Axis, b: Axis, map: &dyn Fn(usize) -> usize) {
+        let (x, y) = (self.in_labels(a), self.in_labels(b));
+        let mapped = x.as_ref().zip(y.as_ref()).map(|(x, y)| (0..x.len()).map(|i| y.get(map(i)).copied()).collect());
+        match (x, mapped) {
+            (Some(x), Some(Some(mapped))) => self.channels.unite_axes(Some(x), Some(mapped), self.node, ""),
+            (x, _) => self.channels.unite_axes(x, None, self.node, "it is tied to an axis that stays whole"),
+        }
+        if self.in_labels(a).is_none() {
+            let y = self.in_labels(b);
+            self.channels.unite_axes(None, y, self.node, "it is tied to an axis that stays whole");
+        }
+    }
+
+    fn contract(&mut self, data: Axis, weight: Axis, groups: usize) {
+        let (x, w) = (self.in_labels(data), self.in_labels(weight));
+        let why = "what it is multiplied with stays whole";
+        match (x, w) {
+            (Some(x), Some(w)) if groups > 0 && x.len() == w.len() * groups => {
+                for (i, &l) in x.iter().enumerate() {
+                    self.channels.classes.unite(l, w[i % w.len()]);
+                }
+                self.channels.contractions.push(Contraction { node: self.node, slot: data.0, axis: data.1 });
+            }
+            (x, w) => {
+                self.channels.unite_axes(x, None, self.node, why);
+                self.channels.unite_axes(w, None, self.node, why);
+            }
+        }
+    }
+
+    fn reshape(&mut self) {
+        let Some(rank) = self.in_shape(0).map(Shape::rank) else { return };
+        let tracked: Vec<usize> = (0..rank).filter(|&a| self.is_tracked((0, a))).collect();
+        let Some(segments) = self.in_shape(0).zip(self.out_shape(0)).and_then(|(a, b)| segments(a, b)) else {
+            tracked.into_iter().for_each(|a| self.freeze((0, a), "the reshape cannot be followed along symbolic dims"));
+            return;
+        };
+        (0..rank).for_each(|a| {
+            self.said.insert((0, a));
+        });
+        for (from, to) in segments {
+            self.refold(from, to);
+        }
+    }
+
+    fn freeze(&mut self, input: Axis, why: &str) {
+        self.said.insert(input);
+        if let Some(v) = self.in_value(input.0) {
+            let reason = self.channels.reason(Freeze { node: Some(self.node), why: why.into() });
+            self.channels.freeze_axis(v, input.1, reason);
+        }
+    }
+
+    fn ignore(&mut self, input: Axis) {
+        self.said.insert(input);
+    }
+}
+
+impl Walk<'_> {
+    /// Input axes `from` become output axes `to`, with the same number of elements.
+    fn refold(&mut self, from: std::ops::Range<usize>, to: std::ops::Range<usize>) {
+        let x = self.in_value(0);
+        let factors: Vec<Option<Labels>> = from.clone().map(|a| self.in_labels((0, a))).collect();
+        if factors.iter().all(Option::is_none) {
+            return;
+        }
+        let sizes: Option<Vec<usize>> = from.clone().map(|a| self.size(x, a)).collect();
+        let out_sizes: Option<Vec<usize>> = to.clone().map(|a| self.size(self.out_value(0), a)).collect();
+        let (Some(sizes), Some(out_sizes)) = (sizes, out_sizes) else {
+            return from.for_each(|a| self.freeze((0, a), "the reshape cannot be followed along symbolic dims"));
+        };
+        let big = |sizes: &[usize]| sizes.iter().filter(|&&n| n > 1).count();
+        let carriers: Vec<usize> = (0..factors.len()).filter(|&i| factors[i].is_some()).collect();
+        let n: usize = sizes.iter().product();
+        // One axis of labels over all positions, exact if one input axis carries channels, else a merge to settle later.
+        let flat: Labels = match carriers.as_slice() {
+            [i] => {
+                let labels = factors[*i].clone().unwrap_or_default();
+                (0..n).map(|p| labels[coordinate(p, &sizes, *i)]).collect()
+            }
+            _ => {
+                let grid = self.channels.classes.fresh(n);
+                self.channels.folds.push(Fold { node: self.node, grid: grid.clone(), factors, sizes: sizes.clone() });
+                grid
+            }
+        };
+        if big(&out_sizes) <= 1 {
+            if let Some(i) = out_sizes.iter().position(|&m| m > 1) {
+                self.set_output((0, to.start + i), flat);
+            }
+            return;
+        }
+        let parts: Vec<Option<Labels>> =
+            out_sizes.iter().map(|&m| (m > 1).then(|| self.channels.classes.fresh(m))).collect();
+        for (i, labels) in parts.iter().enumerate() {
+            if let Some(labels) = labels {
+                self.set_output((0, to.start + i), labels.clone());
+            }
+        }
+        self.channels.folds.push(Fold { node: self.node, grid: flat, factors: parts, sizes: out_sizes });
+    }
+}
+
+/// Splits a reshape into least runs of input axes and output axes with the same number of elements; `None` if symbolic
+/// dims stand in the way.
+fn segments(a: &Shape, b: &Shape) -> Option<Vec<(std::ops::Range<usize>, std::ops::Range<usize>)>> {
+    let (mut i, mut j, mut out) = (0, 0, Vec::new());
+    while i < a.rank() || j < b.rank() {
+        let (si, sj) = (i, j);
+        match (a.0.get(i), b.0.get(j)) {
+            (Some(x @ (Dim::Sym(_) | Dim::Unknown)), Some(y)) if x == y && *x != Dim::Unknown => (i, j) = (i + 1, j + 1),
+            (Some(Dim::Known(_)), Some(Dim::Known(_))) | (None, Some(Dim::Known(_))) | (Some(Dim::Known(_)), None) => {
+                let (mut p, mut q) = (1u64, 1u64);
+                loop {
+                    let more_a = i == si || p < q || (p == q && j == sj);
+                    let step = if more_a && i < a.rank() { (&a.0[i], true) } else if j < b.rank() { (&b.0[j], false) } else { return None };
+                    match step {
+                        (Dim::Known(n), true) => (p, i) = (p.checked_mul(*n)?, i + 1),
+                        (Dim::Known(n), false) => (q, j) = (q.checked_mul(*n)?, j + 1),
+                        _ => return None,
+                    }
+                    if p == q && (i > si || i == a.rank()) && (j > sj || j == b.rank()) {
+                        break;
+                    }
+                }
+            }
+            _ => return None,
+        }
+        out.push((si..i, sj..j));
+    }
+    Some(out)
+}

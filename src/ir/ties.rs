@@ -1,0 +1,99 @@
+//! The words in which an operator says how channels run through it: which axes of its inputs and outputs carry the same
+//! channels, which it sums over, and which it needs whole. What follows from that for a whole graph is
+//! `analysis/channels.rs`.
+
+use crate::ir::shape::Shape;
+use crate::ir::tensor::Tensor;
+
+/// An axis of an input or output: slot, then axis counted from the front.
+pub type Axis = (usize, usize);
+
+/// Receives an operator's statements about one node. An input axis about which nothing is said stays whole.
+pub trait Ties {
+    fn n_inputs(&self) -> usize;
+
+    fn n_outputs(&self) -> usize;
+
+    fn has_input(&self, slot: usize) -> bool;
+
+    fn in_shape(&self, slot: usize) -> Option<&Shape>;
+
+    fn out_shape(&self, slot: usize) -> Option<&Shape>;
+
+    fn constant(&self, slot: usize) -> Option<&Tensor>;
+
+    /// Whether the input is computed from constants alone, as weights are.
+    fn is_weight(&self, slot: usize) -> bool;
+
+    /// Whether the input axis carries channels that could go.
+    fn is_tracked(&self, input: Axis) -> bool;
+
+    /// The output axis carries the channels of the input axis, one for one. Several inputs that pass to one output axis
+    /// are tied to each other.
+    fn pass(&mut self, input: Axis, output: Axis);
+
+    /// The output axis carries channels of the input axis, `positions[i]` at `i`.
+    fn select(&mut self, input: Axis, output: Axis, positions: &[usize]);
+
+    /// The output axis carries the channels of the inputs' axes, one after the other.
+    fn concat(&mut self, inputs: &[Axis], output: Axis);
+
+    /// The weight axis makes the channels of the output axis: they can be chosen here.
+    fn produce(&mut self, weight: Axis, output: Axis);
+
+    /// Position `i` of `a` stands and falls with position `map(i)` of `b`.
+    fn tie(&mut self, a: Axis, b: Axis, map: &dyn Fn(usize) -> usize);
+
+    /// The operator sums the products of the data's and the weight's channels; in `groups` blocks of the data's axis
+    /// that share the weight's axis.
+    fn contract(&mut self, data: Axis, weight: Axis, groups: usize);
+
+    /// The elements of the first input, in their order, in the shape of the first output.
+    fn reshape(&mut self);
+
+    /// The operator needs the input axis as it is.
+    fn freeze(&mut self, input: Axis, why: &str);
+
+    /// The operator does the same along an axis whatever its size: nothing is tied, nothing is said against change.
+    fn ignore(&mut self, input: Axis);
+}
+
+/// Every axis of the inputs passes to the output axis that it broadcasts to. (ONNX Broadcasting.)
+pub fn broadcast(ties: &mut dyn Ties, inputs: impl IntoIterator<Item = usize>) {
+    let Some(rank) = ties.out_shape(0).map(Shape::rank) else { return };
+    for slot in inputs {
+        let Some(own) = ties.in_shape(slot).map(Shape::rank).filter(|&r| r <= rank) else { continue };
+        for axis in 0..own {
+            ties.pass((slot, axis), (0, axis + rank - own));
+        }
+    }
+}
+
+/// Every axis of the first input passes to the same axis of the first output.
+pub fn elementwise(ties: &mut dyn Ties) {
+    broadcast(ties, [0]);
+}
+
+/// What removing channels changes in a node besides the sizes of its tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The operator's attributes.
+    Op(crate::ir::Op),
+    /// The constant at an input: a target shape, sizes, indices.
+    Constant(usize, Tensor),
+}
+
+/// Which positions stay, for an operator to say what that changes in its node.
+pub trait Kept {
+    /// Positions of an input axis that stay, ascending; `None` if all do.
+    fn input(&self, input: Axis) -> Option<&[usize]>;
+
+    /// Positions of an output axis that stay, ascending; `None` if all do.
+    fn output(&self, output: Axis) -> Option<&[usize]>;
+
+    fn in_shape(&self, slot: usize) -> Option<&Shape>;
+
+    fn out_shape(&self, slot: usize) -> Option<&Shape>;
+
+    fn constant(&self, slot: usize) -> Option<&Tensor>;
+}
