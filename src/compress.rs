@@ -170,7 +170,7 @@ impl Run<'_> {
 
     /// Visits every site of a pass once, each against the graph as the earlier ones left it.
     fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
-        let sites = pass.sites(&Context { graph });
+        let sites = pass.sites(&Context { graph, selected });
         let count = sites.len();
         let mut changed = false;
         for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
@@ -186,11 +186,11 @@ impl Run<'_> {
     }
 
     fn visit(&mut self, graph: &mut Graph, pass: &dyn Pass, site: Site, selected: &Selected<'_>) -> Result<bool> {
-        let mut row = row(graph, pass, site);
-        let verdict = match selected.refuses(graph, site) {
+        let mut row = row(graph, pass, &site);
+        let verdict = match selected.refuses(graph, &site) {
             Some(why) => Verdict::skip(why)?,
             None => pass
-                .rewrite(&Context { graph }, site)
+                .rewrite(&Context { graph, selected }, site)
                 .map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
         };
         let done = match verdict {
@@ -214,9 +214,14 @@ impl Run<'_> {
     /// Passes that change the function work on the main graph alone, and say what they passed by.
     fn unentered_bodies(&mut self, graph: &Graph, pass: &dyn Pass) {
         for n in graph.nodes() {
-            let sites: usize = graph.node(n).bodies().map(|b| pass.sites(&Context { graph: b }).len()).sum();
+            let all = Selection::default();
+            let count = |body: &Graph| match all.resolve(body) {
+                Ok(selected) => pass.sites(&Context { graph: body, selected: &selected }).len(),
+                Err(_) => 0,
+            };
+            let sites: usize = graph.node(n).bodies().map(count).sum();
             if sites > 0 {
-                let mut row = row(graph, pass, Site::Node(n));
+                let mut row = row(graph, pass, &Site::Node(n));
                 row.note = format!("{sites} sites inside its bodies: only clean passes enter bodies of control flow");
                 self.rows.push(row);
             }
@@ -235,7 +240,7 @@ impl Run<'_> {
     }
 }
 
-fn row(graph: &Graph, pass: &dyn Pass, site: Site) -> Row {
-    let op = if let Site::Node(n) = site { graph.node(n).kind() } else { String::new() };
+fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
+    let op = if let Site::Node(n) = site { graph.node(*n).kind() } else { String::new() };
     Row { pass: pass.name().into(), site: site.label(graph), op, done: false, note: String::new(), cost: None }
 }

@@ -10,8 +10,11 @@
 //! attention stay or go as blocks, a channel shuffle as residues. It is decided when all freezes are known.
 //! (After Fang et al. 2023, DepGraph, with index maps instead of layer-wise dependencies.)
 
-use crate::ir::graph::{Graph, NodeId, ValueId};
-use crate::ir::shape::{Dim, Shape};
+use crate::ir::graph::{Graph, NodeId, Use, ValueId};
+use crate::ir::infer::Infer;
+use crate::ir::op::Op;
+use crate::ir::op::reshape::runs;
+use crate::ir::shape::Shape;
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{Axis, Ties};
 use crate::ir::value::Source;
@@ -55,6 +58,8 @@ pub struct Channels {
     freezes: Vec<Freeze>,
     /// Axes of constants that a node needs whole, before they have labels.
     locked: HashMap<(ValueId, usize), u32>,
+    /// Axes of results into which an axis without labels goes.
+    whole: HashSet<(ValueId, usize)>,
     produced: Vec<(NodeId, Labels)>,
     contractions: Vec<Contraction>,
     folds: Vec<Fold>,
@@ -129,6 +134,7 @@ impl Channels {
             classes: Classes::default(),
             freezes: Vec::new(),
             locked: HashMap::new(),
+            whole: HashSet::new(),
             produced: Vec::new(),
             contractions: Vec::new(),
             folds: Vec::new(),
@@ -155,7 +161,16 @@ impl Channels {
         for (_, _, v) in graph.node_captures(node) {
             self.freeze_value(graph, v, Freeze { node: Some(node), why: "a body of control flow reads it".into() });
         }
-        let mut walk = Walk { graph, node, inputs, outputs, weights, channels: self, said: HashSet::new() };
+        let mut walk = Walk {
+            cx: Infer::new(graph, node),
+            graph,
+            node,
+            inputs,
+            outputs,
+            weights,
+            channels: self,
+            said: HashSet::new(),
+        };
         let known = match graph.node(node).op.operator() {
             Some(op) => op.ties(&mut walk),
             None => false,
@@ -274,7 +289,9 @@ impl Channels {
     /// Ties two axes position by position; an axis without labels is one that stays whole.
     fn unite_axes(&mut self, a: Option<Labels>, b: Option<Labels>, node: NodeId, why: &str) {
         match (a, b) {
-            (Some(a), Some(b)) if a.len() == b.len() => a.iter().zip(b.iter()).for_each(|(&x, &y)| self.classes.unite(x, y)),
+            (Some(a), Some(b)) if a.len() == b.len() => {
+                a.iter().zip(b.iter()).for_each(|(&x, &y)| self.classes.unite(x, y))
+            }
             (a, b) => {
                 for labels in [a, b].into_iter().flatten() {
                     self.freeze_labels(&labels, Freeze { node: Some(node), why: why.into() });
@@ -286,7 +303,8 @@ impl Channels {
     /// Lets one factor of every fold carry the channels: the one that leaves most units; the others stay whole.
     fn settle_folds(&mut self) {
         for fold in std::mem::take(&mut self.folds) {
-            let free = |labels: &Labels| labels.iter().all(|&l| self.classes.frozen[self.classes.root(l) as usize].is_none());
+            let free =
+                |labels: &Labels| labels.iter().all(|&l| self.classes.frozen[self.classes.root(l) as usize].is_none());
             let open = fold.factors.iter().enumerate().filter(|(_, f)| f.as_ref().is_some_and(free)).map(|(i, _)| i);
             let chosen = open.max_by_key(|&i| self.units_if(&fold, i));
             for (i, factor) in fold.factors.iter().enumerate() {
@@ -334,6 +352,7 @@ fn coordinate(position: usize, sizes: &[usize], i: usize) -> usize {
 
 /// One node, as its operator talks about it.
 struct Walk<'a> {
+    cx: Infer<'a>,
     graph: &'a Graph,
     node: NodeId,
     inputs: Vec<Option<ValueId>>,
@@ -371,6 +390,14 @@ impl Walk<'_> {
             let why = "the size of the result along the channels is not known".into();
             return self.channels.freeze_labels(&labels, Freeze { node: Some(self.node), why });
         }
+        if self.channels.whole.contains(&(v, output.1)) {
+            return self.channels.unite_axes(
+                Some(labels),
+                None,
+                self.node,
+                "it is combined with an axis that stays whole",
+            );
+        }
         match self.channels.labels.get(&(v, output.1)).cloned() {
             None => {
                 self.channels.labels.insert((v, output.1), labels);
@@ -382,7 +409,11 @@ impl Walk<'_> {
     /// Freezes every input axis that the operator said nothing about.
     fn freeze_rest(&mut self, known: bool) {
         let kind = self.graph.node(self.node).kind();
-        let why = if known { format!("{kind} needs the axis whole") } else { format!("it is not known what {kind} does to channels") };
+        let why = if known {
+            format!("{kind} needs the axis whole")
+        } else {
+            format!("it is not known what {kind} does to channels")
+        };
         let reason = self.channels.reason(Freeze { node: Some(self.node), why });
         for slot in 0..self.inputs.len() {
             let Some(v) = self.in_value(slot) else { continue };
@@ -396,28 +427,25 @@ impl Walk<'_> {
 }
 
 impl Ties for Walk<'_> {
-    fn n_inputs(&self) -> usize {
-        self.inputs.len()
-    }
-
-    fn n_outputs(&self) -> usize {
-        self.outputs.len()
-    }
-
-    fn has_input(&self, slot: usize) -> bool {
-        self.in_value(slot).is_some()
-    }
-
-    fn in_shape(&self, slot: usize) -> Option<&Shape> {
-        self.shape_of(self.in_value(slot))
+    fn cx(&self) -> &Infer<'_> {
+        &self.cx
     }
 
     fn out_shape(&self, slot: usize) -> Option<&Shape> {
         self.shape_of(self.out_value(slot))
     }
 
-    fn constant(&self, slot: usize) -> Option<&Tensor> {
-        self.graph.value(self.in_value(slot)?).constant()
+    fn is_unread(&self, output: usize, position: usize) -> bool {
+        let Some(v) = self.out_value(output) else { return true };
+        let size = self.size(Some(v), 0).unwrap_or(0) as i64;
+        let misses = |u: Use| match (u, u.node()) {
+            (Use::Input(_, 0), n) if matches!(self.graph.node(n).op, Op::Gather(_)) => {
+                let indices = self.graph.input_constant(n, 1).and_then(Tensor::ints);
+                indices.is_some_and(|all| all.iter().all(|&i| (if i < 0 { i + size } else { i }) != position as i64))
+            }
+            _ => false,
+        };
+        !self.graph.is_held(v) && self.graph.uses(v).into_iter().all(misses)
     }
 
     fn is_weight(&self, slot: usize) -> bool {
@@ -439,6 +467,7 @@ impl Ties for Walk<'_> {
             Some(labels) => self.set_output(output, labels),
             None => {
                 let Some(v) = self.out_value(output.0) else { return };
+                self.channels.whole.insert((v, output.1));
                 let met = self.channels.labels.get(&(v, output.1)).cloned();
                 self.channels.unite_axes(met, None, self.node, "it is combined with an axis that stays whole");
             }
@@ -515,16 +544,16 @@ impl Ties for Walk<'_> {
     }
 
     fn reshape(&mut self) {
-        let Some(rank) = self.in_shape(0).map(Shape::rank) else { return };
+        let Some(rank) = self.cx.shape(0).map(Shape::rank) else { return };
         let tracked: Vec<usize> = (0..rank).filter(|&a| self.is_tracked((0, a))).collect();
-        let Some(segments) = self.in_shape(0).zip(self.out_shape(0)).and_then(|(a, b)| segments(a, b)) else {
+        let Some(runs) = self.cx.shape(0).zip(self.out_shape(0)).and_then(|(a, b)| runs(a, b)) else {
             tracked.into_iter().for_each(|a| self.freeze((0, a), "the reshape cannot be followed along symbolic dims"));
             return;
         };
         (0..rank).for_each(|a| {
             self.said.insert((0, a));
         });
-        for (from, to) in segments {
+        for (from, to) in runs {
             self.refold(from, to);
         }
     }
@@ -585,34 +614,4 @@ impl Walk<'_> {
         }
         self.channels.folds.push(Fold { node: self.node, grid: flat, factors: parts, sizes: out_sizes });
     }
-}
-
-/// Splits a reshape into least runs of input axes and output axes with the same number of elements; `None` if symbolic
-/// dims stand in the way.
-fn segments(a: &Shape, b: &Shape) -> Option<Vec<(std::ops::Range<usize>, std::ops::Range<usize>)>> {
-    let (mut i, mut j, mut out) = (0, 0, Vec::new());
-    while i < a.rank() || j < b.rank() {
-        let (si, sj) = (i, j);
-        match (a.0.get(i), b.0.get(j)) {
-            (Some(x @ (Dim::Sym(_) | Dim::Unknown)), Some(y)) if x == y && *x != Dim::Unknown => (i, j) = (i + 1, j + 1),
-            (Some(Dim::Known(_)), Some(Dim::Known(_))) | (None, Some(Dim::Known(_))) | (Some(Dim::Known(_)), None) => {
-                let (mut p, mut q) = (1u64, 1u64);
-                loop {
-                    let more_a = i == si || p < q || (p == q && j == sj);
-                    let step = if more_a && i < a.rank() { (&a.0[i], true) } else if j < b.rank() { (&b.0[j], false) } else { return None };
-                    match step {
-                        (Dim::Known(n), true) => (p, i) = (p.checked_mul(*n)?, i + 1),
-                        (Dim::Known(n), false) => (q, j) = (q.checked_mul(*n)?, j + 1),
-                        _ => return None,
-                    }
-                    if p == q && (i > si || i == a.rank()) && (j > sj || j == b.rank()) {
-                        break;
-                    }
-                }
-            }
-            _ => return None,
-        }
-        out.push((si..i, sj..j));
-    }
-    Some(out)
 }

@@ -1,4 +1,4 @@
 //! Facts about graphs that passes and reports ask for. What an operator means is in `ir/op`; analyses only walk.
 
-pub mod cost;
 pub mod channels;
+pub mod cost;

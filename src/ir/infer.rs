@@ -4,7 +4,7 @@ use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::node::Node;
 use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::Tensor;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Integer tensors up to this size take part in shape arithmetic.
 const MAX_INTS: usize = 64;
@@ -211,23 +211,29 @@ impl Graph {
     /// If a node that was consistent in the file no longer is: an edit was wrong.
     pub(in crate::ir) fn infer_from(&mut self, from: &[NodeId]) -> crate::Result<Vec<NodeId>> {
         let mut queue: BTreeSet<_> = from.iter().map(|&n| (self.node(n).order, n)).collect();
-        let mut seen = Vec::new();
-        while let Some((_, id)) = queue.pop_first() {
-            seen.push(id);
+        let mut seen = BTreeSet::new();
+        // A node may be visited before what feeds it is up to date: it is wrong only if it stays so.
+        let mut wrong = BTreeMap::new();
+        while let Some((order, id)) = queue.pop_first() {
+            seen.insert((order, id));
             match self.infer_node(id) {
                 Ok(changed) => {
+                    wrong.remove(&(order, id));
                     for u in changed.into_iter().flat_map(|v| self.uses(v)).map(Use::node) {
                         queue.insert((self.node(u).order, u));
                     }
                 }
                 Err(_) if self.node(id).inconsistent => {}
                 Err(why) => {
-                    let at = format!("{} \"{}\"", self.node(id).kind(), self.label(id));
-                    return Err(crate::Error::internal("a rewrite broke the graph").at(at).because(why));
+                    wrong.insert((order, id), why);
                 }
             }
         }
-        Ok(seen)
+        if let Some(((_, id), why)) = wrong.pop_first() {
+            let at = format!("{} \"{}\"", self.node(id).kind(), self.label(id));
+            return Err(crate::Error::internal("a rewrite broke the graph").at(at).because(why));
+        }
+        Ok(seen.into_iter().map(|s| s.1).collect())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod patch;
 pub mod shape;
 pub mod tensor;
 pub mod text;
+pub mod ties;
 pub mod value;
 pub mod verify;
 

@@ -4,6 +4,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// Versions of the ONNX operator set in which we know what the operators mean.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -31,6 +32,16 @@ pub trait Operator {
     /// # Errors
     /// If the inputs contradict the operator's definition; says how.
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String>;
+
+    /// Says how channels run through a node. `false`, for an operator that says nothing, keeps every axis whole.
+    fn ties(&self, _ties: &mut dyn Ties) -> bool {
+        false
+    }
+
+    /// What removing channels changes in a node besides the sizes of its tensors; `None` if it cannot follow.
+    fn shrink(&self, _kept: &dyn Kept) -> Option<Vec<Change>> {
+        Some(Vec::new())
+    }
 
     /// Multiply-accumulate operations for inputs and outputs of these dims. 0 for what does not multiply weights.
     fn macs(&self, _sizes: &Sizes) -> Option<u64> {

@@ -2,6 +2,7 @@
 //! channels, which it sums over, and which it needs whole. What follows from that for a whole graph is
 //! `analysis/channels.rs`.
 
+use crate::ir::infer::Infer;
 use crate::ir::shape::Shape;
 use crate::ir::tensor::Tensor;
 
@@ -10,20 +11,16 @@ pub type Axis = (usize, usize);
 
 /// Receives an operator's statements about one node. An input axis about which nothing is said stays whole.
 pub trait Ties {
-    fn n_inputs(&self) -> usize;
-
-    fn n_outputs(&self) -> usize;
-
-    fn has_input(&self, slot: usize) -> bool;
-
-    fn in_shape(&self, slot: usize) -> Option<&Shape>;
+    /// The node's inputs.
+    fn cx(&self) -> &Infer<'_>;
 
     fn out_shape(&self, slot: usize) -> Option<&Shape>;
 
-    fn constant(&self, slot: usize) -> Option<&Tensor>;
-
     /// Whether the input is computed from constants alone, as weights are.
     fn is_weight(&self, slot: usize) -> bool;
+
+    /// Whether no reader of an output looks at this position of it.
+    fn is_unread(&self, output: usize, position: usize) -> bool;
 
     /// Whether the input axis carries channels that could go.
     fn is_tracked(&self, input: Axis) -> bool;
@@ -62,7 +59,7 @@ pub trait Ties {
 pub fn broadcast(ties: &mut dyn Ties, inputs: impl IntoIterator<Item = usize>) {
     let Some(rank) = ties.out_shape(0).map(Shape::rank) else { return };
     for slot in inputs {
-        let Some(own) = ties.in_shape(slot).map(Shape::rank).filter(|&r| r <= rank) else { continue };
+        let Some(own) = ties.cx().shape(slot).map(Shape::rank).filter(|&r| r <= rank) else { continue };
         for axis in 0..own {
             ties.pass((slot, axis), (0, axis + rank - own));
         }
@@ -91,9 +88,6 @@ pub trait Kept {
     /// Positions of an output axis that stay, ascending; `None` if all do.
     fn output(&self, output: Axis) -> Option<&[usize]>;
 
-    fn in_shape(&self, slot: usize) -> Option<&Shape>;
-
-    fn out_shape(&self, slot: usize) -> Option<&Shape>;
-
-    fn constant(&self, slot: usize) -> Option<&Tensor>;
+    /// The node's inputs, before the removal.
+    fn cx(&self) -> &Infer<'_>;
 }

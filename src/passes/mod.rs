@@ -6,7 +6,7 @@ mod remove_unused;
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
-use options::{OptionsError, Selection};
+use options::{OptionsError, Selected, Selection};
 use std::fmt;
 
 /// When a pass may run: Clean before and between Shrink steps, Encode after them.
@@ -27,34 +27,45 @@ pub enum Fidelity {
 }
 
 /// A place that a pass looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Site {
     Node(NodeId),
     Value(ValueId),
+    /// Coupled channels: the nodes that make them, and which of their units stay (`None`: that is not decided here).
+    Channels {
+        producers: Vec<NodeId>,
+        keep: Option<Vec<usize>>,
+    },
 }
 
 impl Site {
     /// Whether the site is still there after other patches.
-    pub fn lives(self, graph: &Graph) -> bool {
+    pub fn lives(&self, graph: &Graph) -> bool {
         match self {
-            Site::Node(n) => graph.has_node(n),
-            Site::Value(v) => graph.has_value(v),
+            Site::Node(n) => graph.has_node(*n),
+            Site::Value(v) => graph.has_value(*v),
+            Site::Channels { producers, .. } => producers.iter().all(|&n| graph.has_node(n)),
         }
     }
 
     /// The nodes that `skip`, `only`, `skip-first` and `skip-last` are about.
-    pub fn nodes(self, graph: &Graph) -> Vec<NodeId> {
+    pub fn nodes(&self, graph: &Graph) -> Vec<NodeId> {
         match self {
-            Site::Node(n) => vec![n],
-            Site::Value(v) => graph.uses(v).into_iter().map(|u| u.node()).collect(),
+            Site::Node(n) => vec![*n],
+            Site::Value(v) => graph.uses(*v).into_iter().map(|u| u.node()).collect(),
+            Site::Channels { producers, .. } => producers.clone(),
         }
     }
 
     /// The name of the site in reports.
-    pub fn label(self, graph: &Graph) -> String {
+    pub fn label(&self, graph: &Graph) -> String {
         match self {
-            Site::Node(n) => graph.label(n).to_string(),
-            Site::Value(v) => graph.value(v).name.clone(),
+            Site::Node(n) => graph.label(*n).to_string(),
+            Site::Value(v) => graph.value(*v).name.clone(),
+            Site::Channels { producers, .. } => {
+                let names: Vec<_> = producers.iter().map(|&n| graph.label(n)).collect();
+                names.join(" + ")
+            }
         }
     }
 }
@@ -87,6 +98,8 @@ impl Verdict {
 /// What a pass may look at.
 pub struct Context<'a> {
     pub graph: &'a Graph,
+    /// What the recipe selects, for passes that weigh sites against each other; the driver sees to single sites.
+    pub selected: &'a Selected<'a>,
 }
 
 /// A named rewrite. A pass's struct is its options.

@@ -211,7 +211,7 @@ pub struct Selected<'a> {
 
 impl Selected<'_> {
     /// Why the selection leaves a site alone, if it does.
-    pub fn refuses(&self, graph: &Graph, site: Site) -> Option<String> {
+    pub fn refuses(&self, graph: &Graph, site: &Site) -> Option<String> {
         let nodes = site.nodes(graph);
         let any = |set: &HashSet<NodeId>| nodes.iter().any(|n| set.contains(n));
         if any(&self.skip) {
@@ -231,8 +231,8 @@ impl Selected<'_> {
             .filter_map(|&n| weight(graph, n))
             .map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
         let weights = match site {
-            Site::Value(v) => graph.value(v).constant().map(|t| t.len()),
-            Site::Node(_) => weights.max(),
+            Site::Value(v) => graph.value(*v).constant().map(|t| t.len()),
+            Site::Node(_) | Site::Channels { .. } => weights.max(),
         };
         match weights {
             Some(n) if n < self.rule.min_weights => {

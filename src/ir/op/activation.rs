@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
 use crate::ir::op::unary::{erf, sigmoid};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{self, Ties};
 
 /// y = f(x; a, b), element by element.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,6 +119,11 @@ impl Operator for Activation {
         let y = x.floats()?.into_iter().map(|v| f(v, a, b));
         Some(vec![Tensor::from_floats(x.dtype(), x.shape(), y)])
     }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        ties::elementwise(t);
+        true
+    }
 }
 
 /// x Φ(x), exactly or by the tanh formula. (ONNX Operators: Gelu, since 20.)
@@ -160,6 +166,11 @@ impl Operator for Gelu {
             0.5 * v * (1.0 + inner)
         };
         Some(vec![Tensor::from_floats(x.dtype(), x.shape(), x.floats()?.into_iter().map(f))])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        ties::elementwise(t);
+        true
     }
 }
 
@@ -213,6 +224,11 @@ impl Operator for Clip {
         };
         let clip = clip(read(1)?, read(2)?);
         Some(vec![Tensor::from_ints(x.dtype(), x.shape(), x.ints()?.into_iter().map(clip))])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        ties::elementwise(t);
+        true
     }
 }
 

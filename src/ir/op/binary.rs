@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::{Operator, kernel};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{self, Ties};
 
 /// y = f(a, b), element by element; `Min`, `Max`, `Sum` and `Mean` take one or more inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,6 +203,12 @@ impl Operator for Binary {
             y = Tensor::from_floats(y.dtype(), y.shape(), y.floats()?.into_iter().map(|v| v / n));
         }
         Some(vec![y])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let inputs = t.cx().n_inputs();
+        ties::broadcast(t, 0..inputs);
+        true
     }
 }
 

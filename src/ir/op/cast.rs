@@ -7,6 +7,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::{input, room};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{self, Ties};
 
 /// The elements in another type.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,6 +128,11 @@ impl Operator for Cast {
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         Some(vec![convert(input(inputs, 0)?, self.to)?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        ties::elementwise(t);
+        true
     }
 }
 

@@ -6,6 +6,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::{self, input, pick, room};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// The inputs one after the other along an axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +103,19 @@ impl Operator for Concat {
             }
         }
         Some(vec![Tensor::new(first.dtype(), shape, out.into())?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let (inputs, rank) = (t.cx().n_inputs(), t.out_shape(0).map_or(0, |s| s.rank()));
+        let Ok(at) = axis(self.axis, rank) else { return true };
+        for a in 0..rank {
+            if a == at {
+                t.concat(&(0..inputs).map(|i| (i, a)).collect::<Vec<_>>(), (0, a));
+            } else {
+                (0..inputs).for_each(|i| t.pass((i, a), (0, a)));
+            }
+        }
+        true
     }
 }
 
@@ -216,6 +230,45 @@ impl Operator for Split {
             pick(x, &axes, &[])
         };
         pieces.into_iter().map(piece).collect()
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, |s| s.rank());
+        let Ok(at) = axis(self.axis, rank) else { return true };
+        if t.cx().has(1) && t.cx().constant(1).is_none() {
+            t.freeze((0, at), "its sizes are computed at run time");
+        }
+        let mut from = 0;
+        for output in 0..t.cx().n_outputs() {
+            (0..rank).filter(|&a| a != at).for_each(|a| t.pass((0, a), (output, a)));
+            let size = t.out_shape(output).and_then(|s| s.0.get(at)?.known());
+            let Some(size) = size else {
+                t.freeze((0, at), "the sizes of its pieces are not known");
+                return true;
+            };
+            t.select((0, at), (output, at), &(from..from + size as usize).collect::<Vec<_>>());
+            from += size as usize;
+        }
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let at = axis(self.axis, kept.cx().shape(0)?.rank()).ok()?;
+        if kept.input((0, at)).is_none() {
+            return Some(Vec::new());
+        }
+        let count = kept.cx().n_outputs();
+        let sizes: Option<Vec<i64>> = (0..count).map(|o| kept.output((o, at)).map(|p| p.len() as i64)).collect();
+        let sizes = sizes?;
+        let equal = self.sizes.is_none() && !kept.cx().has(1) && sizes.iter().all(|&s| s == sizes[0]);
+        Some(match kept.cx().opset() {
+            _ if equal => Vec::new(),
+            ..13 => vec![Change::Op(Split { sizes: Some(sizes), ..self.clone() }.into())],
+            _ => vec![
+                Change::Op(Split { count: None, ..self.clone() }.into()),
+                Change::Constant(1, Tensor::i64([count], &sizes)),
+            ],
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// How windows slide over the spatial axes, for convolutions and pooling. Empty lists stand for the defaults.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -230,6 +231,39 @@ impl Operator for Conv {
     fn macs(&self, sizes: &Sizes) -> Option<u64> {
         let positions = product(sizes.output(0)?)?;
         positions.checked_mul(product(sizes.input(1)?.get(1..)?)?)
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let weight = t.cx().shape(1).and_then(|w| Some((w.0.first()?.known()? as usize, w.0.get(1)?.known()?)));
+        let Some((m, per_group)) = weight.filter(|_| t.is_weight(1)) else {
+            t.freeze((0, 1), "its weight is computed at run time");
+            return true;
+        };
+        let groups = self.group as usize;
+        if per_group == 1 && groups > 1 {
+            let multiplier = m / groups;
+            t.pass((1, 0), (0, 1));
+            t.tie((1, 0), (0, 1), &|i| i / multiplier);
+        } else {
+            t.contract((0, 1), (1, 1), groups);
+            t.produce((1, 0), (0, 1));
+            if groups > 1 {
+                // Every group keeps as many channels as every other.
+                t.tie((1, 0), (1, 0), &|i| i % (m / groups));
+            }
+        }
+        if t.cx().has(2) {
+            t.tie((2, 0), (1, 0), &|i| i);
+        }
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let depthwise = self.group > 1 && kept.cx().shape(1)?.0.get(1)?.known()? == 1;
+        Some(match kept.input((0, 1)).filter(|_| depthwise) {
+            Some(channels) => vec![Change::Op(Conv { group: channels.len() as i64, ..self.clone() }.into())],
+            None => Vec::new(),
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::{AutoPad, Conv, Window, product};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// The transpose of a convolution as a linear map: X[N, C, …], W[C, M/group, k…], B[M] to Y[N, M, …].
 #[derive(Debug, Clone, PartialEq)]
@@ -117,5 +118,39 @@ impl Operator for ConvTranspose {
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {
         product(sizes.input(0)?)?.checked_mul(product(sizes.input(1)?.get(1..)?)?)
+    }
+
+    /// The weight is [C, M/group, …]: with groups, each keeps as many channels as every other.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        if !t.is_weight(1) {
+            t.freeze((0, 1), "its weight is computed at run time");
+            return true;
+        }
+        let channels = |axis: usize| t.cx().shape(1).and_then(|w| w.0.get(axis)?.known()).map_or(0, |n| n as usize);
+        let (c, per_group) = (channels(0), channels(1));
+        let groups = self.group as usize;
+        if groups == 1 {
+            t.contract((0, 1), (1, 0), 1);
+            t.produce((1, 1), (0, 1));
+            if t.cx().has(2) {
+                t.tie((2, 0), (1, 1), &|i| i);
+            }
+        } else if per_group == 1 && groups == c {
+            t.pass((1, 0), (0, 1));
+            t.tie((1, 0), (0, 1), &|i| i);
+            if t.cx().has(2) {
+                t.tie((2, 0), (1, 0), &|i| i);
+            }
+        } else {
+            t.freeze((0, 1), "a transposed convolution in groups needs its channels whole");
+        }
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        Some(match kept.input((0, 1)).filter(|_| self.group > 1) {
+            Some(channels) => vec![Change::Op(ConvTranspose { group: channels.len() as i64, ..self.clone() }.into())],
+            None => Vec::new(),
+        })
     }
 }

@@ -6,6 +6,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::input;
 use crate::ir::shape::DType;
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::Ties;
 
 /// Zeroes random elements in training; the identity otherwise.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +60,15 @@ impl Operator for Dropout {
         let x = input(inputs, 0)?;
         let trains = inputs.len() > 2 && input(inputs, 2).is_none_or(|t| value_of(t) != Some(0.0));
         (!trains).then(|| vec![x.clone()])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, |s| s.rank());
+        for axis in 0..rank {
+            t.pass((0, axis), (0, axis));
+            t.pass((0, axis), (1, axis));
+        }
+        true
     }
 }
 

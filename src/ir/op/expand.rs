@@ -7,6 +7,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::{self, MAX_BYTES, broadcast_axes, input, pick, room};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{self, Change, Kept, Ties};
 
 /// Input 0 broadcast together with a tensor of the shape that input 1 says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -47,6 +48,32 @@ impl Operator for Expand {
         let to = input(inputs, 1)?.ints()?.into_iter().map(|d| u64::try_from(d).ok()).collect::<Option<Vec<_>>>()?;
         let shape = broadcast(x.ty().shape()?, &Shape::known(to)).ok()?;
         Some(vec![spread(x, &shape)?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let constant = t.cx().constant(1).is_some();
+        let ranks = t.cx().shape(0).zip(t.out_shape(0)).map(|(x, y)| (x.0.clone(), y.0.clone()));
+        let Some((x, y)) = ranks.filter(|(x, y)| constant && x.len() <= y.len()) else { return true };
+        let lead = y.len() - x.len();
+        for (axis, n) in x.iter().enumerate().filter(|(a, n)| **n == y[a + lead]) {
+            if n.known() != Some(1) {
+                t.pass((0, axis), (0, axis + lead));
+            }
+        }
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let target = kept.cx().constant(1)?;
+        let mut new = target.ints()?;
+        let rank = kept.cx().shape(0)?.rank().max(new.len());
+        let lead = rank - new.len();
+        for (i, n) in new.iter_mut().enumerate() {
+            if let Some(positions) = kept.output((0, i + lead)).filter(|_| *n > 1) {
+                *n = positions.len() as i64;
+            }
+        }
+        Some(if new == target.ints()? { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
     }
 }
 
@@ -154,6 +181,11 @@ impl Operator for Where {
             out.extend_from_slice(if c != 0 { x } else { y });
         }
         Some(vec![Tensor::new(x.dtype(), x.shape().to_vec(), out.into())?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        ties::broadcast(t, 0..3);
+        true
     }
 }
 

@@ -8,6 +8,7 @@ use crate::ir::op::pick::input;
 use crate::ir::op::reshape::product;
 use crate::ir::shape::{DType, Dim, Shape as Dims};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::Ties;
 
 /// The dims of the input from axis `start` to before `end`, bounds counted from the back if negative, and clamped.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -57,6 +58,21 @@ impl Operator for Shape {
         let shape = input(inputs, 0)?.shape();
         let dims: Vec<i64> = shape[self.axes(shape.len())].iter().map(|&d| d as i64).collect();
         Some(vec![Tensor::i64([dims.len()], &dims)])
+    }
+
+    /// Reading the size of an axis holds it, unless nobody looks at that number.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, |s| s.rank()) as i64;
+        let bound = |b: i64| (if b < 0 { b + rank } else { b }).clamp(0, rank) as usize;
+        let (start, end) = (bound(self.start), bound(self.end.unwrap_or(rank)));
+        for axis in 0..rank as usize {
+            if axis < start || axis >= end || t.is_unread(0, axis - start) {
+                t.ignore((0, axis));
+            } else if t.is_tracked((0, axis)) {
+                t.freeze((0, axis), "its size is read at run time");
+            }
+        }
+        true
     }
 }
 

@@ -8,6 +8,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::{self, Axis, input, pick};
 use crate::ir::shape::Shape;
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// Slices of input 0 at the indices that input 1 lists, along an axis.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -61,5 +62,36 @@ impl Operator for Gather {
         axes[at] = taken.collect::<Option<Axis>>()?;
         let shape = [&x.shape()[..at], indices.shape(), &x.shape()[at + 1..]].concat();
         Some(vec![pick(x, &axes, &[])?.reshaped(shape)?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let (Some(rank), Some(indices)) = (t.cx().shape(0).map(Shape::rank), t.cx().shape(1).map(Shape::rank)) else {
+            return true;
+        };
+        let Ok(at) = axis(self.axis, rank) else { return true };
+        let table = t.is_weight(0) && !t.is_weight(1);
+        for a in (0..rank).filter(|&a| a != at) {
+            let to = if a < at { a } else { a + indices - 1 };
+            if table { t.produce((0, a), (0, to)) } else { t.pass((0, a), (0, to)) }
+        }
+        let n = t.cx().shape(0).and_then(|x| x.0[at].known()).unwrap_or(0) as usize;
+        let chosen = t.cx().constant(1).filter(|c| c.rank() == 1).and_then(Tensor::ints);
+        let chosen = chosen.and_then(|c| c.into_iter().map(|i| place(i, n)).collect::<Option<Vec<_>>>());
+        if let Some(positions) = chosen {
+            t.select((0, at), (0, at), &positions);
+        }
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let x = kept.cx().shape(0)?;
+        let at = axis(self.axis, x.rank()).ok()?;
+        let (Some(before), Some(after)) = (kept.input((0, at)), kept.output((0, at))) else { return Some(Vec::new()) };
+        let n = x.0[at].known()? as usize;
+        let indices = kept.cx().constant(1)?;
+        let old = indices.ints()?;
+        let new = after.iter().map(|&i| before.binary_search(&place(*old.get(i)?, n)?).ok().map(|p| p as i64));
+        let new: Vec<i64> = new.collect::<Option<_>>()?;
+        Some(vec![Change::Constant(1, Tensor::from_ints(indices.dtype(), [new.len()], new))])
     }
 }

@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::conv::product;
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::Shape;
+use crate::ir::ties::Ties;
 
 /// Y[M, N] = alpha · A' B' + beta · C, where A' is A[M, K] or the transpose of A[K, M], B' likewise.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +73,33 @@ impl Operator for Gemm {
         let k = if self.trans_a { a.first()? } else { a.get(1)? };
         product(sizes.output(0)?)?.checked_mul(*k)
     }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let (k_a, m) = if self.trans_a { (0, 1) } else { (1, 0) };
+        let (k_b, n) = if self.trans_b { (1, 0) } else { (0, 1) };
+        match (t.is_weight(0), t.is_weight(1)) {
+            (_, true) => {
+                t.contract((0, k_a), (1, k_b), 1);
+                t.pass((0, m), (0, 0));
+                t.produce((1, n), (0, 1));
+            }
+            (true, false) => {
+                t.contract((1, k_b), (0, k_a), 1);
+                t.pass((1, n), (0, 1));
+                t.produce((0, m), (0, 0));
+            }
+            (false, false) => {}
+        }
+        // C broadcasts to [M, N].
+        let c: Vec<_> = t.cx().shape(2).map_or(Vec::new(), |c| c.0.clone());
+        for (axis, size) in c.iter().enumerate() {
+            let side = if axis + 1 == c.len() { (1, n) } else { (0, m) };
+            if size.known() != Some(1) {
+                t.tie((2, axis), side, &|i| i);
+            }
+        }
+        true
+    }
 }
 
 /// Y[…, M, N] = A[…, M, K] B[…, K, N], as numpy.matmul.
@@ -100,6 +128,35 @@ impl Operator for MatMul {
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {
         product(sizes.output(0)?)?.checked_mul(*sizes.input(0)?.last()?)
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let ranks = [t.cx().shape(0), t.cx().shape(1), t.out_shape(0)].map(|s| s.map_or(0, Shape::rank));
+        let [a, b, y] = ranks;
+        if a < 2 || b < 2 || y < 2 {
+            return true;
+        }
+        if t.is_weight(1) && b == 2 {
+            t.contract((0, a - 1), (1, 0), 1);
+            (0..a - 1).for_each(|axis| t.pass((0, axis), (0, axis)));
+            t.produce((1, 1), (0, y - 1));
+        } else if t.is_weight(0) && a == 2 {
+            t.contract((1, b - 2), (0, 1), 1);
+            (0..b).filter(|&axis| axis != b - 2).for_each(|axis| t.pass((1, axis), (0, axis)));
+            t.produce((0, 0), (0, y - 2));
+        } else if !t.is_weight(0) && !t.is_weight(1) && a == b {
+            // Products of activations: attention. Its heads are a batch axis here, and go as blocks.
+            let heads = (0..a - 2).any(|axis| t.is_tracked((0, axis)) || t.is_tracked((1, axis)));
+            for axis in 0..a - 2 {
+                t.pass((0, axis), (0, axis));
+                t.pass((1, axis), (0, axis));
+            }
+            if !heads {
+                t.pass((0, a - 2), (0, y - 2));
+                t.pass((1, b - 1), (0, y - 1));
+            }
+        }
+        true
     }
 }
 

@@ -6,6 +6,7 @@ use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::Operator;
 use crate::ir::shape::{DType, Dim, Shape};
+use crate::ir::ties::Ties;
 
 const EPSILON: f32 = 1e-5;
 
@@ -77,6 +78,19 @@ impl Operator for BatchNorm {
         let mut out = vec![Fact::tensor(cx.dtype(0), y)];
         out.resize(cx.n_outputs().max(1), Fact::tensor(dtype, statistics));
         Ok(out)
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        if !self.spatial {
+            return false;
+        }
+        t.pass((0, 1), (0, 1));
+        (1..5)
+            .filter(|&slot| t.cx().has(slot))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|slot| t.pass((slot, 0), (0, 1)));
+        true
     }
 }
 
@@ -150,6 +164,15 @@ impl Operator for Norm {
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
         Ok(vec![Fact { ty: cx.ty(0).cloned(), ints: None }])
     }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        if let Norm::Instance { .. } = self {
+            t.pass((0, 1), (0, 1));
+            t.pass((1, 0), (0, 1));
+            t.pass((2, 0), (0, 1));
+        }
+        true
+    }
 }
 
 /// LayerNormalization and RMSNormalization: over `axis` and all axes after it; inputs X, scale, and bias (layer only).
@@ -198,5 +221,12 @@ impl Operator for LayerNorm {
             out.resize(3, Fact::tensor(dtype, statistics));
         }
         Ok(out)
+    }
+
+    /// Axes before `axis` pass; what is normalized over stays whole.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, Shape::rank);
+        (0..axis(self.axis, rank).unwrap_or(0)).for_each(|a| t.pass((0, a), (0, a)));
+        true
     }
 }

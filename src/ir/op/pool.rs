@@ -6,6 +6,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
 use crate::ir::op::conv::Window;
 use crate::ir::shape::{DType, Dim, Shape};
+use crate::ir::ties::Ties;
 
 /// Y[N, C, …]: one number for every window of X[N, C, …].
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +90,13 @@ impl Operator for Pool {
         };
         Ok(vec![Fact::tensor(cx.dtype(0), y.clone()), Fact::tensor(Some(DType::I64), y)])
     }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        for output in 0..t.cx().n_outputs() {
+            t.pass((0, 1), (output, 1));
+        }
+        true
+    }
 }
 
 /// Y[N, C, 1, …]: one number for every channel of X[N, C, …].
@@ -126,5 +134,10 @@ impl Operator for GlobalPool {
         let ones = std::iter::repeat_n(Dim::Known(1), x.rank() - 2);
         let y = Shape(kept.iter().cloned().chain(ones).collect());
         Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.pass((0, 1), (0, 1));
+        true
     }
 }

@@ -6,6 +6,7 @@ use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::{Operator, kernel};
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::Ties;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reduce {
@@ -163,6 +164,21 @@ impl Operator for Reduce {
             return None;
         };
         Some(vec![y])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let given = if t.cx().has(1) { t.cx().known_ints(1) } else { None };
+        let rank = t.cx().shape(0).map_or(0, Shape::rank);
+        let known = given.is_some() || !t.cx().has(1);
+        let Some(reduced) = self.reduced(given.as_deref(), rank).ok().filter(|_| known) else { return true };
+        let mut to = 0;
+        for (axis, &gone) in reduced.iter().enumerate() {
+            if !gone {
+                t.pass((0, axis), (0, to));
+            }
+            to += (!gone || self.keepdims) as usize;
+        }
+        true
     }
 }
 

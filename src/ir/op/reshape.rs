@@ -7,6 +7,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::input;
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 use std::ops::Range;
 
 /// The elements of input 0 in the shape that input 1 says: -1 is what is left, 0 is the dim of the input at that place.
@@ -190,6 +191,27 @@ impl Operator for Reshape {
         let shape = target(x.ty().shape(), &wanted, self.allow_zero).ok()?.dims()?;
         Some(vec![x.reshaped(sizes(&shape)?)?])
     }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        if t.cx().constant(1).is_none() {
+            let rank = t.cx().shape(0).map_or(0, Shape::rank);
+            for axis in (0..rank).filter(|&a| t.is_tracked((0, a))).collect::<Vec<_>>() {
+                t.freeze((0, axis), "its target shape is computed at run time");
+            }
+        }
+        t.reshape();
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let target = kept.cx().constant(1)?;
+        let new = target.ints()?.into_iter().enumerate().map(|(axis, n)| match kept.output((0, axis)) {
+            Some(positions) if n > 0 => positions.len() as i64,
+            _ => n,
+        });
+        let new: Vec<i64> = new.collect();
+        Some(if new == target.ints()? { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
+    }
 }
 
 fn is_target(dims: &[i64]) -> bool {
@@ -230,6 +252,11 @@ impl Operator for Flatten {
         let x = input(inputs, 0)?;
         let shape = self.shape(x.ty().shape()?).ok()?.dims()?;
         Some(vec![x.reshaped(sizes(&shape)?)?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.reshape();
+        true
     }
 }
 
@@ -294,6 +321,11 @@ impl Operator for Squeeze {
         let shape = Squeeze::shape(x.ty().shape()?, listed.as_deref()).ok()??.dims()?;
         Some(vec![x.reshaped(sizes(&shape)?)?])
     }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.reshape();
+        true
+    }
 }
 
 impl Unsqueeze {
@@ -334,6 +366,11 @@ impl Operator for Unsqueeze {
         let listed = self.axes.clone().or_else(|| input(inputs, 1)?.ints())?;
         let shape = Unsqueeze::shape(x.ty().shape()?, &listed).ok()?.dims()?;
         Some(vec![x.reshaped(sizes(&shape)?)?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.reshape();
+        true
     }
 }
 

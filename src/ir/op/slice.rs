@@ -7,6 +7,7 @@ use crate::ir::op::pick::{self, input, pick};
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// Every `step`-th element from `start` to before `end`, along some axes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -59,6 +60,13 @@ struct Cut {
 }
 
 impl Cut {
+    /// The positions that stay on an axis of `n`, if they are one known run.
+    fn positions(&self, n: &Dim) -> Option<Vec<usize>> {
+        let (Ok(start), Ok(end), Some(1)) = (&self.start, &self.end, self.step) else { return None };
+        let (first, count) = range(n.known()?, *start, *end, 1)?;
+        Some(places(first, count, 1).collect())
+    }
+
     fn length(&self, n: &Dim) -> Result<Dim, String> {
         if self.step == Some(0) {
             return Err(format!("a step of 0 along axis {}", self.axis));
@@ -165,6 +173,49 @@ impl Operator for Slice {
             axes[at] = places(first, count, steps[i]).map(|p| axes[at].get(p).copied().flatten()).collect();
         }
         Some(vec![pick(x, &axes, &[])?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let Some(x) = t.cx().shape(0).cloned() else { return true };
+        let Ok(Some(cuts)) = self.cuts(t.cx(), x.rank()) else { return true };
+        for (a, n) in x.0.iter().enumerate() {
+            let cut = cuts.iter().find(|c| c.axis == a);
+            match (cut, cut.and_then(|c| c.positions(n))) {
+                (None, _) => t.pass((0, a), (0, a)),
+                (Some(_), Some(positions)) => t.select((0, a), (0, a), &positions),
+                (Some(_), None) => t.freeze((0, a), "only whole runs of known bounds can be followed"),
+            }
+        }
+        true
+    }
+
+    /// Bounds that hold the kept positions of every axis that lost some.
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let x = kept.cx().shape(0)?;
+        let cuts = self.cuts(kept.cx(), x.rank()).ok()??;
+        let (mut starts, mut ends, mut changed) = (Vec::new(), Vec::new(), false);
+        for cut in &cuts {
+            let (mut start, mut end) = (cut.start.clone().ok()?, cut.end.clone().ok()?);
+            if let (Some(before), Some(after)) = (kept.input((0, cut.axis)), kept.output((0, cut.axis))) {
+                let first = *cut.positions(&x.0[cut.axis])?.first()?;
+                start = before.iter().filter(|&&p| p < first).count() as i64;
+                end = start + after.len() as i64;
+                changed = true;
+            }
+            starts.push(start);
+            ends.push(end);
+        }
+        Some(match &self.bounds {
+            _ if !changed => Vec::new(),
+            Some(b) => vec![Change::Op(Slice { bounds: Some(Bounds { starts, ends, axes: b.axes.clone() }) }.into())],
+            None => {
+                let like = |slot: usize, list: Vec<i64>| {
+                    let dtype = kept.cx().dtype(slot)?;
+                    Some(Change::Constant(slot, Tensor::from_ints(dtype, [list.len()], list)))
+                };
+                vec![like(1, starts)?, like(2, ends)?]
+            }
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::{Operator, kernel};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::Ties;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Softmax {
@@ -87,5 +88,14 @@ impl Operator for Softmax {
             }
         }
         Some(vec![Tensor::from_floats(x.dtype(), x.shape(), y)])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, |s| s.rank());
+        let over = axis(self.axis, rank).unwrap_or(rank);
+        for a in (0..rank).filter(|&a| if self.flatten { a < over } else { a != over }) {
+            t.pass((0, a), (0, a));
+        }
+        true
     }
 }

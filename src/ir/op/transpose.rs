@@ -9,6 +9,7 @@ use crate::ir::op::pick::{self, input};
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::Ties;
 
 /// Axis i of the result is axis `perm[i]` of the input.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -58,6 +59,14 @@ impl Operator for Transpose {
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;
         Some(vec![permute(x, &self.order(x.rank()).ok()?)?])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, Shape::rank);
+        for (to, from) in self.order(rank).unwrap_or_default().into_iter().enumerate() {
+            t.pass((0, from), (0, to));
+        }
+        true
     }
 }
 

@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
 use crate::ir::shape::{DType, Type};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{self, Ties};
 
 /// y = f(x), element by element.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +129,11 @@ impl Operator for Unary {
             _ => return None,
         };
         Some(vec![y])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        ties::elementwise(t);
+        true
     }
 }
 
