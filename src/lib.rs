@@ -5,6 +5,7 @@ pub mod cli;
 pub mod compress;
 pub mod error;
 pub mod ir;
+pub mod math;
 pub mod onnx;
 pub mod passes;
 pub mod recipe;
