@@ -3,6 +3,13 @@
 //! Nothing here panics on numbers: what cannot be computed (non-finite input, shapes that do not fit) is `None`. Results
 //! do not depend on the number of threads: work is cut into pieces of fixed size, and sums are taken in a fixed order.
 
+mod dense;
 pub mod kmeans;
+pub mod moments;
+pub mod solve;
+pub mod svd;
 
 pub use kmeans::{Clustering, kmeans_1d};
+pub use moments::{Moments, cross, gram};
+pub use solve::{Whitening, cholesky_lower, ridge};
+pub use svd::{Svd, rank_for_energy};

@@ -1,0 +1,225 @@
+//! Second moments of activations: the sums that closed-form repair and whitening are solved from.
+//!
+//! Products of `f32` blocks are added up in `f64`. Each tile of the result is one task that walks the samples in order, so
+//! the sums do not depend on the number of threads.
+
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatRef, Par};
+use ndarray::{Array1, Array2, ArrayView2, s};
+use rayon::prelude::*;
+
+use super::dense::view;
+
+/// Rows and columns of a tile.
+const TILE: usize = 256;
+/// Samples multiplied in `f32` before their sum goes to `f64`.
+const SAMPLES: usize = 1024;
+
+/// X Xᵀ (n × n, symmetric) of `x` (n × samples).
+pub fn gram(x: ArrayView2<'_, f32>) -> Array2<f64> {
+    let mut sum = Array2::zeros((x.nrows(), x.nrows()));
+    add(&mut sum, x, x, true);
+    mirror(&mut sum);
+    sum
+}
+
+/// Y Xᵀ (m × n) of `y` (m × samples) and `x` (n × samples); `None` if the numbers of samples differ.
+pub fn cross(y: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) -> Option<Array2<f64>> {
+    if y.ncols() != x.ncols() {
+        return None;
+    }
+    let mut sum = Array2::zeros((y.nrows(), x.nrows()));
+    add(&mut sum, y, x, false);
+    Some(sum)
+}
+
+/// Running sums over batches of inputs X (n × samples) and wanted outputs Y (m × samples) of a layer.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    samples: usize,
+    /// Lower triangle of Σ x xᵀ.
+    xx: Array2<f64>,
+    yx: Array2<f64>,
+    yy: Array1<f64>,
+    x: Array1<f64>,
+    y: Array1<f64>,
+}
+
+/// Means and second moments about them, per sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Centred {
+    /// C_xx, n × n, symmetric.
+    pub xx: Array2<f64>,
+    /// C_yx, m × n.
+    pub yx: Array2<f64>,
+    /// The diagonal of C_yy, m.
+    pub yy: Array1<f64>,
+    /// x̄, n.
+    pub x: Array1<f64>,
+    /// ȳ, m.
+    pub y: Array1<f64>,
+}
+
+impl Moments {
+    pub fn new(inputs: usize, outputs: usize) -> Self {
+        Moments {
+            samples: 0,
+            xx: Array2::zeros((inputs, inputs)),
+            yx: Array2::zeros((outputs, inputs)),
+            yy: Array1::zeros(outputs),
+            x: Array1::zeros(inputs),
+            y: Array1::zeros(outputs),
+        }
+    }
+
+    /// Adds a batch; `None` (and nothing added) if a shape does not fit. Batches in the same order give the same sums.
+    pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Option<()> {
+        if x.ncols() != y.ncols() || x.nrows() != self.x.len() || y.nrows() != self.y.len() {
+            return None;
+        }
+        add(&mut self.xx, x, x, true);
+        add(&mut self.yx, y, x, false);
+        for (sum, row) in self.x.iter_mut().zip(x.rows()) {
+            *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+        }
+        for ((sum, square), row) in self.y.iter_mut().zip(&mut self.yy).zip(y.rows()) {
+            *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+            *square += row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+        }
+        self.samples += x.ncols();
+        Some(())
+    }
+
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// `None` before the first sample, or when a sum is not finite.
+    pub fn centred(&self) -> Option<Centred> {
+        if self.samples == 0 {
+            return None;
+        }
+        let n = self.samples as f64;
+        let (x, y) = (&self.x / n, &self.y / n);
+        let mut xx = Array2::from_shape_fn(self.xx.raw_dim(), |(i, j)| self.xx[(i, j)] / n - x[i] * x[j]);
+        mirror(&mut xx);
+        let yx = Array2::from_shape_fn(self.yx.raw_dim(), |(i, j)| self.yx[(i, j)] / n - y[i] * x[j]);
+        let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
+        let finite = xx.iter().chain(&yx).chain(&yy).all(|v| v.is_finite());
+        finite.then_some(Centred { xx, yx, yy, x, y })
+    }
+}
+
+/// `sum` += A Bᵀ; only the lower triangle if `lower`.
+fn add(sum: &mut Array2<f64>, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, lower: bool) {
+    let tiles: Vec<(usize, usize)> = (0..a.nrows())
+        .step_by(TILE)
+        .flat_map(|i| (0..b.nrows()).step_by(TILE).map(move |j| (i, j)))
+        .filter(|&(i, j)| !lower || j <= i)
+        .collect();
+    // A row of tiles at a time bounds what is held besides the sum itself.
+    for row in tiles.chunk_by(|a, b| a.0 == b.0) {
+        let done: Vec<Option<Mat<f64>>> = row.par_iter().map(|&(i, j)| tile(a, b, i, j, lower && i == j)).collect();
+        for (&(i, j), tile) in row.iter().zip(done) {
+            let Some(tile) = tile else { continue };
+            for (c, column) in tile.col_iter().enumerate() {
+                for (r, value) in column.iter().enumerate() {
+                    sum[(i + r, j + c)] += value;
+                }
+            }
+        }
+    }
+}
+
+fn tile(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, i: usize, j: usize, diagonal: bool) -> Option<Mat<f64>> {
+    let (rows, columns) = (TILE.min(a.nrows() - i), TILE.min(b.nrows() - j));
+    let mut sum = Mat::<f64>::zeros(rows, columns);
+    let mut part = Mat::<f32>::zeros(rows, columns);
+    for start in (0..a.ncols()).step_by(SAMPLES) {
+        let end = a.ncols().min(start + SAMPLES);
+        let left = a.slice(s![i..i + rows, start..end]);
+        let right = b.slice(s![j..j + columns, start..end]);
+        let (left, right) = (left.as_standard_layout(), right.as_standard_layout());
+        let (left, right): (MatRef<'_, f32>, MatRef<'_, f32>) = (view(&left)?, view(&right)?);
+        if diagonal {
+            let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+            let part = part.as_mut();
+            triangular::matmul(part, lower, Accum::Replace, left, all, right.transpose(), all, 1.0, Par::Seq);
+        } else {
+            matmul(part.as_mut(), Accum::Replace, left, right.transpose(), 1.0, Par::Seq);
+        }
+        for (sum, part) in sum.col_iter_mut().zip(part.col_iter()) {
+            sum.iter_mut().zip(part.iter()).for_each(|(sum, &part)| *sum += f64::from(part));
+        }
+    }
+    Some(sum)
+}
+
+fn mirror(square: &mut Array2<f64>) {
+    for i in 0..square.nrows() {
+        for j in 0..i {
+            square[(j, i)] = square[(i, j)];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(rows: usize, samples: usize, step: usize) -> Array2<f32> {
+        Array2::from_shape_fn((rows, samples), |(i, j)| ((i * 31 + j * step + i * j) % 19) as f32 / 8.0 - 1.0)
+    }
+
+    /// The values are multiples of 1/8, so every sum here is exact.
+    fn exact(y: &Array2<f32>, x: &Array2<f32>) -> Array2<f64> {
+        y.mapv(f64::from).dot(&x.mapv(f64::from).t())
+    }
+
+    #[test]
+    fn sums_over_tiles_and_blocks() {
+        for (rows, samples) in [(3, 5), (300, 1100), (1, 0), (0, 3)] {
+            let (x, y) = (data(rows, samples, 7), data(270, samples, 11));
+            assert_eq!(gram(x.view()), exact(&x, &x));
+            assert_eq!(cross(y.view(), x.view()), Some(exact(&y, &x)));
+            assert_eq!(gram(x.t().as_standard_layout().t()), exact(&x, &x));
+        }
+        assert_eq!(cross(data(2, 3, 1).view(), data(2, 4, 1).view()), None);
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let x = data(600, 1500, 7).mapv(|v| v.sin());
+        let with = |threads| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().map(|p| p.install(|| gram(x.view())))
+        };
+        assert_eq!(with(1).expect("threads"), with(3).expect("threads"));
+    }
+
+    #[test]
+    fn moments_are_those_of_all_batches() {
+        let (x, y) = (data(4, 30, 7), data(3, 30, 5));
+        let mut moments = Moments::new(4, 3);
+        assert!(moments.centred().is_none());
+        for (from, to) in [(0, 11), (11, 30)] {
+            assert_eq!(moments.add(x.slice(s![.., from..to]), y.slice(s![.., from..to])), Some(()));
+        }
+        assert_eq!(moments.add(x.slice(s![..3, ..]), y.view()), None);
+        assert_eq!(moments.samples(), 30);
+        let got = moments.centred().expect("finite");
+        let centre = |a: &Array2<f32>| {
+            let a = a.mapv(f64::from);
+            let mean = a.sum_axis(ndarray::Axis(1)) / 30.0;
+            (&a - &mean.clone().insert_axis(ndarray::Axis(1)), mean)
+        };
+        let ((xc, xm), (yc, ym)) = (centre(&x), centre(&y));
+        let near = |a: &Array2<f64>, b: Array2<f64>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-12);
+        assert!(near(&got.xx, xc.dot(&xc.t()) / 30.0) && near(&got.yx, yc.dot(&xc.t()) / 30.0));
+        assert!(got.yy.iter().zip(yc.dot(&yc.t()).diag()).all(|(a, b)| (a - b / 30.0).abs() < 1e-12));
+        assert!((&got.x - &xm).iter().chain(&(&got.y - &ym)).all(|d| d.abs() < 1e-12));
+
+        moments.add(Array2::from_elem((4, 1), f32::NAN).view(), y.slice(s![.., ..1]));
+        assert!(moments.centred().is_none());
+    }
+}
