@@ -3,6 +3,7 @@
 pub mod analysis;
 pub mod cli;
 pub mod compress;
+pub mod data;
 pub mod error;
 pub mod ir;
 pub mod math;
