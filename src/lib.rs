@@ -5,6 +5,8 @@ pub mod cli;
 pub mod compress;
 pub mod data;
 pub mod error;
+#[cfg(feature = "exec")]
+pub mod exec;
 pub mod ir;
 pub mod math;
 pub mod onnx;
