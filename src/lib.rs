@@ -1,6 +1,8 @@
 //! A compiler that takes a trained ONNX network and writes a smaller, faster one.
 
 pub mod analysis;
+#[cfg(feature = "exec")]
+pub mod check;
 pub mod cli;
 pub mod compress;
 pub mod data;

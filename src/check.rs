@@ -1,0 +1,344 @@
+//! What compression cost: teacher and student, as files, run side by side on the same samples.
+
+mod compare;
+mod measure;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::data::{Dataset, Feed, Normalise};
+use crate::error::{Error, Result};
+use crate::exec::{Network, Runner};
+use compare::{Diff, Sample, Scores, compare, split};
+
+/// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    pub version: u32,
+    pub samples: usize,
+    pub teacher: Side,
+    pub student: Side,
+    /// The share of samples on which both name the same class, if the first output is class scores [N,C].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
+    /// Mean KL(teacher ‖ student) of the class probabilities, in nats, over the samples where it is finite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    pub outputs: BTreeMap<String, OutputDiff>,
+    /// Things the user should know that are no errors.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+/// One of the two models.
+#[derive(Debug, Clone, Serialize)]
+pub struct Side {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// With more than five classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top5: Option<f64>,
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Of the file and its external data.
+    pub bytes: u64,
+    /// The same bytes after zstd at level 9.
+    pub zstd_bytes: u64,
+    /// One sample on one thread: the median of interleaved runs.
+    pub latency_ms: f64,
+}
+
+/// What is known of a model without running it.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Counts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs: Option<u64>,
+}
+
+/// How far one output of the student is from the teacher's, over the elements of all samples that are finite in both.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct OutputDiff {
+    pub max_abs: f64,
+    pub mean_abs: f64,
+    /// Of all samples' outputs as one vector.
+    pub cosine: f64,
+    /// Samples on which the teacher's output is NaN or infinite somewhere.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub teacher_non_finite: usize,
+    /// Samples on which the student's is where the teacher's is not.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub student_non_finite: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// What `check` is told besides the files and the data.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub normalise: Normalise,
+    pub teacher: Counts,
+    pub student: Counts,
+}
+
+/// Runs both files on all samples and compares. `progress` is told (samples done, samples in all) from any thread.
+///
+/// Samples run in parallel on the current rayon pool; all figures but the latencies are the same bits for any number of
+/// threads. Fails if a file cannot be run, if the interfaces differ, or if the data does not fit.
+pub fn check(
+    teacher: &Path,
+    student: &Path,
+    data: &Dataset,
+    options: &Options,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Check> {
+    let (teacher, student) = (Network::load(teacher)?, Network::load(student)?);
+    same_interface(&teacher, &student)?;
+    let feed = data.feed(teacher.inputs(), &options.normalise)?;
+    let shapes = feed.shapes();
+    let pair = Pair { teacher: teacher.runner(&shapes)?, student: student.runner(&shapes)?, feed, data };
+
+    let latency = pair.latency()?;
+    let samples = pair.run(progress)?;
+    let mut warnings = pair.feed.warnings().to_vec();
+    let labelled = pair.feed.labels().is_some();
+    let scores: Option<Vec<&Scores>> = samples.iter().map(|s| s.scores.as_ref()).collect();
+    if labelled && scores.is_none() {
+        let output = &pair.teacher.outputs()[0];
+        warnings.push(format!("the labels are of no use: output `{output}` is not class scores [N,C]"));
+    }
+    let classes = scores.as_ref().and_then(|rows| rows.first()).map_or(0, |row| row.classes);
+    let top = |model: usize, k: usize| {
+        let rows = scores.as_ref().filter(|_| labelled)?;
+        share(rows, |row| row.places.is_some_and(|places| places[model] < k))
+    };
+    let side = |model: usize, network: &Network, counts: Counts| {
+        let (bytes, zstd_bytes) = measure::bytes(network.files())?;
+        Ok(Side {
+            top1: top(model, 1),
+            top5: top(model, 5).filter(|_| classes > 5),
+            counts,
+            bytes,
+            zstd_bytes,
+            latency_ms: latency[model],
+        })
+    };
+    let (teacher_side, student_side) =
+        rayon::join(|| side(0, &teacher, options.teacher), || side(1, &student, options.student));
+
+    let names = pair.teacher.outputs().iter();
+    let outputs = names.enumerate().map(|(i, name)| (name.clone(), total(samples.iter().map(|s| &s.outputs[i]))));
+    Ok(Check {
+        version: 1,
+        samples: samples.len(),
+        teacher: teacher_side?,
+        student: student_side?,
+        agreement: scores.as_ref().and_then(|rows| share(rows, |row| row.agree)),
+        kl: scores.as_ref().and_then(|rows| mean_kl(rows)),
+        outputs: outputs.collect(),
+        warnings,
+    })
+}
+
+/// Both models on the same chunks.
+struct Pair<'a> {
+    teacher: Runner,
+    student: Runner,
+    feed: Feed<'a>,
+    data: &'a Dataset,
+}
+
+impl Pair<'_> {
+    fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<Sample>> {
+        let done = AtomicUsize::new(0);
+        let total = self.feed.samples();
+        let chunks = (0..self.feed.chunks()).into_par_iter().map(|i| {
+            let samples = self.chunk(i)?;
+            progress(done.fetch_add(samples.len(), Ordering::Relaxed) + samples.len(), total);
+            Ok(samples)
+        });
+        // Gathered first, so that of several errors always the same one is told.
+        let chunks: Vec<Result<Vec<Sample>>> = chunks.collect();
+        Ok(chunks.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn chunk(&self, i: usize) -> Result<Vec<Sample>> {
+        let inputs = self.feed.chunk(i)?;
+        let range = self.feed.rows(i);
+        let rows = |runner: &Runner| {
+            let split = |(output, name): (_, &String)| {
+                split(output, self.feed.batch(), range.len()).ok_or_else(|| {
+                    let batch = self.feed.batch();
+                    Error::input(format!("output `{name}` cannot be told apart by sample"))
+                        .because(format!("the model takes {batch} samples at once and its first axis is not {batch}"))
+                })
+            };
+            runner.run(&inputs)?.iter().zip(runner.outputs()).map(split).collect::<Result<Vec<_>>>()
+        };
+        let (mut teacher, mut student) = (rows(&self.teacher)?, rows(&self.student)?);
+        let mut samples = Vec::with_capacity(range.len());
+        // From the last, so that rows can be taken off the end.
+        for sample in range.rev() {
+            let take = |rows: &mut Vec<Vec<_>>| rows.iter_mut().filter_map(Vec::pop).collect::<Vec<compare::Row>>();
+            let (teacher, student) = (take(&mut teacher), take(&mut student));
+            for ((t, s), name) in teacher.iter().zip(&student).zip(self.teacher.outputs()) {
+                if t.values.len() != s.values.len() {
+                    return Err(Error::input(format!("teacher and student differ in the shape of output `{name}`"))
+                        .at(format!("sample {sample}"))
+                        .because(format!("the teacher gives {:?} and the student {:?}", t.shape, s.shape)));
+                }
+            }
+            let label = self.feed.labels().map(|labels| labels[sample]);
+            let compared = compare(&teacher, &student, label);
+            if let (Some(label), Some(scores)) = (label, &compared.scores)
+                && label >= scores.classes
+            {
+                return Err(Error::input(format!("label {label} of sample {sample} is not a class of the model"))
+                    .at(self.data.name())
+                    .because(format!("output `{}` has {} classes", self.teacher.outputs()[0], scores.classes)));
+            }
+            samples.push(compared);
+        }
+        samples.reverse();
+        Ok(samples)
+    }
+
+    /// Milliseconds a sample of teacher and student.
+    fn latency(&self) -> Result<[f64; 2]> {
+        let batch = self.feed.batch() as f64;
+        let medians = measure::interleaved(self.feed.chunks(), |i| {
+            let inputs = self.feed.chunk(i)?;
+            Ok([&self.teacher, &self.student].map(|runner| {
+                let inputs = inputs.clone();
+                move || runner.run(&inputs).map(drop)
+            }))
+        })?;
+        Ok(medians.map(|ms| ms / batch))
+    }
+}
+
+fn same_interface(teacher: &Network, student: &Network) -> Result<()> {
+    let inputs = |n: &Network| n.inputs().iter().map(|i| format!("`{}` {}", i.name, i.dtype)).collect::<Vec<_>>();
+    let outputs = |n: &Network| n.outputs().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+    for (kind, t, s) in [("inputs", inputs(teacher), inputs(student)), ("outputs", outputs(teacher), outputs(student))]
+    {
+        if t != s {
+            return Err(Error::input(format!("teacher and student differ in their {kind}"))
+                .at(student.path().display().to_string())
+                .because(format!("the teacher has {}; the student has {}", t.join(", "), s.join(", "))));
+        }
+    }
+    if teacher.outputs().is_empty() {
+        return Err(Error::input(format!("{} has no outputs", teacher.path().display())));
+    }
+    Ok(())
+}
+
+fn share(rows: &[&Scores], is: impl Fn(&Scores) -> bool) -> Option<f64> {
+    (!rows.is_empty()).then(|| rows.iter().filter(|row| is(row)).count() as f64 / rows.len() as f64)
+}
+
+fn mean_kl(rows: &[&Scores]) -> Option<f64> {
+    let probabilities = rows.iter().all(|row| row.probabilities);
+    let kl = rows.iter().map(|row| if probabilities { row.kl_probabilities } else { row.kl_logits });
+    let (sum, n) = kl.filter(|kl| kl.is_finite()).fold((0.0, 0), |(sum, n), kl| (sum + kl, n + 1));
+    (n > 0).then(|| sum / f64::from(n))
+}
+
+fn total<'a>(diffs: impl Iterator<Item = &'a Diff>) -> OutputDiff {
+    let mut all = Diff::default();
+    let mut out = OutputDiff::default();
+    for d in diffs {
+        all.max = all.max.max(d.max);
+        all.sum += d.sum;
+        all.count += d.count;
+        all.dot += d.dot;
+        all.teacher_square += d.teacher_square;
+        all.student_square += d.student_square;
+        out.teacher_non_finite += usize::from(!d.teacher_finite);
+        out.student_non_finite += usize::from(!d.student_finite);
+    }
+    out.max_abs = all.max;
+    out.mean_abs = all.sum / all.count.max(1) as f64;
+    // Two zero vectors are alike; a zero vector is like no other.
+    out.cosine = match (all.teacher_square.sqrt(), all.student_square.sqrt()) {
+        (0.0, 0.0) => 1.0,
+        (t, s) if t == 0.0 || s == 0.0 => 0.0,
+        (t, s) => all.dot / t / s,
+    };
+    out
+}
+
+impl Check {
+    /// The targets that the student missed, each in words; none if it met them all.
+    ///
+    /// `max_drop` bounds the loss of top-1 accuracy, or of agreement if there are no labels. A student that is not finite
+    /// where its teacher is has missed in any case.
+    pub fn misses(&self, max_drop: Option<f64>, min_agreement: Option<f64>) -> Vec<String> {
+        // Shares are quotients of counts: a difference this small is rounding.
+        const EPSILON: f64 = 1e-9;
+        let mut misses = Vec::new();
+        for (name, diff) in &self.outputs {
+            if diff.student_non_finite > 0 {
+                let (n, of) = (diff.student_non_finite, self.samples);
+                misses.push(format!("the student's output `{name}` is NaN or infinite on {n} of {of} samples"));
+            }
+        }
+        if let Some(allowed) = max_drop {
+            match (self.teacher.top1.zip(self.student.top1), self.agreement) {
+                (Some((teacher, student)), _) if teacher - student > allowed + EPSILON => misses.push(format!(
+                    "top-1 accuracy fell from {} to {}, by more than {}",
+                    percent(teacher),
+                    percent(student),
+                    percent(allowed)
+                )),
+                (None, Some(agreement)) if 1.0 - agreement > allowed + EPSILON => misses.push(format!(
+                    "teacher and student disagree on {} of the samples, more than {}",
+                    percent(1.0 - agreement),
+                    percent(allowed)
+                )),
+                (None, None) => {
+                    misses.push("the accuracy cannot be told: the first output is not class scores [N,C]".into())
+                }
+                _ => {}
+            }
+        }
+        if let Some(least) = min_agreement {
+            match self.agreement {
+                Some(agreement) if agreement + EPSILON < least => misses.push(format!(
+                    "teacher and student agree on {} of the samples, less than {}",
+                    percent(agreement),
+                    percent(least)
+                )),
+                None => misses.push("agreement cannot be told: the first output is not class scores [N,C]".into()),
+                _ => {}
+            }
+        }
+        misses
+    }
+}
+
+/// Parses a share of 0 to 1, written `0.01` or `1%`.
+pub fn parse_share(text: &str) -> Result<f64> {
+    let (number, unit) = match text.trim().strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 100.0),
+        None => (text.trim(), 1.0),
+    };
+    let share = number.parse::<f64>().ok().map(|n| n / unit);
+    share
+        .filter(|s| (0.0..=1.0).contains(s))
+        .ok_or_else(|| Error::input(format!("`{text}` is not a share")).help("write 0.01 or 1%, between 0 and 1"))
+}
+
+fn percent(share: f64) -> String {
+    // Shares are quotients of counts; 99.525 % must not be rounded down because a double falls short of it.
+    format!("{:.2} %", share * 100.0 + 1e-9)
+}

@@ -1,0 +1,98 @@
+//! The result for people.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{Check, Side, percent};
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["", "teacher", "student", ""]);
+        let mut row = |name: &str, of: &dyn Fn(&Side) -> Option<f64>, show: fn(f64) -> String, change: Change| {
+            if let (Some(t), Some(s)) = (of(&self.teacher), of(&self.student)) {
+                let change = match change {
+                    Change::Points => format!("{:+.2}", (s - t) * 100.0),
+                    Change::Ratio if t > 0.0 && s > 0.0 => format!("÷ {:.2}", t / s),
+                    Change::Ratio => String::new(),
+                };
+                table.add_row([name.to_owned(), show(t), show(s), change]);
+            }
+        };
+        row("top-1", &|s| s.top1, percent, Change::Points);
+        row("top-5", &|s| s.top5, percent, Change::Points);
+        row("parameters", &|s| s.counts.parameters.map(|n| n as f64), grouped, Change::Ratio);
+        row("MACs", &|s| s.counts.macs.map(|n| n as f64), grouped, Change::Ratio);
+        row("bytes", &|s| Some(s.bytes as f64), grouped, Change::Ratio);
+        row("bytes, zstd", &|s| Some(s.zstd_bytes as f64), grouped, Change::Ratio);
+        row("ms a sample", &|s| Some(s.latency_ms), |ms| format!("{ms:.3}"), Change::Ratio);
+        align(&mut table);
+        writeln!(f, "{}", table.trim_fmt())?;
+
+        writeln!(f, "\nover {} samples", grouped(self.samples as f64))?;
+        if let Some(agreement) = self.agreement {
+            writeln!(f, "agreement  {}", percent(agreement))?;
+        }
+        if let Some(kl) = self.kl {
+            writeln!(f, "mean KL    {kl:.3e}")?;
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["output", "max |Δ|", "mean |Δ|", "cosine"]);
+        for (name, diff) in &self.outputs {
+            let figures =
+                [format!("{:.3e}", diff.max_abs), format!("{:.3e}", diff.mean_abs), format!("{:.6}", diff.cosine)];
+            table.add_row(std::iter::once(name.clone()).chain(figures));
+        }
+        align(&mut table);
+        write!(f, "\n{}", table.trim_fmt())?;
+        for (name, diff) in &self.outputs {
+            for (who, n) in [("teacher", diff.teacher_non_finite), ("student", diff.student_non_finite)] {
+                if n > 0 {
+                    write!(f, "\nthe {who}'s output `{name}` is NaN or infinite on {n} of {} samples", self.samples)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Change {
+    /// The difference of two shares, in points of a percent.
+    Points,
+    /// How many times smaller.
+    Ratio,
+}
+
+/// Names to the left, numbers to the right, no space before the first column.
+fn align(table: &mut Table) {
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding(if i == 0 { (0, 1) } else { (1, 1) });
+        if i > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// `1,234,567`
+fn grouped(n: f64) -> String {
+    let digits = format!("{n:.0}");
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn digits_are_grouped_by_thousands() {
+        assert_eq!([0.0, 999.0, 1000.0, 1234567.0].map(super::grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}
