@@ -239,3 +239,42 @@ fn clip<T: PartialOrd + Copy>(low: Option<T>, high: Option<T>) -> impl Fn(T) -> 
         high.filter(|&h| x > h).unwrap_or(x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ty};
+
+    fn floats(opset: i64, body: &str) -> Vec<f64> {
+        fold(opset, body).unwrap_or_else(|| panic!("{body}")).floats().unwrap()
+    }
+
+    #[test]
+    fn functions() {
+        let run = |op: &str| floats(24, &format!("const %x : f64[3] = {{-2.0,0.25,3.0}} %y : ? = {op}(%x)"));
+        assert_eq!(run("LeakyRelu<alpha=0.5>"), [-1.0, 0.25, 3.0]);
+        assert_eq!(run("HardSigmoid<alpha=0.5, beta=0.25>"), [0.0, 0.375, 1.0]);
+        assert_eq!(run("ThresholdedRelu<alpha=0.25>"), [0.0, 0.0, 3.0]);
+        assert_eq!(run("Shrink<lambd=1.0, bias=0.5>"), [-1.5, 0.0, 2.5]);
+        let close = |a: Vec<f64>, b: [f64; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(run("Elu"), [-0.8646647, 0.25, 3.0]));
+        assert!(close(run("Celu<alpha=2.0>"), [-1.2642411, 0.25, 3.0]));
+        assert!(close(run("Selu"), [-1.5201665, 0.2626753, 3.1521031]));
+        assert!(close(run("Swish<alpha=2.0>"), [-0.0359724, 0.1556148, 2.9925821]));
+        assert!(close(run("Gelu"), [-0.0455003, 0.1496766, 2.9959503]));
+        assert!(close(run("Gelu<approximate=\"tanh\">"), [-0.0454023, 0.1496750, 2.9963627]));
+    }
+
+    #[test]
+    fn limits() {
+        let x = "const %x : f32[4] = {-9,1,9,NaN}";
+        let below_11 = floats(10, &format!("{x} %y : ? = Clip<max=6.0, min=0.0>(%x)"));
+        assert_eq!(below_11[..3], [0.0, 1.0, 6.0]);
+        assert!(below_11[3].is_nan());
+        let upper = floats(11, &format!("{x} const %h : f32[] = {{6}} %y : ? = Clip(%x, _, %h)"));
+        assert_eq!(upper[..3], [-9.0, 1.0, 6.0]);
+        let ints = "const %x : i8[2] = {-9,9} const %l : i8[] = {3} const %h : i8[] = {1} %y : ? = Clip(%x, %l, %h)";
+        assert_eq!(fold(12, ints).unwrap().ints().unwrap(), [1, 1]);
+        assert_eq!(ty(11, "input %x : f32[N] %y : ? = Clip<max=6.0>(%x)"), "opaque");
+        assert_eq!(ty(10, "input %x : f32[N] %y : ? = Clip<max=6.0>(%x)"), "f32[N]");
+    }
+}

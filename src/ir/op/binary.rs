@@ -275,3 +275,95 @@ impl Binary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ints, ty};
+
+    #[test]
+    fn types() {
+        let y = |op: &str| ty(18, &format!("input %a : f32[N,1,3] input %b : f32[2,1] %y : ? = {op}(%a, %b)"));
+        assert_eq!(y("Add"), "f32[N,2,3]");
+        assert_eq!(y("Less"), "bool[N,2,3]");
+        assert_eq!(y("Max"), "f32[N,2,3]");
+        assert_eq!(y("BitShift"), "opaque");
+        assert_eq!(ty(7, "input %a : f32[N,4] input %b : f32[4] %y : ? = PRelu(%a, %b)"), "f32[N,4]");
+        assert_eq!(ty(7, "input %a : f32[N,4] input %b : f32[M,4] %y : ? = Mul(%a, %b)"), "f32[?,4]");
+        assert_eq!(ty(7, "input %a : f32[*] input %b : f32[4] %y : ? = Mul(%a, %b)"), "f32[*]");
+        assert_eq!(ty(12, "input %a : f32[2] input %b : i64[] %y : ? = Pow(%a, %b)"), "f32[2]");
+        assert_eq!(
+            ty(8, "input %a : f32[2] input %b : f32[1] input %c : f32[3,1] %y : ? = Sum(%a, %b, %c)"),
+            "f32[3,2]"
+        );
+    }
+
+    #[test]
+    fn shape_arithmetic() {
+        let y = |op: &str, b: &str| {
+            let body = "input %x : f32[N,6] %s : ? = Shape(%x)";
+            ints(13, &format!("{body} const %b : i64[{}] = {{{b}}} %y : ? = {op}(%s, %b)", b.split(',').count()))
+        };
+        assert_eq!(y("Mul", "1,4").unwrap(), "[N,24]");
+        assert_eq!(y("Mul", "2,4").unwrap(), "[?,24]");
+        assert_eq!(y("Add", "0").unwrap(), "[N,6]");
+        assert_eq!(y("Sub", "0,-3").unwrap(), "[N,9]");
+        assert_eq!(y("Div", "1,4").unwrap(), "[N,1]");
+        assert_eq!(y("Add", "1,-7"), None);
+        assert_eq!(y("Div", "0,0"), None);
+        assert_eq!(y("Min", "4").unwrap(), "[?,4]");
+        assert_eq!(y("Mod", "4").unwrap(), "[?,2]");
+        assert_eq!(y("Mul", "0,9223372036854775807").unwrap(), "[0,?]");
+        assert_eq!(y("Add", "1,2,3"), None, "shapes that do not broadcast");
+        let twice = |op| ints(13, &format!("input %x : f32[N,6] %s : ? = Shape(%x) %y : ? = {op}(%s, %s)")).unwrap();
+        assert_eq!(twice("Sub"), "[0,0]");
+        assert_eq!(twice("Max"), "[N,6]");
+        assert_eq!(twice("Add"), "[?,12]");
+    }
+
+    fn run(op: &str, dtype: &str, a: &str, b: &str) -> Option<Vec<i64>> {
+        let tensor = |name, v: &str| format!("const %{name} : {dtype}[{}] = {{{v}}}", v.split(',').count());
+        fold(18, &format!("{} {} %y : ? = {op}(%a, %b)", tensor("a", a), tensor("b", b)))?.ints()
+    }
+
+    #[test]
+    fn integers() {
+        assert_eq!(run("Add", "i8", "127,-128", "1,-1").unwrap(), [-128, 127]);
+        assert_eq!(run("Sub", "u32", "1,2", "2").unwrap(), [4294967295, 0]);
+        assert_eq!(run("Div", "i32", "-7,7", "2,-2").unwrap(), [-3, -3]);
+        assert_eq!(run("Mod", "i32", "-7,7", "3,-3").unwrap(), [2, -2]);
+        assert_eq!(run("Mod<fmod=1>", "i32", "-7,7", "3,-3").unwrap(), [-1, 1]);
+        assert_eq!(run("Pow", "i64", "-3,2", "3,62").unwrap(), [-27, 1 << 62]);
+        assert_eq!(run("PRelu", "i32", "-3,4", "2").unwrap(), [-6, 4]);
+        assert_eq!(run("BitShift<direction=\"LEFT\">", "u8", "3,129,1", "1,1,200").unwrap(), [6, 2, 0]);
+        assert_eq!(run("BitShift<direction=\"RIGHT\">", "u16", "65535,8", "15,64").unwrap(), [1, 0]);
+        assert_eq!(run("BitwiseXor", "i16", "-1", "255").unwrap(), [-256]);
+        assert_eq!(run("GreaterOrEqual", "i64", "1,2,3", "2").unwrap(), [0, 1, 1]);
+        assert_eq!(run("Xor", "bool", "0,1", "1").unwrap(), [1, 0]);
+        assert_eq!(run("Div", "i64", "1", "0"), None);
+        assert_eq!(run("Div", "i64", "-9223372036854775808", "-1"), None);
+        assert_eq!(run("Pow", "i64", "2", "63"), None);
+        assert_eq!(run("Mean", "i32", "1", "2"), None);
+        assert_eq!(run("Add", "bool", "1", "1"), None);
+    }
+
+    #[test]
+    fn reals() {
+        let run = |op: &str| {
+            let body = "const %a : f32[2,1] = {-5.5,3} const %b : f32[3] = {2,-2,0.5}";
+            fold(18, &format!("{body} %y : ? = {op}(%a, %b)")).map(|t| (t.shape().to_vec(), t.floats().unwrap()))
+        };
+        assert_eq!(run("Add").unwrap(), (vec![2, 3], vec![-3.5, -7.5, -5.0, 5.0, 1.0, 3.5]));
+        assert_eq!(run("Mod<fmod=1>").unwrap().1, [-1.5, -1.5, -0.0, 1.0, 1.0, 0.0]);
+        assert_eq!(run("Mean").unwrap().1[0], -1.75);
+        assert_eq!(run("PRelu").unwrap().1, [-11.0, 11.0, -2.75, 3.0, 3.0, 3.0]);
+        assert!(run("Mod").is_none());
+        let nan = fold(13, "const %a : f32[1] = {NaN} const %b : f32[1] = {1} %y : ? = Min(%a, %b)").unwrap();
+        assert!(nan.float_scalar().unwrap().is_nan());
+    }
+
+    #[test]
+    fn results_have_a_limit() {
+        let body = "const %a : f32[65536,1] const %b : f32[65536] %y : ? = Add(%a, %b)";
+        assert!(fold(13, body).is_none());
+    }
+}

@@ -188,3 +188,66 @@ impl Operator for Scan {
         outputs.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::ty;
+
+    fn branches(cond: &str, yes: &str, no: &str) -> String {
+        let branch = |name, value: &str| format!("{name} \"b\" {{ %z_{name} : ? = {value} output %z_{name} }}");
+        let x = "input %x : f32[N,4] input %w : f32[2,4] input %i : i64[N,4]";
+        let bodies = [branch("then_branch", yes), branch("else_branch", no)].join(" ");
+        ty(13, &format!("{x} {cond} %y : ? = If(%c) {{ {bodies} }}"))
+    }
+
+    #[test]
+    fn branches_of_an_if_are_merged() {
+        let open = "input %c : bool[]";
+        assert_eq!(branches(open, "Relu(%x)", "Neg(%x)"), "f32[N,4]");
+        assert_eq!(branches(open, "Relu(%x)", "Neg(%w)"), "f32[?,4]");
+        assert_eq!(branches(open, "Relu(%x)", "ReduceSum<keepdims=0>(%w)"), "f32[*]");
+        assert_eq!(branches(open, "Relu(%x)", "Neg(%i)"), "?");
+        assert_eq!(branches("const %c : bool[] = {1}", "Relu(%x)", "Neg(%w)"), "f32[N,4]");
+        assert_eq!(branches("const %c : bool[1] = {0}", "Relu(%x)", "Neg(%w)"), "f32[2,4]");
+    }
+
+    #[test]
+    fn loops() {
+        let run = |outputs: &str| {
+            ty(
+                13,
+                &format!(
+                    "const %n : i64[] = {{3}} input %s : f32[2,N] {outputs} = Loop(%n, _, %s) {{
+                        body \"b\" {{
+                            input %i : i64[] input %k : bool[] input %a : f32[2,M]
+                            %go : ? = Identity(%k) %b : ? = Relu(%a) %each : ? = Neg(%a)
+                            output %go output %b output %each
+                        }}
+                    }}"
+                ),
+            )
+        };
+        assert_eq!(run("%y : ?, %each2 : ?"), "f32[2,?]");
+        assert_eq!(run("%last : ?, %y : ?"), "f32[?,2,?]");
+    }
+
+    #[test]
+    fn scans() {
+        let run = |outputs: &str| {
+            ty(
+                13,
+                &format!(
+                    "input %s : f32[4] input %x : f32[4,T] {outputs} = Scan<num_scan_inputs=1, scan_input_axes=[1]>(%s, %x) {{
+                        body \"b\" {{
+                            input %a : f32[4] input %p : f32[4]
+                            %sum : ? = Add(%a, %p) %each : ? = Neg(%sum)
+                            output %sum output %each
+                        }}
+                    }}"
+                ),
+            )
+        };
+        assert_eq!(run("%y : ?, %each2 : ?"), "f32[4]");
+        assert_eq!(run("%last : ?, %y : ?"), "f32[T,4]");
+    }
+}

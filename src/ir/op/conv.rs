@@ -162,21 +162,20 @@ impl Conv {
         if w.rank() < 2 {
             return Err(format!("a weight of shape {w}"));
         }
-        if let (Some(Dim::Known(c)), Dim::Known(per_group)) = (x.0.get(1), &w.0[1]) {
-            if Some(*c) != per_group.checked_mul(self.group as u64) {
-                return Err(format!("{c} input channels against a weight {w} in {} groups", self.group));
-            }
+        if let (Some(Dim::Known(c)), Dim::Known(per_group)) = (x.0.get(1), &w.0[1])
+            && Some(*c) != per_group.checked_mul(self.group as u64)
+        {
+            return Err(format!("{c} input channels against a weight {w} in {} groups", self.group));
         }
-        if let Dim::Known(m) = w.0[0] {
-            if m % self.group as u64 != 0 {
-                return Err(format!("{m} output channels do not divide into {} groups", self.group));
-            }
+        if let Dim::Known(m) = w.0[0]
+            && m % self.group as u64 != 0
+        {
+            return Err(format!("{m} output channels do not divide into {} groups", self.group));
         }
         let kernel = w.0[2..].to_vec();
-        if let Some(Some(k)) = (!self.window.kernel.is_empty()).then(|| Shape(kernel.clone()).dims()) {
-            if !k.iter().eq(self.window.kernel.iter().map(|&v| v as u64).collect::<Vec<_>>().iter()) {
-                return Err(format!("kernel_shape {:?} against a weight {w}", self.window.kernel));
-            }
+        let same = |(k, &own): (&Dim, &i64)| k.known().is_none_or(|k| k == own as u64);
+        if !self.window.kernel.is_empty() && !kernel.iter().zip(&self.window.kernel).all(same) {
+            return Err(format!("kernel_shape {:?} against a weight {w}", self.window.kernel));
         }
         self.window.infer(x, w.0[0].clone(), &kernel)
     }

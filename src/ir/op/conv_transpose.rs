@@ -154,3 +154,32 @@ impl Operator for ConvTranspose {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::op::testing::ty;
+
+    #[test]
+    fn sizes() {
+        let y = |attrs: &str| {
+            ty(11, &format!("input %x : f32[N,4,5,W] const %w : f32[4,2,3,3] %y : ? = ConvTranspose{attrs}(%x, %w)"))
+        };
+        assert_eq!(y(""), "f32[N,2,7,?]");
+        assert_eq!(y("<pads=[1,1,1,1]>"), "f32[N,2,5,W]");
+        assert_eq!(y("<group=2, strides=[2,2]>"), "f32[N,4,11,?]");
+        assert_eq!(y("<output_padding=[1,1], pads=[1,1,1,1], strides=[2,2]>"), "f32[N,2,10,?]");
+        assert_eq!(y("<dilations=[2,2]>"), "f32[N,2,9,?]");
+        assert_eq!(y("<auto_pad=\"SAME_UPPER\", strides=[2,1]>"), "f32[N,2,10,W]");
+        assert_eq!(y("<output_shape=[10,8], strides=[2,2]>"), "f32[N,2,10,8]");
+        assert_eq!(y("<pads=[9,9,9,9]>"), "?");
+        assert_eq!(y("<output_shape=[10]>"), "?");
+    }
+
+    #[test]
+    fn macs_are_counted_at_the_input() {
+        let op = ConvTranspose::parse("", 11, &mut AttrReader::new(&[])).unwrap();
+        let sizes = Sizes { inputs: vec![Some(vec![1, 4, 5, 5]), Some(vec![4, 2, 3, 3])], outputs: Vec::new() };
+        assert_eq!(op.macs(&sizes), Some(4 * 25 * 2 * 9));
+    }
+}

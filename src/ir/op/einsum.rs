@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A sum of products over the indices that an equation names, as numpy.einsum.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Einsum {
 #[derive(Debug, Clone, PartialEq)]
 struct Term(Vec<char>, Option<Vec<char>>);
 
+type Axes = Vec<(char, usize)>;
+
 impl Term {
     fn parse(text: &str) -> Option<Term> {
         let letters = |t: &str| t.chars().all(|c| c.is_ascii_alphabetic()).then(|| t.chars().collect::<Vec<_>>());
@@ -32,8 +35,8 @@ impl Term {
         self.0.iter().chain(self.1.iter().flatten()).copied()
     }
 
-    /// The axes of a tensor of that rank that each index names, and those of the ellipsis.
-    fn bind(&self, rank: usize) -> Option<(Vec<(char, usize)>, std::ops::Range<usize>)> {
+    /// The axis of a tensor of that rank that each index names, and the axes of the ellipsis.
+    fn bind(&self, rank: usize) -> Option<(Axes, Range<usize>)> {
         let after = self.1.as_deref().unwrap_or_default();
         let ellipsis = self.0.len()..rank.checked_sub(after.len())?;
         let fits = if self.1.is_some() { ellipsis.start <= ellipsis.end } else { ellipsis.start == ellipsis.end };
@@ -115,5 +118,36 @@ impl Operator for Einsum {
             ellipsis[skip..].iter_mut().zip(rest).for_each(|(e, &n)| *e = (*e).max(n));
         }
         by_letter.into_values().chain(ellipsis).try_fold(1u64, |n, d| n.checked_mul(d))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::op::testing::ty;
+
+    #[test]
+    fn shapes() {
+        let y = |equation: &str, inputs: &str| {
+            let ends = "input %a : f32[N,2,3] input %b : f32[3,4] input %c : f32[5,5]";
+            ty(12, &format!("{ends} %y : ? = Einsum<equation=\"{equation}\">({inputs})"))
+        };
+        assert_eq!(y("bij, jk -> bik", "%a, %b"), "f32[N,2,4]");
+        assert_eq!(y("...ij,jk->...ik", "%a, %b"), "f32[N,2,4]");
+        assert_eq!(y("ij,jk", "%b, %c"), "?", "4 against 5");
+        assert_eq!(y("ba", "%b"), "f32[4,3]");
+        assert_eq!(y("ii", "%c"), "f32[]");
+        assert_eq!(y("ii->i", "%c"), "f32[5]");
+        assert_eq!(y("ij->k", "%c"), "?");
+        assert_eq!(y("ijkl->i", "%c"), "?");
+        assert_eq!(y("i1->i", "%c"), "opaque");
+    }
+
+    #[test]
+    fn macs() {
+        let equation = Attr::str("equation", "...ij,jk->...ik");
+        let op = Einsum::parse("", 12, &mut AttrReader::new(&[equation])).unwrap();
+        let inputs = vec![Some(vec![7, 2, 3]), Some(vec![3, 4])];
+        assert_eq!(op.macs(&Sizes { inputs, outputs: Vec::new() }), Some(7 * 2 * 3 * 4));
     }
 }

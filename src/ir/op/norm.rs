@@ -230,3 +230,42 @@ impl Operator for LayerNorm {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::BatchNorm;
+    use crate::ir::Op;
+    use crate::ir::op::testing::{graph, ty};
+
+    #[test]
+    fn batch() {
+        let p = "input %x : f16[N,?,H] input %s : f32[3] input %m : f32[3]";
+        let y = |opset, attrs: &str| ty(opset, &format!("{p} %y : ? = BatchNormalization{attrs}(%x, %s, %s, %m, %m)"));
+        assert_eq!(y(15, ""), "f16[N,3,H]");
+        assert_eq!(y(7, "<spatial=0>"), "f16[N,?,H]");
+        assert_eq!(y(9, "<spatial=0>"), "opaque");
+        assert_eq!(y(13, "<training_mode=1>"), "opaque");
+        let mean = "%x2 : ?, %y : ?, %v : ? = BatchNormalization<training_mode=1>(%x, %s, %s, %m, %m)";
+        assert_eq!(ty(15, &format!("{p} {mean}")), "f32[3]");
+        let g = graph(14, &format!("{p} %y : ? = BatchNormalization<epsilon=0.001>(%x, %s, %s, %m, %m)"));
+        let n = g.nodes().next().unwrap();
+        let want = BatchNorm { epsilon: 0.001, momentum: 0.9, training: false, spatial: true };
+        assert_eq!(g.node(n).op, Op::BatchNorm(want));
+    }
+
+    #[test]
+    fn others() {
+        let x = "input %x : f32[N,4,8] input %s : f32[4] input %t : f32[8]";
+        let y = |opset, node: &str| ty(opset, &format!("{x} {node}"));
+        assert_eq!(y(7, "%y : ? = InstanceNormalization(%x, %s, %s)"), "f32[N,4,8]");
+        assert_eq!(y(7, "%y : ? = LRN<size=3>(%x)"), "f32[N,4,8]");
+        assert_eq!(y(7, "%y : ? = LRN(%x)"), "opaque");
+        assert_eq!(y(21, "%y : ? = GroupNormalization<num_groups=2>(%x, %s, %s)"), "f32[N,4,8]");
+        assert_eq!(y(18, "%y : ? = GroupNormalization<num_groups=2, stash_type=1>(%x, %s, %s)"), "opaque");
+        assert_eq!(y(17, "%z : ?, %y : ? = LayerNormalization(%x, %t)"), "f32[N,4,1]");
+        assert_eq!(y(17, "%z : ?, %y : ? = LayerNormalization<axis=1>(%x, %t)"), "f32[N,1,1]");
+        assert_eq!(y(17, "%y : ? = LayerNormalization<axis=3>(%x, %t)"), "?");
+        assert_eq!(y(22, "%y : ? = RMSNormalization(%x, %t)"), "opaque");
+        assert_eq!(y(23, "%y : ? = RMSNormalization(%x, %t)"), "f32[N,4,8]");
+    }
+}

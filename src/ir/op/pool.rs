@@ -141,3 +141,33 @@ impl Operator for GlobalPool {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::ty;
+
+    #[test]
+    fn windows() {
+        let y = |opset, op: &str| ty(opset, &format!("input %x : f32[N,3,7,H] %y : ?, %i : ? = {op}(%x)"));
+        assert_eq!(y(12, "MaxPool<kernel_shape=[2,2], strides=[2,2]>"), "f32[N,3,3,?]");
+        assert_eq!(y(12, "MaxPool<ceil_mode=1, kernel_shape=[2,2], strides=[2,2]>"), "f32[N,3,4,?]");
+        assert_eq!(y(12, "MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>"), "f32[N,3,7,H]");
+        assert_eq!(y(12, "MaxPool<kernel_shape=[3,3], dilations=[2,2]>"), "f32[N,3,3,?]");
+        assert_eq!(y(12, "MaxPool<auto_pad=\"SAME_UPPER\", kernel_shape=[3,3], strides=[2,1]>"), "f32[N,3,4,H]");
+        assert_eq!(y(12, "LpPool<kernel_shape=[7,1], p=1>"), "f32[N,3,1,H]");
+        assert_eq!(y(12, "MaxPool<kernel_shape=[3]>"), "?", "too few axes");
+        assert_eq!(y(12, "MaxPool<kernel_shape=[9,1]>"), "?", "larger than the input");
+        assert_eq!(y(9, "MaxPool<ceil_mode=1, kernel_shape=[2,2]>"), "opaque");
+        assert_eq!(y(18, "AveragePool<dilations=[2,2], kernel_shape=[2,2]>"), "opaque");
+        assert_eq!(y(19, "AveragePool<dilations=[2,2], kernel_shape=[2,2]>"), "f32[N,3,5,?]");
+        assert_eq!(y(12, "MaxPool<strides=[2,2]>"), "opaque");
+    }
+
+    #[test]
+    fn places_and_whole_channels() {
+        let body = "input %x : f32[N,3,4] %m : ?, %y : ? = MaxPool<kernel_shape=[2]>(%x)";
+        assert_eq!(ty(8, body), "i64[N,3,3]");
+        assert_eq!(ty(8, "input %x : f16[N,C,?,4] %y : ? = GlobalAveragePool(%x)"), "f16[N,C,1,1]");
+        assert_eq!(ty(8, "input %x : f16[N] %y : ? = GlobalMaxPool(%x)"), "?");
+    }
+}

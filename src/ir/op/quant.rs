@@ -276,3 +276,40 @@ impl Operator for QMatMul {
         product(sizes.output(0)?)?.checked_mul(*sizes.input(0)?.last()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ty};
+
+    #[test]
+    fn types() {
+        let x = "input %x : f32[N,3] input %s : f32[] input %z : i8[]";
+        let y = |opset, node: &str| ty(opset, &format!("{x} {node}"));
+        assert_eq!(y(10, "%y : ? = QuantizeLinear(%x, %s)"), "u8[N,3]");
+        assert_eq!(y(10, "%y : ? = QuantizeLinear(%x, %s, %z)"), "i8[N,3]");
+        assert_eq!(y(21, "%y : ? = QuantizeLinear<output_dtype=5>(%x, %s)"), "i16[N,3]");
+        assert_eq!(y(13, "%y : ? = QuantizeLinear<output_dtype=5>(%x, %s)"), "opaque");
+        assert_eq!(y(10, "%q : ? = QuantizeLinear(%x, %s) %y : ? = DequantizeLinear(%q, %s)"), "f32[N,3]");
+        assert_eq!(y(11, "%q : ?, %y : ?, %p : ? = DynamicQuantizeLinear(%x)"), "f32[]");
+        let conv = "input %x : u8[N,2,5] input %s : f32[] input %z : u8[] const %w : i8[4,2,3] const %v : i8[] = {0}";
+        let linear = format!("{conv} %y : ? = QLinearConv(%x, %s, %z, %w, %s, %v, %s, %z)");
+        assert_eq!(ty(10, &linear), "u8[N,4,3]");
+        assert_eq!(ty(10, &format!("{conv} %y : ? = ConvInteger<pads=[1,1]>(%x, %w, %z)")), "i32[N,4,5]");
+        let matrix = "input %a : u8[N,2] input %s : f32[] input %z : u8[] const %b : i8[2,7] const %v : i8[] = {0}";
+        assert_eq!(ty(10, &format!("{matrix} %y : ? = QLinearMatMul(%a, %s, %z, %b, %s, %v, %s, %v)")), "i8[N,7]");
+        assert_eq!(ty(10, &format!("{matrix} %y : ? = MatMulInteger(%a, %b)")), "i32[N,7]");
+    }
+
+    #[test]
+    fn by_tensor_and_by_axis() {
+        let x = "const %x : f32[2,2] = {-1,0.75,1.25,900} const %s : f32[] = {0.5} const %z : u8[] = {10}";
+        let q = fold(10, &format!("{x} %y : ? = QuantizeLinear(%x, %s, %z)")).unwrap();
+        assert_eq!(q.ints().unwrap(), [8, 12, 12, 255]);
+        let x = "const %x : i8[2,2] = {-1,2,3,4} const %s : f32[2] = {0.5,10} const %z : i8[2] = {1,0}";
+        let by = |axis| fold(13, &format!("{x} %y : ? = DequantizeLinear<axis={axis}>(%x, %s, %z)")).unwrap().floats();
+        assert_eq!(by(0).unwrap(), [-1.0, 0.5, 30.0, 40.0]);
+        assert_eq!(by(-1).unwrap(), [-1.0, 20.0, 1.0, 40.0]);
+        let wrong = "const %x : i8[2,2] = {-1,2,3,4} const %s : f32[3] = {1,1,1} %y : ? = DequantizeLinear(%x, %s)";
+        assert!(fold(13, wrong).is_none());
+    }
+}

@@ -342,3 +342,70 @@ impl Cumulate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ty};
+
+    #[test]
+    fn shapes() {
+        let y = |opset, op: &str| ty(opset, &format!("input %x : f32[N,3,4] {op}"));
+        assert_eq!(y(11, "%y : ? = ReduceMean<axes=[-1]>(%x)"), "f32[N,3,1]");
+        assert_eq!(y(11, "%y : ? = ReduceMean<axes=[1,2], keepdims=0>(%x)"), "f32[N]");
+        assert_eq!(y(11, "%y : ? = ReduceMean<keepdims=0>(%x)"), "f32[]");
+        assert_eq!(y(11, "%y : ? = ReduceMean<axes=[3]>(%x)"), "?");
+        assert_eq!(y(13, "%y : ? = ReduceSum<axes=[1]>(%x)"), "opaque");
+        assert_eq!(y(18, "%y : ? = ReduceMean<axes=[1]>(%x)"), "opaque");
+        assert_eq!(y(13, "const %a : i64[1] = {1} %y : ? = ReduceSum(%x, %a)"), "f32[N,1,4]");
+        assert_eq!(y(13, "const %a : i64[0] %y : ? = ReduceSum<noop_with_empty_axes=1>(%x, %a)"), "f32[N,3,4]");
+        assert_eq!(y(13, "input %a : i64[1] %y : ? = ReduceSum(%x, %a)"), "f32[?,?,?]");
+        assert_eq!(y(13, "input %a : i64[1] %y : ? = ReduceSum<keepdims=0>(%x, %a)"), "f32[*]");
+        assert_eq!(y(12, "%y : ? = ArgMax<axis=1, keepdims=0>(%x)"), "i64[N,4]");
+        assert_eq!(y(11, "%y : ? = ArgMax<select_last_index=1>(%x)"), "opaque");
+        assert_eq!(y(11, "const %a : i64[] = {1} %y : ? = CumSum(%x, %a)"), "f32[N,3,4]");
+    }
+
+    fn floats(op: &str) -> Vec<f64> {
+        let body = "const %x : f32[2,3] = {1,2,3,-4,5,6}";
+        fold(12, &format!("{body} %y : ? = {op}(%x)")).unwrap_or_else(|| panic!("{op}")).floats().unwrap()
+    }
+
+    #[test]
+    fn reals() {
+        assert_eq!(floats("ReduceSum<axes=[0]>"), [-3.0, 7.0, 9.0]);
+        assert_eq!(floats("ReduceMean<axes=[1]>"), [2.0, (7.0f32 / 3.0) as f64]);
+        assert_eq!(floats("ReduceMax"), [6.0]);
+        assert_eq!(floats("ReduceMin<axes=[-1]>"), [1.0, -4.0]);
+        assert_eq!(floats("ReduceProd<axes=[1]>"), [6.0, -120.0]);
+        assert_eq!(floats("ReduceL1<axes=[1]>"), [6.0, 15.0]);
+        assert_eq!(floats("ReduceSumSquare<axes=[1]>"), [14.0, 77.0]);
+        assert_eq!(floats("ReduceL2<axes=[1]>")[0], 14f32.sqrt() as f64);
+        assert_eq!(floats("ReduceLogSum<axes=[1]>")[0], 6f32.ln() as f64);
+        let log_sum_exp = (1f64.exp() + 2f64.exp() + 3f64.exp()).ln() as f32;
+        assert_eq!(floats("ReduceLogSumExp<axes=[1]>")[0], log_sum_exp as f64);
+    }
+
+    #[test]
+    fn integers_and_empty_axes() {
+        let ints = |body: &str| fold(18, body).map(|t| t.ints().unwrap());
+        assert_eq!(ints("const %x : u8[3] = {200,100,1} %y : ? = ReduceSum(%x)").unwrap(), [45]);
+        assert_eq!(ints("const %x : i64[2] = {7,8} %y : ? = ReduceMean(%x)"), None);
+        assert_eq!(ints("const %x : i64[0,2] const %a : i64[1] = {0} %y : ? = ReduceSum(%x, %a)").unwrap(), [0, 0]);
+        assert_eq!(ints("const %x : i64[0,2] const %a : i64[1] = {0} %y : ? = ReduceMax(%x, %a)"), None);
+        assert_eq!(ints("const %x : i64[2] = {7,8} %y : ? = ReduceSum<noop_with_empty_axes=1>(%x)").unwrap(), [7, 8]);
+        assert_eq!(ints("const %x : i64[] = {7} %y : ? = ReduceProd(%x)").unwrap(), [7]);
+    }
+
+    #[test]
+    fn places_and_running_sums() {
+        let ints = |body: &str| {
+            fold(13, &format!("const %x : i32[2,3] = {{1,3,3,4,4,0}} const %a : i64[] = {{1}} {body}")).unwrap().ints()
+        };
+        assert_eq!(ints("%y : ? = ArgMax<axis=1>(%x)").unwrap(), [1, 0]);
+        assert_eq!(ints("%y : ? = ArgMax<axis=1, select_last_index=1>(%x)").unwrap(), [2, 1]);
+        assert_eq!(ints("%y : ? = ArgMin<axis=0, keepdims=0>(%x)").unwrap(), [0, 0, 1]);
+        assert_eq!(ints("%y : ? = CumSum(%x, %a)").unwrap(), [1, 4, 7, 4, 8, 8]);
+        assert_eq!(ints("%y : ? = CumSum<exclusive=1, reverse=1>(%x, %a)").unwrap(), [6, 3, 0, 4, 0, 0]);
+        assert!(fold(13, "const %x : f32[2] = {NaN,1} %y : ? = ArgMax(%x)").is_none());
+    }
+}

@@ -130,3 +130,28 @@ impl Operator for Rnn {
         weights.checked_mul(product(sizes.input(0)?.get(..2)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::op::testing::ty;
+
+    #[test]
+    fn shapes() {
+        let p = "input %x : f32[S,B,3] const %w : f32[1,20,3] const %r : f32[1,20,5]";
+        assert_eq!(ty(7, &format!("{p} %y : ? = LSTM<hidden_size=5>(%x, %w, %r)")), "f32[S,1,B,5]");
+        assert_eq!(ty(7, &format!("{p} _, _, %y : ? = LSTM<hidden_size=5>(%x, %w, %r)")), "f32[1,B,5]");
+        assert_eq!(ty(14, &format!("{p} %y : ? = LSTM<hidden_size=5, layout=1>(%x, %w, %r)")), "f32[S,B,1,5]");
+        assert_eq!(ty(13, &format!("{p} %y : ? = LSTM<hidden_size=5, layout=1>(%x, %w, %r)")), "opaque");
+        assert_eq!(ty(7, &format!("{p} %y : ? = LSTM<direction=\"bidirectional\">(%x, %w, %r)")), "?");
+        let g = "input %x : f32[7,B,3] const %w : f32[2,15,3] const %r : f32[2,15,5]";
+        assert_eq!(ty(7, &format!("{g} %y : ? = GRU<direction=\"bidirectional\">(%x, %w, %r)")), "f32[7,2,B,5]");
+    }
+
+    #[test]
+    fn macs() {
+        let lstm = Rnn::parse("LSTM", 14, &mut AttrReader::new(&[])).unwrap();
+        let inputs = vec![Some(vec![7, 1, 3]), Some(vec![1, 20, 3]), Some(vec![1, 20, 5])];
+        assert_eq!(lstm.macs(&Sizes { inputs, outputs: Vec::new() }), Some(7 * (60 + 100)));
+    }
+}

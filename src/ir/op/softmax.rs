@@ -99,3 +99,31 @@ impl Operator for Softmax {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::{fold, ty};
+
+    fn run(opset: i64, op: &str) -> Vec<f64> {
+        let body = "const %x : f32[2,1,2] = {0,0,1,1}";
+        fold(opset, &format!("{body} %y : ? = {op}(%x)")).unwrap().floats().unwrap()
+    }
+
+    #[test]
+    fn the_default_axis_depends_on_the_opset() {
+        assert_eq!(run(12, "Softmax"), [0.5; 4]);
+        assert_eq!(run(13, "Softmax"), [0.5; 4]);
+        assert_eq!(run(13, "Softmax<axis=1>"), [1.0; 4]);
+        assert_eq!(run(12, "Softmax<axis=1>"), [0.5; 4]);
+        assert_eq!(run(13, "Hardmax<axis=0>"), [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(run(12, "Hardmax<axis=0>"), [0.0, 0.0, 1.0, 0.0]);
+        assert_eq!(run(13, "LogSoftmax"), [-std::f32::consts::LN_2 as f64; 4]);
+    }
+
+    #[test]
+    fn types() {
+        assert_eq!(ty(13, "input %x : f32[N,10] %y : ? = Softmax(%x)"), "f32[N,10]");
+        assert_eq!(ty(13, "input %x : f32[N,10] %y : ? = Softmax<axis=2>(%x)"), "?");
+        assert_eq!(ty(12, "input %x : f32[N,10] %y : ? = Softmax<axis=2>(%x)"), "f32[N,10]");
+    }
+}

@@ -11,8 +11,10 @@ use crate::ir::ties::{self, Ties};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unary(pub &'static str);
 
+type Real = fn(f64) -> f64;
+
 /// Names this file knows, with the first opset that has them and the function on reals, where they have one.
-const FUNCTIONS: &[(&str, i64, Option<fn(f64) -> f64>)] = &[
+const FUNCTIONS: &[(&str, i64, Option<Real>)] = &[
     ("Identity", 1, Some(|x| x)),
     ("Relu", 1, Some(|x| if x < 0.0 { 0.0 } else { x })),
     ("Sigmoid", 1, Some(sigmoid)),
@@ -169,5 +171,56 @@ impl Operator for IsInf {
         let hit = |v: f64| v.is_infinite() && if v < 0.0 { self.negative } else { self.positive };
         let y = x.floats()?.into_iter().map(|v| hit(v) as i64);
         Some(vec![Tensor::from_ints(DType::BOOL, x.shape(), y)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::erf;
+    use crate::ir::op::testing::{fold, ty};
+
+    #[test]
+    fn types() {
+        assert_eq!(ty(13, "input %x : f16[N,2] %y : ? = Tan(%x)"), "f16[N,2]");
+        assert_eq!(ty(13, "input %x : f16[N,2] %y : ? = IsNaN(%x)"), "bool[N,2]");
+        assert_eq!(ty(13, "input %x : f32[*] %y : ? = IsInf(%x)"), "bool[*]");
+        assert_eq!(ty(8, "input %x : f32[2] %y : ? = Erf(%x)"), "opaque");
+        assert_eq!(ty(17, "input %x : i8[2] %y : ? = BitwiseNot(%x)"), "opaque");
+    }
+
+    #[test]
+    fn values() {
+        let run = |op: &str, ty: &str, x: &str| fold(20, &format!("const %x : {ty} = {{{x}}} %y : ? = {op}(%x)"));
+        let reals = |op, x: f64| run(op, "f64[]", &format!("{x:?}")).unwrap().float_scalar().unwrap();
+        let ints = |op, ty, x| run(op, ty, x).unwrap().ints().unwrap();
+        assert!((reals("Softplus", -40.0) - 4.248354255291589e-18).abs() < 1e-30);
+        assert_eq!(reals("Softplus", 800.0), 800.0);
+        assert_eq!(reals("HardSwish", 1.5), 1.5 * 0.75);
+        assert!((reals("Mish", 1.0) - 0.8650983882673103).abs() < 1e-15);
+        assert_eq!(reals("Round", 2.5), 2.0);
+        assert_eq!(ints("Sign", "i32[3]", "-7,0,9"), [-1, 0, 1]);
+        assert_eq!(ints("Neg", "i8[2]", "-128,3"), [-128, -3]);
+        assert_eq!(ints("BitwiseNot", "u8[2]", "0,254"), [255, 1]);
+        assert_eq!(ints("IsNaN", "f32[2]", "NaN,1"), [1, 0]);
+        assert_eq!(ints("IsInf<detect_negative=0>", "f32[3]", "inf,-inf,1"), [1, 0, 0]);
+        assert!(run("Sqrt", "i32[1]", "4").is_none());
+    }
+
+    /// Against values to 16 digits. (Abramowitz and Stegun, table 7.1, and mpmath.)
+    #[test]
+    fn error_function() {
+        let cases = [
+            (0.5, 0.5204998778130465),
+            (1.0, 0.8427007929497149),
+            (2.0, 0.9953222650189527),
+            (3.5, 0.9999992569016276),
+            (1e-10, 1.1283791670955126e-10),
+        ];
+        for (x, want) in cases {
+            assert!((erf(x) / want - 1.0).abs() < 1e-15, "erf({x}) = {}", erf(x));
+            assert_eq!(erf(-x), -erf(x));
+        }
+        assert_eq!((erf(0.0), erf(f64::INFINITY), erf(f64::NEG_INFINITY)), (0.0, 1.0, -1.0));
+        assert!(erf(f64::NAN).is_nan());
     }
 }
