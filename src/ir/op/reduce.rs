@@ -156,7 +156,7 @@ impl Operator for Reduce {
             }
             let y = y.iter().map(|g| self.function.real(g)).collect::<Option<Vec<_>>>()?;
             Tensor::from_floats(x.dtype(), shape, y)
-        } else if x.dtype().is_int() {
+        } else if x.dtype().is_int() || x.dtype() == DType::BOOL && matches!(self.function, Max | Min) {
             let y = groups(&x.ints()?, x.shape(), &reduced)?;
             let y = y.iter().map(|g| self.function.integer(g)).collect::<Option<Vec<_>>>()?;
             Tensor::from_ints(x.dtype(), shape, y)
