@@ -60,9 +60,17 @@ pub struct Channels {
     locked: HashMap<(ValueId, usize), u32>,
     /// Axes of results into which an axis without labels goes.
     whole: HashSet<(ValueId, usize)>,
-    produced: Vec<(NodeId, Labels)>,
+    produced: Vec<Produced>,
     contractions: Vec<Contraction>,
     folds: Vec<Fold>,
+}
+
+/// Channels that a node makes from an axis of a weight.
+#[derive(Debug)]
+struct Produced {
+    node: NodeId,
+    weight: (ValueId, usize),
+    labels: Labels,
 }
 
 /// A reshape between one axis and several: `grid` has the labels of the one, row-major over `factors`.
@@ -209,24 +217,24 @@ impl Channels {
         let mut sets = Classes::default();
         sets.fresh(self.produced.len());
         let mut owner: HashMap<u32, u32> = HashMap::new();
-        for (i, (_, labels)) in self.produced.iter().enumerate() {
-            for &l in labels.iter() {
+        for (i, made) in self.produced.iter().enumerate() {
+            for &l in made.labels.iter() {
                 let first = *owner.entry(self.classes.root(l)).or_insert(i as u32);
                 sets.unite(first, i as u32);
             }
         }
         let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
         let mut seen = HashSet::new();
-        for (i, (node, labels)) in self.produced.iter().enumerate() {
+        for (i, made) in self.produced.iter().enumerate() {
             let group = groups.entry(sets.root(i as u32)).or_insert_with(|| Group {
                 producers: Vec::new(),
                 units: Vec::new(),
                 frozen: None,
             });
-            if !group.producers.contains(node) {
-                group.producers.push(*node);
+            if !group.producers.contains(&made.node) {
+                group.producers.push(made.node);
             }
-            for &l in labels.iter() {
+            for &l in made.labels.iter() {
                 let unit = self.classes.root(l);
                 if seen.insert(unit) {
                     group.units.push(unit);
@@ -237,6 +245,19 @@ impl Channels {
             }
         }
         groups.into_values().collect()
+    }
+
+    /// The weights that make a group's channels, each with the axis that does.
+    pub fn weights(&self, group: &Group) -> Vec<(ValueId, usize)> {
+        let units: HashSet<u32> = group.units.iter().copied().collect();
+        let mut out = Vec::new();
+        for made in &self.produced {
+            let ours = made.labels.iter().any(|&l| units.contains(&self.classes.root(l)));
+            if ours && !out.contains(&made.weight) {
+                out.push(made.weight);
+            }
+        }
+        out
     }
 
     fn reason(&mut self, freeze: Freeze) -> u32 {
@@ -508,7 +529,10 @@ impl Ties for Walk<'_> {
 
     fn produce(&mut self, weight: Axis, output: Axis) {
         if let Some(labels) = self.in_labels(weight) {
-            self.channels.produced.push((self.node, labels.clone()));
+            if let Some(v) = self.in_value(weight.0) {
+                let weight = (v, weight.1);
+                self.channels.produced.push(Produced { node: self.node, weight, labels: labels.clone() });
+            }
             self.set_output(output, labels);
         }
     }

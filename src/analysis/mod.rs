@@ -2,3 +2,4 @@
 
 pub mod channels;
 pub mod cost;
+pub mod removal;

@@ -2,6 +2,7 @@
 //! it edits nothing, runs nothing and knows no other pass.
 
 pub mod options;
+mod prune_channels;
 mod remove_unused;
 
 use crate::error::Result;
@@ -116,6 +117,14 @@ pub trait Pass: fmt::Debug + Send + Sync {
         Selection::default()
     }
 
+    /// Whether the options go together.
+    ///
+    /// # Errors
+    /// If they do not: says how.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Places worth a look, in the order of the graph.
     fn sites(&self, cx: &Context<'_>) -> Vec<Site>;
 
@@ -161,13 +170,17 @@ macro_rules! registry {
         &[$(Entry {
             name: $name,
             source: include_str!(concat!(stringify!($file), ".rs")),
-            make: |table| Ok(Box::new(options::read::<$file::$pass>(table)?)),
+            make: |table| {
+                let pass = options::read::<$file::$pass>(table)?;
+                pass.check().map_err(|what| OptionsError { key: None, what, help: None })?;
+                Ok(Box::new(pass))
+            },
         }),*]
     };
 }
 
 /// Every pass, in the order in which `tutee passes` lists them.
-pub const REGISTRY: &[Entry] = registry![remove_unused::RemoveUnused = "remove-unused",];
+pub const REGISTRY: &[Entry] = registry![remove_unused::RemoveUnused = "remove-unused", prune_channels::PruneChannels = "prune-channels",];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {
