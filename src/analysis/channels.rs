@@ -31,6 +31,16 @@ pub struct Freeze {
     pub why: String,
 }
 
+impl Freeze {
+    /// In words, with the node named.
+    pub fn explain(&self, graph: &Graph) -> String {
+        match self.node {
+            Some(n) => format!("{} \"{}\": {}", graph.node(n).kind(), graph.label(n), self.why),
+            None => self.why.clone(),
+        }
+    }
+}
+
 /// A place where channels are summed over: a mask here silences removed channels for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contraction {
@@ -255,6 +265,24 @@ impl Channels {
             let ours = made.labels.iter().any(|&l| units.contains(&self.classes.root(l)));
             if ours && !out.contains(&made.weight) {
                 out.push(made.weight);
+            }
+        }
+        out
+    }
+
+    /// For every group, the axes of constants that carry its units: what removing them cuts.
+    pub fn reach(&self, graph: &Graph, groups: &[Group]) -> Vec<Vec<(ValueId, usize)>> {
+        let mut owner = HashMap::new();
+        for (i, group) in groups.iter().enumerate() {
+            owner.extend(group.units.iter().map(|&u| (u, i)));
+        }
+        let mut out = vec![Vec::new(); groups.len()];
+        for v in graph.values() {
+            let Some(t) = graph.value(v).constant() else { continue };
+            for (axis, units) in self.axes(v, t.rank()) {
+                let found: std::collections::BTreeSet<usize> =
+                    units.iter().filter_map(|u| owner.get(u).copied()).collect();
+                found.into_iter().for_each(|i| out[i].push((v, axis)));
             }
         }
         out

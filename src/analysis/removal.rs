@@ -64,7 +64,8 @@ impl<'a> Removal<'a> {
             let Some(tensor) = self.graph.value(v).constant() else { continue };
             let stay: Vec<_> = (0..tensor.rank()).map(|axis| self.kept.get(&(v, axis)).map(Vec::as_slice)).collect();
             if stay.iter().any(Option::is_some) {
-                let cut = take(tensor, &stay).ok_or_else(|| format!("\"{}\" cannot be cut", self.graph.value(v).name))?;
+                let cut =
+                    take(tensor, &stay).ok_or_else(|| format!("\"{}\" cannot be cut", self.graph.value(v).name))?;
                 patch.set_constant(v, cut);
             }
         }

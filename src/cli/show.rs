@@ -1,9 +1,10 @@
 //! `tutee show MODEL`
 
+use crate::analysis::channels::Channels;
 use crate::analysis::cost::{batch_symbol, cost, node_macs};
 use crate::compress::measure;
 use crate::error::Result;
-use crate::ir::text;
+use crate::ir::{Graph, text};
 use crate::onnx;
 use crate::report::group_digits;
 use std::path::PathBuf;
@@ -11,10 +12,15 @@ use std::process::ExitCode;
 
 /// Print a model: its text form, and what its layers cost
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  tutee show model.onnx\n  tutee show model.onnx --json")]
+#[command(
+    after_help = "Examples:\n  tutee show model.onnx\n  tutee show model.onnx --json\n  tutee show model.onnx --channels"
+)]
 pub struct Args {
     /// The model to show
     model: PathBuf,
+    /// Print the groups of coupled channels instead: what makes them, what they reach, why some cannot change
+    #[arg(long, conflicts_with = "json")]
+    channels: bool,
     /// Print counts and layers as JSON instead
     #[arg(long)]
     json: bool,
@@ -25,6 +31,9 @@ impl Args {
         let loaded = onnx::load(&self.model)?;
         loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         let g = &loaded.model.graph;
+        if self.channels {
+            return super::print(&channels(g)?);
+        }
         let batch = batch_symbol(g);
         let order = g.topological()?;
         let layers = order.iter().map(|&n| {
@@ -61,4 +70,26 @@ impl Args {
         table.to_string().lines().for_each(|l| out.extend(["#", l.trim_end(), "\n"]));
         super::print(&out)
     }
+}
+
+/// The groups of coupled channels, one a paragraph.
+fn channels(g: &Graph) -> Result<String> {
+    let channels = Channels::of(g)?;
+    let groups = channels.groups();
+    let reach = channels.reach(g, &groups);
+    let mut out = String::new();
+    let mut frozen = 0;
+    for (group, axes) in groups.iter().zip(reach) {
+        let names: Vec<_> =
+            group.producers.iter().map(|&n| format!("{} \"{}\"", g.node(n).kind(), g.label(n))).collect();
+        out.push_str(&format!("{} units made by {}\n", group.units.len(), names.join(", ")));
+        let axes: Vec<_> = axes.iter().map(|&(v, axis)| format!("{} axis {axis}", g.value(v).name)).collect();
+        out.push_str(&format!("  cuts     {}\n", axes.join(", ")));
+        if let Some(freeze) = &group.frozen {
+            frozen += 1;
+            out.push_str(&format!("  frozen   {}\n", freeze.explain(g)));
+        }
+    }
+    out.push_str(&format!("# {} groups, {frozen} of them frozen\n", groups.len()));
+    Ok(out)
 }

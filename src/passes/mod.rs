@@ -180,7 +180,8 @@ macro_rules! registry {
 }
 
 /// Every pass, in the order in which `tutee passes` lists them.
-pub const REGISTRY: &[Entry] = registry![remove_unused::RemoveUnused = "remove-unused", prune_channels::PruneChannels = "prune-channels",];
+pub const REGISTRY: &[Entry] =
+    registry![remove_unused::RemoveUnused = "remove-unused", prune_channels::PruneChannels = "prune-channels",];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {

@@ -44,7 +44,7 @@
 //! }
 //! ```
 
-use crate::analysis::channels::{Channels, Freeze, Group};
+use crate::analysis::channels::{Channels, Group};
 use crate::analysis::removal::Removal;
 use crate::error::Result;
 use crate::ir::{Graph, Patch};
@@ -117,7 +117,7 @@ impl Pass for PruneChannels {
             return Verdict::skip("its channels became coupled to others");
         };
         if let Some(freeze) = &group.frozen {
-            return Verdict::skip(explain(g, freeze));
+            return Verdict::skip(freeze.explain(g));
         }
         let all = group.units.len();
         let Some(keep) = keep.filter(|k| k.len() < all) else {
@@ -130,14 +130,6 @@ impl Pass for PruneChannels {
             Ok(()) => Ok(Verdict::Patch(patch, format!("kept {} of {all} units", keep.len()))),
             Err(why) => Verdict::skip(why),
         }
-    }
-}
-
-/// A freeze as the report has it.
-pub fn explain(g: &Graph, freeze: &Freeze) -> String {
-    match freeze.node {
-        Some(n) => format!("{} \"{}\": {}", g.node(n).kind(), g.label(n), freeze.why),
-        None => freeze.why.clone(),
     }
 }
 
@@ -215,7 +207,9 @@ impl PruneChannels {
     fn scores(&self, graph: &Graph, channels: &Channels, group: &Group) -> Vec<f64> {
         let mut sums: HashMap<u32, f64> = group.units.iter().map(|&u| (u, 0.0)).collect();
         for (weight, axis) in channels.weights(group) {
-            let (Some(t), Some(units)) = (graph.value(weight).constant(), channels.units(weight, axis)) else { continue };
+            let (Some(t), Some(units)) = (graph.value(weight).constant(), channels.units(weight, axis)) else {
+                continue;
+            };
             let Some(values) = t.as_f32() else { continue };
             let inner: usize = t.shape()[axis + 1..].iter().product();
             for (i, run) in values.chunks(inner.max(1)).enumerate() {
