@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::analysis::cost::{Cost, cost};
 use crate::data::{Dataset, Feed, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
+use crate::onnx;
 use compare::{Diff, Sample, Scores, compare, split};
 
 /// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
@@ -62,6 +64,16 @@ pub struct Counts {
     pub macs: Option<u64>,
 }
 
+impl Counts {
+    /// Counts a network for one sample (or one batch, if the model fixes that) of inputs of these shapes.
+    fn at(network: &Network, shapes: &[Vec<usize>]) -> Result<Counts> {
+        let model = onnx::load(network.path())?.model;
+        let inputs: Vec<_> = network.inputs().iter().map(|i| i.name.clone()).zip(shapes.iter().cloned()).collect();
+        let Cost { parameters, macs } = cost(&model.graph.at_sizes(&inputs)?);
+        Ok(Counts { parameters: Some(parameters), macs })
+    }
+}
+
 /// How far one output of the student is from the teacher's, over the elements of all samples that are finite in both.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OutputDiff {
@@ -81,14 +93,6 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// What `check` is told besides the files and the data.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    pub normalise: Normalise,
-    pub teacher: Counts,
-    pub student: Counts,
-}
-
 /// Runs both files on all samples and compares. `progress` is told (samples done, samples in all) from any thread.
 ///
 /// Samples run in parallel on the current rayon pool; all figures but the latencies are the same bits for any number of
@@ -97,12 +101,12 @@ pub fn check(
     teacher: &Path,
     student: &Path,
     data: &Dataset,
-    options: &Options,
+    normalise: &Normalise,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Check> {
     let (teacher, student) = (Network::load(teacher)?, Network::load(student)?);
     same_interface(&teacher, &student)?;
-    let feed = data.feed(teacher.inputs(), &options.normalise)?;
+    let feed = data.feed(teacher.inputs(), normalise)?;
     let shapes = feed.shapes();
     let pair = Pair { teacher: teacher.runner(&shapes)?, student: student.runner(&shapes)?, feed, data };
 
@@ -120,7 +124,8 @@ pub fn check(
         let rows = scores.as_ref().filter(|_| labelled)?;
         share(rows, |row| row.places.is_some_and(|places| places[model] < k))
     };
-    let side = |model: usize, network: &Network, counts: Counts| {
+    let side = |model: usize, network: &Network| {
+        let counts = Counts::at(network, &shapes)?;
         let (bytes, zstd_bytes) = measure::bytes(network.files())?;
         Ok(Side {
             top1: top(model, 1),
@@ -131,8 +136,7 @@ pub fn check(
             latency_ms: latency[model],
         })
     };
-    let (teacher_side, student_side) =
-        rayon::join(|| side(0, &teacher, options.teacher), || side(1, &student, options.student));
+    let (teacher_side, student_side) = rayon::join(|| side(0, &teacher), || side(1, &student));
 
     let names = pair.teacher.outputs().iter();
     let outputs = names.enumerate().map(|(i, name)| (name.clone(), total(samples.iter().map(|s| &s.outputs[i]))));
@@ -324,18 +328,6 @@ impl Check {
         }
         misses
     }
-}
-
-/// Parses a share of 0 to 1, written `0.01` or `1%`.
-pub fn parse_share(text: &str) -> Result<f64> {
-    let (number, unit) = match text.trim().strip_suffix('%') {
-        Some(percent) => (percent.trim_end(), 100.0),
-        None => (text.trim(), 1.0),
-    };
-    let share = number.parse::<f64>().ok().map(|n| n / unit);
-    share
-        .filter(|s| (0.0..=1.0).contains(s))
-        .ok_or_else(|| Error::input(format!("`{text}` is not a share")).help("write 0.01 or 1%, between 0 and 1"))
 }
 
 fn percent(share: f64) -> String {

@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tutee::check::{Check, Counts, Options, check, parse_share};
+use tutee::check::{Check, check};
 use tutee::data::{Array, Dataset, Dtype, Normalise};
 use tutee::error::Result;
 
 const RESNET: &str = "fixtures/resnet_small_bn.onnx";
 
-fn fashion() -> Options {
-    let normalise = Normalise { scale: 1.0 / 255.0, mean: vec![0.2860], std: vec![0.3530] };
-    let counts = Counts { parameters: Some(175_994), macs: None };
-    Options { normalise, teacher: counts, student: counts }
+fn fashion() -> Normalise {
+    Normalise { scale: 1.0 / 255.0, mean: vec![0.2860], std: vec![0.3530] }
 }
 
 fn small(name: &str) -> PathBuf {
@@ -22,7 +20,7 @@ fn small(name: &str) -> PathBuf {
 }
 
 fn compare(teacher: &str, student: &str, data: &Dataset) -> Result<Check> {
-    check(&small(teacher), &small(student), data, &Options::default(), &|_, _| {})
+    check(&small(teacher), &small(student), data, &Normalise::default(), &|_, _| {})
 }
 
 fn scores(x: &[f32], y: Option<&[u8]>) -> Dataset {
@@ -130,12 +128,4 @@ fn what_does_not_belong_together_is_refused() {
     assert!(e.contains("differ in their inputs") && e.contains("`ids` i64"), "{e}");
     let e = compare("scores.onnx", "scores.onnx", &scores(&[1.0; 6], Some(&[0, 3]))).unwrap_err().to_string();
     assert!(e.contains("label 3 of sample 1 is not a class"), "{e}");
-}
-
-#[test]
-fn shares() {
-    assert_eq!(["0.01", "1%", " 1 % ", "0", "100%"].map(|s| parse_share(s).unwrap()), [0.01, 0.01, 0.01, 0.0, 1.0]);
-    for bad in ["", "%", "1.5", "-0.1", "101%", "nan", "one"] {
-        assert!(parse_share(bad).unwrap_err().to_string().contains("is not a share"), "{bad}");
-    }
 }

@@ -1,10 +1,19 @@
 //! `tutee compress TEACHER -o STUDENT`
 
+#[cfg(feature = "exec")]
+use super::data::NormaliseArgs;
 use super::progress::Progress;
+#[cfg(feature = "exec")]
+use crate::check::{Check, check};
 use crate::compress::{Outcome, compress};
+#[cfg(feature = "exec")]
+use crate::data::{Dataset, Normalise};
 use crate::error::{Error, Result};
 use crate::onnx::{self, Atomic, SaveOptions, Target};
+#[cfg(feature = "exec")]
+use crate::passes::options::Share;
 use crate::recipe::{Recipe, Step};
+use crate::report::Report;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,6 +39,9 @@ pub struct Args {
     /// A step: PASS[:key=value,…]; repeat for more. `clean` is all Clean passes, `none` does nothing
     #[arg(short, long, value_name = "STEP")]
     pass: Vec<String>,
+    #[cfg(feature = "exec")]
+    #[command(flatten)]
+    check: CheckArgs,
     /// Write the report to a file: .json or .md
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
@@ -55,10 +67,13 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        set_threads(self.threads)?;
+        super::set_threads(self.threads)?;
         let recipe = self.recipe()?;
         recipe.plan()?;
+        let to_stdout = self.output == Path::new("-");
         let formats: Vec<_> = self.report.iter().map(|p| Format::of(p)).collect::<Result<_>>()?;
+        #[cfg(feature = "exec")]
+        let test = self.check.plan(&recipe, to_stdout)?;
         let loaded = onnx::load(&self.teacher)?;
         if !self.quiet {
             loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
@@ -69,30 +84,36 @@ impl Args {
         let Outcome { student, mut report } = outcome?;
         report.warnings = loaded.warnings;
 
-        let to_stdout = self.output == Path::new("-");
         let target = if to_stdout { Target::Stdout } else { Target::File(self.output.clone()) };
         let written = onnx::save(&student, &target, SaveOptions { external_data: self.external_data })?;
         if !written.is_empty() {
             report.student.bytes = written.iter().map(|w| w.1).sum();
         }
-        for (path, format) in self.report.iter().zip(formats) {
-            let text = match format {
-                Format::Json => {
-                    serde_json::to_string_pretty(&report).map_err(|e| Error::internal(e.to_string()))? + "\n"
-                }
-                Format::Markdown => report.markdown(),
-            };
-            write_text(path, &text)?;
-        }
         if let Some(path) = &self.depfile {
             let mut sources = loaded.files;
             sources.extend(recipe.path.clone());
+            #[cfg(feature = "exec")]
+            sources.extend(test.as_ref().map(|t| t.path.clone()));
             write_text(path, &depfile(&self.output, &sources))?;
         }
-        if !self.quiet {
-            let text = report.text();
-            if to_stdout { eprint!("{text}") } else { super::print(&text).map(drop)? }
+        let mut table = report.text();
+        #[cfg(feature = "exec")]
+        if let Some(test) = &test {
+            let result = test.run(&self.teacher, &self.output, &progress)?;
+            table.push_str(&format!("\n{result}\n"));
+            report.missed = result.misses(test.max_drop, test.min_agreement);
+            report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
         }
+        for (path, format) in self.report.iter().zip(formats) {
+            write_text(path, &format.write(&report)?)?;
+        }
+        match (self.quiet, to_stdout) {
+            (true, _) => {}
+            (false, true) => eprint!("{table}"),
+            (false, false) => super::print(&table).map(drop)?,
+        }
+        #[cfg(feature = "exec")]
+        super::targets(&report.missed)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -123,6 +144,15 @@ impl Format {
                 .help("name it .json or .md")),
         }
     }
+
+    fn write(&self, report: &Report) -> Result<String> {
+        match self {
+            Format::Json => {
+                Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
+            }
+            Format::Markdown => Ok(report.markdown()),
+        }
+    }
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
@@ -131,21 +161,67 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     file.commit().map(drop)
 }
 
+/// Check the student at the end
+#[cfg(feature = "exec")]
+#[derive(clap::Args)]
+struct CheckArgs {
+    /// Data to check the student on at the end, as for `tutee check`
+    #[arg(long, value_name = "DATA")]
+    test: Option<PathBuf>,
+    /// With --test: exit code 2 if accuracy (or agreement, without labels) falls by more: 0.01 or 1%
+    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
+    max_drop: Option<Share>,
+    #[command(flatten)]
+    normalise: NormaliseArgs,
+}
+
+/// Test data and what the student must reach on it.
+#[cfg(feature = "exec")]
+struct Test {
+    path: PathBuf,
+    data: Dataset,
+    normalise: Normalise,
+    max_drop: Option<f64>,
+    min_agreement: Option<f64>,
+}
+
+#[cfg(feature = "exec")]
+impl CheckArgs {
+    /// The test that arguments and recipe ask for, with its data read: what is wrong with it shows before the work.
+    fn plan(&self, recipe: &Recipe, to_stdout: bool) -> Result<Option<Test>> {
+        let max_drop = self.max_drop.or(recipe.target.max_drop).map(|s| s.0);
+        let min_agreement = recipe.target.min_agreement.map(|s| s.0);
+        let Some(path) = self.test.clone().or(recipe.data.test.clone()) else {
+            return match max_drop.or(min_agreement) {
+                None => Ok(None),
+                Some(_) => Err(Error::input("a target is set, but there is no data to check it on")
+                    .help("give --test DATA, or `test` under [data] in the recipe")),
+            };
+        };
+        if to_stdout {
+            return Err(Error::input("a student on standard output cannot be checked")
+                .because("the check runs the written file")
+                .help("give a file name with -o"));
+        }
+        let normalise = self.normalise.over(&recipe.data)?;
+        Ok(Some(Test { data: Dataset::load(&path)?, path, normalise, max_drop, min_agreement }))
+    }
+}
+
+#[cfg(feature = "exec")]
+impl Test {
+    fn run(&self, teacher: &Path, student: &Path, progress: &Progress) -> Result<Check> {
+        let result = check(teacher, student, &self.data, &self.normalise, &|done, of| progress.samples(done, of));
+        progress.finish();
+        let result = result?;
+        result.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        Ok(result)
+    }
+}
+
 /// A make rule: the student depends on every file that was read.
 fn depfile(output: &Path, sources: &[PathBuf]) -> String {
     let escaped = |p: &Path| p.display().to_string().replace('$', "$$").replace(' ', "\\ ").replace('#', "\\#");
     let sources: Vec<_> = sources.iter().map(|p| escaped(p)).collect();
     format!("{}: {}\n", escaped(output), sources.join(" "))
-}
-
-/// Sizes the pool that everything parallel runs on.
-fn set_threads(threads: Option<usize>) -> Result<()> {
-    match threads {
-        None => Ok(()),
-        Some(0) => Err(Error::input("--threads 0 leaves nothing to run on").help("give 1 or more")),
-        Some(n) => rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build_global()
-            .map_err(|e| Error::input(format!("cannot start {n} threads")).because(e.to_string())),
-    }
 }

@@ -1,13 +1,17 @@
 //! The command line: one file a subcommand, each over the public API alone.
 
+#[cfg(feature = "exec")]
+mod check;
 mod completions;
 mod compress;
+#[cfg(feature = "exec")]
+mod data;
 mod explain;
 mod passes;
 mod progress;
 mod show;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -25,6 +29,7 @@ Exit codes: 0 done; 1 your input (model, recipe, data, arguments); 2 the student
 Examples:
   tutee compress teacher.onnx -o student.onnx
   tutee compress teacher.onnx -o student.onnx -p clean -p cluster-weights:bits=4,groups=16
+  tutee check teacher.onnx student.onnx --data test.npz
   tutee show student.onnx"
 )]
 struct Cli {
@@ -35,6 +40,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Compress(compress::Args),
+    #[cfg(feature = "exec")]
+    Check(check::Args),
     Show(show::Args),
     Passes(passes::Args),
     Explain(explain::Args),
@@ -53,6 +60,8 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Compress(args) => args.run(),
+        #[cfg(feature = "exec")]
+        Command::Check(args) => args.run(),
         Command::Show(args) => args.run(),
         Command::Passes(args) => args.run(),
         Command::Explain(args) => args.run(),
@@ -75,5 +84,26 @@ fn print(text: &str) -> Result<ExitCode> {
             Err(crate::error::io("write to", std::path::Path::new("standard output"), &e))
         }
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Sizes the pool that everything parallel runs on.
+fn set_threads(threads: Option<usize>) -> Result<()> {
+    match threads {
+        None => Ok(()),
+        Some(0) => Err(Error::input("--threads 0 leaves nothing to run on").help("give 1 or more")),
+        Some(n) => rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build_global()
+            .map_err(|e| Error::input(format!("cannot start {n} threads")).because(e.to_string())),
+    }
+}
+
+/// Exit code 2 if a target was missed, with every one named.
+#[cfg(feature = "exec")]
+fn targets(missed: &[String]) -> Result<ExitCode> {
+    match missed {
+        [] => Ok(ExitCode::SUCCESS),
+        _ => Err(Error::target("the student missed its target").because(missed.join("; "))),
     }
 }

@@ -26,9 +26,10 @@ impl Progress {
         Progress { quiet, bar, dump }
     }
 
-    /// Progress of one long action, counted in samples.
-    pub fn count(&self, what: &str, done: usize, total: usize) {
-        self.bar.set_prefix(what.to_string());
+    /// Samples run so far.
+    #[cfg(feature = "exec")]
+    pub fn samples(&self, done: usize, total: usize) {
+        self.bar.set_prefix("checking");
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
     }

@@ -186,6 +186,23 @@ impl Graph {
         Ok(wrong)
     }
 
+    /// The same graph with inputs of these dims, by name: for counting what one sample costs.
+    ///
+    /// # Errors
+    /// If the graph has a cycle.
+    pub fn at_sizes(&self, inputs: &[(String, Vec<usize>)]) -> crate::Result<Graph> {
+        let mut graph = self.clone();
+        for (name, dims) in inputs {
+            if let Some(id) = graph.find_value(name) {
+                let value = graph.value_mut(id);
+                value.ty =
+                    value.ty.as_ref().and_then(Type::dtype).map(|d| Type::tensor(d, Shape::from(dims.as_slice())));
+            }
+        }
+        graph.infer_all()?;
+        Ok(graph)
+    }
+
     /// Infers the bodies of a control-flow node, from the types of what they capture.
     fn infer_bodies(&mut self, id: NodeId) -> crate::Result<()> {
         if !self.node(id).has_bodies() {

@@ -242,3 +242,17 @@ impl Selected<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares() {
+        let good = ["0.01", "1%", " 1 % ", "0", "100%"].map(|s| Share::parse(s).unwrap().0);
+        assert_eq!(good, [0.01, 0.01, 0.01, 0.0, 1.0]);
+        for bad in ["", "%", "1.5", "-0.1", "101%", "nan", "one"] {
+            assert!(Share::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

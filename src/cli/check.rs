@@ -1,0 +1,64 @@
+//! `tutee check TEACHER STUDENT --data DATA`
+
+use super::data::NormaliseArgs;
+use super::progress::Progress;
+use crate::check::check;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::passes::options::Share;
+use crate::recipe;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Run teacher and student side by side on data, and say what the compression cost
+#[derive(clap::Args)]
+#[command(after_help = "\
+Data: a .npz with x [N,…] in the model's layout and optionally labels y [N] (for several inputs one array per input
+name), a .npy, or a folder of pictures with one sub-folder a class.
+
+Examples:
+  tutee check teacher.onnx student.onnx --data test.npz --scale 1/255 --mean 0.2860 --std 0.3530
+  tutee check teacher.onnx student.onnx --data test.npz --max-drop 1%   # exit code 2 if it lost more")]
+pub struct Args {
+    teacher: PathBuf,
+    student: PathBuf,
+    /// Samples to run both models on
+    #[arg(long, value_name = "DATA")]
+    data: PathBuf,
+    #[command(flatten)]
+    normalise: NormaliseArgs,
+    /// Fail with exit code 2 if top-1 accuracy (or agreement, without labels) falls by more: 0.01 or 1%
+    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
+    max_drop: Option<Share>,
+    /// Fail with exit code 2 if both agree on fewer samples: 0.99 or 99%
+    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
+    min_agreement: Option<Share>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Threads to use; all cores if not given
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        super::set_threads(self.threads)?;
+        let data = Dataset::load(&self.data)?;
+        let normalise = self.normalise.over(&recipe::Data::default())?;
+        let progress = Progress::new(self.quiet, None);
+        let result = check(&self.teacher, &self.student, &data, &normalise, &|done, of| progress.samples(done, of));
+        progress.finish();
+        let result = result?;
+        result.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        let text = match self.json {
+            true => serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?,
+            false => result.to_string(),
+        };
+        super::print(&format!("{text}\n"))?;
+        super::targets(&result.misses(self.max_drop.map(|s| s.0), self.min_agreement.map(|s| s.0)))
+    }
+}
