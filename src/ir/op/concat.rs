@@ -183,6 +183,9 @@ impl Operator for Split {
 
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
         let count = cx.n_outputs();
+        if let Some(n) = self.count.filter(|&n| usize::try_from(n) != Ok(count)) {
+            return Err(format!("num_outputs is {n} for {count} outputs"));
+        }
         let Some(x) = cx.shape(0) else {
             return Ok(vec![Fact::tensor(cx.dtype(0), None); count]);
         };

@@ -4,7 +4,8 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::Operator;
-use crate::ir::op::pick::{self, MAX_BYTES, broadcast_axes, input, pick, room};
+use crate::ir::op::pick::{self, broadcast_axes, input, pick, room};
+use crate::ir::op::reshape::product;
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{self, Change, Kept, Ties};
@@ -106,18 +107,17 @@ impl Operator for Tile {
         if repeats.len() != x.rank() {
             return Err(format!("{} repeats for an input {x}", repeats.len()));
         }
-        let times = |(d, r): (&Dim, &Dim)| crate::ir::op::reshape::product(&[d.clone(), r.clone()]);
+        let times = |(d, r): (&Dim, &Dim)| product(&[d.clone(), r.clone()]);
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(x.0.iter().zip(&repeats).map(times).collect())))])
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;
         let repeats = input(inputs, 1)?.ints().filter(|r| r.len() == x.rank())?;
-        let times = |(axis, r): (pick::Axis, i64)| {
-            let r = usize::try_from(r).ok()?;
-            axis.len().checked_mul(r).filter(|&n| n < MAX_BYTES).map(|_| axis.repeat(r))
-        };
-        let axes = pick::axes(x)?.into_iter().zip(repeats).map(times).collect::<Option<Vec<_>>>()?;
+        let repeats = repeats.into_iter().map(|r| usize::try_from(r).ok()).collect::<Option<Vec<_>>>()?;
+        let length = |(&n, &r): (&usize, &usize)| n.checked_mul(r);
+        room(x.dtype(), &x.shape().iter().zip(&repeats).map(length).collect::<Option<Vec<_>>>()?)?;
+        let axes: Vec<_> = pick::axes(x)?.into_iter().zip(repeats).map(|(axis, r)| axis.repeat(r)).collect();
         Some(vec![pick(x, &axes, &[])?])
     }
 }

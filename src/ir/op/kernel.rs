@@ -1,16 +1,13 @@
-//! What the constant kernels share: size limits, broadcasting, walking along an axis.
+//! What the constant kernels share: broadcasting, walking along an axis.
 
+use crate::ir::op::pick::room;
 use crate::ir::shape::DType;
-use crate::ir::tensor::{Tensor, byte_len, elements};
+use crate::ir::tensor::{Tensor, elements};
 use ndarray::{ArrayViewD, IxDyn};
-
-/// Results above this many bytes are not computed: folding must not exhaust memory.
-const MAX_BYTES: usize = 1 << 31;
 
 /// `Some` if a result of this type and shape may be computed.
 pub fn fits(dtype: DType, shape: &[usize]) -> Option<()> {
-    let indexable = shape.iter().try_fold(1isize, |n, &d| n.checked_mul(isize::try_from(d.max(1)).ok()?));
-    (indexable.is_some() && byte_len(dtype, shape)? <= MAX_BYTES).then_some(())
+    room(dtype, shape).map(drop)
 }
 
 /// Shape of the elementwise combination of tensors. ONNX Broadcasting, multidirectional.
@@ -58,7 +55,8 @@ pub fn reals(t: &Tensor) -> Option<Vec<f64>> {
     }
 }
 
-/// Sequences along an axis of a row-major tensor: `len` elements, `stride` apart, one sequence a start.
+/// Sequences along an axis of a row-major tensor: `len` elements, `stride` apart, one sequence a start; none if they
+/// would be empty, however many.
 pub struct Lanes {
     pub len: usize,
     pub stride: usize,
@@ -68,11 +66,9 @@ pub struct Lanes {
 impl Lanes {
     /// Along `axis`, below the rank.
     pub fn new(shape: &[usize], axis: usize) -> Option<Lanes> {
-        Some(Lanes {
-            len: *shape.get(axis)?,
-            stride: elements(shape.get(axis + 1..)?)?,
-            outer: elements(shape.get(..axis)?)?,
-        })
+        let len = *shape.get(axis)?;
+        let outer = elements(shape.get(..axis)?)?;
+        Some(Lanes { len, stride: elements(shape.get(axis + 1..)?)?, outer: if len == 0 { 0 } else { outer } })
     }
 
     /// Index of the first element of every sequence.

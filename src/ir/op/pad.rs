@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
-use crate::ir::op::pick::{self, Axis, MAX_BYTES, input, pick};
+use crate::ir::op::pick::{self, Axis, input, pick, room};
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
@@ -116,6 +116,10 @@ impl Operator for Pad {
             Some(_) => return None,
             None => number(x.dtype(), self.value)?,
         };
+        let length = |(&n, &(b, e)): (&usize, &(i64, i64))| {
+            usize::try_from(i64::try_from(n).ok()?.checked_add(b)?.checked_add(e)?).ok()
+        };
+        room(x.dtype(), &x.shape().iter().zip(&amounts).map(length).collect::<Option<Vec<_>>>()?)?;
         let padded = pick::axes(x)?.into_iter().zip(amounts).map(|(axis, (b, e))| self.pad(axis, b, e));
         Some(vec![pick(x, &padded.collect::<Option<Vec<_>>>()?, fill.bytes()?)?])
     }
@@ -135,7 +139,6 @@ impl Pad {
     fn pad(&self, axis: Axis, begin: i64, end: i64) -> Option<Axis> {
         let n = i64::try_from(axis.len()).ok()?;
         let (from, to) = (begin.checked_neg()?, n.checked_add(end)?);
-        let length = to.checked_sub(from).filter(|l| (0..MAX_BYTES as i64).contains(l))?;
         let inner = |i: i64| usize::try_from(i).ok().and_then(|i| axis.get(i).copied());
         if from == 0 && to == n {
             return Some(axis);
@@ -149,7 +152,7 @@ impl Pad {
             Mode::Wrap if simple => inner(i.rem_euclid(n.max(1))),
             _ => None,
         };
-        (from..from + length).map(at).collect()
+        (from..to).map(at).collect()
     }
 }
 

@@ -6,6 +6,9 @@ use crate::ir::tensor::{Tensor, byte_len};
 /// No kernel makes a result of this many bytes or more.
 pub const MAX_BYTES: usize = 1 << 31;
 
+/// No kernel goes along an axis of more elements.
+const MAX_AXIS: usize = 1 << 28;
+
 /// Where the elements along one axis of a result lie in the source: offsets in elements, which add up over the axes.
 /// `None` is an element that the source does not have.
 pub type Axis = Vec<Option<usize>>;
@@ -15,10 +18,12 @@ pub fn input<'a>(inputs: &[Option<&'a Tensor>], slot: usize) -> Option<&'a Tenso
     inputs.get(slot).copied().flatten()
 }
 
-/// Bytes of a result, if kernels may make it.
+/// Bytes of a result, if kernels may make it: whatever is listed by element or by axis stays small too.
 pub fn room(dtype: DType, shape: &[usize]) -> Option<usize> {
     dtype.bytes()?;
-    byte_len(dtype, shape).filter(|&n| n < MAX_BYTES)
+    let full: Vec<usize> = shape.iter().map(|&d| d.max(1)).collect();
+    let small = byte_len(dtype, &full)? < MAX_BYTES && full.iter().all(|&d| d <= MAX_AXIS);
+    byte_len(dtype, shape).filter(|_| small)
 }
 
 /// `n` elements that lie `stride` apart, from the source's first on.
@@ -33,6 +38,12 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
         strides[i - 1] = strides[i].saturating_mul(shape[i]);
     }
     strides
+}
+
+/// A place on an axis of `n`, counted from its end if negative.
+pub fn place(index: i64, n: usize) -> Option<usize> {
+    let from_front = if index < 0 { index.checked_add(i64::try_from(n).ok()?)? } else { index };
+    usize::try_from(from_front).ok().filter(|&i| i < n)
 }
 
 /// The axes of a tensor as they are: picking them copies it.
@@ -63,6 +74,9 @@ pub fn pick(x: &Tensor, axes: &[Axis], fill: &[u8]) -> Option<Tensor> {
     let shape: Vec<usize> = axes.iter().map(Vec::len).collect();
     let (source, width) = (x.bytes()?, x.dtype().bytes()?);
     let size = room(x.dtype(), &shape)?;
+    if size == 0 {
+        return Tensor::new(x.dtype(), shape, Default::default());
+    }
     let mut out = Vec::with_capacity(size);
     // Trailing axes that lie as in a row-major tensor are copied as one block.
     let (mut outer, mut block) = (axes, 1usize);

@@ -1,0 +1,229 @@
+//! Resize and its forerunner Upsample. (ONNX Operators: Resize, since 10, 11, 13, 18, 19; Upsample, since 7, 9, to
+//! opset 9.)
+
+use crate::ir::attr::{Attr, AttrReader};
+use crate::ir::infer::{Fact, Infer};
+use crate::ir::op::Operator;
+use crate::ir::op::reshape::axes;
+use crate::ir::shape::{Dim, Shape};
+
+/// The input sampled at another resolution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resize {
+    /// "nearest", "linear" or "cubic".
+    pub mode: String,
+    /// How a coordinate of the result becomes one of the input; "asymmetric" is all there was before opset 11.
+    pub coordinates: String,
+    /// How a coordinate is rounded by "nearest"; "floor" is all there was before opset 11.
+    pub nearest: String,
+    pub cubic_coefficient: f32,
+    pub exclude_outside: bool,
+    pub extrapolation: f32,
+    /// Since opset 18.
+    pub antialias: bool,
+    /// The axes that roi, scales and sizes are for; `None` for all. Since opset 18.
+    pub axes: Option<Vec<i64>>,
+    pub aspect: Aspect,
+}
+
+/// What sizes mean when they would change the ratio of the axes. Since opset 18.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Aspect {
+    /// They are the sizes of the result.
+    #[default]
+    Stretch,
+    /// The ratio stays; no axis becomes larger than its size.
+    NotLarger,
+    /// The ratio stays; no axis becomes smaller than its size.
+    NotSmaller,
+}
+
+const ASPECTS: [(Aspect, &str); 3] =
+    [(Aspect::Stretch, "stretch"), (Aspect::NotLarger, "not_larger"), (Aspect::NotSmaller, "not_smaller")];
+
+/// An axis times a scale, rounded down, in f32 as runtimes compute it.
+fn scaled(n: &Dim, scale: f64) -> Dim {
+    match n {
+        _ if scale == 1.0 => n.clone(),
+        Dim::Known(n) if scale > 0.0 => {
+            let size = (*n as f32 * scale as f32).floor();
+            if size < 1e15 { Dim::Known(size as u64) } else { Dim::Unknown }
+        }
+        _ => Dim::Unknown,
+    }
+}
+
+fn rank_only(cx: &Infer<'_>) -> Vec<Fact> {
+    let shape = cx.shape(0).map(|x| Shape(vec![Dim::Unknown; x.rank()]));
+    vec![Fact::tensor(cx.dtype(0), shape)]
+}
+
+impl Resize {
+    /// The axes of sizes that keep the ratio of the axes.
+    fn keep_aspect(&self, x: &Shape, at: &[usize], sizes: &mut [Dim]) {
+        if self.aspect == Aspect::Stretch {
+            return;
+        }
+        let known = at.iter().zip(&*sizes).map(|(&a, s)| Some((x.0[a].known()?, s.known()?)));
+        let scales = known.map(|p| p.filter(|p| p.0 > 0).map(|(n, s)| s as f32 / n as f32)).collect::<Option<Vec<_>>>();
+        let pick = if self.aspect == Aspect::NotLarger { f32::min } else { f32::max };
+        let scale = scales.and_then(|s| s.into_iter().reduce(pick));
+        for (size, &a) in sizes.iter_mut().zip(at) {
+            let rounded = scale.zip(x.0[a].known()).map(|(s, n)| (s * n as f32 + 0.5).floor());
+            *size = rounded.filter(|&r| r < 1e15).map_or(Dim::Unknown, |r| Dim::Known(r as u64));
+        }
+    }
+}
+
+impl Operator for Resize {
+    fn parse(_: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        if opset < 10 {
+            return None;
+        }
+        let mut word = |name, since, default: &str, before: &str| {
+            if opset < since { before.to_string() } else { attrs.str(name).unwrap_or(default.into()) }
+        };
+        let mode = word("mode", 10, "nearest", "");
+        let coordinates = word("coordinate_transformation_mode", 11, "half_pixel", "asymmetric");
+        let nearest = word("nearest_mode", 11, "round_prefer_floor", "floor");
+        let aspect = word("keep_aspect_ratio_policy", 18, "stretch", "stretch");
+        Some(Resize {
+            mode,
+            coordinates,
+            nearest,
+            cubic_coefficient: if opset < 11 { -0.75 } else { attrs.float_or("cubic_coeff_a", -0.75) },
+            exclude_outside: opset >= 11 && attrs.flag("exclude_outside"),
+            extrapolation: if opset < 11 { 0.0 } else { attrs.float_or("extrapolation_value", 0.0) },
+            antialias: opset >= 18 && attrs.flag("antialias"),
+            axes: if opset < 18 { None } else { attrs.ints("axes") },
+            aspect: ASPECTS.iter().find(|a| a.1 == aspect)?.0,
+        })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Resize"
+    }
+
+    fn attrs(&self, opset: i64) -> Vec<Attr> {
+        let mut out = Vec::new();
+        if self.antialias {
+            out.push(Attr::int("antialias", 1));
+        }
+        out.extend(self.axes.iter().map(|a| Attr::ints("axes", a)));
+        if opset >= 11 && self.coordinates != "half_pixel" {
+            out.push(Attr::str("coordinate_transformation_mode", &self.coordinates));
+        }
+        if self.cubic_coefficient != -0.75 {
+            out.push(Attr::float("cubic_coeff_a", self.cubic_coefficient));
+        }
+        if self.exclude_outside {
+            out.push(Attr::int("exclude_outside", 1));
+        }
+        if self.extrapolation != 0.0 {
+            out.push(Attr::float("extrapolation_value", self.extrapolation));
+        }
+        let aspect = ASPECTS.iter().find(|a| a.0 == self.aspect && a.0 != Aspect::Stretch);
+        out.extend(aspect.map(|a| Attr::str("keep_aspect_ratio_policy", a.1)));
+        if self.mode != "nearest" {
+            out.push(Attr::str("mode", &self.mode));
+        }
+        if opset >= 11 && self.nearest != "round_prefer_floor" {
+            out.push(Attr::str("nearest_mode", &self.nearest));
+        }
+        out
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let Some(x) = cx.shape(0) else { return Ok(rank_only(cx)) };
+        let all: Vec<i64> = (0..x.rank() as i64).collect();
+        let at = axes(self.axes.as_deref().unwrap_or(&all), x.rank())?;
+        let scales = cx.constant(if cx.opset() == 10 { 1 } else { 2 }).filter(|t| !t.is_empty());
+        let new: Vec<Dim> = match (scales, cx.ints(3).filter(|s| !s.is_empty())) {
+            (None, Some(mut sizes)) => {
+                if sizes.len() == at.len() {
+                    self.keep_aspect(x, &at, &mut sizes);
+                }
+                sizes
+            }
+            (Some(t), _) if self.coordinates != "tf_crop_and_resize" => {
+                let scales = t.floats().ok_or("scales that are no floats")?;
+                if scales.len() != at.len() {
+                    return Err(format!("{} scales for {} axes", scales.len(), at.len()));
+                }
+                at.iter().zip(scales).map(|(&a, s)| scaled(&x.0[a], s)).collect()
+            }
+            _ => return Ok(rank_only(cx)),
+        };
+        if new.len() != at.len() {
+            return Err(format!("{} sizes for {} axes", new.len(), at.len()));
+        }
+        let mut y = x.clone();
+        for (a, d) in at.into_iter().zip(new) {
+            y.0[a] = d;
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
+    }
+}
+
+/// The input sampled at a higher resolution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upsample {
+    /// "nearest" or "linear".
+    pub mode: String,
+    /// Of every axis: an attribute before opset 9; from then on `None`, and input 1 has them.
+    pub scales: Option<Vec<f32>>,
+}
+
+impl Operator for Upsample {
+    fn parse(_: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
+        let mode = attrs.str("mode").unwrap_or("nearest".into());
+        let scales = if opset < 9 { Some(attrs.floats("scales")?) } else { None };
+        (opset < 10).then_some(Upsample { mode, scales })
+    }
+
+    fn op_type(&self) -> &'static str {
+        "Upsample"
+    }
+
+    fn attrs(&self, _: i64) -> Vec<Attr> {
+        let mode = (self.mode != "nearest").then(|| Attr::str("mode", &self.mode));
+        mode.into_iter().chain(self.scales.iter().map(|s| Attr::floats("scales", s))).collect()
+    }
+
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
+        let scales: Option<Vec<f64>> = match &self.scales {
+            Some(s) => Some(s.iter().map(|&s| s.into()).collect()),
+            None => cx.constant(1).and_then(|t| t.floats()),
+        };
+        let (Some(x), Some(scales)) = (cx.shape(0), scales) else { return Ok(rank_only(cx)) };
+        if scales.len() != x.rank() {
+            return Err(format!("{} scales for an input {x}", scales.len()));
+        }
+        let y = x.0.iter().zip(scales).map(|(n, s)| scaled(n, s)).collect();
+        Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::op::testing::ty;
+
+    #[test]
+    fn sizes_and_scales() {
+        let x = "input %x : f32[N,3,5,7]";
+        let scales = "const %s : f32[4] = {1,1,2,0.5}";
+        assert_eq!(ty(10, &format!("{x} {scales} %y : ? = Resize(%x, %s)")), "f32[N,3,10,3]");
+        assert_eq!(ty(11, &format!("{x} {scales} %y : ? = Resize<mode=\"linear\">(%x, _, %s)")), "f32[N,3,10,3]");
+        let crop = "Resize<coordinate_transformation_mode=\"tf_crop_and_resize\">";
+        assert_eq!(ty(11, &format!("{x} {scales} %y : ? = {crop}(%x, _, %s)")), "f32[?,?,?,?]");
+        let sizes = format!("{x} const %s : i64[2] = {{10,7}} %y : ? =");
+        assert_eq!(ty(18, &format!("{sizes} Resize<axes=[2,-1]>(%x, _, _, %s)")), "f32[N,3,10,7]");
+        let aspect =
+            |p: &str| ty(18, &format!("{sizes} Resize<axes=[2,3], keep_aspect_ratio_policy=\"{p}\">(%x, _, _, %s)"));
+        assert_eq!(aspect("not_larger"), "f32[N,3,5,7]");
+        assert_eq!(aspect("not_smaller"), "f32[N,3,10,14]");
+        assert_eq!(ty(7, &format!("{x} %y : ? = Upsample<scales=[1.0,1.0,2.0,2.0]>(%x)")), "f32[N,3,10,14]");
+        assert_eq!(ty(9, &format!("{x} {scales} %y : ? = Upsample(%x, %s)")), "f32[N,3,10,3]");
+        assert_eq!(ty(10, &format!("{x} {scales} %y : ? = Upsample(%x, %s)")), "opaque");
+    }
+}
