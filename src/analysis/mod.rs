@@ -1,5 +1,6 @@
 //! Facts about graphs that passes and reports ask for. What an operator means is in `ir/op`; analyses only walk.
 
+pub mod bytes;
 pub mod channels;
 pub mod cost;
 pub mod removal;

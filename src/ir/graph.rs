@@ -233,6 +233,28 @@ impl Graph {
         uses
     }
 
+    /// Whether a node or a body reads the value.
+    pub fn is_used(&self, id: ValueId) -> bool {
+        self.net.edges_directed(id.0, Outgoing).next().is_some()
+    }
+
+    /// Whether nothing depends on the value: no reader, and nothing outside the graph's nodes.
+    pub fn is_unused(&self, id: ValueId) -> bool {
+        !self.is_used(id) && !self.is_held(id)
+    }
+
+    /// Whether something reads the value, and only nodes of which `inside` holds depend on it.
+    pub fn is_read_only_within(&self, id: ValueId, inside: impl Fn(NodeId) -> bool) -> bool {
+        let mut readers = self.net.edges_directed(id.0, Outgoing).map(|e| NodeId(e.target())).peekable();
+        readers.peek().is_some() && readers.all(inside) && !self.is_held(id)
+    }
+
+    /// The one place that depends on a value, if it is the only one.
+    pub fn sole_use(&self, id: ValueId) -> Option<Use> {
+        let only = self.net.edges_directed(id.0, Outgoing).take(2).count() == 1 && !self.is_held(id);
+        if only { self.uses(id).first().copied() } else { None }
+    }
+
     /// Whether something outside the graph's nodes depends on the value: it is an output, or pinned.
     pub fn is_held(&self, id: ValueId) -> bool {
         self.outputs.contains(&id) || self.value(id).pinned

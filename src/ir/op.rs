@@ -3,6 +3,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
+use crate::ir::shape::Dim;
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{Change, Kept, Ties};
 
@@ -43,6 +44,16 @@ pub trait Operator {
         Some(Vec::new())
     }
 
+    /// The input slot whose elements, in the same type and shape, output 0 has whatever is fed.
+    fn passes_on(&self, _cx: &Infer<'_>) -> Option<usize> {
+        None
+    }
+
+    /// Whether the outputs may depend on more than the inputs.
+    fn is_random(&self) -> bool {
+        false
+    }
+
     /// Multiply-accumulate operations for inputs and outputs of these dims. 0 for what does not multiply weights.
     fn macs(&self, _sizes: &Sizes) -> Option<u64> {
         Some(0)
@@ -52,6 +63,13 @@ pub trait Operator {
     fn eval(&self, _inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         None
     }
+}
+
+/// Whether output 0 has the shape of input 0 for sure.
+pub fn keeps_shape(op: &dyn Operator, cx: &Infer<'_>) -> bool {
+    let y = op.infer(cx).ok().and_then(|facts| facts.into_iter().next());
+    let shapes = y.as_ref().and_then(|y| y.ty.as_ref()?.shape()).zip(cx.shape(0));
+    shapes.is_some_and(|(y, x)| y == x && !x.0.contains(&Dim::Unknown))
 }
 
 /// Dims of a node's inputs and outputs by slot, the batch symbol counted as 1; `None` where not known.

@@ -24,7 +24,7 @@ impl From<ValueId> for Ref {
 #[derive(Debug, Clone)]
 enum Edit {
     Constant { name: String, tensor: Tensor },
-    Node { node: Box<Node>, inputs: Vec<Option<Ref>>, outputs: Vec<String>, captures: Vec<(usize, usize, Ref)> },
+    Node { node: Box<Node>, inputs: Vec<Option<Ref>>, outputs: Vec<Option<String>>, captures: Vec<(usize, usize, Ref)> },
     Replace { old: ValueId, new: Ref },
     SetConstant { value: ValueId, tensor: Tensor },
     SetOp { node: NodeId, op: Op },
@@ -87,37 +87,34 @@ impl Patch {
     /// A new node with one output.
     pub fn node(&mut self, suffix: &str, op: impl Into<Op>, inputs: &[Option<Ref>]) -> Ref {
         let name = self.name(suffix);
-        let node = Node::new(name.clone(), op.into(), self.opset);
-        self.push_node(node, inputs, vec![name], Vec::new())[0]
+        self.node_named(&name, op, inputs)
     }
 
     /// A new node with one output and a name that does not begin with the site's.
     pub fn node_named(&mut self, name: &str, op: impl Into<Op>, inputs: &[Option<Ref>]) -> Ref {
         let node = Node::new(name, op.into(), self.opset);
-        self.push_node(node, inputs, vec![name.into()], Vec::new())[0]
+        self.edits.push(Edit::Node {
+            node: Box::new(node),
+            inputs: inputs.to_vec(),
+            outputs: vec![Some(name.into())],
+            captures: Vec::new(),
+        });
+        self.made += 1;
+        Ref::New(self.made - 1)
     }
 
-    /// A copy of a node, of any operator, on other inputs; its outputs are named after it, one an entry of `outputs`.
+    /// A copy of a node, of any operator, on other inputs, with these names for its outputs; `None` for an absent one.
     pub fn copy(
         &mut self,
         node: &Node,
         inputs: &[Option<Ref>],
-        outputs: Vec<String>,
+        outputs: Vec<Option<String>>,
         captures: Vec<(usize, usize, Ref)>,
-    ) -> Vec<Ref> {
-        self.push_node(node.clone(), inputs, outputs, captures)
-    }
-
-    fn push_node(
-        &mut self,
-        node: Node,
-        inputs: &[Option<Ref>],
-        outputs: Vec<String>,
-        captures: Vec<(usize, usize, Ref)>,
-    ) -> Vec<Ref> {
-        let refs = (self.made..self.made + outputs.len()).map(Ref::New).collect();
-        self.made += outputs.len();
-        self.edits.push(Edit::Node { node: Box::new(node), inputs: inputs.to_vec(), outputs, captures });
+    ) -> Vec<Option<Ref>> {
+        let mut next = self.made..;
+        let refs = outputs.iter().map(|o| o.as_ref().and_then(|_| next.next()).map(Ref::New)).collect();
+        self.made = next.start;
+        self.edits.push(Edit::Node { node: Box::new(node.clone()), inputs: inputs.to_vec(), outputs, captures });
         refs
     }
 
@@ -214,7 +211,7 @@ impl Graph {
             body.reserved = HashSet::new();
             for index in (0..body.captures().len()).rev() {
                 let v = body.captures()[index];
-                if body.uses(v).is_empty() && !body.is_held(v) {
+                if body.is_unused(v) {
                     body.remove_capture(index);
                     unused.push((b, index));
                 }
@@ -263,17 +260,25 @@ impl Run<'_> {
             }
             Edit::Node { node, inputs, outputs, captures } => {
                 let inputs = self.resolve_all(&inputs);
-                let mut results = Vec::new();
+                let mut node = *node;
+                let mut slots = Vec::new();
                 for name in outputs {
-                    let name = self.graph.free_name(&name);
-                    results.push(self.graph.add_value(Value::new(name, Source::Node))?);
+                    let Some(wanted) = name else {
+                        slots.push(None);
+                        continue;
+                    };
+                    let name = self.graph.free_name(&wanted);
+                    // A node that is called what its output is called stays so.
+                    if node.name == wanted {
+                        node.name = name.clone();
+                    }
+                    slots.push(Some(self.graph.add_value(Value::new(name, Source::Node))?));
                 }
-                let slots: Vec<_> = results.iter().copied().map(Some).collect();
-                let id = self.graph.add_node(*node, at, &inputs, &slots);
+                let id = self.graph.add_node(node, at, &inputs, &slots);
                 for (body, index, r) in captures {
                     self.graph.connect_capture(id, body, index, self.resolve(r));
                 }
-                self.made.extend(results);
+                self.made.extend(slots.into_iter().flatten());
                 self.graph.infer_from(&[id])?;
                 self.touched.insert(id);
                 self.done.nodes_added += 1;
@@ -374,7 +379,7 @@ impl Run<'_> {
 
     /// Removes a node if nothing reads any of its outputs.
     fn retire(&mut self, node: NodeId) {
-        let unread = |v: &ValueId| self.graph.uses(*v).is_empty() && !self.graph.is_held(*v);
+        let unread = |v: &ValueId| self.graph.is_unused(*v);
         if !self.graph.has_node(node) || !self.graph.node_outputs(node).iter().flatten().all(unread) {
             return;
         }
@@ -389,7 +394,7 @@ impl Run<'_> {
     /// Removes suspects that nothing reads, and what they alone kept alive.
     fn sweep(&mut self) {
         while let Some(v) = self.suspects.pop() {
-            if !self.graph.has_value(v) || !self.graph.uses(v).is_empty() || self.graph.is_held(v) {
+            if !self.graph.has_value(v) || !self.graph.is_unused(v) {
                 continue;
             }
             match (&self.graph.value(v).source, self.graph.producer(v)) {

@@ -1,8 +1,17 @@
 //! Passes: named rewrites. A pass reads the graph and answers, site by site, with a patch or with the reason why not;
 //! it edits nothing, runs nothing and knows no other pass.
 
+mod absorb;
+mod fold_affine;
+mod fold_batch_norm;
+mod fold_constants;
+mod fuse_gemm;
+mod inline_ifs;
+mod lift_constants;
+mod merge_duplicates;
 pub mod options;
 mod prune_channels;
+mod remove_no_ops;
 mod remove_unused;
 
 use crate::error::Result;
@@ -180,8 +189,18 @@ macro_rules! registry {
 }
 
 /// Every pass, in the order in which `tutee passes` lists them.
-pub const REGISTRY: &[Entry] =
-    registry![remove_unused::RemoveUnused = "remove-unused", prune_channels::PruneChannels = "prune-channels",];
+pub const REGISTRY: &[Entry] = registry![
+    lift_constants::LiftConstants = "lift-constants",
+    inline_ifs::InlineIfs = "inline-ifs",
+    fold_constants::FoldConstants = "fold-constants",
+    remove_no_ops::RemoveNoOps = "remove-no-ops",
+    fuse_gemm::FuseGemm = "fuse-gemm",
+    fold_batch_norm::FoldBatchNorm = "fold-batch-norm",
+    fold_affine::FoldAffine = "fold-affine",
+    merge_duplicates::MergeDuplicates = "merge-duplicates",
+    remove_unused::RemoveUnused = "remove-unused",
+    prune_channels::PruneChannels = "prune-channels",
+];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {

@@ -50,12 +50,10 @@ impl Pass for RemoveUnused {
         let g = cx.graph;
         let nodes = g.nodes().flat_map(|n| {
             let outputs: Vec<_> = g.node_outputs(n).into_iter().flatten().collect();
-            let unread = outputs.iter().all(|&v| g.uses(v).is_empty() && !g.is_held(v));
+            let unread = outputs.iter().all(|&v| g.is_unused(v));
             if unread { outputs.first().copied() } else { None }
         });
-        let constants = g
-            .values()
-            .filter(|&v| matches!(g.value(v).source, Source::Constant(..)) && g.uses(v).is_empty() && !g.is_held(v));
+        let constants = g.values().filter(|&v| matches!(g.value(v).source, Source::Constant(..)) && g.is_unused(v));
         nodes.chain(constants).map(Site::Value).collect()
     }
 

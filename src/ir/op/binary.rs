@@ -188,6 +188,28 @@ impl Operator for Binary {
         Ok(vec![Fact::tensor(dtype, shape).with_ints(ints)])
     }
 
+    /// One input alone, or a neutral number that does not make the shape larger.
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        if cx.n_inputs() == 1 {
+            return matches!(self.0, Min | Max | Sum | Mean).then_some(0);
+        }
+        let neutral = |slot| {
+            let value = match (self.0, slot) {
+                (Add | Sum, _) | (Sub, 1) => 0.0,
+                (Mul, _) | (Div | Pow, 1) => 1.0,
+                _ => return false,
+            };
+            let all =
+                |c: &Tensor| c.len() <= 1 << 16 && kernel::reals(c).is_some_and(|v| v.iter().all(|&v| v == value));
+            cx.constant(slot).is_some_and(all)
+        };
+        let keeps = |slot| {
+            let (Some(x), Some(c)) = (cx.shape(slot), cx.shape(1 - slot)) else { return false };
+            c.rank() <= x.rank() && c.0.iter().rev().zip(x.0.iter().rev()).all(|(c, x)| *c == Dim::Known(1) || c == x)
+        };
+        [0, 1].into_iter().find(|&slot| cx.n_inputs() == 2 && neutral(1 - slot) && keeps(slot))
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let inputs: Vec<&Tensor> = inputs.iter().copied().collect::<Option<_>>()?;
         let (first, rest) = inputs.split_first()?;

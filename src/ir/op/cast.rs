@@ -68,6 +68,35 @@ impl Cast {
     }
 }
 
+/// Whether every number of one type is one of the other.
+pub fn widens(from: DType, to: DType) -> bool {
+    let unsigned = |d| matches!(d, DType::BOOL | DType::U8 | DType::U16 | DType::U32 | DType::U64);
+    let whole = |d: DType| d.is_int() || d == DType::BOOL;
+    // Integers below this many bits, and their sign, are numbers of the float type.
+    let digits = |d| match d {
+        DType::BF16 => 8,
+        DType::F16 => 11,
+        DType::F32 => 24,
+        DType::F64 => 53,
+        _ => 0,
+    };
+    let bits = |d: DType| if d == DType::BOOL { 1 } else { d.bits().unwrap_or(0) };
+    match (whole(from), whole(to)) {
+        (true, true) if unsigned(from) == unsigned(to) => bits(from) <= bits(to),
+        (true, true) => unsigned(from) && bits(from) < bits(to),
+        (true, false) => to.is_float() && bits(from) <= digits(to),
+        (false, true) => false,
+        (false, false) => {
+            let into: &[DType] = match from {
+                DType::F16 | DType::BF16 => &[DType::F32, DType::F64],
+                DType::F32 => &[DType::F64],
+                _ => &[],
+            };
+            from == to && from.is_float() || into.contains(&to)
+        }
+    }
+}
+
 /// Integers up to this size are exact in f64, so that rounding them further rounds once.
 const EXACT: u64 = 1 << 53;
 
@@ -126,6 +155,10 @@ impl Operator for Cast {
         Ok(vec![Fact::tensor(Some(self.to), cx.shape(0).cloned()).with_ints(self.ints(cx.ints(0)))])
     }
 
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        (cx.dtype(0)? == self.to).then_some(0)
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         Some(vec![convert(input(inputs, 0)?, self.to)?])
     }
@@ -152,6 +185,10 @@ impl Operator for CastLike {
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
         let ints = cx.dtype(1).and_then(|to| Cast::new(to).ints(cx.ints(0)));
         Ok(vec![Fact::tensor(cx.dtype(1), cx.shape(0).cloned()).with_ints(ints)])
+    }
+
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        (cx.dtype(0)? == cx.dtype(1)?).then_some(0)
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {

@@ -84,6 +84,10 @@ impl Operator for Concat {
         Ok(vec![Fact::tensor(dtype, shape).with_ints(Concat::ints(cx))])
     }
 
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        (cx.n_inputs() == 1).then_some(0)
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let inputs = inputs.iter().copied().collect::<Option<Vec<_>>>()?;
         let first = *inputs.first()?;

@@ -55,6 +55,14 @@ impl Operator for Dropout {
         ])
     }
 
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        self.is_identity(cx).then_some(0)
+    }
+
+    fn is_random(&self) -> bool {
+        true
+    }
+
     /// Output 0 alone: nobody wants the mask of a dropout that drops nothing.
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;

@@ -3,9 +3,9 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
-use crate::ir::op::Operator;
 use crate::ir::op::pick::{self, broadcast_axes, input, pick, room};
 use crate::ir::op::reshape::product;
+use crate::ir::op::{Operator, keeps_shape};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{self, Change, Kept, Ties};
@@ -42,6 +42,10 @@ impl Operator for Expand {
         };
         let same = shape.as_ref().is_some_and(|s| s.rank() <= 1 && Some(s) == cx.shape(0));
         Ok(vec![Fact::tensor(cx.dtype(0), shape).with_ints(cx.ints(0).filter(|_| same))])
+    }
+
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        keeps_shape(self, cx).then_some(0)
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
@@ -109,6 +113,10 @@ impl Operator for Tile {
         }
         let times = |(d, r): (&Dim, &Dim)| product(&[d.clone(), r.clone()]);
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(x.0.iter().zip(&repeats).map(times).collect())))])
+    }
+
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        cx.known_ints(1)?.iter().all(|&r| r == 1).then_some(0)
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {

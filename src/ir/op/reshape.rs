@@ -3,8 +3,8 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
-use crate::ir::op::Operator;
 use crate::ir::op::pick::input;
+use crate::ir::op::{Operator, keeps_shape};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{Change, Kept, Ties};
@@ -184,6 +184,10 @@ impl Operator for Reshape {
         Ok(view(cx, shape))
     }
 
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        keeps_shape(self, cx).then_some(0)
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;
         let wanted = input(inputs, 1)?.ints().filter(|t| is_target(t))?;
@@ -246,6 +250,10 @@ impl Operator for Flatten {
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
         let shape = cx.shape(0).map(|x| self.shape(x)).transpose()?;
         Ok(view(cx, Some(shape.unwrap_or(Shape(vec![Dim::Unknown; 2])))))
+    }
+
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        keeps_shape(self, cx).then_some(0)
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
@@ -311,6 +319,10 @@ impl Operator for Squeeze {
         Ok(view(cx, shape))
     }
 
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        keeps_shape(self, cx).then_some(0)
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;
         let listed = match (&self.axes, input(inputs, 1)) {
@@ -359,6 +371,10 @@ impl Operator for Unsqueeze {
             (None, _) => None,
         };
         Ok(view(cx, shape))
+    }
+
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        keeps_shape(self, cx).then_some(0)
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {

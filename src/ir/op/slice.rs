@@ -155,6 +155,20 @@ impl Operator for Slice {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(y)).with_ints(ints)])
     }
 
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        let x = cx.shape(0)?;
+        let whole = |c: &Cut| {
+            let to_the_end = match (&c.end, &x.0[c.axis]) {
+                (Ok(LAST..), _) => true,
+                (Ok(end), Dim::Known(n)) => u64::try_from(*end).is_ok_and(|end| end >= *n),
+                (Err(end), n) => end == n && *n != Dim::Unknown,
+                _ => false,
+            };
+            c.start == Ok(0) && c.step == Some(1) && to_the_end
+        };
+        self.cuts(cx, x.rank()).ok()??.iter().all(whole).then_some(0)
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;
         let list = |slot| input(inputs, slot).map(Tensor::ints);

@@ -56,6 +56,15 @@ impl Operator for Transpose {
         Ok(vec![Fact::tensor(cx.dtype(0), shape).with_ints(cx.ints(0))])
     }
 
+    /// Moving axes of size 1 moves no element.
+    fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
+        let x = cx.shape(0)?;
+        let order = self.order(x.rank()).ok()?;
+        let long: Vec<usize> = order.iter().copied().filter(|&a| x.0[a] != Dim::Known(1)).collect();
+        let in_place = order.iter().enumerate().all(|(to, &from)| to == from || x.0[to] == x.0[from]);
+        (long.is_sorted() && in_place).then_some(0)
+    }
+
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = input(inputs, 0)?;
         Some(vec![permute(x, &self.order(x.rank()).ok()?)?])

@@ -1,0 +1,73 @@
+//! What the parts of a graph take in its file: how a rewrite knows that it does not make the file grow.
+
+use crate::ir::attr::AttrValue;
+use crate::ir::{Attr, Graph, NodeId, Tensor, ValueId};
+use std::collections::BTreeSet;
+
+/// Bytes of an initializer: name, type, dims and data.
+pub fn initializer(name: &str, tensor: &Tensor) -> usize {
+    10 + name.len() + 2 * tensor.rank() + tensor.byte_len()
+}
+
+/// Bytes that go when a node goes: its own, and those of the constants that it alone reads. Counted low.
+pub fn freed(graph: &Graph, node: NodeId) -> usize {
+    let constants: BTreeSet<ValueId> = graph.node_inputs(node).into_iter().flatten().collect();
+    own(graph, node) + constants.into_iter().map(|v| freed_constant(graph, v, node)).sum::<usize>()
+}
+
+/// Bytes that go when `root` goes, and with it what `part` has of the nodes that work for it alone.
+pub fn freed_with(graph: &Graph, root: NodeId, part: &BTreeSet<NodeId>) -> usize {
+    let mut gone = BTreeSet::from([root]);
+    let mut queue = vec![root];
+    let mut constants = BTreeSet::new();
+    let only_by = |v: ValueId, gone: &BTreeSet<NodeId>| graph.is_read_only_within(v, |reader| gone.contains(&reader));
+    while let Some(n) = queue.pop() {
+        for v in graph.node_inputs(n).into_iter().flatten() {
+            match graph.producer(v) {
+                None => {
+                    constants.insert(v);
+                }
+                Some((p, _)) if part.contains(&p) && !gone.contains(&p) => {
+                    if graph.node_outputs(p).into_iter().flatten().all(|v| graph.is_unused(v) || only_by(v, &gone)) {
+                        gone.insert(p);
+                        queue.push(p);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let tensors =
+        constants.into_iter().filter(|&v| only_by(v, &gone)).filter_map(|v| Some((v, graph.value(v).constant()?)));
+    let tensors: usize = tensors.map(|(v, t)| initializer(&graph.value(v).name, t)).sum();
+    tensors + gone.into_iter().map(|n| own(graph, n)).sum::<usize>()
+}
+
+/// Bytes of a node without its constants.
+fn own(graph: &Graph, node: NodeId) -> usize {
+    let n = graph.node(node);
+    let values = graph.node_inputs(node).into_iter().chain(graph.node_outputs(node));
+    let names: usize = values.map(|v| 2 + v.map_or(0, |v| graph.value(v).name.len())).sum();
+    6 + n.name.len() + n.op_type.len() + names + n.attrs.iter().map(attribute).sum::<usize>()
+}
+
+/// Bytes of a constant that nothing but `reader` reads; 0 for any other value.
+pub fn freed_constant(graph: &Graph, value: ValueId, reader: NodeId) -> usize {
+    let Some(tensor) = graph.value(value).constant() else { return 0 };
+    if graph.is_read_only_within(value, |n| n == reader) { initializer(&graph.value(value).name, tensor) } else { 0 }
+}
+
+fn attribute(a: &Attr) -> usize {
+    let content = match &a.value {
+        AttrValue::Int(_) => 2,
+        AttrValue::Float(_) => 5,
+        AttrValue::Str(s) => 2 + s.len(),
+        AttrValue::Ints(v) => 2 * v.len(),
+        AttrValue::Floats(v) => 5 * v.len(),
+        AttrValue::Strs(v) => v.iter().map(|s| 2 + s.len()).sum(),
+        AttrValue::Tensor(t, name) => initializer(name, t),
+        AttrValue::Graph(_) | AttrValue::Graphs(_) => 0,
+        AttrValue::Carried(b) => b.len(),
+    };
+    7 + a.name.len() + content
+}

@@ -1,0 +1,299 @@
+//! What the folding passes share: putting `scale · y + shift`, one number each a channel, into the layer beside it.
+
+use crate::analysis::bytes;
+use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::conv::{AutoPad, Window};
+use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
+
+/// y ↦ scale · y + shift by channel: both empty, or as long as there are channels.
+#[derive(Debug, Default)]
+pub struct Affine {
+    pub scale: Vec<f64>,
+    pub shift: Vec<f64>,
+}
+
+impl Affine {
+    fn scale(&self, channel: usize) -> f64 {
+        self.scale.get(channel).copied().unwrap_or(1.0)
+    }
+
+    fn shift(&self, channel: usize) -> f64 {
+        self.shift.get(channel).copied().unwrap_or(0.0)
+    }
+
+    fn check(&self, channels: usize) -> Result<(), String> {
+        for list in [&self.scale, &self.shift] {
+            if !list.is_empty() && list.len() != channels {
+                return Err(format!("it has numbers for {} channels, the layer {channels}", list.len()));
+            }
+            if !list.iter().all(|v| v.is_finite()) {
+                return Err("its numbers are not all finite".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Input slots of a layer's weight and bias, if it is of a kind that can take in an affine map of its output.
+pub fn slots(op: &Op) -> Option<(usize, usize)> {
+    match op {
+        Op::Conv(_) | Op::ConvTranspose(_) | Op::Gemm(_) => Some((1, 2)),
+        Op::BatchNorm(b) if !b.training && b.spatial => Some((1, 2)),
+        _ => None,
+    }
+}
+
+/// Axis of a layer's output that its channels are.
+pub const CHANNELS: usize = 1;
+
+/// Lets a layer compute `affine` of what it computes now; its output's type stays. `room` is how many bytes a new bias
+/// may take.
+///
+/// # Errors
+/// Why the layer cannot.
+pub fn into_producer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affine, room: usize) -> Result<(), String> {
+    let op = &g.node(layer).op;
+    let (w_slot, b_slot) = slots(op).ok_or("what computes its input is no layer")?;
+    if g.node(layer).inconsistent {
+        return Err("the layer contradicts its own definition".into());
+    }
+    let w = g.input(layer, w_slot).ok_or("the layer has no weight")?;
+    let w_shape = g.value(w).dims().ok_or("the shape of the layer's weight is not known")?;
+    let w_shape: Vec<usize> = w_shape.into_iter().map(|d| d as usize).collect();
+    let channel = channel_of(op, &w_shape).ok_or("the layer's weight has no such shape")?;
+    let channels = channel.channels;
+    affine.check(channels)?;
+    if affine.scale.iter().any(|&s| s != 1.0) {
+        let weight = private(g, layer, w, "weight")?;
+        let values = weight.floats().ok_or("the layer's weight is not of a float type")?;
+        let scaled = values.into_iter().enumerate().map(|(i, v)| v * affine.scale(channel.of(i)));
+        patch.set_constant(w, rounded(weight, weight.shape().to_vec(), scaled.collect())?);
+    }
+    let beta = if let Op::Gemm(gemm) = op { gemm.beta as f64 } else { 1.0 };
+    match g.input(layer, b_slot) {
+        Some(b) => {
+            let bias = g.value(b).constant().ok_or("the layer's bias is not constant")?;
+            let values = bias.floats().ok_or("the layer's bias is not of a float type")?;
+            if beta == 0.0 {
+                return Err("the layer's bias is multiplied by 0".into());
+            }
+            let (shape, values) =
+                spread(bias, values, channels).ok_or("the layer's bias has not one number a channel")?;
+            let moved = |(i, v): (usize, f64)| v * affine.scale(i % channels) + affine.shift(i % channels) / beta;
+            let new = rounded(bias, shape, values.into_iter().enumerate().map(moved).collect())?;
+            if g.sole_use(b).is_some() && new.rank() == bias.rank() {
+                patch.set_constant(b, new);
+            } else {
+                set_bias(g, patch, layer, b_slot, new, room + bytes::freed_constant(g, b, layer))?;
+            }
+        }
+        None if affine.shift.iter().any(|&t| t != 0.0) => {
+            let dtype = g.value(w).ty.as_ref().and_then(|t| t.dtype()).filter(|d| d.is_float());
+            let like = Tensor::from_floats(dtype.ok_or("the layer's weight is not of a float type")?, [0], []);
+            let new = rounded(&like, vec![channels], affine.shift.iter().map(|t| t / beta).collect())?;
+            set_bias(g, patch, layer, b_slot, new, room)?;
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Lets a layer do `affine` to its input 0 itself.
+///
+/// # Errors
+/// Why the layer cannot.
+pub fn into_consumer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affine, room: usize) -> Result<(), String> {
+    let op = &g.node(layer).op;
+    if g.node(layer).inconsistent {
+        return Err("the layer contradicts its own definition".into());
+    }
+    let w = g.input(layer, 1).ok_or("the layer has no weight")?;
+    let weight = private(g, layer, w, "weight")?;
+    let values = weight.floats().ok_or("the layer's weight is not of a float type")?;
+    let (input, output) = input_channels(op, weight.shape()).ok_or("the layer's weight has no such shape")?;
+    affine.check(input.channels)?;
+    let moved = affine.shift.iter().any(|&t| t != 0.0);
+    if moved {
+        let pads = match op {
+            Op::Conv(c) => has_padding(&c.window),
+            Op::Gemm(_) => false,
+            _ => return Err(format!("{} has no bias to take the addition", g.node(layer).kind())),
+        };
+        if pads {
+            return Err("the layer pads with zeros after the addition".into());
+        }
+        let alpha = if let Op::Gemm(gemm) = op { gemm.alpha as f64 } else { 1.0 };
+        let mut shift = vec![0.0; output.channels];
+        for (i, v) in values.iter().enumerate() {
+            shift[output.of(i)] += alpha * v * affine.shift(input.of(i));
+        }
+        into_producer(g, patch, layer, &Affine { scale: Vec::new(), shift }, room)?;
+    }
+    if affine.scale.iter().any(|&s| s != 1.0) {
+        let scaled = values.into_iter().enumerate().map(|(i, v)| v * affine.scale(input.of(i)));
+        patch.set_constant(w, rounded(weight, weight.shape().to_vec(), scaled.collect())?);
+    }
+    Ok(())
+}
+
+fn has_padding(w: &Window) -> bool {
+    match w.auto_pad {
+        AutoPad::NotSet => w.pads.iter().any(|&p| p != 0),
+        AutoPad::Valid => false,
+        AutoPad::SameUpper | AutoPad::SameLower => true,
+    }
+}
+
+/// Which channel each element of a row-major weight belongs to.
+struct Channel {
+    channels: usize,
+    /// Channels of one group.
+    per_group: usize,
+    /// Elements from one channel to the next.
+    stride: usize,
+    /// Elements of one group.
+    group: usize,
+}
+
+impl Channel {
+    fn of(&self, element: usize) -> usize {
+        element / self.group * self.per_group + element / self.stride % self.per_group
+    }
+
+    /// `channels` along an axis after which there are `stride` elements, in one group.
+    fn along(channels: usize, stride: usize) -> Option<Channel> {
+        let one = Channel { channels, per_group: channels, stride, group: usize::MAX };
+        (channels > 0 && stride > 0).then_some(one)
+    }
+}
+
+fn channel_of(op: &Op, w: &[usize]) -> Option<Channel> {
+    let after = |axis: usize| w.get(axis + 1..).map(|d| d.iter().product::<usize>());
+    match op {
+        Op::ConvTranspose(c) => {
+            let (groups, per_group, stride) = (usize::try_from(c.group).ok()?, *w.get(1)?, after(1)?);
+            let group = w[0].checked_div(groups)?.checked_mul(per_group * stride)?;
+            let positive = per_group > 0 && stride > 0 && group > 0;
+            positive.then_some(Channel { channels: groups * per_group, per_group, stride, group })
+        }
+        Op::Gemm(gemm) if w.len() == 2 => {
+            let axis = if gemm.trans_b { 0 } else { 1 };
+            Channel::along(w[axis], after(axis)?)
+        }
+        Op::Conv(_) | Op::BatchNorm(_) => Channel::along(*w.first()?, after(0)?),
+        _ => None,
+    }
+}
+
+/// Input and output channel of each element of the weight.
+fn input_channels(op: &Op, w: &[usize]) -> Option<(Channel, Channel)> {
+    let after = |axis: usize| w.get(axis + 1..).map(|d| d.iter().product::<usize>());
+    match op {
+        Op::Conv(c) => {
+            let (groups, per_group, stride) = (usize::try_from(c.group).ok()?, *w.get(1)?, after(1)?);
+            let group = w[0].checked_div(groups)?.checked_mul(per_group * stride)?;
+            let positive = per_group > 0 && stride > 0 && group > 0;
+            let input = Channel { channels: groups * per_group, per_group, stride, group };
+            positive.then_some((input, channel_of(op, w)?))
+        }
+        Op::ConvTranspose(_) => Some((Channel::along(*w.first()?, after(0)?)?, channel_of(op, w)?)),
+        Op::Gemm(gemm) if w.len() == 2 && !gemm.trans_a => {
+            let axis = if gemm.trans_b { 1 } else { 0 };
+            Some((Channel::along(w[axis], after(axis)?)?, channel_of(op, w)?))
+        }
+        Op::MatMul(_) if w.len() == 2 => Some((Channel::along(w[0], w[1])?, Channel::along(w[1], 1)?)),
+        _ => None,
+    }
+}
+
+/// The constant that this layer alone reads.
+fn private<'g>(g: &'g Graph, layer: NodeId, v: ValueId, what: &str) -> Result<&'g Tensor, String> {
+    let tensor = g.value(v).constant().ok_or_else(|| format!("the layer's {what} is not constant"))?;
+    match g.sole_use(v) {
+        Some(u) if u.node() == layer => Ok(tensor),
+        _ => Err(format!("the layer's {what} is used elsewhere too")),
+    }
+}
+
+/// A bias with one number a channel along its last axis: single numbers are repeated.
+fn spread(bias: &Tensor, values: Vec<f64>, channels: usize) -> Option<(Vec<usize>, Vec<f64>)> {
+    match bias.shape() {
+        [.., last] if *last == channels => Some((bias.shape().to_vec(), values)),
+        shape if values.len() == 1 && shape.len() <= 2 => Some((vec![channels], vec![values[0]; channels])),
+        _ => None,
+    }
+}
+
+fn set_bias(g: &Graph, patch: &mut Patch, layer: NodeId, slot: usize, bias: Tensor, room: usize) -> Result<(), String> {
+    let name = format!("{}.bias", g.label(layer));
+    let needs = bytes::initializer(&name, &bias);
+    if needs > room {
+        return Err(format!("the layer would need a bias of {needs} bytes, more than the node takes"));
+    }
+    let mut inputs: Vec<Option<Ref>> = g.node_inputs(layer).into_iter().map(|v| v.map(Ref::from)).collect();
+    inputs.resize(inputs.len().max(slot + 1), None);
+    inputs[slot] = Some(patch.constant_named(name, bias));
+    patch.set_inputs(layer, &inputs);
+    Ok(())
+}
+
+/// The values in the element type of `like`.
+fn rounded(like: &Tensor, shape: Vec<usize>, values: Vec<f64>) -> Result<Tensor, String> {
+    let dtype = like.dtype();
+    if !dtype.is_float() {
+        return Err(format!("{dtype} is no float type"));
+    }
+    let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let (low, high) = match dtype {
+        DType::F16 => (2f64.powi(-14), 65504.0),
+        DType::F64 => (f64::MIN_POSITIVE, f64::MAX),
+        _ => (f32::MIN_POSITIVE as f64, f32::MAX as f64),
+    };
+    if !values.iter().all(|v| v.is_finite()) || largest > high || (largest > 0.0 && largest < low) {
+        return Err(format!("the folded numbers leave the range of {dtype}"));
+    }
+    Ok(Tensor::from_floats(dtype, shape, values))
+}
+
+/// The addition or multiplication by channel that a node does to one of its inputs.
+pub struct Step {
+    /// The slot that is not constant.
+    pub slot: usize,
+    pub affine: Affine,
+}
+
+/// Reads a node as a map by channel of its one input that is not constant; `axis` gives the axis of the channels for
+/// the input's rank. `None` if it is something else.
+pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Option<Step> {
+    let Op::Binary(Binary(kind)) = &g.node(n).op else { return None };
+    if g.node(n).inconsistent || g.node(n).arity.0 != 2 {
+        return None;
+    }
+    let (a, b) = (g.input(n, 0)?, g.input(n, 1)?);
+    let (slot, x, c) = match (g.value(a).constant(), g.value(b).constant()) {
+        (None, Some(c)) => (0, a, c),
+        (Some(c), None) => (1, b, c),
+        _ => return None,
+    };
+    let shape = g.value(x).ty.as_ref()?.shape()?;
+    let rank = shape.rank();
+    let at = axis(rank)?;
+    let channels = usize::try_from(shape.0.get(at)?.known()?).ok()?;
+    let offset = rank.checked_sub(c.rank())?;
+    let along = |(i, &d): (usize, &usize)| d == 1 || (i + offset == at && d == channels);
+    if !c.dtype().is_float() || !c.shape().iter().enumerate().all(along) {
+        return None;
+    }
+    let numbers = c.floats()?;
+    let numbers = if numbers.len() == 1 { vec![numbers[0]; channels] } else { numbers };
+    let negated = |list: &[f64]| list.iter().map(|v| -v).collect();
+    let affine = match (kind, slot) {
+        (Kind::Add | Kind::Sum, _) => Affine { scale: Vec::new(), shift: numbers },
+        (Kind::Sub, 0) => Affine { scale: Vec::new(), shift: negated(&numbers) },
+        (Kind::Sub, _) => Affine { scale: vec![-1.0; channels], shift: numbers },
+        (Kind::Mul, _) => Affine { scale: numbers, shift: Vec::new() },
+        (Kind::Div, 0) => Affine { scale: numbers.iter().map(|v| 1.0 / v).collect(), shift: Vec::new() },
+        _ => return None,
+    };
+    Some(Step { slot, affine })
+}

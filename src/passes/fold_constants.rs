@@ -1,0 +1,238 @@
+//! Computes now what depends on nothing that is fed: nodes whose inputs are all constant, and the shape arithmetic
+//! (Shape, Size and what is made of them) whose result is known from the dims alone.
+//!
+//! A node stays if its result would take more bytes in the file than it does: a weight that `ConstantOfShape` makes or
+//! that is decoded from a codebook is not expanded. What no kernel of ours computes, and what is random, stays too.
+//!
+//! ```text
+//! # run = [{ pass = "fold-constants" }]
+//! model "shapes" opset 17 {
+//!   input %x : f32[N,3,4]
+//!   const %at : i64[2] = {1,2}
+//!
+//!   %s : i64[3] = Shape(%x)
+//!   %hw : i64[2] = Gather(%s, %at)
+//!   %y : f32[N,3,4] = Expand(%x, %hw)
+//!
+//!   output %y
+//! }
+//! ---- expect ----
+//! model "shapes" opset 17 {
+//!   input %x : f32[N,3,4]
+//!   const %hw : i64[2] = {3,4}
+//!
+//!   %y : f32[N,3,4] = Expand(%x, %hw)
+//!
+//!   output %y
+//! }
+//! ```
+
+use crate::analysis::bytes;
+use crate::error::Result;
+use crate::ir::infer::Infer;
+use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Ref, Tensor, Type, Value, ValueId};
+use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// How many bytes larger than what it replaces a result may be: the small numbers of shape arithmetic always fold.
+const SLACK: usize = 64;
+
+/// How many nodes may be computed to replace one.
+const MAX_CONE: usize = 64;
+
+/// Bytes above which nothing is computed, not even on the way to something smaller.
+const MAX_BYTES: u64 = 1 << 30;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FoldConstants {}
+
+impl Pass for FoldConstants {
+    fn name(&self) -> &'static str {
+        "fold-constants"
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Clean
+    }
+
+    fn fidelity(&self) -> Fidelity {
+        Fidelity::Exact
+    }
+
+    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
+        let g = cx.graph;
+        let mut constant: HashSet<ValueId> = g.values().filter(|&v| g.value(v).constant().is_some()).collect();
+        let mut sites = Vec::new();
+        for n in g.topological().unwrap_or_default() {
+            if fixed_target(g, n).is_some() {
+                sites.push(Site::Node(n));
+                continue;
+            }
+            let outputs = || g.node_outputs(n).into_iter().flatten();
+            let inputs: Vec<ValueId> = g.node_inputs(n).into_iter().flatten().collect();
+            let computable = computable(g, n);
+            let from_constants = !inputs.is_empty() && inputs.iter().all(|v| constant.contains(v));
+            if computable && from_constants {
+                constant.extend(outputs());
+                sites.push(Site::Node(n));
+            } else if computable && outputs().any(|v| known_content(g.value(v)).is_some()) {
+                constant.extend(outputs().filter(|&v| known_content(g.value(v)).is_some()));
+                sites.push(Site::Node(n));
+            }
+        }
+        sites
+    }
+
+    fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
+        let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
+        let g = cx.graph;
+        if let Some(target) = fixed_target(g, n) {
+            let mut patch = Patch::at_node(g, n);
+            let target = patch.constant("target", target);
+            patch.set_inputs(n, &[g.input(n, 0).map(Ref::from), Some(target)]);
+            return Ok(Verdict::Patch(patch, "its target shape is known".into()));
+        }
+        let results = match results(g, n) {
+            Ok(results) => results,
+            Err(why) => return Verdict::skip(why),
+        };
+        let mut patch = Patch::at_node(g, n);
+        for (value, tensor) in results {
+            let new = patch.constant_named(format!("{}.folded", g.value(value).name), tensor);
+            patch.replace(value, new);
+        }
+        Ok(Verdict::Patch(patch, "computed".into()))
+    }
+}
+
+/// What to put in the place of a node's outputs, or why it stays.
+fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
+    let needed: Vec<ValueId> = g.node_outputs(n).into_iter().flatten().filter(|&v| !g.is_unused(v)).collect();
+    let known: Vec<_> = needed.iter().filter_map(|&v| Some((v, known_content(g.value(v))?))).collect();
+    if !known.is_empty() && known.len() == needed.len() {
+        return Ok(known);
+    }
+    let cone = Cone::behind(g, n)?;
+    let mut size = 0;
+    for &v in &needed {
+        let value = g.value(v);
+        let Some(bytes) = value.ty.as_ref().and_then(type_bytes) else {
+            return Err(format!("the size of \"{}\" is not known", value.name));
+        };
+        size += bytes;
+    }
+    let room = bytes::freed_with(g, n, &cone.nodes) + SLACK;
+    if size > room as u64 {
+        return Err(format!("its result takes {size} bytes, what it replaces about {room}"));
+    }
+    let computed = cone.compute(g)?;
+    let placed: Vec<_> = needed.iter().filter_map(|v| Some((*v, computed.get(v)?.clone()))).collect();
+    if placed.len() < needed.len() {
+        return Err("no kernel computes all that is read of it".into());
+    }
+    Ok(placed)
+}
+
+/// A node and what computes its inputs from constants: what stays when it is too large may be part of something small.
+struct Cone {
+    nodes: BTreeSet<NodeId>,
+    /// The same nodes, each after those it reads from.
+    order: Vec<NodeId>,
+}
+
+impl Cone {
+    fn behind(g: &Graph, root: NodeId) -> Result<Cone, String> {
+        let mut cone = Cone { nodes: BTreeSet::new(), order: Vec::new() };
+        let mut stack = vec![(root, false)];
+        while let Some((n, expanded)) = stack.pop() {
+            if expanded {
+                cone.order.push(n);
+                continue;
+            }
+            if !cone.nodes.insert(n) {
+                continue;
+            }
+            if cone.nodes.len() > MAX_CONE {
+                return Err(format!("more than {MAX_CONE} nodes would have to be computed at once"));
+            }
+            stack.push((n, true));
+            for v in g.node_inputs(n).into_iter().flatten().filter(|&v| g.value(v).constant().is_none()) {
+                match g.producer(v) {
+                    Some((p, _)) if computable(g, p) => stack.push((p, false)),
+                    _ => return Err(format!("it depends on \"{}\"", g.value(v).name)),
+                }
+            }
+        }
+        Ok(cone)
+    }
+
+    /// Every value that the cone computes.
+    fn compute(&self, g: &Graph) -> Result<HashMap<ValueId, Tensor>, String> {
+        let mut made: HashMap<ValueId, Tensor> = HashMap::new();
+        for &n in &self.order {
+            let tensor = |v| g.value(v).constant().or_else(|| made.get(&v));
+            let inputs: Vec<_> = g.node_inputs(n).into_iter().map(|v| v.and_then(tensor)).collect();
+            let outputs = g.node_outputs(n);
+            let fits = |v: &ValueId| g.value(*v).ty.as_ref().and_then(type_bytes).is_some_and(|b| b <= MAX_BYTES);
+            if !outputs.iter().flatten().filter(|&&v| !g.is_unused(v)).all(fits) {
+                return Err("what it is made of is too large".into());
+            }
+            let kernel = g.node(n).op.operator().and_then(|o| o.eval(&inputs));
+            let computed =
+                kernel.ok_or_else(|| format!("no kernel computes {} \"{}\"", g.node(n).kind(), g.label(n)))?;
+            for (v, t) in outputs.into_iter().zip(computed).filter_map(|(v, t)| Some((v?, t))) {
+                if !g.value(v).ty.as_ref().is_none_or(|ty| ty.agrees(&t.ty())) {
+                    return Err("the kernel and the shape rule disagree".into());
+                }
+                made.insert(v, t);
+            }
+        }
+        Ok(made)
+    }
+}
+
+fn computable(g: &Graph, n: NodeId) -> bool {
+    let node = g.node(n);
+    node.op.operator().is_some_and(|o| !o.is_random()) && !node.inconsistent && !node.has_bodies()
+}
+
+/// The target that Reshape can be told in the place of one that is computed, if all but one dim of its result is known.
+fn fixed_target(g: &Graph, n: NodeId) -> Option<Tensor> {
+    let node = g.node(n);
+    let target = g.input(n, 1).filter(|&v| g.value(v).constant().is_none() && g.sole_use(v).is_some())?;
+    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent || g.producer(target).is_none() {
+        return None;
+    }
+    let facts = node.op.operator()?.infer(&Infer::new(g, n)).ok()?;
+    let shape = facts.first()?.ty.as_ref()?.shape()?;
+    let open = shape.0.iter().filter(|d| d.known().is_none()).count();
+    let number = |d: &Dim| match d {
+        Dim::Known(0) => None,
+        Dim::Known(n) => i64::try_from(*n).ok(),
+        _ => Some(-1),
+    };
+    let dims: Vec<i64> = shape.0.iter().map(number).collect::<Option<_>>()?;
+    (open <= 1).then(|| Tensor::i64([dims.len()], &dims))
+}
+
+/// The content of an integer value that shape inference knows completely.
+fn known_content(value: &Value) -> Option<Tensor> {
+    if value.constant().is_some() {
+        return None;
+    }
+    let (dtype, shape) = (value.ty.as_ref()?.dtype()?, value.ty.as_ref()?.shape()?);
+    let shape: Vec<usize> = shape.dims()?.into_iter().map(|d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+    let known: Option<Vec<i64>> = value.ints.as_ref()?.iter().map(|d| i64::try_from(d.known()?).ok()).collect();
+    let known = known?;
+    let fits = matches!(dtype, DType::I64 | DType::I32)
+        && (dtype == DType::I64 || known.iter().all(|&k| i32::try_from(k).is_ok()));
+    (fits && crate::ir::tensor::elements(&shape)? == known.len()).then(|| Tensor::from_ints(dtype, shape, known))
+}
+
+/// Bytes of a tensor of this type, if its dims are known.
+fn type_bytes(ty: &Type) -> Option<u64> {
+    let Type::Tensor(dtype, Some(shape)) = ty else { return None };
+    shape.elements()?.checked_mul(dtype.bits()?).map(|bits| bits.div_ceil(8))
+}
