@@ -1,6 +1,7 @@
 //! Passes: named rewrites. A pass reads the graph and answers, site by site, with a patch or with the reason why not;
 //! it edits nothing, runs nothing and knows no other pass.
 
+mod cluster_weights;
 pub mod options;
 mod remove_unused;
 
@@ -167,7 +168,8 @@ macro_rules! registry {
 }
 
 /// Every pass, in the order in which `tutee passes` lists them.
-pub const REGISTRY: &[Entry] = registry![remove_unused::RemoveUnused = "remove-unused",];
+pub const REGISTRY: &[Entry] =
+    registry![remove_unused::RemoveUnused = "remove-unused", cluster_weights::ClusterWeights = "cluster-weights",];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {
