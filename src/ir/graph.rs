@@ -466,6 +466,12 @@ impl Graph {
         }
     }
 
+    /// A value that was constant is the result of a node now: it is no longer among the inputs that IR 3 lists.
+    pub(in crate::ir) fn computed(&mut self, value: ValueId) {
+        self.value_mut(value).source = Source::Node;
+        self.inputs.retain(|&v| v != value);
+    }
+
     /// Takes a value away from the node that computes it; the slot becomes an absent output.
     pub(in crate::ir) fn detach(&mut self, value: ValueId) {
         let edges: Vec<_> = self.net.edges_directed(value.0, Incoming).map(|e| e.id()).collect();

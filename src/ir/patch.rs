@@ -354,6 +354,7 @@ impl Run<'_> {
             Source::Node if self.graph.is_held(old) || self.made.contains(&new) => {
                 self.graph.redirect(new, old);
                 self.graph.move_producer(new, old);
+                self.graph.computed(old);
                 if let Some((p, _)) = self.graph.producer(old) {
                     self.touched.insert(p);
                 }

@@ -3,6 +3,7 @@
 //! Nothing here panics on numbers: what cannot be computed (non-finite input, shapes that do not fit) is `None`. Results
 //! do not depend on the number of threads: work is cut into pieces of fixed size, and sums are taken in a fixed order.
 
+pub mod codes;
 mod dense;
 pub mod kmeans;
 pub mod moments;

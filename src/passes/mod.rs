@@ -2,6 +2,7 @@
 //! it edits nothing, runs nothing and knows no other pass.
 
 mod absorb;
+mod cluster_weights;
 mod fold_affine;
 mod fold_batch_norm;
 mod fold_constants;
@@ -200,6 +201,7 @@ pub const REGISTRY: &[Entry] = registry![
     merge_duplicates::MergeDuplicates = "merge-duplicates",
     remove_unused::RemoveUnused = "remove-unused",
     prune_channels::PruneChannels = "prune-channels",
+    cluster_weights::ClusterWeights = "cluster-weights",
 ];
 
 /// The pass of that name.

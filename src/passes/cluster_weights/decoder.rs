@@ -1,0 +1,159 @@
+//! The nodes that turn codes into weights, in operators that every opset has.
+
+use super::{Clustered, Part};
+use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::cast::Cast;
+use crate::ir::op::concat::Concat;
+use crate::ir::op::gather::Gather;
+use crate::ir::op::reshape::Reshape;
+use crate::ir::op::slice::{Bounds, Slice};
+use crate::ir::{DType, Graph, Op, Patch, Ref, Tensor, ValueId};
+use crate::math::codes::{self, Layout};
+use std::collections::BTreeMap;
+
+pub struct Decoder<'a> {
+    graph: &'a Graph,
+    patch: &'a mut Patch,
+    /// What the names of new values begin with.
+    tag: String,
+    /// What several tensors, or parts of this one, read.
+    shared: BTreeMap<String, Ref>,
+}
+
+impl<'a> Decoder<'a> {
+    /// For the tensor of that name.
+    pub fn new(graph: &'a Graph, patch: &'a mut Patch, name: &str) -> Self {
+        Decoder { graph, patch, tag: abbreviate(name), shared: BTreeMap::new() }
+    }
+
+    /// The weights, in this shape.
+    pub fn tensor(&mut self, clustered: &Clustered, shape: &[usize]) -> Ref {
+        let (tag, whole) = (self.tag.clone(), dims(shape));
+        if let [part] = clustered.parts.as_slice() {
+            return self.part(&tag, part, clustered.levels, whole);
+        }
+        let rows = |shape: &[usize]| [&[-1], &dims(shape)[1..]].concat();
+        let parts = clustered.parts.iter().enumerate();
+        let parts: Vec<_> =
+            parts.map(|(i, p)| self.part(&format!("{tag}.{i}"), p, clustered.levels, rows(&p.shape))).collect();
+        let joined = self.node(&format!("{tag}.parts"), Concat { axis: 0 }, &parts);
+        let flat = clustered.parts.iter().any(|p| p.shape.len() != shape.len());
+        if flat { self.reshape(&format!("{tag}.weights"), joined, whole) } else { joined }
+    }
+
+    fn part(&mut self, tag: &str, part: &Part, levels: usize, target: Vec<i64>) -> Ref {
+        let (m, Layout { groups, run, len }) = (codes::codes_per_byte(levels), part.layout);
+        // One codebook and one code a byte: the codes can have the shape of the weights.
+        let plain = m == 1 && groups == 1;
+        let shape = match part.layout.periods() {
+            _ if plain => part.shape.clone(),
+            _ if groups == 1 => vec![run / m],
+            1 => vec![groups, run / m],
+            periods => vec![periods, groups, run / m],
+        };
+        let bytes = codes::pack(&part.codes, levels);
+        let stored = Tensor::new(DType::U8, shape, bytes.into()).expect("one byte for m codes");
+        let stored = self.patch.constant_named(format!("{tag}.codes"), stored);
+        let mut index = self.node(&format!("{tag}.index"), Cast::new(DType::I32), &[stored]);
+        if groups > 1 {
+            let step = if m == 1 { levels } else { 256 };
+            let offsets = Tensor::from_ints(DType::I32, [groups, 1], (0..groups).map(|g| (g * step) as i64));
+            let offsets = self.constant(format!("offsets.{groups}x{step}"), offsets);
+            index = self.node(&format!("{tag}.row"), Binary(Kind::Add), &[index, offsets]);
+        }
+        let table = self.table(tag, part, levels);
+        let mut w = self.node(&format!("{tag}.decoded"), Gather { axis: 0 }, &[table, index]);
+        if part.codes.len() > len {
+            w = self.reshape(&format!("{tag}.padded"), w, vec![-1]);
+            w = self.cut(&format!("{tag}.cut"), w, len as i64);
+        }
+        if plain { w } else { self.reshape(&format!("{tag}.weights"), w, target) }
+    }
+
+    /// [groups · 256, m], the weights that each byte stands for; with one code a byte [groups · levels].
+    fn table(&mut self, tag: &str, part: &Part, levels: usize) -> Ref {
+        let (m, groups) = (codes::codes_per_byte(levels), part.layout.groups);
+        let shape = if m == 1 || groups == 1 { vec![groups * levels] } else { vec![groups, levels] };
+        let axis = shape.len() as i64 - 1;
+        let books = part.books.reshaped(shape).expect("as many elements");
+        let books = self.patch.constant_named(format!("{tag}.books"), books);
+        if m == 1 {
+            return books;
+        }
+        let digits = self.digits(levels);
+        let table = self.node(&format!("{tag}.table"), Gather { axis }, &[books, digits]);
+        if groups == 1 { table } else { self.reshape(&format!("{tag}.rows"), table, vec![-1, m as i64]) }
+    }
+
+    /// The digits of every byte as indices into a codebook: one table a model.
+    fn digits(&mut self, levels: usize) -> Ref {
+        let name = format!("digits{levels}");
+        let table = Tensor::new(DType::U8, vec![256, codes::codes_per_byte(levels)], codes::digits(levels).into());
+        let table = self.constant(name.clone(), table.expect("m digits a byte"));
+        let name = format!("{name}.index");
+        if let Some(&made) = self.shared.get(&name) {
+            return made;
+        }
+        let is_cast = |&v: &ValueId| {
+            let producer = self.graph.producer(v).map(|p| p.0);
+            producer.is_some_and(|n| self.graph.input(n, 0).map(Ref::Old) == Some(table))
+        };
+        let made = match self.graph.find_value(&name).filter(is_cast) {
+            Some(v) => v.into(),
+            None => self.node(&name, Cast::new(DType::I32), &[table]),
+        };
+        self.shared.insert(name, made);
+        made
+    }
+
+    fn reshape(&mut self, name: &str, of: Ref, shape: Vec<i64>) -> Ref {
+        let dims: Vec<_> = shape.iter().map(i64::to_string).collect();
+        let target = self.constant(format!("shape.{}", dims.join("x")), Tensor::i64([shape.len()], &shape));
+        self.node(name, Reshape::default(), &[of, target])
+    }
+
+    /// The first `len` of a vector.
+    fn cut(&mut self, name: &str, of: Ref, len: i64) -> Ref {
+        if self.graph.opset < 10 {
+            let bounds = Bounds { starts: vec![0], ends: vec![len], axes: None };
+            return self.node(name, Slice { bounds: Some(bounds) }, &[of]);
+        }
+        let [start, end] = [0, len].map(|at| self.constant(format!("at.{at}"), Tensor::i64([1], &[at])));
+        self.node(name, Slice::default(), &[of, start, end])
+    }
+
+    fn node(&mut self, name: &str, op: impl Into<Op>, inputs: &[Ref]) -> Ref {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        self.patch.node_named(name, op, &inputs)
+    }
+
+    /// A constant that the model has once, whoever reads it.
+    fn constant(&mut self, name: String, tensor: Tensor) -> Ref {
+        if let Some(&made) = self.shared.get(&name) {
+            return made;
+        }
+        let names = std::iter::once(name.clone()).chain((2..).map(|i| format!("{name}_{i}")));
+        let mut taken = names.map_while(|n| self.graph.find_value(&n));
+        let made = match taken.find(|&v| self.graph.value(v).constant() == Some(&tensor)) {
+            Some(v) => v.into(),
+            None => self.patch.constant_named(name.clone(), tensor),
+        };
+        self.shared.insert(name, made);
+        made
+    }
+}
+
+fn dims(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&d| d as i64).collect()
+}
+
+/// Of every word of a name its first letter and its digits: `l1.0.c2.w` for `layer1.0.conv2.weight`. In small models
+/// names are most of what the encoding adds.
+fn abbreviate(name: &str) -> String {
+    let short = |word: &str| {
+        let kept = word.char_indices().filter(|&(i, c)| i == 0 || c.is_ascii_digit());
+        kept.map(|(_, c)| c).collect::<String>()
+    };
+    let words = name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
+    words.map(short).collect::<Vec<_>>().join(".")
+}
