@@ -2,7 +2,11 @@
 //! it edits nothing, runs nothing and knows no other pass.
 
 pub mod options;
+mod factorize_convs;
+mod factorize_linear;
 mod remove_unused;
+mod separate_convs;
+mod split;
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
@@ -93,6 +97,14 @@ impl Verdict {
     pub fn skip(why: impl Into<String>) -> Result<Verdict> {
         Ok(Verdict::Skip(Reason(why.into())))
     }
+
+    /// A patch with how it reads in the report, or why there is none.
+    pub fn of(outcome: std::result::Result<(Patch, String), String>) -> Verdict {
+        match outcome {
+            Ok((patch, what)) => Verdict::Patch(patch, what),
+            Err(why) => Verdict::Skip(Reason(why)),
+        }
+    }
 }
 
 /// What a pass may look at.
@@ -167,7 +179,12 @@ macro_rules! registry {
 }
 
 /// Every pass, in the order in which `tutee passes` lists them.
-pub const REGISTRY: &[Entry] = registry![remove_unused::RemoveUnused = "remove-unused",];
+pub const REGISTRY: &[Entry] = registry![
+    remove_unused::RemoveUnused = "remove-unused",
+    separate_convs::SeparateConvs = "separate-convs",
+    factorize_linear::FactorizeLinear = "factorize-linear",
+    factorize_convs::FactorizeConvs = "factorize-convs",
+];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {
