@@ -57,3 +57,55 @@ pub fn factorize(w: ArrayView2<'_, f32>, terms: usize) -> Option<Factors> {
 pub(super) fn relative(lost: f64, total: f64) -> f64 {
     if total > 0.0 { (lost / total).max(0.0).sqrt() } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{ArrayView1, array};
+
+    fn matrix(m: usize, n: usize) -> Array2<f32> {
+        let mut x = 1u32;
+        Array2::from_shape_simple_fn((m, n), || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            x as f32 / 2f32.powi(31) - 1.0
+        })
+    }
+
+    fn norm(a: &Array2<f32>) -> f64 {
+        ArrayView1::from(a.as_slice().unwrap()).mapv(f64::from).mapv(|x| x * x).sum().sqrt()
+    }
+
+    #[test]
+    fn the_error_is_what_the_factors_leave_out() {
+        let w = matrix(20, 30);
+        for terms in [1, 7, 19] {
+            let f = factorize(w.view(), terms).unwrap();
+            let measured = norm(&(&w - &f.left.dot(&f.right))) / norm(&w);
+            assert!((measured - f.error).abs() < 1e-5, "{terms}: {measured} against {}", f.error);
+        }
+        let f = factorize(w.view(), 20).unwrap();
+        assert!(norm(&(&w - &f.left.dot(&f.right))) < 1e-5 * norm(&w));
+    }
+
+    #[test]
+    fn ranks() {
+        let w = matrix(20, 30);
+        // 20 · 30 / 50 = 12 would leave all.
+        assert_eq!(Rank::Ratio(0.5).terms(w.view()), Some(6));
+        assert_eq!(Rank::Ratio(1.0).terms(w.view()), Some(12));
+        assert_eq!(Rank::Ratio(0.0).terms(w.view()), Some(1));
+        assert_eq!(Rank::Terms(usize::MAX).terms(w.view()), Some(20));
+        // Energies 16, 4 and 1.
+        let w = array![[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0f32]];
+        let terms = |share| Rank::Energy(share).terms(w.view()).unwrap();
+        assert_eq!([terms(0.0), terms(0.7), terms(0.8), terms(0.96), terms(1.0)], [1, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn what_has_no_decomposition() {
+        assert_eq!(Rank::Energy(0.5).terms(array![[1.0, f32::NAN]].view()), None);
+        assert_eq!(factorize(array![[1.0, f32::INFINITY]].view(), 1), None);
+        let zero = factorize(Array2::zeros((3, 4)).view(), 2).unwrap();
+        assert_eq!((zero.left.dot(&zero.right), zero.error), (Array2::zeros((3, 4)), 0.0));
+    }
+}

@@ -60,3 +60,57 @@ impl Separable {
         self.energy.iter().skip(terms).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    fn weight(slices: usize, n: usize, taps: usize) -> Array3<f32> {
+        let mut x = 1u32;
+        Array3::from_shape_simple_fn((slices, n, taps), || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            x as f32 / 2f32.powi(31) - 1.0
+        })
+    }
+
+    /// ‖W − W'‖ / ‖W‖.
+    fn measured(w: &Array3<f32>, separable: &Separable, terms: usize) -> f64 {
+        let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
+        let slices = w.outer_iter().zip(mixes.outer_iter()).zip(filters.outer_iter());
+        let square = |x: f32| f64::from(x).powi(2);
+        let lost: f64 = slices.map(|((w, u), v)| (&w - &u.dot(&v)).mapv(square).sum()).sum();
+        (lost / w.mapv(square).sum()).sqrt()
+    }
+
+    #[test]
+    fn the_error_is_what_the_terms_leave_out() {
+        for w in [weight(5, 8, 9), weight(3, 4, 25)] {
+            let separable = Separable::new(w.view()).unwrap();
+            for terms in 1..separable.full() {
+                let (measured, predicted) = (measured(&w, &separable, terms), separable.error(terms));
+                assert!((measured - predicted).abs() < 1e-5, "{terms}: {measured} against {predicted}");
+            }
+            assert!(measured(&w, &separable, separable.full()) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_fewest_terms_for_an_energy() {
+        // Energies 16 + 1, 4 + 1 and 1 of 23.
+        let w = array![
+            [[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0f32]],
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0; 3]]
+        ];
+        let separable = Separable::new(w.view()).unwrap();
+        let terms = [0.0, 0.73, 0.75, 0.95, 0.96, 1.0].map(|share| separable.terms_for_energy(share));
+        assert_eq!(terms, [1, 1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn degenerate_weights() {
+        assert_eq!(Separable::new(array![[[f32::NAN]]].view()), None);
+        let zero = Separable::new(Array3::zeros((2, 3, 4)).view()).unwrap();
+        assert_eq!((zero.terms_for_energy(0.9), zero.error(1)), (1, 0.0));
+    }
+}

@@ -1,9 +1,9 @@
 //! Passes: named rewrites. A pass reads the graph and answers, site by site, with a patch or with the reason why not;
 //! it edits nothing, runs nothing and knows no other pass.
 
-pub mod options;
 mod factorize_convs;
 mod factorize_linear;
+pub mod options;
 mod remove_unused;
 mod separate_convs;
 mod split;

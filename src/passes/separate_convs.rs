@@ -247,3 +247,42 @@ impl Form<'_> {
         Some(if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text::parse;
+
+    /// A rank that is exact never pays, so no graph shows it: the two weights are multiplied out here.
+    #[test]
+    fn all_terms_are_exact() {
+        let text = "model \"m\" opset 17 {
+            input %x : f32[1,6,8,8]
+            const %w : f32[8,3,3,2] = seed(1)
+
+            %y : f32[1,8,6,7] = Conv<group=2>(%x, %w) @conv
+
+            output %y
+        }";
+        let graph = parse::model(text).unwrap().graph;
+        let n = graph.nodes().next().unwrap();
+        let Op::Conv(conv) = &graph.node(n).op else { panic!("a Conv") };
+        let weight = Weight::at(&graph, n, 1).unwrap();
+        let kernel = conv.kernel(weight.tensor.shape()).unwrap();
+        for first in [First::Depthwise, First::Pointwise] {
+            let separable = decompose(first, &kernel, &weight.data).unwrap();
+            let terms = separable.full();
+            let halves = Form { first, kernel: &kernel, separable, terms }.halves(conv, &weight).unwrap();
+            let [a, b] = halves.map(|h| h.weight.as_f32().unwrap().into_owned());
+            for (at, w) in weight.data.iter().enumerate() {
+                let (output, input, tap) = (at / 18, at / 6 % 3, at % 6);
+                let channel = output / 4 * 3 + input;
+                let product = |t: usize| match first {
+                    First::Depthwise => a[(channel * terms + t) * 6 + tap] * b[(output * 3 + input) * terms + t],
+                    First::Pointwise => a[(output * terms + t) * 3 + input] * b[(output * terms + t) * 6 + tap],
+                };
+                assert!(((0..terms).map(product).sum::<f32>() - w).abs() < 1e-5, "{first:?} at {at}");
+            }
+        }
+    }
+}
