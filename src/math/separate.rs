@@ -100,7 +100,7 @@ mod tests {
         // Energies 16 + 1, 4 + 1 and 1 of 23.
         let w = array![
             [[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0f32]],
-            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0; 3]]
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
         ];
         let separable = Separable::new(w.view()).unwrap();
         let terms = [0.0, 0.73, 0.75, 0.95, 0.96, 1.0].map(|share| separable.terms_for_energy(share));

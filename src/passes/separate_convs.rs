@@ -131,8 +131,8 @@ impl SeparateConvs {
         }
         let form = self.form(conv, &kernel, &weight).ok_or(NO_SVD)?;
         let (order, rank, full) = (form.order(), form.terms, form.separable.full());
-        if let Some(why) = weight.refuses(form.parameters()) {
-            return Err(format!("{order}, rank {rank} of {full}: {why}"));
+        if let Some(why) = weight.refuses(rank, full, form.parameters_a_term()) {
+            return Err(format!("{order}, {why}"));
         }
         let halves = form.halves(conv, &weight).ok_or(NO_SVD)?;
         let parameters = (weight.tensor.len(), form.parameters());

@@ -37,14 +37,16 @@ impl<'a> Weight<'a> {
         Ok(Weight { tensor, data, readers: graph.uses(value).len() })
     }
 
-    /// Why new weights of `parameters` elements in all are no gain, if they are not.
-    pub fn refuses(&self, parameters: usize) -> Option<String> {
+    /// Why factors of this rank, each term of which takes `a_term` parameters, are no gain, if they are not.
+    pub fn refuses(&self, rank: usize, full: usize, a_term: usize) -> Option<String> {
         let old = self.tensor.len();
-        if parameters >= old {
-            return Some(format!("{parameters} parameters are no fewer than the {old} it has"));
-        }
-        let shared = parameters.saturating_mul(self.readers) >= old;
-        shared.then(|| format!("{parameters} parameters are too many: {} nodes share the {old} it has", self.readers))
+        let a_term = a_term.saturating_mul(self.readers);
+        let new = rank.saturating_mul(a_term);
+        let shared = if self.readers > 1 { format!(" in {} nodes that share it", self.readers) } else { String::new() };
+        (new >= old).then(|| {
+            let even = old.div_ceil(a_term.max(1));
+            format!("rank {rank} of {full} takes {new} parameters{shared}, no fewer than the {old} of the weight; break-even is rank {even}")
+        })
     }
 
     /// A tensor of the weight's dtype.
@@ -77,12 +79,11 @@ pub fn rank_of(rank: Option<NonZeroUsize>, ratio: Option<Share>, energy: Option<
 pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Result<(Factors, String), String> {
     let (m, n) = w.dim();
     let terms = rank.terms(w).ok_or(NO_SVD)?;
-    let parameters = terms * (m + n);
-    if let Some(why) = weight.refuses(parameters) {
-        return Err(format!("rank {terms} of {}: {why} (break-even is rank {})", m.min(n), (m * n).div_ceil(m + n)));
+    if let Some(why) = weight.refuses(terms, m.min(n), m + n) {
+        return Err(why);
     }
     let factors = math::factorize(w, terms).ok_or(NO_SVD)?;
-    let what = note("", terms, m.min(n), factors.error, (w.len(), parameters));
+    let what = note("", terms, m.min(n), factors.error, (w.len(), terms * (m + n)));
     Ok((factors, what))
 }
 
