@@ -189,6 +189,9 @@ impl Run<'_> {
         let mut row = row(graph, pass, &site);
         let verdict = match selected.refuses(graph, &site) {
             Some(why) => Verdict::skip(why)?,
+            None if matches!(site, Site::Node(n) if pass.phase() != Phase::Clean && graph.node(n).inconsistent) => {
+                Verdict::skip("the file contradicts the operator's definition here")?
+            }
             None => pass
                 .rewrite(&Context { graph, selected }, site)
                 .map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,

@@ -6,11 +6,15 @@
 pub mod codes;
 mod dense;
 pub mod kmeans;
+pub mod low_rank;
 pub mod moments;
+pub mod separate;
 pub mod solve;
 pub mod svd;
 
 pub use kmeans::{Clustering, kmeans_1d};
+pub use low_rank::{Factors, Rank, factorize};
 pub use moments::{Moments, cross, gram};
+pub use separate::Separable;
 pub use solve::{Whitening, cholesky_lower, ridge};
 pub use svd::{Svd, rank_for_energy};

@@ -3,6 +3,8 @@
 
 mod absorb;
 mod cluster_weights;
+mod factorize_convs;
+mod factorize_linear;
 mod fold_affine;
 mod fold_batch_norm;
 mod fold_constants;
@@ -14,6 +16,8 @@ pub mod options;
 mod prune_channels;
 mod remove_no_ops;
 mod remove_unused;
+mod separate_convs;
+mod split;
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
@@ -103,6 +107,14 @@ impl Verdict {
     /// Leaves the site alone.
     pub fn skip(why: impl Into<String>) -> Result<Verdict> {
         Ok(Verdict::Skip(Reason(why.into())))
+    }
+
+    /// A patch with how it reads in the report, or why there is none.
+    pub fn of(outcome: std::result::Result<(Patch, String), String>) -> Verdict {
+        match outcome {
+            Ok((patch, what)) => Verdict::Patch(patch, what),
+            Err(why) => Verdict::Skip(Reason(why)),
+        }
     }
 }
 
@@ -200,6 +212,9 @@ pub const REGISTRY: &[Entry] = registry![
     fold_affine::FoldAffine = "fold-affine",
     merge_duplicates::MergeDuplicates = "merge-duplicates",
     remove_unused::RemoveUnused = "remove-unused",
+    separate_convs::SeparateConvs = "separate-convs",
+    factorize_linear::FactorizeLinear = "factorize-linear",
+    factorize_convs::FactorizeConvs = "factorize-convs",
     prune_channels::PruneChannels = "prune-channels",
     cluster_weights::ClusterWeights = "cluster-weights",
 ];

@@ -88,6 +88,18 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+/// The value of the only option given of several that exclude each other; `None` if none is.
+///
+/// # Errors
+/// If more than one is given.
+pub fn one_of<T>(options: impl IntoIterator<Item = (&'static str, Option<T>)>) -> Result<Option<T>, String> {
+    let mut given = options.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    match (given.next(), given.next()) {
+        (Some((a, _)), Some((b, _))) => Err(format!("`{a}` and `{b}` exclude each other")),
+        (one, _) => Ok(one.map(|o| o.1)),
+    }
+}
+
 /// Which sites a step works on.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Selection {

@@ -84,6 +84,19 @@ impl Window {
         (at(axis), at(axes + axis))
     }
 
+    /// The part of the window that lies along one of `axes` axes: 1 wide along the others.
+    pub fn along(&self, axis: usize, axes: usize) -> Window {
+        let only = |value: i64, other: i64| (0..axes).map(|i| if i == axis { value } else { other }).collect();
+        let (begin, end) = self.pad(axis, axes);
+        Window {
+            kernel: only(self.kernel.get(axis).copied().unwrap_or(1), 1),
+            strides: only(self.stride(axis), 1),
+            dilations: only(self.dilation(axis), 1),
+            pads: [only(begin, 0), only(end, 0)].concat(),
+            ..self.clone()
+        }
+    }
+
     /// Checks that the lists fit the number of spatial axes.
     pub fn check(&self, axes: usize) -> Result<(), String> {
         let fits = |name, list: &[i64], n| match list.len() {
@@ -156,6 +169,25 @@ pub struct Conv {
     pub group: i64,
 }
 
+/// The sizes in the shape [M, C/group, k…] of a convolution's weight; none is 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// M, of all groups together.
+    pub outputs: usize,
+    /// C/group: of one group.
+    pub inputs: usize,
+    pub groups: usize,
+    /// k…, at least one.
+    pub size: Vec<usize>,
+}
+
+impl Kernel {
+    /// Weights between one input channel and one output channel.
+    pub fn taps(&self) -> usize {
+        self.size.iter().product()
+    }
+}
+
 impl Conv {
     /// Shape of Y from those of X and W.
     pub fn output(&self, x: &Shape, w: &Shape) -> Result<Shape, String> {
@@ -178,6 +210,25 @@ impl Conv {
             return Err(format!("kernel_shape {:?} against a weight {w}", self.window.kernel));
         }
         self.window.infer(x, w.0[0].clone(), &kernel)
+    }
+
+    /// A convolution without bias whose window is a single element: it mixes the channels of each group.
+    pub fn pointwise(axes: usize, group: usize) -> Conv {
+        Conv { window: Window { kernel: vec![1; axes], ..Window::default() }, group: group as i64 }
+    }
+
+    /// This convolution's window, with its kernel size spelled out, in another number of groups.
+    pub fn grouped(&self, kernel: &Kernel, group: usize) -> Conv {
+        let size = kernel.size.iter().map(|&k| k as i64).collect();
+        Conv { window: Window { kernel: size, ..self.window.clone() }, group: group as i64 }
+    }
+
+    /// Reads the shape of a weight; `None` if it is empty, has no spatial axes or does not divide into the groups.
+    pub fn kernel(&self, weight: &[usize]) -> Option<Kernel> {
+        let [outputs, inputs, size @ ..] = weight else { return None };
+        let groups = usize::try_from(self.group).ok()?;
+        let fits = !size.is_empty() && weight.iter().all(|&d| d > 0) && outputs.is_multiple_of(groups);
+        fits.then(|| Kernel { outputs: *outputs, inputs: *inputs, groups, size: size.to_vec() })
     }
 }
 

@@ -1,0 +1,111 @@
+//! Products of thin matrices in place of a matrix: W ≈ L R, by truncated singular value decomposition.
+
+use ndarray::{Array2, ArrayView2};
+
+use super::svd::{Svd, rank_for_energy, singular_values};
+
+/// How many terms a factorization keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rank {
+    /// This number.
+    Terms(usize),
+    /// As many as leave this share of the parameters.
+    Ratio(f64),
+    /// The fewest whose Σσ² is this share of the whole.
+    Energy(f64),
+}
+
+impl Rank {
+    /// The number of terms for `w` (m × n), between 1 and min(m, n). `None` if an entry is not finite.
+    pub fn terms(self, w: ArrayView2<'_, f32>) -> Option<usize> {
+        let (m, n) = w.dim();
+        let terms = match self {
+            Rank::Terms(terms) => terms,
+            // r (m + n) = ratio · m n; a hair more, so that a ratio that names a whole number is not rounded below it.
+            Rank::Ratio(ratio) => (ratio * m as f64 * n as f64 / (m + n).max(1) as f64 + 1e-9) as usize,
+            Rank::Energy(share) => rank_for_energy(&singular_values(w)?, share),
+        };
+        Some(terms.min(m).min(n).max(1))
+    }
+}
+
+/// W ≈ L R; both factors carry √σ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factors {
+    /// L, m × r.
+    pub left: Array2<f32>,
+    /// R, r × n.
+    pub right: Array2<f32>,
+    /// ‖W − L R‖ / ‖W‖ (Frobenius), the least that r terms can have (Eckart & Young, 1936); 0 for W = 0.
+    pub error: f64,
+}
+
+/// The best factors of `w` (m × n) with `terms` terms. `None` if an entry is not finite.
+pub fn factorize(w: ArrayView2<'_, f32>, terms: usize) -> Option<Factors> {
+    let svd = Svd::leading(w, terms)?;
+    let kept: f64 = svd.sigma.iter().map(|&s| f64::from(s).powi(2)).sum();
+    let total: f64 = w.iter().map(|&x| f64::from(x).powi(2)).sum();
+    let root = svd.sigma.mapv(f32::sqrt);
+    Some(Factors {
+        left: svd.u * &root,
+        right: svd.vt * &root.insert_axis(ndarray::Axis(1)),
+        error: relative(total - kept, total),
+    })
+}
+
+/// The root of a lost share of the energy.
+pub(super) fn relative(lost: f64, total: f64) -> f64 {
+    if total > 0.0 { (lost / total).max(0.0).sqrt() } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{ArrayView1, array};
+
+    fn matrix(m: usize, n: usize) -> Array2<f32> {
+        let mut x = 1u32;
+        Array2::from_shape_simple_fn((m, n), || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            x as f32 / 2f32.powi(31) - 1.0
+        })
+    }
+
+    fn norm(a: &Array2<f32>) -> f64 {
+        ArrayView1::from(a.as_slice().unwrap()).mapv(f64::from).mapv(|x| x * x).sum().sqrt()
+    }
+
+    #[test]
+    fn the_error_is_what_the_factors_leave_out() {
+        let w = matrix(20, 30);
+        for terms in [1, 7, 19] {
+            let f = factorize(w.view(), terms).unwrap();
+            let measured = norm(&(&w - &f.left.dot(&f.right))) / norm(&w);
+            assert!((measured - f.error).abs() < 1e-5, "{terms}: {measured} against {}", f.error);
+        }
+        let f = factorize(w.view(), 20).unwrap();
+        assert!(norm(&(&w - &f.left.dot(&f.right))) < 1e-5 * norm(&w));
+    }
+
+    #[test]
+    fn ranks() {
+        let w = matrix(20, 30);
+        // 20 · 30 / 50 = 12 would leave all.
+        assert_eq!(Rank::Ratio(0.5).terms(w.view()), Some(6));
+        assert_eq!(Rank::Ratio(1.0).terms(w.view()), Some(12));
+        assert_eq!(Rank::Ratio(0.0).terms(w.view()), Some(1));
+        assert_eq!(Rank::Terms(usize::MAX).terms(w.view()), Some(20));
+        // Energies 16, 4 and 1.
+        let w = array![[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0f32]];
+        let terms = |share| Rank::Energy(share).terms(w.view()).unwrap();
+        assert_eq!([terms(0.0), terms(0.7), terms(0.8), terms(0.96), terms(1.0)], [1, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn what_has_no_decomposition() {
+        assert_eq!(Rank::Energy(0.5).terms(array![[1.0, f32::NAN]].view()), None);
+        assert_eq!(factorize(array![[1.0, f32::INFINITY]].view(), 1), None);
+        let zero = factorize(Array2::zeros((3, 4)).view(), 2).unwrap();
+        assert_eq!((zero.left.dot(&zero.right), zero.error), (Array2::zeros((3, 4)), 0.0));
+    }
+}

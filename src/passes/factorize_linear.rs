@@ -1,0 +1,150 @@
+//! Replaces the matrix of a Gemm, MatMul or 1×1 Conv by the product of two thin ones, by truncated singular value
+//! decomposition.
+//!
+//! A weight of m × n becomes m × r and r × n; a bias stays with the second. A rank r of m·n/(m+n) or more would not make it
+//! smaller and is refused.
+//!
+//! | option | | default |
+//! |---|---|---|
+//! | `rank` | r, the same for all layers | |
+//! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
+//! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
+//! | `min-weights` | smaller weights are left alone | 4096 |
+//!
+//! ```text
+//! # run = [{ pass = "factorize-linear", rank = 8 }]
+//! model "m" opset 17 {
+//!   input %x : f32[N,64]
+//!   const %w : f32[128,64] = seed(1)
+//!   const %b : f32[128] = seed(2)
+//!
+//!   %y : f32[N,128] = Gemm<transB=1>(%x, %w, %b) @fc
+//!
+//!   output %y
+//! }
+//! ---- expect ----
+//! model "m" opset 17 {
+//!   input %x : f32[N,64]
+//!   const %b : f32[128]
+//!   const %fc.down.weight : f32[8,64]
+//!   const %fc.up.weight : f32[128,8]
+//!
+//!   %fc.down : f32[N,8] = Gemm<transB=1>(%x, %fc.down.weight)
+//!   %y : f32[N,128] = Gemm<transB=1>(%fc.down, %fc.up.weight, %b) @fc.up
+//!
+//!   output %y
+//! }
+//! ```
+
+use crate::error::Result;
+use crate::ir::op::conv::Conv;
+use crate::ir::op::gemm::{Gemm, MatMul};
+use crate::ir::{Graph, NodeId, Op, Patch};
+use crate::math::Rank;
+use crate::passes::options::{Selection, Share};
+use crate::passes::split::{self, Half, Weight, factorize, rank_of};
+use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict, options};
+use ndarray::{Array2, ArrayView2};
+use serde::Deserialize;
+use std::num::NonZeroUsize;
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Options")]
+pub struct FactorizeLinear {
+    rank: Rank,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Options {
+    rank: Option<NonZeroUsize>,
+    ratio: Option<Share>,
+    energy: Option<Share>,
+}
+
+impl TryFrom<Options> for FactorizeLinear {
+    type Error = String;
+
+    fn try_from(o: Options) -> Result<Self, String> {
+        Ok(FactorizeLinear { rank: rank_of(o.rank, o.ratio, o.energy)? })
+    }
+}
+
+impl Pass for FactorizeLinear {
+    fn name(&self) -> &'static str {
+        "factorize-linear"
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Shrink
+    }
+
+    fn fidelity(&self) -> Fidelity {
+        Fidelity::Approximate
+    }
+
+    fn selection(&self) -> Selection {
+        Selection { min_weights: 4096, ..Selection::default() }
+    }
+
+    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
+        let g = cx.graph;
+        let linear = |&n: &NodeId| match &g.node(n).op {
+            Op::Gemm(_) | Op::MatMul(_) => true,
+            Op::Conv(conv) => g.input(n, 1).is_some_and(|w| is_pointwise(conv, g.value(w).dims().as_deref())),
+            _ => false,
+        };
+        g.nodes().filter(linear).map(Site::Node).collect()
+    }
+
+    fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
+        let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
+        Ok(Verdict::of(self.split(cx.graph, n)))
+    }
+}
+
+impl FactorizeLinear {
+    fn split(&self, graph: &Graph, n: NodeId) -> Result<(Patch, String), String> {
+        let (slot, _) = options::weight(graph, n).ok_or("it has no constant weight")?;
+        let weight = Weight::at(graph, n, slot)?;
+        let &[rows, columns, ref rest @ ..] = weight.tensor.shape() else {
+            return Err("its weight is a vector".into());
+        };
+        // The factor that holds the axis which is summed over meets the data first.
+        let (ops, sums_rows) = match &graph.node(n).op {
+            Op::Conv(conv) => {
+                let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
+                if kernel.groups > 1 {
+                    return Err("it is a convolution in groups".into());
+                }
+                let ops = [conv.grouped(&kernel, 1).into(), Conv::pointwise(rest.len(), 1).into()];
+                (ops, false)
+            }
+            _ if !rest.is_empty() => return Err("its weight is a batch of matrices".into()),
+            Op::Gemm(gemm) => {
+                let first = Gemm { alpha: 1.0, beta: 1.0, ..gemm.clone() };
+                let (second, sums_rows) = match slot {
+                    0 => (Gemm { trans_b: false, ..gemm.clone() }, gemm.trans_a),
+                    _ => (Gemm { trans_a: false, ..gemm.clone() }, !gemm.trans_b),
+                };
+                ([first.into(), second.into()], sums_rows)
+            }
+            _ => ([MatMul.into(), MatMul.into()], slot == 1),
+        };
+        let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
+        let (factors, what) = factorize(self.rank, w, &weight)?;
+        let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; rest.len()]].concat(), f);
+        let (left, right) = (tensor(factors.left), tensor(factors.right));
+        let [down, up] = if sums_rows { [left, right] } else { [right, left] };
+        let [first, second] = ops;
+        let halves = [Half { suffix: "down", op: first, weight: down }, Half { suffix: "up", op: second, weight: up }];
+        Ok((split::patch(graph, n, slot, halves)?, what))
+    }
+}
+
+fn is_pointwise(conv: &Conv, weight: Option<&[u64]>) -> bool {
+    match weight {
+        Some([_, _, size @ ..]) => size.iter().all(|&k| k == 1),
+        _ => !conv.window.kernel.is_empty() && conv.window.kernel.iter().all(|&k| k == 1),
+    }
+}

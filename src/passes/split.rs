@@ -1,0 +1,119 @@
+//! What the passes share that put two layers, with factors of the weight, in the place of one.
+
+use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
+use crate::math::{self, Factors, Rank};
+use crate::passes::options::{Share, one_of};
+use ndarray::ArrayView2;
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+
+/// The reason where the numerical library gives up.
+pub const NO_SVD: &str = "its weight has no singular value decomposition";
+
+/// A weight that can be computed with.
+pub struct Weight<'a> {
+    pub tensor: &'a Tensor,
+    /// Its elements, row-major.
+    pub data: Cow<'a, [f32]>,
+    /// Places that read it.
+    readers: usize,
+}
+
+impl<'a> Weight<'a> {
+    /// The weight at an input slot of a node.
+    ///
+    /// # Errors
+    /// Why it cannot be computed with.
+    pub fn at(graph: &'a Graph, node: NodeId, slot: usize) -> Result<Weight<'a>, String> {
+        let value = graph.input(node, slot).ok_or("it has no weight")?;
+        let tensor = graph.value(value).constant().ok_or("its weight is not constant")?;
+        if tensor.is_empty() {
+            return Err("its weight has no elements".into());
+        }
+        let data = tensor.as_f32().ok_or_else(|| format!("its weight is {}, not float", tensor.dtype()))?;
+        if !data.iter().all(|x| x.is_finite()) {
+            return Err("its weight is not finite".into());
+        }
+        Ok(Weight { tensor, data, readers: graph.uses(value).len() })
+    }
+
+    /// Why factors of this rank, each term of which takes `a_term` parameters, are no gain, if they are not.
+    pub fn refuses(&self, rank: usize, full: usize, a_term: usize) -> Option<String> {
+        let old = self.tensor.len();
+        let a_term = a_term.saturating_mul(self.readers);
+        let new = rank.saturating_mul(a_term);
+        let shared = if self.readers > 1 { format!(" in {} nodes that share it", self.readers) } else { String::new() };
+        (new >= old).then(|| {
+            let even = old.div_ceil(a_term.max(1));
+            format!("rank {rank} of {full} takes {new} parameters{shared}, no fewer than the {old} of the weight; break-even is rank {even}")
+        })
+    }
+
+    /// A tensor of the weight's dtype.
+    pub fn like(&self, shape: impl Into<Vec<usize>>, values: impl IntoIterator<Item = f32>) -> Tensor {
+        Tensor::from_floats(self.tensor.dtype(), shape, values.into_iter().map(f64::from))
+    }
+}
+
+/// How a factorization reads in a report.
+pub fn note(how: &str, rank: usize, full: usize, error: f64, parameters: (usize, usize)) -> String {
+    let (before, after) = parameters;
+    format!("{how}rank {rank} of {full}, weight error {:.1} %, {before} → {after} parameters", 100.0 * error)
+}
+
+/// What the options `rank`, `ratio` and `energy` ask for, of which one may be given; half the parameters if none is.
+///
+/// # Errors
+/// If more than one is given.
+pub fn rank_of(rank: Option<NonZeroUsize>, ratio: Option<Share>, energy: Option<Share>) -> Result<Rank, String> {
+    let rank = ("rank", rank.map(|r| Rank::Terms(r.get())));
+    let ratio = ("ratio", ratio.map(|s| Rank::Ratio(s.0)));
+    let energy = ("energy", energy.map(|s| Rank::Energy(s.0)));
+    Ok(one_of([rank, ratio, energy])?.unwrap_or(Rank::Ratio(0.5)))
+}
+
+/// Two factors in place of the whole weight, seen as the matrix `w`, and how that reads in a report.
+///
+/// # Errors
+/// Why they are no gain, or cannot be found.
+pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Result<(Factors, String), String> {
+    let (m, n) = w.dim();
+    let terms = rank.terms(w).ok_or(NO_SVD)?;
+    if let Some(why) = weight.refuses(terms, m.min(n), m + n) {
+        return Err(why);
+    }
+    let factors = math::factorize(w, terms).ok_or(NO_SVD)?;
+    let what = note("", terms, m.min(n), factors.error, (w.len(), terms * (m + n)));
+    Ok((factors, what))
+}
+
+/// One of the two layers: the suffix of its name, its operator and its weight.
+pub struct Half {
+    pub suffix: &'static str,
+    pub op: Op,
+    pub weight: Tensor,
+}
+
+/// Puts two layers in the place of a Conv, Gemm or MatMul whose weight is at `slot`. The first reads what it read, the
+/// second has its bias.
+///
+/// # Errors
+/// If a malformed node lacks its input or output.
+pub fn patch(graph: &Graph, n: NodeId, slot: usize, halves: [Half; 2]) -> Result<Patch, String> {
+    let mut patch = Patch::at_node(graph, n);
+    let mut data = Ref::Old(graph.input(n, 1 - slot).ok_or("it has no input")?);
+    let bias = graph.input(n, 2).map(Ref::Old);
+    for (i, half) in halves.into_iter().enumerate() {
+        let last = i == 1;
+        // Before opset 11 Gemm has to have its third input.
+        let zero = matches!(half.op, Op::Gemm(_)) && graph.opset < 11 && !last;
+        let zero = zero.then(|| Tensor::from_floats(half.weight.dtype(), [1], [0.0]));
+        let weight = patch.constant(&format!("{}.weight", half.suffix), half.weight);
+        let zero = zero.map(|zero| patch.constant(&format!("{}.bias", half.suffix), zero));
+        let factors = if slot == 1 { [data, weight] } else { [weight, data] };
+        let inputs: Vec<_> = factors.into_iter().chain(if last { bias } else { zero }).map(Some).collect();
+        data = patch.node(half.suffix, half.op, &inputs);
+    }
+    patch.replace(graph.output(n).ok_or("it has no output")?, data);
+    Ok(patch)
+}
