@@ -59,6 +59,12 @@ impl Args {
         let recipe = self.recipe()?;
         recipe.plan()?;
         let formats: Vec<_> = self.report.iter().map(|p| Format::of(p)).collect::<Result<_>>()?;
+        let to_stdout = self.output == Path::new("-");
+        let target = if to_stdout { Target::Stdout } else { Target::File(self.output.clone()) };
+        target.check()?;
+        for path in self.report.iter().chain(&self.depfile) {
+            Target::File(path.clone()).check()?;
+        }
         let loaded = onnx::load(&self.teacher)?;
         if !self.quiet {
             loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
@@ -69,8 +75,6 @@ impl Args {
         let Outcome { student, mut report } = outcome?;
         report.warnings = loaded.warnings;
 
-        let to_stdout = self.output == Path::new("-");
-        let target = if to_stdout { Target::Stdout } else { Target::File(self.output.clone()) };
         let written = onnx::save(&student, &target, SaveOptions { external_data: self.external_data })?;
         if !written.is_empty() {
             report.student.bytes = written.iter().map(|w| w.1).sum();
