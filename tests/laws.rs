@@ -45,7 +45,8 @@ fn inputs(network: &Network) -> Vec<Array> {
     let one = |(i, spec): (usize, &tutee::data::InputSpec)| {
         let open = [1, 3, 48, 192];
         let dims = spec.dims.clone().unwrap_or_default();
-        let shape: Vec<usize> = dims.iter().enumerate().map(|(a, d)| d.unwrap_or(if a == 0 { 1 } else { open[a] })).collect();
+        let shape: Vec<usize> =
+            dims.iter().enumerate().map(|(a, d)| d.unwrap_or(if a == 0 { 1 } else { open[a] })).collect();
         let shape = if spec.name == "state" { vec![2, 1, 128] } else { shape };
         let n: usize = shape.iter().product();
         let noise: Vec<f64> = text::parse::noise(i as u64 + 1).take(n).collect();

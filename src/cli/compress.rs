@@ -70,8 +70,13 @@ impl Args {
         super::set_threads(self.threads)?;
         let recipe = self.recipe()?;
         recipe.plan()?;
-        let to_stdout = self.output == Path::new("-");
         let formats: Vec<_> = self.report.iter().map(|p| Format::of(p)).collect::<Result<_>>()?;
+        let to_stdout = self.output == Path::new("-");
+        let target = if to_stdout { Target::Stdout } else { Target::File(self.output.clone()) };
+        target.check()?;
+        for path in self.report.iter().chain(&self.depfile) {
+            Target::File(path.clone()).check()?;
+        }
         #[cfg(feature = "exec")]
         let test = self.check.plan(&recipe, to_stdout)?;
         let loaded = onnx::load(&self.teacher)?;
@@ -84,7 +89,6 @@ impl Args {
         let Outcome { student, mut report } = outcome?;
         report.warnings = loaded.warnings;
 
-        let target = if to_stdout { Target::Stdout } else { Target::File(self.output.clone()) };
         let written = onnx::save(&student, &target, SaveOptions { external_data: self.external_data })?;
         if !written.is_empty() {
             report.student.bytes = written.iter().map(|w| w.1).sum();

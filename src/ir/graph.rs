@@ -305,7 +305,7 @@ impl Graph {
             None => Ok(order),
             Some(&stuck) => {
                 let on_cycle = self.walk_up(stuck, |n| waiting.contains_key(&n));
-                Err(Error::input(format!("the graph \"{}\" has a cycle", self.name))
+                Err(Error::input("the graph has a cycle")
                     .at(format!("{} \"{}\"", self.node(on_cycle).kind(), self.label(on_cycle)))
                     .because("the node depends on its own output")
                     .help("a network must be acyclic; export it again"))
@@ -369,13 +369,14 @@ impl Graph {
     /// If the graph has a value of that name.
     pub(crate) fn add_value(&mut self, value: Value) -> Result<ValueId> {
         if let Some(&other) = self.names.get(&value.name) {
-            let place = match self.producer(other) {
-                Some((n, _)) => format!("{} \"{}\"", self.node(n).kind(), self.label(n)),
-                None => "an input or initializer".to_string(),
+            let first = match self.value(other).source {
+                Source::Node => "a node's result",
+                Source::Input { .. } => "an input of the graph",
+                Source::Constant(..) | Source::Carried => "a constant",
+                Source::Capture => "a value that was read before",
             };
             return Err(Error::input(format!("the value \"{}\" is defined twice", value.name))
-                .at(place)
-                .because("every value of an ONNX graph has one definition")
+                .because(format!("{first} has that name, and every value of an ONNX graph has one definition"))
                 .help("rename one of the two; some exporters need unique names switched on"));
         }
         let name = value.name.clone();

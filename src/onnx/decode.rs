@@ -48,7 +48,10 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
     if length == 0 {
         return Err(not_onnx("the file is empty".into()));
     }
-    let mut proto = ModelProto::decode(bytes.clone()).map_err(|e| not_onnx(format!("it does not decode: {e}")))?;
+    let mut proto = ModelProto::decode(bytes.clone()).map_err(|e| {
+        let why = e.to_string().replace("failed to decode Protobuf message: ", "");
+        not_onnx(format!("it is cut off, or no protobuf at all: {why}"))
+    })?;
     let mut warnings = Vec::new();
     // Another length can also come from another spelling of the same fields.
     let unknown = if proto.encoded_len() == length { Vec::new() } else { unknown::fields(&bytes) };
@@ -347,15 +350,15 @@ impl Decoder<'_> {
         let dtype = DType(t.data_type());
         let bad = |why: String| Error::input("a tensor is not valid").because(why).help("export the model again");
         let shape: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
-        let shape = shape.ok_or_else(|| bad(format!("its dims {:?} are negative or too large", t.dims)))?;
+        let shape = shape.ok_or_else(|| bad(format!("its dims {:?} are not all numbers from 0 up", t.dims)))?;
         if t.segment.is_some() {
             return Err(bad("it is stored in segments, which no runtime reads".into()));
         }
         if dtype == DType::STRING {
             let n = t.string_data.len();
             let strings = std::mem::take(&mut t.string_data);
-            let tensor =
-                Tensor::strings(shape, strings).ok_or_else(|| bad(format!("dims {:?} with {n} strings", t.dims)))?;
+            let tensor = Tensor::strings(shape, strings)
+                .ok_or_else(|| bad(format!("dims {:?} do not go with {n} strings", t.dims)))?;
             return Ok((tensor, rest_of(t).encode_to_vec().into()));
         }
         let Some(need) = byte_len(dtype, &shape) else {

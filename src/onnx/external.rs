@@ -70,26 +70,19 @@ impl ExternalData {
                 bytes
             }
         };
-        let end = match length {
-            Some(n) => offset.checked_add(n),
-            None => Some(file.len() as u64),
-        };
-        match end.filter(|&e| e <= file.len() as u64 && offset <= e) {
+        let wanted = length.unwrap_or((file.len() as u64).saturating_sub(offset));
+        match offset.checked_add(wanted).filter(|&end| end <= file.len() as u64) {
             Some(end) => Ok(file.slice(offset as usize..end as usize)),
             None => Err(Error::input("external data is out of range")
                 .at(location)
-                .because(format!(
-                    "bytes {offset} to {} of a file of {}",
-                    end.map_or("?".into(), |e| e.to_string()),
-                    file.len()
-                ))
-                .help("the file is truncated or belongs to another model: copy it again")),
+                .because(format!("{wanted} bytes from {offset} are wanted, the file has {}", file.len()))
+                .help("the file is cut off or belongs to another model: copy it again")),
         }
     }
 
     fn open(&mut self, location: &str) -> Result<Bytes> {
         let refuse = |why: &str| {
-            Error::input("external data outside the model's folder is not read")
+            Error::input("external data is read only from files in the model's folder")
                 .at(location)
                 .because(why)
                 .help("put the data file beside the model, and a relative path to it into the model")
@@ -103,12 +96,15 @@ impl ExternalData {
             return Err(refuse("its path is absolute, empty or has \"..\" in it"));
         }
         let path = folder.join(relative);
-        let real = path.canonicalize().map_err(|e| io("read external data", &path, &e))?;
+        let real = path.canonicalize().map_err(|e| {
+            io("read external data", relative, &e)
+                .help("the model's weights are in that file: copy it beside the model")
+        })?;
         let home = folder.canonicalize().map_err(|e| io("read the folder", folder, &e))?;
         if !real.starts_with(&home) {
             return Err(refuse("a symbolic link leads out of the folder"));
         }
-        let meta = real.metadata().map_err(|e| io("read external data", &path, &e))?;
+        let meta = real.metadata().map_err(|e| io("read external data", relative, &e))?;
         if !meta.is_file() {
             return Err(refuse("it is not a regular file"));
         }
@@ -133,7 +129,7 @@ fn links(_: &std::fs::Metadata) -> u64 {
 /// The bytes of a file, mapped: pages are read when they are touched and never copied.
 pub fn map(path: &Path) -> Result<Bytes> {
     // Before it is opened: opening a pipe waits for somebody to write into it.
-    let meta = path.metadata().map_err(|e| io("read", path, &e))?;
+    let meta = path.metadata().map_err(|e| io("read", path, &e).help("name an .onnx file that is there"))?;
     if !meta.is_file() {
         let what = if meta.is_dir() { "it is a folder" } else { "it is not a regular file" };
         return Err(Error::input(format!("cannot read {}", path.display())).because(what).help("name an .onnx file"));

@@ -31,6 +31,19 @@ pub enum Target {
     Stdout,
 }
 
+impl Target {
+    /// Finds out before the work what would prevent writing after it.
+    ///
+    /// # Errors
+    /// If a file cannot be written there.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Target::File(path) => Atomic::create(path).map(drop),
+            Target::Stdout => Ok(()),
+        }
+    }
+}
+
 /// The model as one file in memory.
 ///
 /// # Errors

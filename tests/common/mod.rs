@@ -1,6 +1,8 @@
 //! What the test programs share.
 #![allow(dead_code)]
 
+pub mod proto;
+
 use std::path::{Path, PathBuf};
 use tutee::compress::{Outcome, Silent, compress};
 use tutee::ir::{Model, text};

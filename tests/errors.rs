@@ -1,0 +1,270 @@
+//! What a user is told who gives wrong input: one clear error, exit code 1, and nothing broken.
+//!
+//! `BLESS=1 cargo test --test errors` rewrites the messages in `errors.txt`.
+#![cfg(unix)]
+
+mod common;
+
+use common::proto::*;
+use std::fmt::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+const PREVIOUS: &[u8] = b"the student of yesterday";
+
+/// A name, what it writes into its folder, and what follows `tutee`.
+type Case = (&'static str, fn(&Path), &'static str);
+
+const COMPRESS: &str = "compress teacher.onnx -o student.onnx -p none";
+
+const CASES: &[Case] = &[
+    // The model's file.
+    ("a text file", |d| write(d, "teacher.onnx", "import torch\n"), COMPRESS),
+    ("an empty file", |d| write(d, "teacher.onnx", ""), COMPRESS),
+    ("a folder", |d| std::fs::create_dir(d.join("teacher.onnx")).unwrap(), COMPRESS),
+    ("no such file", |_| {}, COMPRESS),
+    ("a device", |_| {}, "compress /dev/zero -o student.onnx -p none"),
+    ("half a model", |d| write(d, "teacher.onnx", &good()[..good().len() / 2]), COMPRESS),
+    ("a model without a graph", |d| write(d, "teacher.onnx", int(1, 10)), COMPRESS),
+    // Tensors.
+    ("a negative dim", |d| weight(d, initializer("w", &[-4], &[])), COMPRESS),
+    ("dims that overflow", |d| weight(d, initializer("w", &[i64::MAX, i64::MAX], &[bytes(9, [0; 16])])), COMPRESS),
+    ("dims of a terabyte", |d| weight(d, initializer("w", &[1 << 38], &[bytes(9, [0; 16])])), COMPRESS),
+    ("raw data of the wrong length", |d| weight(d, initializer("w", &[4], &[bytes(9, [0; 15])])), COMPRESS),
+    ("typed data of the wrong length", |d| weight(d, initializer("w", &[4], &[bytes(4, [0; 12])])), COMPRESS),
+    ("typed data of the wrong type", |d| weight(d, initializer("w", &[4], &[bytes(7, [0; 4])])), COMPRESS),
+    ("too few strings", |d| weight(d, typed_initializer("w", 8, &[2], &[bytes(6, "a")])), COMPRESS),
+    ("an unknown element type", |d| weight(d, typed_initializer("w", 99, &[4], &[bytes(9, [0; 16])])), COMPRESS),
+    ("segments", |d| weight(d, initializer("w", &[4], &[bytes(3, int(1, 0)), bytes(9, [0; 16])])), COMPRESS),
+    // Graphs.
+    (
+        "a cycle",
+        |d| graph(d, &[input("x"), node("Add", &["x", "b"], &["a"]), node("Relu", &["a"], &["b"]), output("b")]),
+        COMPRESS,
+    ),
+    (
+        "what hangs on a cycle is not to blame",
+        |d| {
+            graph(
+                d,
+                &[
+                    node("Neg", &["b"], &["c"]),
+                    node("Add", &["b", "b"], &["a"]),
+                    node("Relu", &["a"], &["b"]),
+                    output("c"),
+                ],
+            )
+        },
+        COMPRESS,
+    ),
+    (
+        "two results of one name",
+        |d| graph(d, &[input("x"), node("Relu", &["x"], &["y"]), node("Neg", &["x"], &["y"]), output("y")]),
+        COMPRESS,
+    ),
+    (
+        "two inputs of one name",
+        |d| graph(d, &[input("x"), input("x"), node("Relu", &["x"], &["y"]), output("y")]),
+        COMPRESS,
+    ),
+    ("an undefined value", |d| graph(d, &[input("x"), node("Add", &["x", "w"], &["y"]), output("y")]), COMPRESS),
+    ("an undefined value in a body", |d| graph(d, &[input("c"), branch("x"), output("y")]), COMPRESS),
+    ("an undefined output", |d| graph(d, &[input("x"), output("y")]), COMPRESS),
+    // External data.
+    ("a missing data file", |d| weight(d, external("w", &[4], &[("location", "w.bin")])), COMPRESS),
+    ("an absolute data file", |d| weight(d, external("w", &[4], &[("location", "/etc/passwd")])), COMPRESS),
+    ("a data file above the folder", |d| weight(d, external("w", &[4], &[("location", "../w.bin")])), COMPRESS),
+    (
+        "a data file behind a link",
+        |d| {
+            symlink("/etc/passwd", d.join("w.bin")).unwrap();
+            weight(d, external("w", &[4], &[("location", "w.bin")]));
+        },
+        COMPRESS,
+    ),
+    (
+        "a data file with another name",
+        |d| {
+            write(d, "other.bin", [0; 16]);
+            std::fs::hard_link(d.join("other.bin"), d.join("w.bin")).unwrap();
+            weight(d, external("w", &[4], &[("location", "w.bin")]));
+        },
+        COMPRESS,
+    ),
+    (
+        "a data file that is a folder",
+        |d| {
+            std::fs::create_dir(d.join("w.bin")).unwrap();
+            weight(d, external("w", &[4], &[("location", "w.bin")]));
+        },
+        COMPRESS,
+    ),
+    (
+        "a data file that is a socket",
+        |d| {
+            std::os::unix::net::UnixListener::bind(d.join("w.bin")).unwrap();
+            weight(d, external("w", &[4], &[("location", "w.bin")]));
+        },
+        COMPRESS,
+    ),
+    ("a data file that is too short", |d| data(d, &[4], &[("location", "w.bin"), ("offset", "8")]), COMPRESS),
+    (
+        "an offset beyond everything",
+        |d| data(d, &[4], &[("location", "w.bin"), ("offset", "18446744073709551615")]),
+        COMPRESS,
+    ),
+    ("another length than the dims say", |d| data(d, &[4], &[("location", "w.bin"), ("length", "12")]), COMPRESS),
+    ("an offset that is no number", |d| data(d, &[4], &[("location", "w.bin"), ("offset", "-1")]), COMPRESS),
+    ("external data without a place", |d| data(d, &[4], &[("offset", "0")]), COMPRESS),
+    // Steps and recipes.
+    ("an unknown pass", fine, "compress teacher.onnx -o student.onnx -p remove-unsued"),
+    ("an option that the pass does not have", fine, "compress teacher.onnx -o student.onnx -p remove-unused:skipp=a"),
+    ("an option without a value", fine, "compress teacher.onnx -o student.onnx -p remove-unused:skip"),
+    ("an option of the wrong kind", fine, "compress teacher.onnx -o student.onnx -p remove-unused:skip-first=two"),
+    ("an option of a step that has none", fine, "compress teacher.onnx -o student.onnx -p none:bits=4"),
+    ("a glob that matches nothing", fine, "compress teacher.onnx -o student.onnx -p remove-unused:skip=relo"),
+    ("no such recipe", fine, RECIPE),
+    ("a recipe that is not TOML", |d| recipe(d, "version = 1\n[[step\n"), RECIPE),
+    ("a recipe without a version", |d| recipe(d, "[[step]]\npass = \"clean\"\n"), RECIPE),
+    ("a recipe from the future", |d| recipe(d, "version = 2\n"), RECIPE),
+    ("an unknown key", |d| recipe(d, "version = 1\n[[steps]]\npass = \"clean\"\n"), RECIPE),
+    ("an unknown key of a section", |d| recipe(d, "version = 1\n\n[target]\nmax-drops = 0.01\n"), RECIPE),
+    ("a value out of range", |d| recipe(d, "version = 1\n\n[target]\nmax-drop = 3\n"), RECIPE),
+    ("a section that is a number", |d| recipe(d, "version = 1\ntarget = 3\n"), RECIPE),
+    ("a step without a pass", |d| recipe(d, "version = 1\n[[step]]\nskip = [\"a\"]\n"), RECIPE),
+    ("an unknown pass in a recipe", |d| recipe(d, "version = 1\n\n[[step]]\npass = \"cleaning\"\n"), RECIPE),
+    (
+        "a wrong option in a recipe",
+        |d| recipe(d, "version = 1\n\n[[step]]\npass = \"remove-unused\"\nskip-last = -1\n"),
+        RECIPE,
+    ),
+    // Outputs.
+    (
+        "an output that is a folder",
+        |d| {
+            fine(d);
+            std::fs::create_dir(d.join("out")).unwrap();
+        },
+        "compress teacher.onnx -o out -p none",
+    ),
+    ("an output in no folder", fine, "compress teacher.onnx -o out/student.onnx -p none"),
+    ("an output that is a device", fine, "compress teacher.onnx -o /dev/null -p none"),
+    ("an output below a device", fine, "compress teacher.onnx -o /dev/null/student.onnx -p none"),
+    ("external data on standard output", fine, "compress teacher.onnx -o - -p none --external-data"),
+    ("a report of unknown form", fine, "compress teacher.onnx -o student.onnx -p none --report report.txt"),
+    ("a report in no folder", fine, "compress teacher.onnx -o student.onnx -p none --report out/report.json"),
+    // Arguments.
+    ("no threads", fine, "compress teacher.onnx -o student.onnx -p none --threads 0"),
+    ("no output", fine, "compress teacher.onnx"),
+    ("a flag that does not exist", fine, "compress teacher.onnx -o student.onnx --fast"),
+    ("a number that is none", fine, "compress teacher.onnx -o student.onnx --stop-after all"),
+    ("recipe and steps at once", fine, "compress teacher.onnx -o student.onnx -p none -r recipe.toml"),
+    ("a command that does not exist", fine, "squash teacher.onnx"),
+    ("a bad model to show", |d| write(d, "teacher.onnx", "x"), "show teacher.onnx"),
+    ("an unknown pass to explain", fine, "explain remove-unsued"),
+];
+
+const RECIPE: &str = "compress teacher.onnx -o student.onnx -r recipe.toml";
+
+fn write(folder: &Path, name: &str, content: impl AsRef<[u8]>) {
+    std::fs::write(folder.join(name), content).unwrap();
+}
+
+fn graph(folder: &Path, fields: &[Vec<u8>]) {
+    write(folder, "teacher.onnx", model(fields));
+}
+
+/// A model with an initializer `w`.
+fn weight(folder: &Path, initializer: Vec<u8>) {
+    graph(folder, &[input("x"), initializer, node("Add", &["x", "w"], &["y"]), output("y")]);
+}
+
+/// A model whose initializer refers to a file of 16 bytes.
+fn data(folder: &Path, dims: &[i64], entries: &[(&str, &str)]) {
+    write(folder, "w.bin", [0; 16]);
+    weight(folder, external("w", dims, entries));
+}
+
+fn good() -> Vec<u8> {
+    let w = initializer("w", &[4], &[bytes(9, [0; 16])]);
+    model(&[input("x"), w, node("Add", &["x", "w"], &["h"]), node("Relu", &["h"], &["y"]), output("y")])
+}
+
+fn fine(folder: &Path) {
+    write(folder, "teacher.onnx", good());
+}
+
+fn recipe(folder: &Path, text: &str) {
+    fine(folder);
+    write(folder, "recipe.toml", text);
+}
+
+/// An `If` on `c` whose branch reads a value from around it.
+fn branch(captured: &str) -> Vec<u8> {
+    let body = [node("Neg", &[captured], &["z"]), bytes(2, "body"), output("z")].concat();
+    let attribute = |name: &str| bytes(5, [bytes(1, name), bytes(6, &body), int(20, 5)].concat());
+    let fields = [bytes(1, "c"), bytes(2, "y"), bytes(3, "choice"), bytes(4, "If")].concat();
+    bytes(1, [fields, attribute("then_branch"), attribute("else_branch")].concat())
+}
+
+fn listing(folder: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_mistake_gets_one_clear_error() {
+    let mut got = String::new();
+    for (name, prepare, arguments) in CASES {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "student.onnx", PREVIOUS);
+        prepare(folder.path());
+        let before = listing(folder.path());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        command.args(arguments.split_whitespace()).current_dir(&folder).env("NO_COLOR", "1").env("COLUMNS", "100");
+        let run = command.output().unwrap();
+        let message = String::from_utf8(run.stderr).unwrap();
+
+        let _ = writeln!(got, "## {name}\n$ tutee {arguments}\n{message}");
+        assert_eq!(run.status.code(), Some(1), "{name}: {message}");
+        assert!(run.stdout.is_empty(), "{name}: something on standard output");
+        let errors = message.lines().filter(|l| l.starts_with("error")).count();
+        assert_eq!(errors, 1, "{name}: {message}");
+        assert!(!message.contains(&*folder.path().to_string_lossy()), "{name}: {message}");
+        assert_eq!(std::fs::read(folder.path().join("student.onnx")).unwrap(), PREVIOUS, "{name}");
+        assert_eq!(listing(folder.path()), before, "{name}: files were left behind");
+    }
+    let golden = common::root().join("tests/errors.txt");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&golden, &got).unwrap();
+    }
+    let want = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert!(want == got, "BLESS=1 accepts:\n{}", common::difference(&want, &got));
+}
+
+#[test]
+fn no_arguments_print_the_help_and_are_an_error() {
+    let run = Command::new(env!("CARGO_BIN_EXE_tutee")).output().unwrap();
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8(run.stderr).unwrap().contains("Usage: tutee"));
+}
+
+/// A folder without write permission: nothing for the golden file, since root may write everywhere.
+#[test]
+fn a_folder_that_cannot_be_written_to() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    fine(folder.path());
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o555)).unwrap();
+    let privileged = std::fs::write(closed.join("probe"), "").is_ok();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    command.args("compress teacher.onnx -o closed/student.onnx -p none".split(' ')).current_dir(&folder);
+    let run = command.output().unwrap();
+    let message = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(if privileged { 0 } else { 1 }), "{message}");
+    assert!(privileged || message.contains("cannot write closed/student.onnx"), "{message}");
+}

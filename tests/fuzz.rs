@@ -1,0 +1,120 @@
+//! No bytes make reading, checking, printing or writing panic: damaged fixtures, the same ones in every run.
+//!
+//! `FUZZ=20000 cargo test --test fuzz` tries so many of each.
+
+mod common;
+
+use common::{files, name};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tutee::error::Kind;
+use tutee::ir::text;
+use tutee::onnx;
+
+/// Damaged copies of each fixture.
+fn rounds() -> u64 {
+    std::env::var("FUZZ").map_or(150, |n| n.parse().unwrap())
+}
+
+/// Larger fixtures take too long to damage everywhere.
+const LARGEST: usize = 6000;
+
+fn fixtures() -> impl Iterator<Item = (String, Vec<u8>)> {
+    let all = files("fixtures/onnx", "onnx").into_iter().chain(files("fixtures/conformance", "onnx"));
+    all.map(|p| (name(&p), std::fs::read(&p).unwrap())).filter(|f| f.1.len() <= LARGEST)
+}
+
+/// Whatever can be done with a model. A model that is read must also be one that can be written and read again.
+fn use_all(bytes: &[u8]) {
+    let loaded = match onnx::decode(bytes.to_vec().into(), None) {
+        Ok(loaded) => loaded,
+        Err(e) => return assert_eq!(e.kind(), Kind::Input, "{e}"),
+    };
+    let model = loaded.model;
+    model.graph.verify().unwrap();
+    let printed = text::print::model(&model);
+    let written = onnx::to_bytes(&model).unwrap();
+    onnx::decode(written.into(), None).unwrap();
+    if let Ok(parsed) = text::parse::model(&printed) {
+        parsed.graph.verify().unwrap();
+    }
+}
+
+fn survives(what: &str, bytes: &[u8]) {
+    if catch_unwind(AssertUnwindSafe(|| use_all(bytes))).is_err() {
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        panic!("{what} panics: {hex}");
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+
+    /// One to four edits that leave most of a file intact: that is what gets past the decoder.
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(4) {
+            if bytes.is_empty() {
+                return;
+            }
+            let at = self.below(bytes.len());
+            match self.below(6) {
+                0 => bytes[at] ^= 1 << self.below(8),
+                1 => bytes[at] = [0, 1, 2, 0x7f, 0x80, 0xff][self.below(6)],
+                2 => bytes[at] = bytes[at].wrapping_add(1),
+                3 => drop(bytes.remove(at)),
+                4 => bytes.insert(at, self.below(256) as u8),
+                _ => {
+                    // A copy of a piece over another one keeps lengths and looks like something.
+                    let n = 1 + self.below(12.min(bytes.len() - at));
+                    let from = self.below(bytes.len() - n + 1);
+                    let piece = bytes[from..from + n].to_vec();
+                    bytes[at..at + n].copy_from_slice(&piece);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_beginning_of_a_file() {
+    for (name, bytes) in fixtures().filter(|f| f.0.starts_with("fixtures/onnx") || f.1.len() < 300) {
+        for end in 0..bytes.len() {
+            survives(&format!("{name} up to {end}"), &bytes[..end]);
+        }
+    }
+}
+
+#[test]
+fn damaged_files() {
+    for (i, (name, bytes)) in fixtures().enumerate() {
+        for round in 0..rounds() {
+            let mut damaged = bytes.clone();
+            Random((i as u64) << 32 | round).damage(&mut damaged);
+            survives(&format!("{name} round {round}"), &damaged);
+        }
+    }
+}
+
+#[test]
+fn damaged_text() {
+    for (i, (name, bytes)) in fixtures().enumerate() {
+        let Ok(loaded) = onnx::decode(bytes.into(), None) else { continue };
+        let printed = text::print::model(&loaded.model);
+        for round in 0..rounds() / 5 {
+            let mut damaged = printed.clone().into_bytes();
+            Random((i as u64) << 32 | round).damage(&mut damaged);
+            let damaged = String::from_utf8_lossy(&damaged).into_owned();
+            let parsed =
+                catch_unwind(AssertUnwindSafe(|| text::parse::model(&damaged).map(|m| m.graph.verify().unwrap())));
+            assert!(parsed.is_ok(), "{name} round {round} panics:\n{damaged}");
+        }
+    }
+}
