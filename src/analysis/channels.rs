@@ -15,13 +15,16 @@ use crate::ir::infer::Infer;
 use crate::ir::op::Op;
 use crate::ir::op::reshape::runs;
 use crate::ir::shape::Shape;
-use crate::ir::tensor::Tensor;
+use crate::ir::tensor::{Tensor, elements};
 use crate::ir::ties::{Axis, Ties};
 use crate::ir::value::Source;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 type Labels = Arc<[u32]>;
+
+/// Positions of a reshaped axis beyond which it is not followed: room for the widest classifier after a flattening.
+const MAX_LABELS: usize = 1 << 24;
 
 /// Why something stays whole: the node that needs it, and what for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,10 @@ pub struct Contraction {
 pub struct Group {
     /// Nodes whose weights make the channels, in graph order.
     pub producers: Vec<NodeId>,
-    /// The least sets of channels that can be removed, each by a number that [`Channels::unit`] gives.
+    /// The weights that make the channels, each with the axis that does.
+    pub weights: Vec<(ValueId, usize)>,
+    /// The least sets of channels that can be removed, each by a number that [`Channels::unit`] gives; all that there
+    /// are, if none can.
     pub units: Vec<u32>,
     /// Why no unit can be removed, if so.
     pub frozen: Option<Freeze>,
@@ -135,6 +141,13 @@ impl Classes {
         self.frozen[root as usize] = frozen;
     }
 
+    /// Makes every label point at its root. A parent is never younger than its child, so one pass in order does.
+    fn flatten(&mut self) {
+        for x in 0..self.parent.len() {
+            self.parent[x] = self.parent[self.parent[x] as usize];
+        }
+    }
+
     fn freeze(&mut self, x: u32, reason: u32) {
         let root = self.find(x);
         self.frozen[root as usize].get_or_insert(reason);
@@ -161,11 +174,13 @@ impl Channels {
         for node in graph.topological()? {
             channels.visit(graph, node, &mut weights);
         }
-        for v in graph.values().filter(|&v| graph.is_held(v)) {
+        let outputs: HashSet<ValueId> = graph.outputs().iter().copied().collect();
+        for v in graph.values().filter(|&v| outputs.contains(&v) || graph.value(v).pinned) {
             let why = format!("\"{}\" is an output of the model", graph.value(v).name);
             channels.freeze_value(graph, v, Freeze { node: None, why });
         }
         channels.settle_folds();
+        channels.classes.flatten();
         Ok(channels)
     }
 
@@ -234,40 +249,44 @@ impl Channels {
             }
         }
         let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-        let mut seen = HashSet::new();
+        let (mut units, mut producers, mut weights) = (HashSet::new(), HashSet::new(), HashSet::new());
         for (i, made) in self.produced.iter().enumerate() {
             let group = groups.entry(sets.root(i as u32)).or_insert_with(|| Group {
                 producers: Vec::new(),
+                weights: Vec::new(),
                 units: Vec::new(),
                 frozen: None,
             });
-            if !group.producers.contains(&made.node) {
+            // One node's channels, and one weight's, may fall into several groups.
+            if producers.insert((sets.root(i as u32), made.node)) {
                 group.producers.push(made.node);
             }
-            for &l in made.labels.iter() {
-                let unit = self.classes.root(l);
-                if seen.insert(unit) {
-                    group.units.push(unit);
-                }
-                if let (None, Some(f)) = (&group.frozen, self.frozen(unit)) {
-                    group.frozen = Some(f.clone());
-                }
+            if weights.insert(made.weight) {
+                group.weights.push(made.weight);
+            }
+            group.units.extend(made.labels.iter().map(|&l| self.classes.root(l)).filter(|&u| units.insert(u)));
+        }
+        let mut groups: Vec<Group> = groups.into_values().collect();
+        for group in &mut groups {
+            match group.units.iter().all(|&u| self.frozen(u).is_some()) {
+                true => group.frozen = group.units.first().and_then(|&u| self.frozen(u)).cloned(),
+                false => group.units.retain(|&u| self.frozen(u).is_none()),
             }
         }
-        groups.into_values().collect()
+        groups
     }
 
-    /// The weights that make a group's channels, each with the axis that does.
-    pub fn weights(&self, group: &Group) -> Vec<(ValueId, usize)> {
-        let units: HashSet<u32> = group.units.iter().copied().collect();
-        let mut out = Vec::new();
-        for made in &self.produced {
-            let ours = made.labels.iter().any(|&l| units.contains(&self.classes.root(l)));
-            if ours && !out.contains(&made.weight) {
-                out.push(made.weight);
+    /// Takes units out of `gone` until no axis of the graph loses all its positions: of every axis that would, the one of
+    /// the highest `worth`, of equal ones the first.
+    pub fn spare(&self, graph: &Graph, gone: &mut HashSet<u32>, worth: impl Fn(u32) -> f64) {
+        for v in graph.values() {
+            for (_, units) in self.axes(v, graph.value(v).rank().unwrap_or(0)) {
+                if units.iter().all(|u| gone.contains(u)) {
+                    let best = units.iter().rev().max_by(|&&a, &&b| worth(a).total_cmp(&worth(b)));
+                    best.map(|u| gone.remove(u));
+                }
             }
         }
-        out
     }
 
     /// For every group, the axes of constants that carry its units: what removing them cuts.
@@ -280,7 +299,7 @@ impl Channels {
         for v in graph.values() {
             let Some(t) = graph.value(v).constant() else { continue };
             for (axis, units) in self.axes(v, t.rank()) {
-                let found: std::collections::BTreeSet<usize> =
+                let found: BTreeSet<usize> =
                     units.iter().filter_map(|u| owner.get(u).copied()).collect();
                 found.into_iter().for_each(|i| out[i].push((v, axis)));
             }
@@ -508,8 +527,8 @@ impl Ties for Walk<'_> {
     fn pass(&mut self, input: Axis, output: Axis) {
         let (n, m) = (self.size(self.in_value(input.0), input.1), self.size(self.out_value(output.0), output.1));
         if n == Some(1) && m != Some(1) {
-            self.said.insert(input);
-            return;
+            // One position cannot go: the axis would be empty.
+            return self.freeze(input, "it is broadcast along the axis");
         }
         // A constant of this size joins whatever comes along the other inputs; nothing to join means nothing to track.
         match self.in_labels(input) {
@@ -534,10 +553,8 @@ impl Ties for Walk<'_> {
 
     fn concat(&mut self, inputs: &[Axis], output: Axis) {
         if !inputs.iter().any(|&i| self.is_tracked(i)) {
-            inputs.iter().for_each(|&i| {
-                self.said.insert(i);
-            });
-            return;
+            // What is a constant here may be a weight elsewhere.
+            return inputs.iter().for_each(|&i| self.freeze(i, "a part of the concatenation stays whole"));
         }
         let mut all = Vec::new();
         for &i in inputs {
@@ -570,11 +587,11 @@ impl Ties for Walk<'_> {
         let mapped = x.as_ref().zip(y.as_ref()).map(|(x, y)| (0..x.len()).map(|i| y.get(map(i)).copied()).collect());
         match (x, mapped) {
             (Some(x), Some(Some(mapped))) => self.channels.unite_axes(Some(x), Some(mapped), self.node, ""),
-            (x, _) => self.channels.unite_axes(x, None, self.node, "it is tied to an axis that stays whole"),
-        }
-        if self.in_labels(a).is_none() {
-            let y = self.in_labels(b);
-            self.channels.unite_axes(None, y, self.node, "it is tied to an axis that stays whole");
+            (x, _) => {
+                let why = "it is tied to an axis that stays whole";
+                self.channels.unite_axes(x, None, self.node, why);
+                self.channels.unite_axes(y, None, self.node, why);
+            }
         }
     }
 
@@ -597,9 +614,8 @@ impl Ties for Walk<'_> {
 
     fn reshape(&mut self) {
         let Some(rank) = self.cx.shape(0).map(Shape::rank) else { return };
-        let tracked: Vec<usize> = (0..rank).filter(|&a| self.is_tracked((0, a))).collect();
         let Some(runs) = self.cx.shape(0).zip(self.out_shape(0)).and_then(|(a, b)| runs(a, b)) else {
-            tracked.into_iter().for_each(|a| self.freeze((0, a), "the reshape cannot be followed along symbolic dims"));
+            (0..rank).for_each(|a| self.freeze((0, a), "the reshape cannot be followed along symbolic dims"));
             return;
         };
         (0..rank).for_each(|a| {
@@ -636,9 +652,11 @@ impl Walk<'_> {
         let (Some(sizes), Some(out_sizes)) = (sizes, out_sizes) else {
             return from.for_each(|a| self.freeze((0, a), "the reshape cannot be followed along symbolic dims"));
         };
+        let Some(n) = elements(&sizes).filter(|&n| n <= MAX_LABELS) else {
+            return from.for_each(|a| self.freeze((0, a), "the reshape is too large to follow"));
+        };
         let big = |sizes: &[usize]| sizes.iter().filter(|&&n| n > 1).count();
         let carriers: Vec<usize> = (0..factors.len()).filter(|&i| factors[i].is_some()).collect();
-        let n: usize = sizes.iter().product();
         // One axis of labels over all positions, exact if one input axis carries channels, else a merge to settle later.
         let flat: Labels = match carriers.as_slice() {
             [i] => {

@@ -6,7 +6,7 @@ use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::infer::Infer;
 use crate::ir::op::Sizes;
 use crate::ir::ties::{Axis, Change, Kept};
-use crate::ir::{Patch, Ref, Tensor, op::pick};
+use crate::ir::{Patch, Ref, Shape, Tensor, op::pick};
 use std::collections::{HashMap, HashSet};
 
 /// The axes that lose positions, each with those that stay, ascending.
@@ -60,6 +60,10 @@ impl<'a> Removal<'a> {
     /// # Errors
     /// If a node cannot follow: says which.
     pub fn write(&self, patch: &mut Patch) -> Result<(), String> {
+        let empty = self.kept.iter().filter(|(_, stay)| stay.is_empty()).map(|((v, _), _)| *v).min();
+        if let Some(v) = empty {
+            return Err(format!("nothing would be left of \"{}\"", self.graph.value(v).name));
+        }
         for v in self.graph.values() {
             let Some(tensor) = self.graph.value(v).constant() else { continue };
             let stay: Vec<_> = (0..tensor.rank()).map(|axis| self.kept.get(&(v, axis)).map(Vec::as_slice)).collect();
@@ -142,5 +146,9 @@ impl Kept for KeptAround<'_> {
 
     fn cx(&self) -> &Infer<'_> {
         &self.cx
+    }
+
+    fn out_shape(&self, slot: usize) -> Option<&Shape> {
+        self.removal.graph.value(self.outputs.get(slot).copied()??).ty.as_ref()?.shape()
     }
 }

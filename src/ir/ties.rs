@@ -90,4 +90,13 @@ pub trait Kept {
 
     /// The node's inputs, before the removal.
     fn cx(&self) -> &Infer<'_>;
+
+    /// The shape of an output, before the removal.
+    fn out_shape(&self, slot: usize) -> Option<&Shape>;
+
+    /// Positions of an output axis that stay, ascending, also if all do; `None` if its size is not known.
+    fn stay(&self, (slot, axis): Axis) -> Option<Vec<usize>> {
+        let all = || Some((0..usize::try_from(self.out_shape(slot)?.0.get(axis)?.known()?).ok()?).collect());
+        self.output((slot, axis)).map(<[usize]>::to_vec).or_else(all)
+    }
 }

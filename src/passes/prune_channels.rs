@@ -153,7 +153,25 @@ impl PruneChannels {
             }
         };
         let keep = |(scores, count): (Option<Vec<f64>>, usize)| scores.map(|s| best(&s, self.rounded(count, s.len())));
-        scores.into_iter().zip(counts).map(keep).collect()
+        let mut keep: Vec<Option<Vec<usize>>> = scores.iter().cloned().zip(counts).map(keep).collect();
+        // A concatenation's or a split's part may lose every channel while its group keeps some.
+        let mut gone = HashSet::new();
+        let mut worth = HashMap::new();
+        for ((group, scores), keep) in groups.iter().zip(&scores).zip(&keep) {
+            let (Some(scores), Some(keep)) = (scores, keep) else { continue };
+            gone.extend(group.units.iter().copied());
+            keep.iter().for_each(|&i| {
+                gone.remove(&group.units[i]);
+            });
+            worth.extend(group.units.iter().copied().zip(relative(scores)));
+        }
+        channels.spare(cx.graph, &mut gone, |u| worth.get(&u).copied().unwrap_or(0.0));
+        for (group, keep) in groups.iter().zip(keep.iter_mut()) {
+            if let Some(keep) = keep {
+                *keep = (0..group.units.len()).filter(|&i| !gone.contains(&group.units[i])).collect();
+            }
+        }
+        keep
     }
 
     fn width_of(&self, graph: &Graph, group: &Group) -> f64 {
@@ -206,14 +224,14 @@ impl PruneChannels {
     /// Importance of every unit: a norm of the weights that make it.
     fn scores(&self, graph: &Graph, channels: &Channels, group: &Group) -> Vec<f64> {
         let mut sums: HashMap<u32, f64> = group.units.iter().map(|&u| (u, 0.0)).collect();
-        for (weight, axis) in channels.weights(group) {
+        for (weight, axis) in group.weights.iter().copied() {
             let (Some(t), Some(units)) = (graph.value(weight).constant(), channels.units(weight, axis)) else {
                 continue;
             };
-            let Some(values) = t.as_f32() else { continue };
+            let Some(values) = t.floats() else { continue };
             let inner: usize = t.shape()[axis + 1..].iter().product();
             for (i, run) in values.chunks(inner.max(1)).enumerate() {
-                let sum: f64 = run.iter().map(|&w| self.importance.of(w as f64)).sum();
+                let sum: f64 = run.iter().map(|&w| self.importance.of(w)).sum();
                 if let Some(total) = sums.get_mut(&units[i % units.len()]) {
                     *total += sum;
                 }

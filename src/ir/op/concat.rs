@@ -265,7 +265,7 @@ impl Operator for Split {
             return Some(Vec::new());
         }
         let count = kept.cx().n_outputs();
-        let sizes: Option<Vec<i64>> = (0..count).map(|o| kept.output((o, at)).map(|p| p.len() as i64)).collect();
+        let sizes: Option<Vec<i64>> = (0..count).map(|o| kept.stay((o, at)).map(|p| p.len() as i64)).collect();
         let sizes = sizes?;
         let equal = self.sizes.is_none() && !kept.cx().has(1) && sizes.iter().all(|&s| s == sizes[0]);
         Some(match kept.cx().opset() {

@@ -289,7 +289,10 @@ impl Operator for Conv {
             t.freeze((0, 1), "its weight is computed at run time");
             return true;
         };
-        let groups = self.group as usize;
+        let groups = usize::try_from(self.group).unwrap_or(0);
+        if groups == 0 || m < groups {
+            return false;
+        }
         if per_group == 1 && groups > 1 {
             let multiplier = m / groups;
             t.pass((1, 0), (0, 1));

@@ -68,7 +68,7 @@ impl Operator for Shape {
         for axis in 0..rank as usize {
             if axis < start || axis >= end || t.is_unread(0, axis - start) {
                 t.ignore((0, axis));
-            } else if t.is_tracked((0, axis)) {
+            } else {
                 t.freeze((0, axis), "its size is read at run time");
             }
         }

@@ -81,7 +81,8 @@ impl Operator for Gather {
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
         let x = kept.cx().shape(0)?;
         let at = axis(self.axis, x.rank()).ok()?;
-        let (Some(before), Some(after)) = (kept.input((0, at)), kept.output((0, at))) else { return Some(Vec::new()) };
+        let Some(before) = kept.input((0, at)) else { return Some(Vec::new()) };
+        let after = kept.stay((0, at))?;
         let n = x.0[at].known()? as usize;
         let indices = kept.cx().constant(1)?;
         let old = indices.ints()?;

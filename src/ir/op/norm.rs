@@ -90,6 +90,7 @@ impl Operator for BatchNorm {
             .collect::<Vec<_>>()
             .into_iter()
             .for_each(|slot| t.pass((slot, 0), (0, 1)));
+        (1..t.cx().n_outputs()).for_each(|output| t.pass((0, 1), (output, 0)));
         true
     }
 }

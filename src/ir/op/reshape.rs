@@ -197,24 +197,42 @@ impl Operator for Reshape {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        if t.cx().constant(1).is_none() {
+        if self.fixed_target(t.cx(), t.out_shape(0)).is_none() {
             let rank = t.cx().shape(0).map_or(0, Shape::rank);
-            for axis in (0..rank).filter(|&a| t.is_tracked((0, a))).collect::<Vec<_>>() {
-                t.freeze((0, axis), "its target shape is computed at run time");
-            }
+            (0..rank).for_each(|axis| t.freeze((0, axis), "its target shape is computed at run time"));
         }
         t.reshape();
         true
     }
 
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        let target = kept.cx().constant(1)?;
-        let new = target.ints()?.into_iter().enumerate().map(|(axis, n)| match kept.output((0, axis)) {
-            Some(positions) if n > 0 => positions.len() as i64,
-            _ => n,
-        });
-        let new: Vec<i64> = new.collect();
-        Some(if new == target.ints()? { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
+        let old = self.fixed_target(kept.cx(), kept.out_shape(0))?;
+        let entry = |(axis, &n): (usize, &i64)| match kept.output((0, axis)) {
+            Some(positions) if n >= 0 => Some(positions.len() as i64),
+            None if n == 0 && kept.input((0, axis)).is_some() => {
+                i64::try_from(kept.out_shape(0)?.0.get(axis)?.known()?).ok()
+            }
+            _ => Some(n),
+        };
+        let new: Vec<i64> = old.iter().enumerate().map(entry).collect::<Option<_>>()?;
+        Some(if new == old { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
+    }
+}
+
+impl Reshape {
+    /// The target, or a constant one that means the same where only what stays symbolic is computed at run time.
+    fn fixed_target(&self, cx: &Infer<'_>, y: Option<&Shape>) -> Option<Vec<i64>> {
+        if let Some(target) = cx.constant(1) {
+            return target.ints();
+        }
+        let x = cx.shape(0)?;
+        let entry = |(axis, d): (usize, &Dim)| match d {
+            Dim::Known(0) => None,
+            Dim::Known(n) => i64::try_from(*n).ok(),
+            Dim::Sym(_) if !self.allow_zero && x.0.get(axis) == Some(d) => Some(0),
+            _ => Some(-1),
+        };
+        y?.0.iter().enumerate().map(entry).collect::<Option<Vec<_>>>().filter(|t| is_target(t))
     }
 }
 

@@ -210,10 +210,10 @@ impl Operator for Slice {
         let (mut starts, mut ends, mut changed) = (Vec::new(), Vec::new(), false);
         for cut in &cuts {
             let (mut start, mut end) = (cut.start.clone().ok()?, cut.end.clone().ok()?);
-            if let (Some(before), Some(after)) = (kept.input((0, cut.axis)), kept.output((0, cut.axis))) {
+            if let Some(before) = kept.input((0, cut.axis)) {
                 let first = *cut.positions(&x.0[cut.axis])?.first()?;
                 start = before.iter().filter(|&&p| p < first).count() as i64;
-                end = start + after.len() as i64;
+                end = start + kept.stay((0, cut.axis))?.len() as i64;
                 changed = true;
             }
             starts.push(start);
