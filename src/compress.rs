@@ -80,11 +80,7 @@ pub fn compress(
         }
         student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
         same_interface(&interface, &student.graph)?;
-        if i == 0
-            && student.ir_version < 4
-            && onnx::lists_weights(&teacher.graph)
-            && onnx::gained_initializers(&student.graph)
-        {
+        if !teacher.graph.has_unlisted() && student.raise_ir() {
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
         }
         let after = measure(&student)?;

@@ -47,7 +47,11 @@ fn inputs(network: &Network) -> Vec<Array> {
         let dims = spec.dims.clone().unwrap_or_default();
         let shape: Vec<usize> =
             dims.iter().enumerate().map(|(a, d)| d.unwrap_or(if a == 0 { 1 } else { open[a] })).collect();
-        let shape = if spec.name == "state" { vec![2, 1, 128] } else { shape };
+        let shape = match (spec.name.as_str(), shape.len()) {
+            ("state", _) => vec![2, 1, 128],
+            ("input", 2) => vec![1, 576],
+            _ => shape,
+        };
         let n: usize = shape.iter().product();
         let noise: Vec<f64> = text::parse::noise(i as u64 + 1).take(n).collect();
         match spec.dtype {

@@ -3,13 +3,18 @@
 mod common;
 
 use common::{files, name, root};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tutee::ir::{Model, text};
 use tutee::onnx;
 
 /// Files in which writing says the same in other words: typed data becomes raw, nodes are sorted, attributes get kinds,
 /// weights come in; fields that nobody knows are dropped.
 const RESPELLED: [&str; 5] = ["dtypes", "old_attributes", "unsorted", "external/model", "unknown_fields"];
+
+/// All models among the fixtures but the one that is there because it is not valid.
+fn models() -> Vec<PathBuf> {
+    files("fixtures", "onnx").into_iter().filter(|p| !p.ends_with("small/panic.onnx")).collect()
+}
 
 fn load(path: &Path) -> Model {
     onnx::load(path).unwrap_or_else(|e| panic!("{e}")).model
@@ -34,7 +39,7 @@ fn decode_then_encode_is_the_identity() {
 
 #[test]
 fn what_was_written_is_written_again() {
-    for path in files("fixtures", "onnx") {
+    for path in models() {
         let once = load(&path);
         let written = bytes(&once);
         let twice = decode(written.clone());
@@ -45,7 +50,7 @@ fn what_was_written_is_written_again() {
 
 #[test]
 fn print_then_parse_is_the_identity() {
-    for path in files("fixtures", "onnx") {
+    for path in models() {
         let printed = text::print::model(&load(&path));
         let parsed = text::parse::model(&printed).unwrap_or_else(|e| panic!("{}: {e}\n{printed}", name(&path)));
         parsed.graph.verify().unwrap();
@@ -82,7 +87,7 @@ fn unknown_fields_are_reported_and_the_rest_is_kept() {
         ["the file has fields that ONNX 1.23 does not define, which are dropped: ModelProto field 249 (once), \
           NodeProto field 249 (once), TensorProto field 250 (once)"]
     );
-    for path in files("fixtures", "onnx") {
+    for path in models() {
         let expected = path.ends_with("unknown_fields.onnx");
         let warned = onnx::load(&path).unwrap().warnings.iter().any(|w| w.contains("does not define"));
         assert_eq!(warned, expected, "{}", name(&path));

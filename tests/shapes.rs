@@ -51,7 +51,14 @@ fn everything_that_tract_knows_we_know() {
             assert!(network.is_err(), "tract reads {}", name(&path));
             continue;
         }
-        let network = match network { Ok(n) => n, Err(e) => { eprintln!("UNREAD {} {e}", name(&path)); continue } }; let (lines, n) = differences(&path, &network);
+        let network = match network {
+            Ok(n) => n,
+            Err(e) => {
+                eprintln!("UNREAD {} {e}", name(&path));
+                continue;
+            }
+        };
+        let (lines, n) = differences(&path, &network);
         found.extend(lines);
         compared += n;
     }

@@ -15,7 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("passes", &["ir", "analysis", "math"]),
     ("data", &[]),
     ("exec", &["ir", "onnx", "data"]),
-    ("check", &["ir", "analysis", "math", "exec", "data"]),
+    ("check", &["ir", "onnx", "analysis", "math", "exec", "data"]),
     ("recipe", &["passes"]),
     ("report", &["analysis"]),
     ("compress", &["ir", "onnx", "analysis", "passes", "recipe", "report"]),

@@ -299,8 +299,7 @@ impl Channels {
         for v in graph.values() {
             let Some(t) = graph.value(v).constant() else { continue };
             for (axis, units) in self.axes(v, t.rank()) {
-                let found: BTreeSet<usize> =
-                    units.iter().filter_map(|u| owner.get(u).copied()).collect();
+                let found: BTreeSet<usize> = units.iter().filter_map(|u| owner.get(u).copied()).collect();
                 found.into_iter().for_each(|i| out[i].push((v, axis)));
             }
         }

@@ -356,6 +356,22 @@ impl Graph {
         }
     }
 
+    /// Whether an initializer is not listed among the inputs.
+    pub fn has_unlisted(&self) -> bool {
+        let unlisted = |v| matches!(self.value(v).source, Source::Constant(_, Form::Initializer { listed: false, .. }));
+        self.values().any(unlisted)
+    }
+
+    /// Lists no initializer among the inputs any more.
+    pub(in crate::ir) fn unlist(&mut self) {
+        let fed: Vec<ValueId> = self.runtime_inputs().collect();
+        for v in std::mem::replace(&mut self.inputs, fed) {
+            if let Source::Constant(_, Form::Initializer { listed, .. }) = &mut self.value_mut(v).source {
+                *listed = false;
+            }
+        }
+    }
+
     /// Type of every value that a caller feeds or reads, by name: what a student must keep.
     pub fn interface(&self) -> Vec<(String, Option<Type>)> {
         let ends = self.runtime_inputs().chain(self.outputs.iter().copied());

@@ -35,3 +35,16 @@ pub struct Model {
     /// Everything of the file that no pass reasons about (metadata, local functions, training info, …), encoded.
     pub carried: Bytes,
 }
+
+impl Model {
+    /// Makes a model before IR 4 one of IR 4 if it has an initializer that is not listed among its inputs, as IR 3 asks:
+    /// then none is listed any more. Says whether it did.
+    pub fn raise_ir(&mut self) -> bool {
+        let raise = self.ir_version < 4 && self.graph.has_unlisted();
+        if raise {
+            self.ir_version = 4;
+            self.graph.unlist();
+        }
+        raise
+    }
+}

@@ -10,7 +10,7 @@ use crate::ir::value::{Form, Source};
 use crate::ir::{Model, NodeId};
 use bytes::Bytes;
 use prost::Message;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of the model as one file.
 ///
@@ -26,15 +26,8 @@ pub fn encoded_len(m: &Model) -> Result<u64> {
 /// Internal ones only: a graph that was never verified, or carried bytes that do not decode.
 pub fn model(m: &Model) -> Result<ModelProto> {
     let mut out: ModelProto = carried(&m.carried)?;
-    let mut graph = self::graph(&m.graph, &HashMap::new())?;
-    let mut ir_version = m.ir_version;
-    // Before IR 4 every initializer is an input too. A model that gained some cannot say so: it becomes IR 4.
-    if ir_version < 4 && gained_initializers(&m.graph) {
-        ir_version = 4;
-        let fed: HashSet<_> = m.graph.runtime_inputs().map(|v| m.graph.value(v).name.as_str()).collect();
-        graph.input.retain(|i| fed.contains(i.name()));
-    }
-    out.ir_version = Some(ir_version);
+    let graph = self::graph(&m.graph, &HashMap::new())?;
+    out.ir_version = Some(m.ir_version);
     for (domain, version) in &m.opsets {
         if !out.opset_import.iter().any(|o| super::decode::domain(o.domain()) == domain) {
             out.opset_import.push(proto::OperatorSetIdProto { domain: Some(domain.clone()), version: Some(*version) });
@@ -42,17 +35,6 @@ pub fn model(m: &Model) -> Result<ModelProto> {
     }
     out.graph = Some(graph);
     Ok(out)
-}
-
-/// Whether the graph has an initializer that is not among its inputs.
-pub fn gained_initializers(graph: &Graph) -> bool {
-    let unlisted = |v| matches!(graph.value(v).source, Source::Constant(_, Form::Initializer { listed: false, .. }));
-    graph.values().any(unlisted)
-}
-
-/// Whether the file lists constants among the graph's inputs, as IR 3 asks.
-pub fn lists_weights(graph: &Graph) -> bool {
-    graph.inputs().iter().any(|&v| graph.value(v).constant().is_some())
 }
 
 fn carried<M: Message + Default>(bytes: &Bytes) -> Result<M> {

@@ -15,5 +15,5 @@ mod unknown;
 pub const PROTO_VERSION: &str = "1.23";
 
 pub use decode::{Loaded, decode, load};
-pub use encode::{encoded_len, gained_initializers, lists_weights};
+pub use encode::encoded_len;
 pub use save::{Atomic, SaveOptions, Target, save, to_bytes};

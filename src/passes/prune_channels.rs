@@ -19,12 +19,12 @@
 //! # run = [{ pass = "prune-channels", width-mult = 0.5, skip-first = 0 }]
 //! model "chain" opset 17 {
 //!   input %x : f32[N,3,8,8]
-//!   const %w1 : f32[8,3,3,3] = seed(1)
-//!   const %b1 : f32[8] = seed(2)
-//!   const %w2 : f32[4,8,1,1] = seed(3)
+//!   const %w1 : f32[32,3,3,3] = seed(1)
+//!   const %b1 : f32[32] = seed(2)
+//!   const %w2 : f32[4,32,1,1] = seed(3)
 //!
-//!   %h : f32[N,8,8,8] = Conv<pads=[1,1,1,1]>(%x, %w1, %b1) @conv1
-//!   %a : f32[N,8,8,8] = Relu(%h)
+//!   %h : f32[N,32,8,8] = Conv<pads=[1,1,1,1]>(%x, %w1, %b1) @conv1
+//!   %a : f32[N,32,8,8] = Relu(%h)
 //!   %y : f32[N,4,8,8] = Conv(%a, %w2) @conv2
 //!
 //!   output %y
@@ -32,12 +32,12 @@
 //! ---- expect ----
 //! model "chain" opset 17 {
 //!   input %x : f32[N,3,8,8]
-//!   const %w1 : f32[4,3,3,3]
-//!   const %b1 : f32[4]
-//!   const %w2 : f32[4,4,1,1]
+//!   const %w1 : f32[16,3,3,3]
+//!   const %b1 : f32[16]
+//!   const %w2 : f32[4,16,1,1]
 //!
-//!   %h : f32[N,4,8,8] = Conv<pads=[1,1,1,1]>(%x, %w1, %b1) @conv1
-//!   %a : f32[N,4,8,8] = Relu(%h)
+//!   %h : f32[N,16,8,8] = Conv<pads=[1,1,1,1]>(%x, %w1, %b1) @conv1
+//!   %a : f32[N,16,8,8] = Relu(%h)
 //!   %y : f32[N,4,8,8] = Conv(%a, %w2) @conv2
 //!
 //!   output %y
