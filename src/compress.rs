@@ -78,6 +78,7 @@ pub fn compress(
                 }
             }
         }
+        student.graph.infer_all()?;
         student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
         same_interface(&interface, &student.graph)?;
         if !teacher.graph.has_unlisted() && student.raise_ir() {

@@ -53,6 +53,8 @@ impl Form {
 pub struct Listing {
     /// Its ValueInfoProto, encoded, if it has one.
     pub proto: Option<Bytes>,
+    /// Its place in the list.
+    pub at: u32,
     /// The type that `proto` spells: while `ty` still says the same, `proto` is written as it was.
     pub ty: Option<Type>,
 }

@@ -153,11 +153,11 @@ impl Decoder<'_> {
         for info in outputs {
             let id = resolve(&mut graph, info.name())?;
             graph.add_output(id);
-            list(&mut graph, id, &info);
+            list(&mut graph, id, &info, 0);
         }
-        for info in infos {
+        for (at, info) in infos.into_iter().enumerate() {
             // What is listed already, or is not in this graph, has no use for it: the file keeps it all the same.
-            if !graph.find_value(info.name()).is_some_and(|id| list(&mut graph, id, &info)) {
+            if !graph.find_value(info.name()).is_some_and(|id| list(&mut graph, id, &info, at as u32)) {
                 proto.value_info.push(info);
             }
         }
@@ -203,7 +203,7 @@ impl Decoder<'_> {
             }
         };
         graph.add_input(id);
-        list(graph, id, &info);
+        list(graph, id, &info, 0);
         let value = graph.value_mut(id);
         if let Source::Input { default } = &value.source {
             value.ty = value.ty.take().or(default.as_ref().map(|(t, _)| t.ty()));
@@ -392,7 +392,7 @@ fn resolve(graph: &mut Graph, name: &str) -> Result<ValueId> {
 }
 
 /// Remembers what the file says of a value, if it does so for the first time.
-fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto) -> bool {
+fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto, at: u32) -> bool {
     let ty = info.r#type.as_ref().and_then(type_of);
     let value = graph.value_mut(id);
     if value.listing.proto.is_some() {
@@ -401,7 +401,7 @@ fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto) -> bool {
     if value.constant().is_none() && value.ty.is_none() {
         value.ty = ty.clone();
     }
-    value.listing = Listing { proto: Some(info.encode_to_vec().into()), ty };
+    value.listing = Listing { proto: Some(info.encode_to_vec().into()), at, ty };
     true
 }
 

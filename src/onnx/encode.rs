@@ -56,7 +56,7 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
             _ => own.clone(),
         }
     };
-    let mut constants = BTreeMap::new();
+    let (mut constants, mut listed) = (BTreeMap::new(), Vec::new());
     for v in g.values() {
         let value = g.value(v);
         match &value.source {
@@ -71,9 +71,11 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
         }
         let end = g.inputs().contains(&v) || g.outputs().contains(&v);
         if !end && value.listing.proto.is_some() {
-            out.value_info.extend(info(g, v, &value.name)?);
+            listed.extend(info(g, v, &value.name)?.map(|i| (value.listing.at, i)));
         }
     }
+    listed.sort_by_key(|l| l.0);
+    out.value_info.extend(listed.into_iter().map(|l| l.1));
     for id in g.topological()? {
         while let Some(first) = constants.first_entry().filter(|c| c.key().0 <= g.node(id).order.0) {
             out.node.push(first.remove());
