@@ -37,7 +37,7 @@ fn conv(op: &Conv, x: &ArrayD<f64>, w: &ArrayD<f64>, bias: Option<&ArrayD<f64>>)
     let axes = x.ndim() - 2;
     let mut begins = vec![0; axes];
     let mut dims = vec![x.shape()[0], w.shape()[0]];
-    for axis in 0..axes {
+    for (axis, first) in begins.iter_mut().enumerate() {
         let (n, k) = (x.shape()[axis + 2] as i64, w.shape()[axis + 2] as i64);
         let (stride, reach) = (op.window.stride(axis), (k - 1) * op.window.dilation(axis) + 1);
         let (begin, end) = match op.window.auto_pad {
@@ -49,7 +49,7 @@ fn conv(op: &Conv, x: &ArrayD<f64>, w: &ArrayD<f64>, bias: Option<&ArrayD<f64>>)
                 if same == AutoPad::SameUpper { (less, all - less) } else { (all - less, less) }
             }
         };
-        begins[axis] = begin;
+        *first = begin;
         dims.push(((n + begin + end - reach) / stride + 1) as usize);
     }
     let a_group = w.shape()[0] / op.group as usize;

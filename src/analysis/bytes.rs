@@ -27,11 +27,17 @@ pub fn freed_with(graph: &Graph, root: NodeId, part: &BTreeSet<NodeId>) -> usize
                 None => {
                     constants.insert(v);
                 }
-                Some((p, _)) if part.contains(&p) && !gone.contains(&p) => {
-                    if graph.node_outputs(p).into_iter().flatten().all(|v| graph.is_unused(v) || only_by(v, &gone)) {
-                        gone.insert(p);
-                        queue.push(p);
-                    }
+                Some((p, _))
+                    if part.contains(&p)
+                        && !gone.contains(&p)
+                        && graph
+                            .node_outputs(p)
+                            .into_iter()
+                            .flatten()
+                            .all(|v| graph.is_unused(v) || only_by(v, &gone)) =>
+                {
+                    gone.insert(p);
+                    queue.push(p);
                 }
                 _ => {}
             }

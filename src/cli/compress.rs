@@ -100,6 +100,7 @@ impl Args {
             sources.extend(test.as_ref().map(|t| t.path.clone()));
             write_text(path, &depfile(&self.output, &sources))?;
         }
+        #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
         let mut table = report.text();
         #[cfg(feature = "exec")]
         if let Some(test) = &test {

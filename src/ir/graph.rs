@@ -515,10 +515,11 @@ impl Graph {
     pub(in crate::ir) fn remove_capture_edge(&mut self, node: NodeId, body: usize, index: usize) {
         let mut edges = Vec::new();
         for e in self.net.edges_directed(node.0, Incoming) {
-            if let Slot::Capture { body: b, index: i } = *e.weight() {
-                if b as usize == body && i as usize >= index {
-                    edges.push((e.id(), e.source(), i as usize));
-                }
+            if let Slot::Capture { body: b, index: i } = *e.weight()
+                && b as usize == body
+                && i as usize >= index
+            {
+                edges.push((e.id(), e.source(), i as usize));
             }
         }
         for &(_, value, i) in edges.iter().filter(|e| e.2 > index) {

@@ -322,10 +322,10 @@ impl Run<'_> {
 
     fn replace(&mut self, old: ValueId, new: ValueId) -> Result<()> {
         let (o, n) = (self.graph.value(old), self.graph.value(new));
-        if let (Some(was), Some(is)) = (&o.ty, &n.ty) {
-            if !was.agrees(is) {
-                return Err(Error::internal(format!("\"{}\" of type {was} would become {is}", o.name)));
-            }
+        if let (Some(was), Some(is)) = (&o.ty, &n.ty)
+            && !was.agrees(is)
+        {
+            return Err(Error::internal(format!("\"{}\" of type {was} would become {is}", o.name)));
         }
         if let Some(why) = self.graph.refuses_replace(old, new) {
             return Err(Error::internal(format!("\"{}\" cannot be replaced", o.name)).because(why));

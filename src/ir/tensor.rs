@@ -140,10 +140,11 @@ impl Tensor {
     /// The elements as f32, rounded from wider types; borrowed where the bytes allow it. `None` if not a float tensor.
     pub fn as_f32(&self) -> Option<Cow<'_, [f32]>> {
         let b = self.bytes()?;
-        if self.dtype == DType::F32 && cfg!(target_endian = "little") {
-            if let Ok(view) = bytemuck::try_cast_slice(b) {
-                return Some(Cow::Borrowed(view));
-            }
+        if self.dtype == DType::F32
+            && cfg!(target_endian = "little")
+            && let Ok(view) = bytemuck::try_cast_slice(b)
+        {
+            return Some(Cow::Borrowed(view));
         }
         Some(Cow::Owned(match self.dtype {
             DType::F32 => words(b).map(f32::from_le_bytes).collect(),

@@ -76,10 +76,10 @@ impl Graph {
                 defects.push(format!("\"{}\" is computed by \"{}\" but is no result", value.name, self.label(n)));
             }
         }
-        if let Some(t) = value.constant() {
-            if value.ty.as_ref() != Some(&t.ty()) {
-                defects.push(format!("\"{}\" is not of its tensor's type {}", value.name, t.ty()));
-            }
+        if let Some(t) = value.constant()
+            && value.ty.as_ref() != Some(&t.ty())
+        {
+            defects.push(format!("\"{}\" is not of its tensor's type {}", value.name, t.ty()));
         }
     }
 }

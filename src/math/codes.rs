@@ -147,7 +147,7 @@ mod tests {
                     let layout = Layout::new(around, per_byte, groups);
                     let values: Vec<usize> = (1..=layout.len).collect();
                     let parts: Vec<_> = (0..layout.groups).map(|g| layout.group(&values, g)).collect();
-                    assert!(layout.groups <= groups && layout.run % per_byte == 0);
+                    assert!(layout.groups <= groups && layout.run.is_multiple_of(per_byte));
                     let joined = layout.join(&parts);
                     assert_eq!(joined[..layout.len], values, "{around:?} {layout:?}");
                     assert!(joined[layout.len..].iter().all(|&v| v == 0));

@@ -35,6 +35,9 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+/// A node, and the values that it reads once equal ones are merged.
+type Seen = (NodeId, Vec<Option<ValueId>>);
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct MergeDuplicates {}
@@ -59,7 +62,7 @@ impl Pass for MergeDuplicates {
         let first = classes.iter().map(|c| Site::Value(c[0]));
         // A value stands for all that will be merged into it.
         let mut stands: HashMap<ValueId, ValueId> = classes.iter().flat_map(|c| c.iter().map(|&v| (v, c[0]))).collect();
-        let mut seen: HashMap<u64, Vec<(NodeId, Vec<Option<ValueId>>)>> = HashMap::new();
+        let mut seen: HashMap<u64, Vec<Seen>> = HashMap::new();
         let mut nodes = Vec::new();
         for n in g.topological().unwrap_or_default() {
             if !comparable(g, n) {

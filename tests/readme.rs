@@ -1,0 +1,70 @@
+//! What README says to run, run.
+#![cfg(feature = "exec")]
+
+mod common;
+
+use common::root;
+use std::process::{Command, Output};
+
+/// The contents of README's blocks of one language.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    readme.split(&fence).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
+}
+
+/// Runs a command line of README in a folder that has the fixtures.
+fn run(line: &str, folder: &std::path::Path) -> Option<Output> {
+    let arguments = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("tutee "))?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    Some(command.args(arguments.split_whitespace()).current_dir(folder).output().unwrap())
+}
+
+#[test]
+fn commands_do_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(root().join("fixtures"), folder.path().join("fixtures")).unwrap();
+    let mut ran = 0;
+    for line in blocks("sh").iter().flat_map(|b| b.lines()) {
+        let Some(output) = run(line, folder.path()) else {
+            assert!(["cargo test --locked", "cargo install --path ."].contains(&line), "not run: {line}");
+            continue;
+        };
+        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stdout.is_empty() || line.contains("--quiet"), "{line} printed nothing");
+        ran += 1;
+    }
+    assert!(ran >= 8, "only {ran} commands found");
+    let rule = std::fs::read_to_string(folder.path().join("student.d")).unwrap();
+    assert_eq!(rule, "student.onnx: fixtures/resnet_small_bn.onnx\n");
+}
+
+/// The claims in words: the default recipe makes the file about four times smaller, and 4 bits are 4 bits.
+#[test]
+fn sizes_are_as_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = root().join("fixtures/resnet_small_bn.onnx");
+    let size = |steps: &[&str]| {
+        let student = folder.path().join("student.onnx");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        command.arg("compress").arg(&teacher).arg("-o").arg(&student).arg("-q").args(steps);
+        assert!(command.status().unwrap().success());
+        student.metadata().unwrap().len() as f64
+    };
+    let before = teacher.metadata().unwrap().len() as f64;
+    assert!((3.5..4.0).contains(&(before / size(&[]))));
+    assert!(before / size(&["-p", "clean", "-p", "cluster-weights:bits=4,groups=16"]) > 6.0);
+}
+
+#[test]
+fn the_recipe_is_the_one_that_is_run() {
+    let file = std::fs::read_to_string(root().join("fixtures/fashion.toml")).unwrap();
+    assert_eq!(blocks("toml"), [file]);
+}
+
+#[test]
+fn the_rust_example_is_the_one_that_is_compiled() {
+    let example = std::fs::read_to_string(root().join("examples/build_script.rs")).unwrap();
+    assert_eq!(blocks("rust"), [example]);
+}
