@@ -1,0 +1,103 @@
+//! What `compress` writes, and where.
+
+mod common;
+
+use common::root;
+use std::path::Path;
+use std::process::{Command, Output};
+use tutee::data::Array;
+use tutee::exec::Network;
+use tutee::ir::text::{parse::noise, print};
+use tutee::onnx;
+
+const TEACHER: &str = "fixtures/resnet_small_bn.onnx";
+
+/// Runs `tutee compress` in `folder` on its `teacher.onnx`.
+fn compress(folder: &Path, arguments: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    let run = command.args(["compress", "teacher.onnx", "-q"]).args(arguments.split(' ')).current_dir(folder).output();
+    let run = run.unwrap();
+    assert!(run.status.success(), "{arguments}: {}", String::from_utf8_lossy(&run.stderr));
+    run
+}
+
+/// A folder with a teacher in it.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join(TEACHER), folder.path().join("teacher.onnx")).unwrap();
+    folder
+}
+
+fn read(folder: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn output(model: &Path) -> Vec<Array> {
+    let network = Network::load(model).unwrap();
+    let shape = vec![2, 1, 28, 28];
+    let pixels: Vec<f32> = noise(1).take(2 * 28 * 28).map(|v| v as f32).collect();
+    let input = Array::from_f32(shape.clone(), &pixels).unwrap();
+    network.runner(&[shape]).unwrap().run(&[input]).unwrap()
+}
+
+#[test]
+fn external_data_is_read_back_here_and_in_tract() {
+    let folder = folder();
+    let file = |name: &str| folder.path().join(name);
+    compress(folder.path(), "-o student.onnx -p none --external-data");
+    assert!(read(folder.path(), "student.onnx").len() < 100_000);
+    assert!(read(folder.path(), "student.onnx.data").len() > 600_000);
+
+    let (teacher, student) = (onnx::load(&file("teacher.onnx")).unwrap(), onnx::load(&file("student.onnx")).unwrap());
+    assert_eq!(student.files, [file("student.onnx"), file("student.onnx.data")]);
+    assert_eq!(print::model(&student.model), print::model(&teacher.model));
+    assert!(onnx::to_bytes(&student.model).unwrap() == onnx::to_bytes(&teacher.model).unwrap());
+    assert_eq!(output(&file("student.onnx")), output(&file("teacher.onnx")));
+}
+
+#[test]
+fn a_model_may_be_written_over_itself() {
+    let folder = folder();
+    let before = read(folder.path(), "teacher.onnx");
+    compress(folder.path(), "-o teacher.onnx -p none --external-data");
+    let outside = (read(folder.path(), "teacher.onnx"), read(folder.path(), "teacher.onnx.data"));
+    compress(folder.path(), "-o teacher.onnx -p none --external-data");
+    assert!(outside == (read(folder.path(), "teacher.onnx"), read(folder.path(), "teacher.onnx.data")));
+    compress(folder.path(), "-o teacher.onnx -p none");
+    assert!(before == read(folder.path(), "teacher.onnx"));
+}
+
+#[test]
+fn standard_output_gets_what_a_file_gets() {
+    let folder = folder();
+    compress(folder.path(), "-o student.onnx -p clean");
+    let run = compress(folder.path(), "-o - -p clean");
+    assert!(run.stdout == read(folder.path(), "student.onnx"));
+}
+
+#[test]
+fn every_run_writes_the_same_bytes() {
+    let folder = folder();
+    let mut seen = Vec::new();
+    for threads in [1, 2, 2] {
+        compress(folder.path(), &format!("-o student.onnx --threads {threads} --report report.json"));
+        seen.push((read(folder.path(), "student.onnx"), read(folder.path(), "report.json")));
+    }
+    assert!(seen[0] == seen[1] && seen[1] == seen[2]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_permissions_of_the_target_stay() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("store")).unwrap();
+    let real = folder.path().join("store/real.onnx");
+    std::fs::write(&real, "old").unwrap();
+    std::fs::set_permissions(&real, PermissionsExt::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("store/real.onnx", folder.path().join("student.onnx")).unwrap();
+    compress(folder.path(), "-o student.onnx -p none");
+    assert!(folder.path().join("student.onnx").is_symlink());
+    assert_eq!(real.metadata().unwrap().mode() & 0o777, 0o640);
+    assert!(read(folder.path(), "store/real.onnx") == read(folder.path(), "teacher.onnx"));
+}
