@@ -2,6 +2,8 @@
 
 use crate::analysis::cost::Cost;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write;
 
 /// Version of the JSON form: raised when a field changes its meaning or goes.
@@ -119,7 +121,7 @@ impl StepReport {
     /// One row a site; sites at which a Clean pass did the same share one.
     fn table(&self) -> Vec<[String; 6]> {
         let mut out: Vec<[String; 6]> = Vec::new();
-        let mut counts: Vec<(usize, usize)> = Vec::new();
+        let mut groups: HashMap<(String, String), (usize, usize)> = HashMap::new();
         for row in &self.rows {
             let what = if row.done { row.note.clone() } else { format!("left alone: {}", row.note) };
             let mut cells = [row.pass.clone(), row.site.clone(), row.op.clone(), what, String::new(), String::new()];
@@ -127,19 +129,20 @@ impl StepReport {
                 cells[4] = delta(Some(a.parameters), Some(b.parameters), "parameters");
                 cells[5] = delta(a.macs, b.macs, "MACs");
             }
-            let same = |c: &&mut (usize, usize)| {
-                let o: &[String; 6] = &out[c.0];
-                row.cost.is_none() && o[0] == cells[0] && o[3] == cells[3]
-            };
-            match counts.iter_mut().find(same) {
-                Some(c) => c.1 += 1,
-                None => {
-                    counts.push((out.len(), 1));
-                    out.push(cells);
+            if row.cost.is_none() {
+                match groups.entry((row.pass.clone(), cells[3].clone())) {
+                    Entry::Occupied(mut group) => {
+                        group.get_mut().1 += 1;
+                        continue;
+                    }
+                    Entry::Vacant(group) => {
+                        group.insert((out.len(), 1));
+                    }
                 }
             }
+            out.push(cells);
         }
-        for (i, n) in counts.into_iter().filter(|c| c.1 > 1) {
+        for (i, n) in groups.into_values().filter(|c| c.1 > 1) {
             out[i][1] = format!("{} and {} more", out[i][1], n - 1);
             out[i][2].clear();
         }

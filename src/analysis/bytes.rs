@@ -6,7 +6,12 @@ use std::collections::BTreeSet;
 
 /// Bytes of an initializer: name, type, dims and data.
 pub fn initializer(name: &str, tensor: &Tensor) -> usize {
-    10 + name.len() + 2 * tensor.rank() + tensor.byte_len()
+    initializer_of(name, tensor.rank(), tensor.byte_len())
+}
+
+/// Bytes of an initializer with so much data.
+pub fn initializer_of(name: &str, rank: usize, data: usize) -> usize {
+    14 + name.len() + 2 * rank + data
 }
 
 /// Bytes that go when a node goes: its own, and those of the constants that it alone reads. Counted low.
@@ -15,38 +20,28 @@ pub fn freed(graph: &Graph, node: NodeId) -> usize {
     own(graph, node) + constants.into_iter().map(|v| freed_constant(graph, v, node)).sum::<usize>()
 }
 
-/// Bytes that go when `root` goes, and with it what `part` has of the nodes that work for it alone.
-pub fn freed_with(graph: &Graph, root: NodeId, part: &BTreeSet<NodeId>) -> usize {
+/// Bytes that go when a node goes, and with it the nodes and constants that work for it alone: up to `limit` nodes.
+pub fn freed_with_source(graph: &Graph, root: NodeId, limit: usize) -> usize {
     let mut gone = BTreeSet::from([root]);
     let mut queue = vec![root];
     let mut constants = BTreeSet::new();
     let only_by = |v: ValueId, gone: &BTreeSet<NodeId>| graph.is_read_only_within(v, |reader| gone.contains(&reader));
     while let Some(n) = queue.pop() {
         for v in graph.node_inputs(n).into_iter().flatten() {
-            match graph.producer(v) {
-                None => {
-                    constants.insert(v);
-                }
-                Some((p, _))
-                    if part.contains(&p)
-                        && !gone.contains(&p)
-                        && graph
-                            .node_outputs(p)
-                            .into_iter()
-                            .flatten()
-                            .all(|v| graph.is_unused(v) || only_by(v, &gone)) =>
-                {
-                    gone.insert(p);
-                    queue.push(p);
-                }
-                _ => {}
+            let Some((p, _)) = graph.producer(v) else {
+                constants.insert(v);
+                continue;
+            };
+            let outputs = graph.node_outputs(p).into_iter().flatten();
+            let goes = outputs.into_iter().all(|v| graph.is_unused(v) || only_by(v, &gone));
+            if goes && gone.len() < limit && gone.insert(p) {
+                queue.push(p);
             }
         }
     }
-    let tensors =
-        constants.into_iter().filter(|&v| only_by(v, &gone)).filter_map(|v| Some((v, graph.value(v).constant()?)));
-    let tensors: usize = tensors.map(|(v, t)| initializer(&graph.value(v).name, t)).sum();
-    tensors + gone.into_iter().map(|n| own(graph, n)).sum::<usize>()
+    let tensors = constants.into_iter().filter(|&v| only_by(v, &gone));
+    let tensors = tensors.filter_map(|v| Some(initializer(&graph.value(v).name, graph.value(v).constant()?)));
+    tensors.sum::<usize>() + gone.into_iter().map(|n| own(graph, n)).sum::<usize>()
 }
 
 /// Bytes of a node without its constants.

@@ -233,9 +233,14 @@ impl Graph {
         uses
     }
 
+    /// The nodes that read a value, in no particular order, once for every place.
+    pub fn readers(&self, id: ValueId) -> impl Iterator<Item = NodeId> + '_ {
+        self.net.edges_directed(id.0, Outgoing).map(|e| NodeId(e.target()))
+    }
+
     /// Whether a node or a body reads the value.
     pub fn is_used(&self, id: ValueId) -> bool {
-        self.net.edges_directed(id.0, Outgoing).next().is_some()
+        self.readers(id).next().is_some()
     }
 
     /// Whether nothing depends on the value: no reader, and nothing outside the graph's nodes.
@@ -245,13 +250,12 @@ impl Graph {
 
     /// Whether something reads the value, and only nodes of which `inside` holds depend on it.
     pub fn is_read_only_within(&self, id: ValueId, inside: impl Fn(NodeId) -> bool) -> bool {
-        let mut readers = self.net.edges_directed(id.0, Outgoing).map(|e| NodeId(e.target())).peekable();
-        readers.peek().is_some() && readers.all(inside) && !self.is_held(id)
+        self.is_used(id) && self.readers(id).all(inside) && !self.is_held(id)
     }
 
     /// The one place that depends on a value, if it is the only one.
     pub fn sole_use(&self, id: ValueId) -> Option<Use> {
-        let only = self.net.edges_directed(id.0, Outgoing).take(2).count() == 1 && !self.is_held(id);
+        let only = self.readers(id).take(2).count() == 1 && !self.is_held(id);
         if only { self.uses(id).first().copied() } else { None }
     }
 

@@ -226,7 +226,7 @@ fn spread(bias: &Tensor, values: Vec<f64>, channels: usize) -> Option<(Vec<usize
 
 fn set_bias(g: &Graph, patch: &mut Patch, layer: NodeId, slot: usize, bias: Tensor, room: usize) -> Result<(), String> {
     let name = format!("{}.bias", g.label(layer));
-    let needs = bytes::initializer(&name, &bias);
+    let needs = bytes::initializer(&name, &bias) + 2 + name.len();
     if needs > room {
         return Err(format!("the layer would need a bias of {needs} bytes, more than the node takes"));
     }

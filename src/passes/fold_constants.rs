@@ -30,19 +30,20 @@
 use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::infer::Infer;
-use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Ref, Tensor, Type, Value, ValueId};
+use crate::ir::tensor::{byte_len, elements};
+use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Tensor, Type, Value, ValueId};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// How many bytes larger than what it replaces a result may be: the small numbers of shape arithmetic always fold.
-const SLACK: usize = 64;
+/// What a constant takes more as an output of the model, where it has to be a node.
+const CONSTANT_NODE: usize = 32;
 
 /// How many nodes may be computed to replace one.
 const MAX_CONE: usize = 64;
 
 /// Bytes above which nothing is computed, not even on the way to something smaller.
-const MAX_BYTES: u64 = 1 << 30;
+const MAX_BYTES: usize = 1 << 30;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -88,10 +89,10 @@ impl Pass for FoldConstants {
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
         let g = cx.graph;
-        if let Some(target) = fixed_target(g, n) {
+        if let Some((old, tensor)) = fixed_target(g, n) {
             let mut patch = Patch::at_node(g, n);
-            let target = patch.constant("target", target);
-            patch.set_inputs(n, &[g.input(n, 0).map(Ref::from), Some(target)]);
+            let new = patch.constant("target", tensor);
+            patch.replace(old, new);
             return Ok(Verdict::Patch(patch, "its target shape is known".into()));
         }
         let results = match results(g, n) {
@@ -111,22 +112,26 @@ impl Pass for FoldConstants {
 fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
     let needed: Vec<ValueId> = g.node_outputs(n).into_iter().flatten().filter(|&v| !g.is_unused(v)).collect();
     let known: Vec<_> = needed.iter().filter_map(|&v| Some((v, known_content(g.value(v))?))).collect();
-    if !known.is_empty() && known.len() == needed.len() {
-        return Ok(known);
-    }
-    let cone = Cone::behind(g, n)?;
+    let cone = if !known.is_empty() && known.len() == needed.len() { None } else { Some(Cone::behind(g, n)?) };
     let mut size = 0;
     for &v in &needed {
         let value = g.value(v);
-        let Some(bytes) = value.ty.as_ref().and_then(type_bytes) else {
-            return Err(format!("the size of \"{}\" is not known", value.name));
-        };
-        size += bytes;
+        let data = value
+            .ty
+            .as_ref()
+            .and_then(type_bytes)
+            .ok_or_else(|| format!("the size of \"{}\" is not known", value.name))?;
+        if data > MAX_BYTES {
+            return Err(format!("its result takes {data} bytes"));
+        }
+        let node = if g.is_held(v) { CONSTANT_NODE } else { 0 };
+        size += node + bytes::initializer_of(&value.name, value.rank().unwrap_or(0), data);
     }
-    let room = bytes::freed_with(g, n, &cone.nodes) + SLACK;
-    if size > room as u64 {
-        return Err(format!("its result takes {size} bytes, what it replaces about {room}"));
+    let room = bytes::freed_with_source(g, n, MAX_CONE);
+    if size > room {
+        return Err(format!("its result takes about {size} bytes, what it replaces {room}"));
     }
+    let Some(cone) = cone else { return Ok(known) };
     let computed = cone.compute(g)?;
     let placed: Vec<_> = needed.iter().filter_map(|v| Some((*v, computed.get(v)?.clone()))).collect();
     if placed.len() < needed.len() {
@@ -199,10 +204,11 @@ fn computable(g: &Graph, n: NodeId) -> bool {
 }
 
 /// The target that Reshape can be told in the place of one that is computed, if all but one dim of its result is known.
-fn fixed_target(g: &Graph, n: NodeId) -> Option<Tensor> {
+fn fixed_target(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let node = g.node(n);
     let target = g.input(n, 1).filter(|&v| g.value(v).constant().is_none() && g.sole_use(v).is_some())?;
-    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent || g.producer(target).is_none() {
+    let (source, _) = g.producer(target)?;
+    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent {
         return None;
     }
     let facts = node.op.operator()?.infer(&Infer::new(g, n)).ok()?;
@@ -214,7 +220,9 @@ fn fixed_target(g: &Graph, n: NodeId) -> Option<Tensor> {
         _ => Some(-1),
     };
     let dims: Vec<i64> = shape.0.iter().map(number).collect::<Option<_>>()?;
-    (open <= 1).then(|| Tensor::i64([dims.len()], &dims))
+    let tensor = Tensor::i64([dims.len()], &dims);
+    let fits = bytes::initializer(&g.value(target).name, &tensor) <= bytes::freed_with_source(g, source, MAX_CONE);
+    (open <= 1 && fits).then_some((target, tensor))
 }
 
 /// The content of an integer value that shape inference knows completely.
@@ -228,11 +236,12 @@ fn known_content(value: &Value) -> Option<Tensor> {
     let known = known?;
     let fits = matches!(dtype, DType::I64 | DType::I32)
         && (dtype == DType::I64 || known.iter().all(|&k| i32::try_from(k).is_ok()));
-    (fits && crate::ir::tensor::elements(&shape)? == known.len()).then(|| Tensor::from_ints(dtype, shape, known))
+    (fits && elements(&shape)? == known.len()).then(|| Tensor::from_ints(dtype, shape, known))
 }
 
 /// Bytes of a tensor of this type, if its dims are known.
-fn type_bytes(ty: &Type) -> Option<u64> {
+fn type_bytes(ty: &Type) -> Option<usize> {
     let Type::Tensor(dtype, Some(shape)) = ty else { return None };
-    shape.elements()?.checked_mul(dtype.bits()?).map(|bits| bits.div_ceil(8))
+    let dims: Option<Vec<usize>> = shape.dims()?.into_iter().map(|d| usize::try_from(d).ok()).collect();
+    byte_len(*dtype, &dims?)
 }

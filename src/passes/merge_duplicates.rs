@@ -183,7 +183,9 @@ fn mergeable(g: &Graph, n: NodeId, m: NodeId) -> bool {
 /// Another node that does the same to the same inputs: it must be among the readers of each.
 fn twin(g: &Graph, n: NodeId) -> Option<NodeId> {
     let inputs = g.node_inputs(n);
-    let readers = inputs.iter().flatten().map(|&v| g.uses(v)).min_by_key(Vec::len)?;
-    let others = readers.into_iter().map(|u| u.node()).filter(|&m| m != n && comparable(g, m));
-    others.into_iter().find(|&m| mergeable(g, n, m) && g.node_inputs(m) == inputs)
+    let read_at_most =
+        |limit| inputs.iter().flatten().copied().find(move |&v| g.readers(v).take(limit + 1).count() <= limit);
+    let least_read = (0..usize::BITS).find_map(|bits| read_at_most(1 << bits))?;
+    let mut others = g.readers(least_read).filter(|&m| m != n && comparable(g, m));
+    others.find(|&m| g.node_inputs(m) == inputs && mergeable(g, n, m))
 }

@@ -8,6 +8,7 @@ mod factorize_linear;
 mod fold_affine;
 mod fold_batch_norm;
 mod fold_constants;
+mod fold_pad;
 mod fuse_gemm;
 mod inline_ifs;
 mod lift_constants;
@@ -210,6 +211,7 @@ pub const REGISTRY: &[Entry] = registry![
     fuse_gemm::FuseGemm = "fuse-gemm",
     fold_batch_norm::FoldBatchNorm = "fold-batch-norm",
     fold_affine::FoldAffine = "fold-affine",
+    fold_pad::FoldPad = "fold-pad",
     merge_duplicates::MergeDuplicates = "merge-duplicates",
     remove_unused::RemoveUnused = "remove-unused",
     separate_convs::SeparateConvs = "separate-convs",
