@@ -67,8 +67,8 @@ impl Lanes {
     /// Along `axis`, below the rank.
     pub fn new(shape: &[usize], axis: usize) -> Option<Lanes> {
         let len = *shape.get(axis)?;
-        let outer = elements(shape.get(..axis)?)?;
-        Some(Lanes { len, stride: elements(shape.get(axis + 1..)?)?, outer: if len == 0 { 0 } else { outer } })
+        let (outer, stride) = (elements(shape.get(..axis)?)?, elements(shape.get(axis + 1..)?)?);
+        Some(Lanes { len, stride, outer: if len == 0 || stride == 0 { 0 } else { outer } })
     }
 
     /// Index of the first element of every sequence.
@@ -81,5 +81,19 @@ impl Lanes {
     pub fn lane(&self, start: usize) -> impl DoubleEndedIterator<Item = usize> + use<> {
         let stride = self.stride;
         (0..self.len).map(move |k| start + k * stride)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_of_nothing_take_no_time() {
+        for (shape, axis) in [([1 << 40, 3, 0], 1), ([1 << 40, 0, 3], 1), ([0, 3, 1 << 40], 1)] {
+            assert_eq!(Lanes::new(&shape, axis).unwrap().starts().count(), 0, "{shape:?}");
+        }
+        assert!(Lanes::new(&[0, 1 << 40, 1 << 40], 0).is_none(), "a stride beyond 64 bits");
+        assert_eq!(Lanes::new(&[2, 3, 2], 1).unwrap().starts().collect::<Vec<_>>(), [0, 1, 6, 7]);
     }
 }

@@ -150,15 +150,14 @@ impl Operator for Reduce {
         let shape = self.kept(x.shape().iter().copied(), &reduced, || 1);
         kernel::fits(x.dtype(), &shape)?;
         let y = if x.dtype().is_float() {
-            let y = groups(&x.floats()?, x.shape(), &reduced)?;
-            if y.iter().flatten().any(|v| v.is_nan()) {
+            let values = x.floats()?;
+            if values.iter().any(|v| v.is_nan()) {
                 return None;
             }
-            let y = y.iter().map(|g| self.function.real(g)).collect::<Option<Vec<_>>>()?;
+            let y = reduce(&values, x.shape(), &reduced, |g| self.function.real(g))?;
             Tensor::from_floats(x.dtype(), shape, y)
         } else if x.dtype().is_int() || x.dtype() == DType::BOOL && matches!(self.function, Max | Min) {
-            let y = groups(&x.ints()?, x.shape(), &reduced)?;
-            let y = y.iter().map(|g| self.function.integer(g)).collect::<Option<Vec<_>>>()?;
+            let y = reduce(&x.ints()?, x.shape(), &reduced, |g| self.function.integer(g))?;
             Tensor::from_ints(x.dtype(), shape, y)
         } else {
             return None;
@@ -182,14 +181,14 @@ impl Operator for Reduce {
     }
 }
 
-/// The elements that come together in each element of the result.
-fn groups<T: Copy>(values: &[T], shape: &[usize], reduced: &[bool]) -> Option<Vec<Vec<T>>> {
+/// Each element of the result from the elements of `values` that come together in it.
+fn reduce<T: Copy>(values: &[T], shape: &[usize], reduced: &[bool], f: impl Fn(&[T]) -> Option<T>) -> Option<Vec<T>> {
     let kept = (0..shape.len()).filter(|&i| !reduced[i]);
     let order: Vec<usize> = kept.clone().chain((0..shape.len()).filter(|&i| reduced[i])).collect();
     let sorted: Vec<T> = kernel::view(values, shape)?.permuted_axes(order).iter().copied().collect();
     let n: usize = kept.map(|i| shape[i]).product();
     let each = sorted.len().checked_div(n).unwrap_or(0);
-    Some((0..n).map(|i| sorted[i * each..(i + 1) * each].to_vec()).collect())
+    (0..n).map(|i| f(&sorted[i * each..(i + 1) * each])).collect()
 }
 
 /// Position of the largest or smallest element along an axis.

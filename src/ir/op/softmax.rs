@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::{Operator, kernel};
-use crate::ir::tensor::Tensor;
+use crate::ir::tensor::{Tensor, elements};
 use crate::ir::ties::Ties;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,7 @@ impl Operator for Softmax {
         let at = axis(self.axis, x.rank()).ok()?;
         let lanes = if self.flatten {
             let (rows, columns) = x.shape().split_at(at);
-            kernel::Lanes::new(&[rows.iter().product(), columns.iter().product()], 1)?
+            kernel::Lanes::new(&[elements(rows)?, elements(columns)?], 1)?
         } else {
             kernel::Lanes::new(x.shape(), at)?
         };
