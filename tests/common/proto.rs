@@ -1,4 +1,4 @@
-//! Just enough protobuf to write ONNX files that no library would write.
+//! Just enough protobuf to write ONNX files that no library would write, and to damage some with care.
 
 /// A field that holds bytes, a string or a message.
 pub fn bytes(field: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
@@ -62,4 +62,72 @@ pub fn output(name: &str) -> Vec<u8> {
 fn value(name: &str) -> Vec<u8> {
     let tensor = [int(1, 1), bytes(2, bytes(1, int(1, 4)))].concat();
     [bytes(1, name), bytes(2, bytes(1, tensor))].concat()
+}
+
+/// A field of a message.
+#[derive(Clone)]
+pub struct Field {
+    pub number: u64,
+    pub content: Content,
+}
+
+#[derive(Clone)]
+pub enum Content {
+    Varint(u64),
+    Fixed(Vec<u8>),
+    Bytes(Vec<u8>),
+    /// Bytes that read as a message.
+    Message(Vec<Field>),
+}
+
+/// The fields of a message; `None` if it is none.
+pub fn parse(mut bytes: &[u8]) -> Option<Vec<Field>> {
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let key = read_varint(&mut bytes)?;
+        let content = match key & 7 {
+            0 => Content::Varint(read_varint(&mut bytes)?),
+            1 => Content::Fixed(take(&mut bytes, 8)?.to_vec()),
+            5 => Content::Fixed(take(&mut bytes, 4)?.to_vec()),
+            2 => {
+                let n = read_varint(&mut bytes)?;
+                let inner = take(&mut bytes, n)?;
+                match parse(inner).filter(|fields| !fields.is_empty() && encode(fields) == inner) {
+                    Some(fields) => Content::Message(fields),
+                    None => Content::Bytes(inner.to_vec()),
+                }
+            }
+            _ => return None,
+        };
+        out.push(Field { number: key >> 3, content });
+    }
+    Some(out)
+}
+
+pub fn encode(fields: &[Field]) -> Vec<u8> {
+    let one = |f: &Field| match &f.content {
+        Content::Varint(v) => int(f.number, *v as i64),
+        Content::Fixed(b) => [varint(f.number << 3 | if b.len() == 4 { 5 } else { 1 }), b.clone()].concat(),
+        Content::Bytes(b) => bytes(f.number, b),
+        Content::Message(inner) => bytes(f.number, encode(inner)),
+    };
+    fields.iter().flat_map(one).collect()
+}
+
+fn take<'a>(bytes: &mut &'a [u8], n: u64) -> Option<&'a [u8]> {
+    let (head, tail) = bytes.split_at_checked(n as usize)?;
+    *bytes = tail;
+    Some(head)
+}
+
+fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = take(bytes, 1)?[0];
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
