@@ -54,7 +54,7 @@ pub fn compress(
     observer: &dyn Observer,
 ) -> Result<Outcome> {
     let plan = recipe.plan()?;
-    let interface = teacher.graph.interface();
+    let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
     let mut steps = Vec::new();
     let mut size = Size { bytes: teacher_bytes, ..measure(&student)? };
@@ -64,6 +64,7 @@ pub fn compress(
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
         let mut run = Run { rows: Vec::new(), observer };
+        let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
         match action {
             Action::Nothing => {}
             Action::Clean => run.clean(&mut student.graph, &passes::clean(), None)?,
@@ -80,7 +81,10 @@ pub fn compress(
         }
         student.graph.infer_all()?;
         student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
-        same_interface(&interface, &student.graph)?;
+        for learned in same_interface(&interface, &student.graph, exact)? {
+            run.note("infer", &learned);
+        }
+        interface = student.graph.interface();
         if !teacher.graph.has_unlisted() && student.raise_ir() {
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
         }
@@ -109,15 +113,23 @@ pub fn measure(model: &Model) -> Result<Size> {
     Ok(Size { nodes: model.graph.count_nodes(), cost: cost(&model.graph), bytes: onnx::encoded_len(model)? })
 }
 
-/// The names and types of inputs and outputs, in order, are the contract with whoever runs the model.
-fn same_interface(before: &[(String, Option<Type>)], graph: &Graph) -> Result<()> {
+/// The names and types of inputs and outputs, in order, are the contract with whoever runs the model. What is known of
+/// them may turn out to be other than declared while nothing but `exact` changes are made: then the teacher's file
+/// contradicts itself, and what was learned is returned.
+fn same_interface(before: &[(String, Option<Type>)], graph: &Graph, exact: bool) -> Result<Vec<String>> {
     let after = graph.interface();
-    let same = before.len() == after.len()
-        && before
-            .iter()
-            .zip(&after)
-            .all(|(a, b)| a.0 == b.0 && a.1.as_ref().zip(b.1.as_ref()).is_none_or(|(a, b)| a.agrees(b)));
-    if same { Ok(()) } else { Err(Error::internal("the model's inputs or outputs changed")) }
+    let mut learned = Vec::new();
+    let mut same = before.len() == after.len();
+    for ((name, was), (now, is)) in before.iter().zip(&after) {
+        same &= name == now;
+        if let (Some(was), Some(is)) = (was, is)
+            && !was.agrees(is)
+        {
+            same &= exact;
+            learned.push(format!("\"{name}\" is declared {was} but is {is}: the declaration is kept"));
+        }
+    }
+    if same { Ok(learned) } else { Err(Error::internal("the model's inputs or outputs changed")) }
 }
 
 struct Run<'a> {

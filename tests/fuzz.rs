@@ -14,7 +14,7 @@ use tutee::onnx;
 
 /// Damaged copies of each fixture.
 fn rounds() -> u64 {
-    std::env::var("FUZZ").map_or(150, |n| n.parse().unwrap())
+    std::env::var("FUZZ").map_or(50, |n| n.parse().unwrap())
 }
 
 /// Larger fixtures take too long to damage everywhere.

@@ -37,6 +37,7 @@ fn explain<'a>(given: &[String], table: &toml::Table, message: &'a str) -> Optio
             help: Some(suggest(key, known)),
         };
     }
+    let message = plain(message);
     let to_blame = given.iter().find(|k| message.contains(&format!("`{k}`")));
     let only = if table.len() == 1 { given.first() } else { None };
     let key = to_blame.or(only).cloned();
@@ -45,6 +46,16 @@ fn explain<'a>(given: &[String], table: &toml::Table, message: &'a str) -> Optio
         None => format!("an option has a value it cannot have: {message}"),
     };
     OptionsError { key, what, help: None }
+}
+
+/// serde names the type it wants as Rust does.
+fn plain(message: &str) -> String {
+    let words =
+        [("usize", "a whole number"), ("u64", "a whole number"), ("u32", "a whole number"), ("u8", "a whole number")];
+    let words = words.into_iter().chain([("f64", "a number"), ("f32", "a number"), ("a sequence", "a list")]);
+    words.fold(message.to_string(), |m, (rust, plain)| {
+        m.replace(&format!("expected {rust}"), &format!("expected {plain}"))
+    })
 }
 
 /// "did you mean …" if something is near, else what there is.
