@@ -211,7 +211,7 @@ fn low_rank(shape: &[usize]) -> ArrayD<f64> {
     ArrayD::from_shape_fn(shape, |i| (0..3).map(|t| entry(t, &[i[0]]) * entry(5 + t, &[i[1]])).sum())
 }
 
-const LINEAR: &str = "[{ pass = \"factorize-linear\", min-weights = 0, rank = 3 }]";
+const LINEAR: &str = "[{ pass = \"factorize-linear\", min-weights = 0, min-side = 0, rank = 3 }]";
 
 #[test]
 fn factorized_matrix_products_are_exact_at_their_rank() {

@@ -10,6 +10,7 @@
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
 //! | `min-weights` | smaller weights are left alone | 4096 |
+//! | `min-side` | so are weights with fewer rows or columns: a classifier of ten classes has no rank to spare | 16 |
 //!
 //! ```text
 //! # run = [{ pass = "factorize-linear", rank = 8 }]
@@ -52,21 +53,29 @@ use std::num::NonZeroUsize;
 #[serde(try_from = "Options")]
 pub struct FactorizeLinear {
     rank: Rank,
+    min_side: usize,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Options {
     rank: Option<NonZeroUsize>,
     ratio: Option<Share>,
     energy: Option<Share>,
+    min_side: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { rank: None, ratio: None, energy: None, min_side: 16 }
+    }
 }
 
 impl TryFrom<Options> for FactorizeLinear {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
-        Ok(FactorizeLinear { rank: rank_of(o.rank, o.ratio, o.energy)? })
+        Ok(FactorizeLinear { rank: rank_of(o.rank, o.ratio, o.energy)?, min_side: o.min_side })
     }
 }
 
@@ -131,6 +140,9 @@ impl FactorizeLinear {
             }
             _ => ([MatMul.into(), MatMul.into()], slot == 1),
         };
+        if rows.min(columns) < self.min_side {
+            return Err(format!("its weight is {rows} × {columns}, narrower than `min-side` = {}", self.min_side));
+        }
         let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
         let (factors, what) = factorize(self.rank, w, &weight)?;
         let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; rest.len()]].concat(), f);

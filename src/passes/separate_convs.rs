@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `rank` | base filters a channel | 2 |
 //! | `energy` | instead of `rank`: the fewest, layer by layer, that keep this share of the squared weights | |
-//! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at no more parameters | `auto` |
+//! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at about as many parameters, or with `energy` if it takes fewer | `auto` |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
 //! A convolution in groups is split inside its groups. Depthwise and 1×1 convolutions are left alone, and so is one that would
@@ -162,8 +162,9 @@ impl SeparateConvs {
         let better = match self.terms {
             Terms::Energy(_) => pointwise.parameters() < depthwise.parameters(),
             Terms::Rank(_) => {
-                let affordable = depthwise.parameters() / pointwise.parameters_a_term();
-                pointwise.terms = affordable.min(pointwise.separable.full());
+                let (budget, a_term) = (depthwise.parameters(), pointwise.parameters_a_term());
+                let nearest = (2 * budget + a_term) / (2 * a_term);
+                pointwise.terms = nearest.min(pointwise.separable.full());
                 pointwise.separable.error(pointwise.terms) < depthwise.separable.error(depthwise.terms)
             }
         };
