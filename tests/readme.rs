@@ -2,6 +2,12 @@
 #![cfg(feature = "exec")]
 
 mod common;
+mod example {
+    include!("readme/example.rs");
+    pub fn run() -> tutee::Result<()> {
+        main()
+    }
+}
 
 use common::root;
 use std::process::{Command, Output};
@@ -64,7 +70,8 @@ fn the_recipe_is_the_one_that_is_run() {
 }
 
 #[test]
-fn the_rust_example_is_the_one_that_is_compiled() {
-    let example = std::fs::read_to_string(root().join("examples/build_script.rs")).unwrap();
-    assert_eq!(blocks("rust"), [example]);
+fn the_rust_example_runs() {
+    let text = std::fs::read_to_string(root().join("tests/readme/example.rs")).unwrap();
+    assert_eq!(blocks("rust"), [text]);
+    example::run().unwrap();
 }
