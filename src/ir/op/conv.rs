@@ -251,10 +251,13 @@ impl Operator for Conv {
         out
     }
 
-    /// Some runtimes fail without explicit strides and dilations.
+    /// Some runtimes fail without explicit strides and dilations. Without a kernel size their lengths are unknown.
     fn file_attrs(&self, opset: i64) -> Vec<Attr> {
         let mut out = self.attrs(opset);
         let axes = self.window.kernel.len();
+        if axes == 0 {
+            return out;
+        }
         let mut spell = |name: &str, attr: Attr| {
             if !out.iter().any(|a| a.name == name) {
                 out.push(attr);
