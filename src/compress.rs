@@ -7,10 +7,13 @@ use crate::onnx;
 use crate::passes::options::{Selected, Selection};
 use crate::passes::{self, Context, Pass, Phase, Site, Verdict};
 use crate::recipe::{Action, Recipe};
-use crate::report::{self, Report, Row, Size, StepReport};
+use crate::report::{self, Packed, Report, Row, Size, StepReport};
 
 /// Rounds of cleaning after which passes that still find something must be undoing each other.
 const MAX_ROUNDS: usize = 50;
+
+/// Models of more bytes are not compressed for the report: at this size it takes some ten seconds.
+const LARGEST_PACKED: u64 = 1 << 28;
 
 /// What happens while a recipe runs, for whoever wants to show it.
 pub trait Observer {
@@ -56,7 +59,7 @@ pub fn compress(
     let plan = recipe.plan()?;
     let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
-    let mut steps = Vec::new();
+    let mut steps: Vec<StepReport> = Vec::new();
     let mut size = Size { bytes: teacher_bytes, ..measure(&student)? };
     let teacher_size = size;
     let count = plan.len().min(stop_after.unwrap_or(usize::MAX));
@@ -64,6 +67,7 @@ pub fn compress(
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
         let mut run = Run { rows: Vec::new(), observer };
+        let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
         match action {
             Action::Nothing => {}
@@ -89,14 +93,23 @@ pub fn compress(
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
         }
         let after = measure(&student)?;
-        steps.push(StepReport { name: name.clone(), before: size, after, rows: run.rows });
+        let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
+        steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows });
         size = after;
         observer.model(i + 1, &name, &student)?;
     }
+    let last = steps.last().and_then(|s| s.zstd_bytes);
+    let zstd_bytes = if steps.iter().any(|s| s.zstd_bytes.is_some()) {
+        let student = last.map_or_else(|| packed(&student, &size), |bytes| Ok(Some(bytes)))?;
+        packed(teacher, &teacher_size)?.zip(student)
+    } else {
+        None
+    };
     let report = Report {
         version: report::VERSION,
         teacher: teacher_size,
         student: size,
+        zstd_bytes: zstd_bytes.map(|(teacher, student)| Packed { teacher, student }),
         steps,
         warnings: Vec::new(),
         missed: Vec::new(),
@@ -111,6 +124,11 @@ pub fn compress(
 /// Internal ones only.
 pub fn measure(model: &Model) -> Result<Size> {
     Ok(Size { nodes: model.graph.count_nodes(), cost: cost(&model.graph), bytes: onnx::encoded_len(model)? })
+}
+
+/// Bytes after zstd of a model that is not too large to wait for them.
+fn packed(model: &Model, size: &Size) -> Result<Option<u64>> {
+    (size.bytes <= LARGEST_PACKED).then(|| onnx::packed_len(model)).transpose()
 }
 
 /// The names and types of inputs and outputs, in order, are the contract with whoever runs the model. What is known of

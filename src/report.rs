@@ -15,6 +15,9 @@ pub struct Report {
     pub version: u32,
     pub teacher: Size,
     pub student: Size,
+    /// Where a step's pass is one whose gain shows only after compression, and the models are at most 256 MiB.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub zstd_bytes: Option<Packed>,
     pub steps: Vec<StepReport>,
     pub warnings: Vec<String>,
     /// Targets that were asked for and not reached.
@@ -35,12 +38,22 @@ pub struct Size {
     pub bytes: u64,
 }
 
+/// Bytes of the models, each as one file, after zstd at level 9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    pub teacher: u64,
+    pub student: u64,
+}
+
 /// What one step did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     pub name: String,
     pub before: Size,
     pub after: Size,
+    /// Of the model after the step, as in the report as a whole.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub zstd_bytes: Option<u64>,
     pub rows: Vec<Row>,
 }
 
@@ -64,7 +77,7 @@ impl Report {
     pub fn text(&self) -> String {
         let mut out = String::new();
         for (i, step) in self.steps.iter().enumerate() {
-            let _ = writeln!(out, "step {} {}: {}", i + 1, step.name, change(&step.before, &step.after));
+            let _ = writeln!(out, "step {} {}: {}", i + 1, step.name, step.change());
             let table = step.table();
             if !table.is_empty() {
                 let mut t = comfy_table::Table::new();
@@ -76,7 +89,9 @@ impl Report {
                 lines.lines().for_each(|l| out.extend(["  ", l.trim_end(), "\n"]));
             }
         }
-        let _ = writeln!(out, "in all: {}", change(&self.teacher, &self.student));
+        let packed = self.zstd_bytes.map(|z| part(Some(z.teacher), Some(z.student), "bytes after zstd"));
+        let all = packed.into_iter().fold(change(&self.teacher, &self.student), |all, p| format!("{all}, {p}"));
+        let _ = writeln!(out, "in all: {all}");
         self.missed.iter().for_each(|m| out.extend(["MISSED ", m, "\n"]));
         out
     }
@@ -93,8 +108,11 @@ impl Report {
         line("parameters", Some(t.cost.parameters), Some(s.cost.parameters));
         line("MACs", t.cost.macs, s.cost.macs);
         line("bytes", Some(t.bytes), Some(s.bytes));
+        if let Some(z) = self.zstd_bytes {
+            line("bytes after zstd", Some(z.teacher), Some(z.student));
+        }
         for (i, step) in self.steps.iter().enumerate() {
-            let _ = writeln!(out, "\n## Step {}: {}\n\n{}", i + 1, step.name, change(&step.before, &step.after));
+            let _ = writeln!(out, "\n## Step {}: {}\n\n{}", i + 1, step.name, step.change());
             let table = step.table();
             if !table.is_empty() {
                 out.push_str("\n| pass | site | | what | parameters | MACs |\n|---|---|---|---|---|---|\n");
@@ -118,6 +136,14 @@ impl Report {
 }
 
 impl StepReport {
+    fn change(&self) -> String {
+        let change = change(&self.before, &self.after);
+        match self.zstd_bytes {
+            Some(bytes) => format!("{change}, {} after zstd", group_digits(bytes)),
+            None => change,
+        }
+    }
+
     /// One row a site; sites at which a Clean pass did the same share one.
     fn table(&self) -> Vec<[String; 6]> {
         let mut out: Vec<[String; 6]> = Vec::new();
@@ -161,14 +187,6 @@ fn delta(a: Option<u64>, b: Option<u64>, unit: &str) -> String {
 
 /// `47 → 23 nodes, 2,170,474 → 545,000 parameters (4.0x), …`
 fn change(a: &Size, b: &Size) -> String {
-    let part = |a: Option<u64>, b: Option<u64>, unit: &str| match (a, b) {
-        (Some(a), Some(b)) if a == b => format!("{} {unit}", group_digits(a)),
-        (Some(a), Some(b)) => {
-            let by = ratio(Some(a), Some(b)).map_or(String::new(), |r| format!(" ({r})"));
-            format!("{} → {} {unit}{by}", group_digits(a), group_digits(b))
-        }
-        _ => format!("{unit} depend on run-time dims"),
-    };
     [
         part(Some(a.nodes), Some(b.nodes), "nodes"),
         part(Some(a.cost.parameters), Some(b.cost.parameters), "parameters"),
@@ -176,6 +194,17 @@ fn change(a: &Size, b: &Size) -> String {
         part(Some(a.bytes), Some(b.bytes), "bytes"),
     ]
     .join(", ")
+}
+
+fn part(a: Option<u64>, b: Option<u64>, unit: &str) -> String {
+    match (a, b) {
+        (Some(a), Some(b)) if a == b => format!("{} {unit}", group_digits(a)),
+        (Some(a), Some(b)) => {
+            let by = ratio(Some(a), Some(b)).map_or(String::new(), |r| format!(" ({r})"));
+            format!("{} → {} {unit}{by}", group_digits(a), group_digits(b))
+        }
+        _ => format!("{unit} depend on run-time dims"),
+    }
 }
 
 /// How many times smaller `b` is.

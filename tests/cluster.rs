@@ -141,3 +141,44 @@ fn zeros_of_a_pruned_weight_stay_zero() {
     assert_eq!(rounded.dtype(), DType::F16);
     assert_eq!(kept.count(), pruned.iter().filter(|w| **w == 0.0).count());
 }
+
+#[test]
+fn pruning_and_codebooks_compose() {
+    let text = r#"model "pruned" opset 13 {
+  input %x : f32[96,96]
+  const %w : f32[96,120] = seed(1)
+
+  %y : f32[96,120] = MatMul(%x, %w)
+
+  output %y
+}"#;
+    let model = text::parse::model(text).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pruned.onnx");
+    let w = model.graph.find_value("w").unwrap();
+    let values = |m: &Model| m.graph.value(w).constant().unwrap().floats().unwrap();
+    let identity: Vec<f32> = (0..96 * 96).map(|i| if i % 97 == 0 { 1.0 } else { 0.0 }).collect();
+    let identity = Array::from_f32(vec![96, 96], &identity).unwrap();
+    for (sparsity, levels, groups) in
+        [(0.05, 16, 16), (0.3, 2, 4), (0.5, 3, 1), (0.8, 4, 7), (0.9, 6, 3), (0.97, 256, 1)]
+    {
+        let prune = format!(r#"{{ pass = "prune-weights", sparsity = {sparsity} }}"#);
+        let cluster = format!(r#"{{ pass = "cluster-weights", levels = {levels}, groups = {groups} }}"#);
+        let pruned = values(&common::run(&model, &format!("[{prune}]")).unwrap().student);
+        let zero = pruned.iter().filter(|w| **w == 0.0).count();
+        assert_eq!(zero, (sparsity * 96.0 * 120.0_f64).round() as usize);
+        let done = common::run(&model, &format!("[{prune}, {cluster}]")).unwrap();
+        assert!(done.student.graph.count_nodes() > 1, "{levels} levels: not encoded");
+        // One weight and 95 zeros are summed: what comes out is the weights as tract decodes them.
+        let decoded = runner(&done.student, &file, &[96, 96]).run(std::slice::from_ref(&identity)).unwrap()[0].to_f64();
+        let kept = decoded.iter().zip(&pruned).filter(|(new, old)| **new == 0.0 && **old == 0.0).count();
+        assert_eq!(kept, zero, "{sparsity}, {levels} levels, {groups} groups");
+
+        let packed = done.report.zstd_bytes.unwrap();
+        assert_eq!(packed.student, onnx::packed_file_len(&file).unwrap().1);
+        assert_eq!(packed.teacher, onnx::packed_len(&model).unwrap());
+        assert_eq!(done.report.steps[1].zstd_bytes, Some(packed.student));
+        let pruned = done.report.steps[0].zstd_bytes.unwrap();
+        assert!(pruned < packed.teacher && packed.student < packed.teacher, "{pruned}, {packed:?}");
+    }
+}

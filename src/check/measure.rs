@@ -1,45 +1,18 @@
 //! Bytes and time.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::data::evenly;
-use crate::error::{self, Result};
+use crate::error::Result;
+use crate::onnx;
 
-/// Level 9: on weights, dense, sparse or clustered, within 7 % of level 19 and about ten times as fast.
-const ZSTD_LEVEL: i32 = 9;
-
-/// Length of the files, and their length after zstd, streamed.
+/// Length of the files, and their length after zstd.
 pub(super) fn bytes(files: &[PathBuf]) -> Result<(u64, u64)> {
-    let (mut plain, mut packed) = (0, 0);
-    for path in files {
-        let compress = || {
-            let file = File::open(path)?;
-            let mut count = Count(0);
-            zstd::stream::copy_encode(&file, &mut count, ZSTD_LEVEL)?;
-            Ok((file.metadata()?.len(), count.0))
-        };
-        let (len, zstd) = compress().map_err(|e| error::io("read", path, &e))?;
-        plain += len;
-        packed += zstd;
-    }
-    Ok((plain, packed))
-}
-
-/// Counts what is written and keeps nothing.
-struct Count(u64);
-
-impl Write for Count {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    files.iter().try_fold((0, 0), |(plain, packed), file| {
+        let (p, z) = onnx::packed_file_len(file)?;
+        Ok((plain + p, packed + z))
+    })
 }
 
 /// Median milliseconds of two runs, taken in turn (A B A B …) so that whatever else the machine does meets both alike.

@@ -7,6 +7,7 @@ pub mod codes;
 mod dense;
 pub mod kmeans;
 pub mod low_rank;
+pub mod magnitude;
 pub mod moments;
 pub mod separate;
 pub mod solve;

@@ -3,6 +3,7 @@
 mod decode;
 mod encode;
 mod external;
+mod packed;
 mod proto {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
@@ -16,4 +17,5 @@ pub const PROTO_VERSION: &str = "1.23";
 
 pub use decode::{Loaded, decode, load};
 pub use encode::encoded_len;
+pub use packed::{packed_file_len, packed_len};
 pub use save::{Atomic, SaveOptions, Target, save, to_bytes};

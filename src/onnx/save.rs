@@ -200,7 +200,7 @@ fn externalize_tensor(t: &mut TensorProto, location: &str, data: &mut Atomic) ->
 }
 
 /// Encodes straight into a writer: the weights go from where they are to the file, through no buffer of their size.
-fn stream(proto: &ModelProto, out: &mut dyn Write) -> std::io::Result<()> {
+pub(super) fn stream(proto: &ModelProto, out: &mut dyn Write) -> std::io::Result<()> {
     let mut sink = Sink { out, chunk: vec![0; 1 << 16], filled: 0, failed: None };
     proto.encode(&mut sink).map_err(std::io::Error::other)?;
     sink.flush();

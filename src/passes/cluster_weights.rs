@@ -118,6 +118,10 @@ impl Pass for ClusterWeights {
         Selection { min_weights: 512, ..Selection::default() }
     }
 
+    fn pays_compressed(&self) -> bool {
+        true
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
         let mut seen = HashSet::new();

@@ -15,6 +15,7 @@ mod lift_constants;
 mod merge_duplicates;
 pub mod options;
 mod prune_channels;
+mod prune_weights;
 mod remove_no_ops;
 mod remove_unused;
 mod separate_convs;
@@ -47,6 +48,11 @@ pub enum Fidelity {
 pub enum Site {
     Node(NodeId),
     Value(ValueId),
+    /// A constant weight, and how many of its elements are to be zero: that is weighed over all weights.
+    Weight {
+        value: ValueId,
+        zeros: usize,
+    },
     /// Coupled channels: the nodes that make them, and which of their units stay (`None`: that is not decided here).
     Channels {
         producers: Vec<NodeId>,
@@ -59,7 +65,7 @@ impl Site {
     pub fn lives(&self, graph: &Graph) -> bool {
         match self {
             Site::Node(n) => graph.has_node(*n),
-            Site::Value(v) => graph.has_value(*v),
+            Site::Value(v) | Site::Weight { value: v, .. } => graph.has_value(*v),
             Site::Channels { producers, .. } => producers.iter().all(|&n| graph.has_node(n)),
         }
     }
@@ -68,7 +74,7 @@ impl Site {
     pub fn nodes(&self, graph: &Graph) -> Vec<NodeId> {
         match self {
             Site::Node(n) => vec![*n],
-            Site::Value(v) => graph.uses(*v).into_iter().map(|u| u.node()).collect(),
+            Site::Value(v) | Site::Weight { value: v, .. } => graph.uses(*v).into_iter().map(|u| u.node()).collect(),
             Site::Channels { producers, .. } => producers.clone(),
         }
     }
@@ -77,7 +83,7 @@ impl Site {
     pub fn label(&self, graph: &Graph) -> String {
         match self {
             Site::Node(n) => graph.label(*n).to_string(),
-            Site::Value(v) => graph.value(*v).name.clone(),
+            Site::Value(v) | Site::Weight { value: v, .. } => graph.value(*v).name.clone(),
             Site::Channels { producers, .. } => {
                 let names: Vec<_> = producers.iter().map(|&n| graph.label(n)).collect();
                 names.join(" + ")
@@ -138,6 +144,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
     /// What is selected where the recipe says nothing.
     fn selection(&self) -> Selection {
         Selection::default()
+    }
+
+    /// Whether what it gains shows only once the file is compressed: the report then has the bytes after zstd.
+    fn pays_compressed(&self) -> bool {
+        false
     }
 
     /// Whether the options go together.
@@ -218,6 +229,7 @@ pub const REGISTRY: &[Entry] = registry![
     factorize_linear::FactorizeLinear = "factorize-linear",
     factorize_convs::FactorizeConvs = "factorize-convs",
     prune_channels::PruneChannels = "prune-channels",
+    prune_weights::PruneWeights = "prune-weights",
     cluster_weights::ClusterWeights = "cluster-weights",
 ];
 

@@ -254,7 +254,7 @@ impl Selected<'_> {
             .filter_map(|&n| weight(graph, n))
             .map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
         let weights = match site {
-            Site::Value(v) => graph.value(*v).constant().map(|t| t.len()),
+            Site::Value(v) | Site::Weight { value: v, .. } => graph.value(*v).constant().map(|t| t.len()),
             Site::Node(_) | Site::Channels { .. } => weights.max(),
         };
         match weights {
