@@ -152,6 +152,16 @@ pub fn check(
     })
 }
 
+/// Finds out, before there is a student, what about the teacher and the data would prevent the check.
+///
+/// # Errors
+/// If the teacher cannot be read by tract or the data does not fit its inputs.
+pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise) -> Result<()> {
+    let teacher = Network::load(teacher)?;
+    let feed = data.feed(teacher.inputs(), normalise)?;
+    feed.chunk(0).map(drop)
+}
+
 /// Both models on the same chunks.
 struct Pair<'a> {
     teacher: Runner,

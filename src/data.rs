@@ -18,6 +18,9 @@ pub use normalise::{Normalise, parse_scale};
 
 use crate::error::{Error, Result, io};
 
+const FORMS: &str = "give a .npz with `x` and optionally `y`, a .npy, or a folder of pictures";
+const NUMPY: &str = "write arrays of numbers, with numpy.save or numpy.savez";
+
 /// Arrays by name, as a file holds them.
 pub struct Dataset {
     name: String,
@@ -33,18 +36,14 @@ impl Dataset {
     pub fn load(path: &Path) -> Result<Dataset> {
         let name = path.display().to_string();
         let mut warnings = Vec::new();
-        let meta = path.metadata().map_err(|e| io("read", path, &e))?;
+        let meta = path.metadata().map_err(|e| io("read", path, &e).help(FORMS))?;
         if meta.is_dir() {
             let (x, y) = images::read_folder(path, &mut warnings)?;
             let mut arrays = vec![("x".into(), Ok(x))];
             arrays.extend(y.map(|y| ("y".into(), Ok(y))));
             return Ok(Dataset { name, arrays, warnings });
         }
-        let not_data = |why: &str| {
-            Error::input(format!("{name} is not a data set"))
-                .because(why)
-                .help("give a .npz with `x` and optionally `y`, a .npy, or a folder of pictures")
-        };
+        let not_data = |why: &str| Error::input(format!("{name} is not a data set")).because(why).help(FORMS);
         if !meta.is_file() {
             return Err(not_data("it is neither a file nor a folder"));
         }
@@ -53,7 +52,10 @@ impl Dataset {
             Some(true) => npy::read_npz(path, file)?,
             Some(false) => {
                 let array = npy::read_npy(&mut file);
-                vec![("x".into(), Ok(array.map_err(|why| Error::input(format!("cannot read {name}")).because(why))?))]
+                vec![(
+                    "x".into(),
+                    Ok(array.map_err(|why| Error::input(format!("cannot read {name}")).because(why).help(NUMPY))?),
+                )]
             }
             None => return Err(not_data("its first bytes are neither those of a zip archive nor NumPy's")),
         };
@@ -81,7 +83,7 @@ impl Dataset {
         match self.arrays.iter().find(|(n, _)| n == name) {
             Some((_, Ok(array))) => Ok(array),
             Some((_, Err(why))) => {
-                Err(Error::input(format!("cannot read the array `{name}`")).at(&self.name).because(why))
+                Err(Error::input(format!("cannot read the array `{name}`")).at(&self.name).because(why).help(NUMPY))
             }
             None => {
                 let held = self.arrays.iter().map(|(name, array)| match array {

@@ -4,7 +4,7 @@
 use super::data::NormaliseArgs;
 use super::progress::Progress;
 #[cfg(feature = "exec")]
-use crate::check::{Check, check};
+use crate::check::{Check, check, check_data};
 use crate::compress::{Outcome, compress};
 #[cfg(feature = "exec")]
 use crate::data::{Dataset, Normalise};
@@ -80,6 +80,8 @@ impl Args {
         #[cfg(feature = "exec")]
         let test = self.check.plan(&recipe, to_stdout)?;
         let loaded = onnx::load(&self.teacher)?;
+        #[cfg(feature = "exec")]
+        test.as_ref().map_or(Ok(()), |t| check_data(&self.teacher, &t.data, &t.normalise))?;
         if !self.quiet {
             loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         }

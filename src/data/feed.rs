@@ -82,14 +82,14 @@ impl Dataset {
         for spec in specs {
             let has = |name: &str| self.arrays.iter().any(|(n, _)| n == name);
             let source = if specs.len() == 1 && !has(&spec.name) { "x" } else { spec.name.as_str() };
-            let array = self.array(source).map_err(|e| {
-                let single = format!("name the samples `x` or `{}`, after the model's input", spec.name);
-                let several = "give one array for each input of the model, under the input's name".to_owned();
-                e.help(if specs.len() == 1 { single } else { several })
+            let array = self.array(source).map_err(|e| match specs.len() {
+                _ if has(source) => e,
+                1 => e.help(format!("name the samples `x` or `{}`, after the model's input", spec.name)),
+                _ => e.help("give one array for each input of the model, under the input's name"),
             })?;
             used.push(source);
             let refuse = |why: String| self.misfit(source, spec, why);
-            let (layout, fixed) = layout(array, spec).map_err(refuse)?;
+            let (layout, fixed) = layout(array, spec).map_err(|why| refuse(why).help(wanted(spec)))?;
             if layout != Layout::Shared {
                 let n = array.shape()[0];
                 if n == 0 || array.bytes().is_empty() {
@@ -97,7 +97,8 @@ impl Dataset {
                 }
                 match counted {
                     Some((first, len)) if len != n => {
-                        return Err(refuse(format!("`{source}` has {n} samples and `{first}` has {len}")));
+                        return Err(refuse(format!("`{source}` has {n} samples and `{first}` has {len}"))
+                            .help("give every input the same number of samples"));
                     }
                     _ => counted = Some((source, n)),
                 }
@@ -110,13 +111,16 @@ impl Dataset {
                     _ => batched = Some((spec.name.as_str(), fixed)),
                 }
             }
+            let normalised = |why: String| {
+                refuse(why).help("give mean and std that the model was trained with: one value, or one a channel")
+            };
             let mut shape = array.shape().to_vec();
             match layout {
                 Layout::Batched => shape[0] = fixed,
                 Layout::Whole => drop(shape.remove(0)),
                 Layout::Shared => {}
             }
-            let channels = if spec.dtype.is_float() { normalise.channels(&shape).map_err(refuse)? } else { None };
+            let channels = if spec.dtype.is_float() { normalise.channels(&shape).map_err(normalised)? } else { None };
             feed.inputs.push(Input { array, name: spec.name.clone(), dtype: spec.dtype, layout, shape, channels });
         }
         let (Some((_, len)), Some((_, batch))) = (counted, batched) else {
@@ -150,7 +154,7 @@ impl Dataset {
             return Err(refuse(format!("it is {y}, not integers [N]")));
         }
         if y.shape()[0] != len {
-            return Err(refuse(format!("it has {} entries for {len} samples", y.shape()[0])));
+            return Err(refuse(format!("it is {y} for {len} samples")));
         }
         let labels = to_int(y.dtype(), y.bytes()).map_err(refuse)?;
         let label = |(i, v): (usize, i128)| usize::try_from(v).map_err(|_| refuse(format!("y[{i}] is {v}")));
@@ -160,6 +164,13 @@ impl Dataset {
     fn misfit(&self, source: &str, spec: &InputSpec, why: String) -> Error {
         Error::input(format!("cannot feed {spec} with `{source}`")).at(&self.name).because(why)
     }
+}
+
+/// What an input's array should look like.
+fn wanted(spec: &InputSpec) -> String {
+    let dims = spec.dims.as_deref().unwrap_or_default();
+    let sample = dims.iter().skip(1).map(|d| d.map_or("?".into(), |d| d.to_string()));
+    format!("give samples in the model's layout, {}", self::dims(std::iter::once("N".into()).chain(sample)))
 }
 
 /// How `array` feeds the input, and how many samples it takes at once.
@@ -172,11 +183,10 @@ fn layout(array: &Array, spec: &InputSpec) -> Result<(Layout, usize), String> {
         0 if want.is_empty() => return Ok((Layout::Shared, 1)),
         rank if rank > 0 && rank == want.len() => (Layout::Batched, &shape[1..], &want[1..]),
         rank if rank == want.len() + 1 => (Layout::Whole, &shape[1..], &want[..]),
-        _ => return Err(format!("`{array}` has {} axes", shape.len())),
+        rank => return Err(format!("it is {array}, which has {rank} axes")),
     };
     if sample.iter().zip(model).any(|(&has, want)| want.is_some_and(|want| want != has)) {
-        let sample = dims(sample.iter());
-        return Err(format!("its samples are {sample}"));
+        return Err(format!("it is {array}, whose samples are {}", dims(sample)));
     }
     match (layout, want.first()) {
         (Layout::Batched, Some(Some(0))) => Err("the model takes 0 samples at once".into()),
@@ -233,6 +243,7 @@ impl Feed<'_> {
                 .at(format!("sample {}", rows.start))
                 .at(&self.data.name)
                 .because(why)
+                .help("inputs of whole numbers take whole numbers of their range, without scale, mean and std")
             },
         )
     }
@@ -344,11 +355,11 @@ mod tests {
         for (arrays, specs, reason) in [
             (vec![("z", x())], &f32_4[..], "it holds `z` f32[3,4]"),
             (vec![("x", ints(&[0, 4], Dtype::F32))], &f32_4, "is empty"),
-            (vec![("x", ints(&[3, 5], Dtype::F32))], &f32_4, "its samples are [5]"),
-            (vec![("x", ints(&[3, 2, 2], Dtype::F32))], &f32_4, "its samples are [2,2]"),
+            (vec![("x", ints(&[3, 5], Dtype::F32))], &f32_4, "whose samples are [5]"),
+            (vec![("x", ints(&[3, 2, 2], Dtype::F32))], &f32_4, "whose samples are [2,2]"),
             (vec![("x", ints(&[3], Dtype::F32))], &f32_4, "has 1 axes"),
             (vec![("x", ints(&[], Dtype::F32))], &f32_4, "has 0 axes"),
-            (vec![("x", x()), ("y", ints(&[2], Dtype::I64))], &f32_4, "2 entries for 3 samples"),
+            (vec![("x", x()), ("y", ints(&[2], Dtype::I64))], &f32_4, "it is i64[2] for 3 samples"),
             (vec![("x", x()), ("y", ints(&[3], Dtype::F32))], &f32_4, "it is f32[3], not integers"),
             (vec![("x", x()), ("y", ints(&[3, 1], Dtype::U8))], &f32_4, "it is u8[3,1], not integers"),
             (vec![("a", x()), ("b", ints(&[2, 4], Dtype::F32))], &two, "`b` has 2 samples and `a` has 3"),

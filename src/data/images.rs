@@ -108,8 +108,10 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 fn decode(file: &Path) -> Result<DynamicImage> {
     let reader = ImageReader::open(file).and_then(ImageReader::with_guessed_format);
     let picture = reader.map_err(|e| io("read", file, &e))?.decode();
-    let picture = picture
-        .map_err(|e| Error::input(format!("cannot read the picture {}", file.display())).because(e.to_string()))?;
+    let picture = picture.map_err(|e| {
+        let what = format!("cannot read the picture {}", file.display());
+        Error::input(what).because(e.to_string()).help("remove it, or save it as PNG or JPEG again")
+    })?;
     Ok(if picture.color().has_color() { picture.into_rgb8().into() } else { picture.into_luma8().into() })
 }
 

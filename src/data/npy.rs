@@ -6,6 +6,7 @@ use std::path::Path;
 
 use zip::ZipArchive;
 
+use super::NUMPY;
 use super::array::{Array, Dtype, byte_len, describe};
 use crate::error::{Error, Result};
 
@@ -16,9 +17,7 @@ const MAX_HEADER: usize = 1 << 20;
 /// which matters only to those who want that entry.
 pub(super) fn read_npz(path: &Path, file: File) -> Result<Vec<(String, Result<Array, String>)>> {
     let broken = |e: zip::result::ZipError| {
-        Error::input(format!("cannot read {}", path.display()))
-            .because(e.to_string())
-            .help("write it with numpy.savez or numpy.savez_compressed")
+        Error::input(format!("cannot read {}", path.display())).because(e.to_string()).help(NUMPY)
     };
     let mut zip = ZipArchive::new(BufReader::new(file)).map_err(broken)?;
     let mut arrays = Vec::new();
