@@ -81,11 +81,21 @@ impl Network {
     /// Plans the model for inputs of exactly these shapes, one an input. Concrete shapes make tract two to six times
     /// faster than symbolic ones.
     pub fn runner(&self, shapes: &[Vec<usize>]) -> Result<Runner> {
+        self.plan(shapes, true)
+    }
+
+    /// Runs once, as the file has it: optimizing a plan takes longer than a small model's run.
+    pub fn run(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let shapes: Vec<_> = inputs.iter().map(|array| array.shape().to_vec()).collect();
+        self.plan(&shapes, false)?.run(inputs)
+    }
+
+    fn plan(&self, shapes: &[Vec<usize>], optimize: bool) -> Result<Runner> {
         let mut model = self.shaped(shapes)?;
         let plan = guarded(|| {
             model.analyse(false)?;
             inline_ifs(&mut model)?;
-            model.into_optimized()?.into_runnable()
+            if optimize { model.into_optimized()?.into_runnable() } else { model.into_typed()?.into_runnable() }
         });
         let plan = plan.map_err(|e| failed(&self.path, "run", e))?;
         Ok(Runner { path: self.path.clone(), outputs: self.outputs.clone(), plan })

@@ -6,7 +6,7 @@
 mod common;
 
 use common::proto::{Content, Field, encode, parse};
-use common::{files, name};
+use common::{Random, files, name};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tutee::error::Kind;
 use tutee::ir::text;
@@ -56,18 +56,7 @@ fn survives(what: &str, bytes: &[u8]) -> bool {
     })
 }
 
-/// SplitMix64.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-
     /// One to four edits that leave most of a file intact: that is what gets past the decoder.
     fn damage(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.below(4) {

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{name, teachers};
+use common::{name, running, teachers};
 use std::path::Path;
 use tutee::compress::{Outcome, measure};
-use tutee::data::{Array, Dtype};
+use tutee::data::Array;
 use tutee::exec::Network;
 use tutee::ir::{Model, text};
 use tutee::onnx::{self, SaveOptions, Target};
@@ -40,34 +40,8 @@ fn each(law: impl Fn(&Path, &Model, &str) + Sync) {
     });
 }
 
-/// Reproducible inputs of the sizes that the fixtures were made for: one sample, open image sides 48 by 192.
-fn inputs(network: &Network) -> Vec<Array> {
-    let one = |(i, spec): (usize, &tutee::data::InputSpec)| {
-        let open = [1, 3, 48, 192];
-        let dims = spec.dims.clone().unwrap_or_default();
-        let shape: Vec<usize> =
-            dims.iter().enumerate().map(|(a, d)| d.unwrap_or(if a == 0 { 1 } else { open[a] })).collect();
-        let shape = match (spec.name.as_str(), shape.len()) {
-            ("state", _) => vec![2, 1, 128],
-            ("input", 2) => vec![1, 576],
-            _ => shape,
-        };
-        let n: usize = shape.iter().product();
-        let noise: Vec<f64> = text::parse::noise(i as u64 + 1).take(n).collect();
-        match spec.dtype {
-            Dtype::F32 => Array::from_f32(shape, &noise.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap(),
-            Dtype::I64 => Array::new(Dtype::I64, shape, 16000i64.to_le_bytes().repeat(n)).unwrap(),
-            other => panic!("no inputs of type {other}"),
-        }
-    };
-    network.inputs().iter().enumerate().map(one).collect()
-}
-
 fn answers(path: &Path) -> Vec<Array> {
-    let network = Network::load(path).unwrap_or_else(|e| panic!("{e}"));
-    let inputs = inputs(&network);
-    let shapes: Vec<_> = inputs.iter().map(|i| i.shape().to_vec()).collect();
-    network.runner(&shapes).and_then(|r| r.run(&inputs)).unwrap_or_else(|e| panic!("{e}"))
+    Network::load(path).and_then(|n| running::answers(&n, 1)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 #[test]

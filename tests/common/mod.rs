@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub mod proto;
+#[cfg(feature = "exec")]
+pub mod running;
 
 use std::path::{Path, PathBuf};
 use tutee::compress::{Outcome, Silent, compress};
@@ -64,4 +66,17 @@ pub fn difference(want: &str, got: &str) -> String {
     want[same..want.len() - tail].iter().for_each(|l| out.push_str(&format!("- {l}\n")));
     got[same..got.len() - tail].iter().for_each(|l| out.push_str(&format!("+ {l}\n")));
     out
+}
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
 }

@@ -1,0 +1,136 @@
+//! The masking law: what is left when channels are removed computes what the teacher computes with those channels
+//! multiplied by zero at the input of every operator that sums over channels.
+
+use crate::common::{recipe, run, running};
+use std::collections::HashSet;
+use tutee::analysis::channels::Channels;
+use tutee::analysis::removal::Removal;
+use tutee::compress::{Outcome, measure};
+use tutee::data::Array;
+use tutee::exec::Network;
+use tutee::ir::op::binary::{Binary, Kind};
+use tutee::ir::{Model, Patch, Ref, Tensor};
+use tutee::onnx::{self, SaveOptions, Target};
+use tutee::passes::options::Selection;
+use tutee::passes::{self, Context, Site};
+
+/// Largest difference of an output, relative to its largest element: rounding, and what tract's optimized kernels of exp
+/// and erf are off by. A channel that goes and should not, or stays and should not, makes 100 times as much.
+const TOLERANCE: f64 = 1e-3;
+
+pub type Units = HashSet<u32>;
+
+/// Of a fixture the time goes into the run, of a small network into tract's plan: only the student's is optimized then.
+#[derive(Clone, Copy)]
+pub enum Size {
+    Fixture,
+    Small,
+}
+
+/// The teacher with a 0/1 mask in front of every operator that sums over channels of which some are gone.
+fn masked(teacher: &Model, channels: &Channels, gone: &Units) -> Result<Model, String> {
+    let mut model = teacher.clone();
+    for c in channels.contractions() {
+        // Inputs as the teacher has them: two masks may stand at one node.
+        let value = teacher.graph.input(c.node, c.slot).ok_or("mask: no data")?;
+        let units = channels.units(value, c.axis).ok_or("mask: a contraction over an axis without channels")?;
+        if !units.iter().any(|u| gone.contains(u)) {
+            continue;
+        }
+        let mut shape = vec![1; teacher.graph.value(value).rank().unwrap_or(0)];
+        shape[c.axis] = units.len();
+        let mask: Vec<f32> = units.iter().map(|u| if gone.contains(u) { 0.0 } else { 1.0 }).collect();
+        let mut inputs: Vec<Option<Ref>> =
+            model.graph.node_inputs(c.node).into_iter().map(|v| v.map(Ref::Old)).collect();
+        let mut patch = Patch::at_node(&model.graph, c.node);
+        let mask = patch.constant("mask", Tensor::f32(shape, &mask));
+        inputs[c.slot] = Some(patch.node("masked", Binary(Kind::Mul), &[inputs[c.slot], Some(mask)]));
+        patch.set_inputs(c.node, &inputs);
+        model.graph.apply(patch).map_err(|e| format!("mask: {e}"))?;
+    }
+    Ok(model)
+}
+
+/// What the engine leaves.
+pub fn removed(teacher: &Model, channels: &Channels, gone: &Units) -> Result<Model, String> {
+    let mut student = teacher.clone();
+    let Some(first) = student.graph.nodes().next() else { return Ok(student) };
+    let mut patch = Patch::at_node(&student.graph, first);
+    Removal::of(&teacher.graph, channels, gone).write(&mut patch).map_err(|e| format!("refused: {e}"))?;
+    student.graph.apply(patch).map_err(|e| format!("apply: {e}"))?;
+    Ok(student)
+}
+
+/// What `prune-channels` leaves at a width, and the units it took.
+pub fn pruned(teacher: &Model, channels: &Channels, width: f64) -> Result<(Model, Units), String> {
+    let steps = format!("[{{ pass = \"prune-channels\", width-mult = {width:?}, skip-first = 0 }}]");
+    let Outcome { student, report } = run(teacher, &steps).map_err(|e| format!("pass: {e}"))?;
+    if report.student != measure(&reread(&student)?).map_err(|e| format!("report: {e}"))? {
+        return Err("report: its counts are not those of the file".into());
+    }
+    let all = Selection::default();
+    let selected = all.resolve(&teacher.graph).map_err(|e| e.what)?;
+    let options = recipe(&steps).steps.remove(0).options;
+    let options = options.into_iter().filter(|(key, _)| key == "width-mult").collect();
+    let pass = passes::find("prune-channels").unwrap().make(options).map_err(|e| e.what)?;
+    let sites = pass.sites(&Context { graph: &teacher.graph, selected: &selected });
+    let mut gone = Units::new();
+    for ((group, site), row) in channels.groups().iter().zip(sites).zip(&report.steps[0].rows) {
+        if let (Site::Channels { keep: Some(keep), .. }, true) = (site, row.done) {
+            let left = (0..group.units.len()).filter(|i| !keep.contains(i)).map(|i| group.units[i]);
+            gone.extend(left);
+        }
+    }
+    Ok((student, gone))
+}
+
+/// The model as it comes back from its file.
+pub fn reread(model: &Model) -> Result<Model, String> {
+    let bytes = onnx::to_bytes(model).map_err(|e| format!("write: {e}"))?;
+    Ok(onnx::decode(bytes.into(), None).map_err(|e| format!("read: {e}"))?.model)
+}
+
+/// What tract makes of the model's file on random input.
+fn answers(model: &Model, size: Size, student: bool) -> Result<Vec<Array>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    onnx::save(model, &Target::File(path.clone()), SaveOptions::default()).map_err(|e| format!("write: {e}"))?;
+    let network = Network::load(&path).map_err(|e| format!("tract: {e}"))?;
+    let outputs = match size {
+        Size::Small if !student => network.run(&running::inputs(&network, 2)),
+        Size::Small => running::answers(&network, 2),
+        Size::Fixture => running::answers(&network, 1),
+    };
+    outputs.map_err(|e| format!("tract: {e}"))
+}
+
+/// Whether the student is what the law says it is.
+pub fn holds(teacher: &Model, channels: &Channels, gone: &Units, student: &Model, size: Size) -> Result<(), String> {
+    if teacher.graph.interface() != student.graph.interface() {
+        return Err("interface: it changed".into());
+    }
+    student.graph.verify().map_err(|e| format!("verify: {e}"))?;
+    let (want, got) = (answers(&masked(teacher, channels, gone)?, size, false)?, answers(student, size, true)?);
+    for (i, (want, got)) in want.iter().zip(&got).enumerate() {
+        let (want, got) = (want.to_f64(), got.to_f64());
+        let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let worst = want.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        if !want.iter().chain(&got).all(|v| v.is_finite()) {
+            return Err(format!("finite: output {i} is not"));
+        }
+        if want.len() != got.len() || worst > TOLERANCE * scale {
+            return Err(format!("law: output {i} is off by {worst:.2e} of {scale:.2e}"));
+        }
+    }
+    Ok(())
+}
+
+/// The step that each node of the teacher belongs to, and whether an input or output of the node loses channels.
+pub fn steps_cut<'a>(teacher: &'a Model, channels: &Channels, gone: &Units) -> impl Iterator<Item = (&'a str, bool)> {
+    let g = &teacher.graph;
+    let cut = |v| channels.axes(v, g.value(v).rank().unwrap_or(0)).any(|(_, at)| at.iter().any(|u| gone.contains(u)));
+    g.nodes().map(move |n| {
+        let step = g.label(n).split('.').next().unwrap_or("");
+        (step, g.node_inputs(n).into_iter().chain(g.node_outputs(n)).flatten().any(cut))
+    })
+}

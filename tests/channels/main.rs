@@ -1,0 +1,177 @@
+//! The channel engine keeps the masking law, on the fixtures and on random networks.
+//!
+//! `NETS=20000 cargo test --test channels` tries so many networks.
+#![cfg(feature = "exec")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod law;
+mod net;
+mod steps;
+
+use common::{Random, name, teachers};
+use law::{Size, Units};
+use net::Step;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use steps::{BARRIER, STEPS};
+use tutee::analysis::channels::Channels;
+use tutee::ir::{Model, Patch, Tensor, text};
+use tutee::onnx;
+
+/// Units of a random choice, such that no axis loses all its channels.
+fn some(model: &Model, channels: &Channels, random: &mut Random) -> Units {
+    let share = 1 + random.below(9);
+    let mut gone = Units::new();
+    let mut worth = BTreeMap::new();
+    for group in channels.groups().iter().filter(|g| g.frozen.is_none()) {
+        for &unit in &group.units {
+            worth.insert(unit, random.below(1000) as f64);
+            if random.below(10) < share {
+                gone.insert(unit);
+            }
+        }
+    }
+    channels.spare(&model.graph, &mut gone, |u| worth.get(&u).copied().unwrap_or(0.0));
+    gone
+}
+
+#[test]
+fn fixtures_keep_the_law() {
+    let widths = [Some(0.75), Some(0.5), Some(0.25), None];
+    let cases: Vec<_> = teachers().into_iter().flat_map(|path| widths.map(|w| (path.clone(), w))).collect();
+    let one = |(path, width): &(PathBuf, Option<f64>)| -> Result<bool, String> {
+        let teacher = onnx::load(path).map_err(|e| e.to_string())?.model;
+        let channels = Channels::of(&teacher.graph).map_err(|e| e.to_string())?;
+        let (student, gone) = match width {
+            Some(width) => law::pruned(&teacher, &channels, *width)?,
+            None => {
+                let gone = some(&teacher, &channels, &mut Random(1));
+                (law::removed(&teacher, &channels, &gone)?, gone)
+            }
+        };
+        if !gone.is_empty() {
+            law::holds(&teacher, &channels, &gone, &student, Size::Fixture)?;
+        }
+        Ok(!gone.is_empty())
+    };
+    let law =
+        |case: &(PathBuf, Option<f64>)| one(case).unwrap_or_else(|e| panic!("{} at {:?}: {e}", name(&case.0), case.1));
+    let cut = cases.par_iter().filter(|case| law(case)).count();
+    assert!(cut >= 24, "only {cut} of {} prunings of fixtures cut anything", cases.len());
+}
+
+/// How many networks have a step, and in how many of them channels of the step's nodes went.
+type Coverage = BTreeMap<String, [usize; 2]>;
+
+/// Stands for all steps of a network.
+const ANY: &str = "any";
+
+/// A network from its text and file, its weights scaled so that sums neither explode nor vanish.
+fn read(text: &str) -> Result<Model, String> {
+    let mut model = law::reread(&text::parse::model(text).map_err(|e| format!("text: {e}\n{text}"))?)?;
+    let values: Vec<_> = model.graph.values().collect();
+    for v in values {
+        let Some(t) = model.graph.value(v).constant().filter(|t| t.rank() > 1) else { continue };
+        let Some(floats) = t.floats() else { continue };
+        let (most, n) = (t.shape().iter().max().copied().unwrap_or(1), t.len());
+        let scale = (3.0 * most as f64 / n as f64).sqrt();
+        let tame = Tensor::from_floats(t.dtype(), t.shape(), floats.iter().map(|w| w * scale));
+        let mut patch = Patch::at_value(&model.graph, v);
+        patch.set_constant(v, tame);
+        model.graph.apply(patch).map_err(|e| format!("scale: {e}"))?;
+    }
+    Ok(model)
+}
+
+fn check(text: &str, seed: u64) -> Result<Coverage, String> {
+    let run = || {
+        let teacher = read(text)?;
+        let channels = Channels::of(&teacher.graph).map_err(|e| format!("channels: {e}"))?;
+        let mut random = Random(seed);
+        let (student, gone) = if random.below(2) == 0 {
+            law::pruned(&teacher, &channels, [0.75, 0.5, 0.25][random.below(3)])?
+        } else {
+            let gone = some(&teacher, &channels, &mut random);
+            (law::removed(&teacher, &channels, &gone)?, gone)
+        };
+        law::holds(&teacher, &channels, &gone, &student, Size::Small)?;
+        let mut seen = Coverage::new();
+        for (step, cut) in law::steps_cut(&teacher, &channels, &gone) {
+            for name in [step, ANY] {
+                let counts = seen.entry(name.into()).or_insert([1, 0]);
+                counts[1] = counts[1].max(cut.into());
+            }
+        }
+        Ok(seen)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("panic: see above".into()))
+}
+
+/// Steps, opset and batch of the network of a seed.
+fn plan(seed: u64) -> (Vec<Step>, i64, &'static str) {
+    let mut random = Random(seed);
+    let n = 1 + random.below(7);
+    let steps = (0..n).map(|_| (random.below(STEPS.len()), random.below(1 << 30) as u64)).collect();
+    (steps, [12, 17, 17, 17][random.below(4)], ["N", "2"][random.below(2)])
+}
+
+/// Fewer steps that fail for the same reason.
+fn shrink(seed: u64, error: &str) -> (String, String) {
+    let kind = |e: &str| e.split(':').next().map(str::to_string);
+    let (mut steps, opset, batch) = plan(seed);
+    let mut last = error.to_string();
+    let mut i = 0;
+    while i < steps.len() {
+        let mut fewer = steps.clone();
+        fewer.remove(i);
+        match check(&net::build(&fewer, opset, batch), seed) {
+            Err(e) if kind(&e) == kind(error) => (steps, last, i) = (fewer, e, 0),
+            _ => i += 1,
+        }
+    }
+    (net::build(&steps, opset, batch), last)
+}
+
+#[test]
+fn random_networks_keep_the_law() {
+    let nets: u64 = std::env::var("NETS").map_or(1000, |n| n.parse().unwrap());
+    let from: u64 = std::env::var("SEED").map_or(0, |n| n.parse().unwrap());
+    let one = |seed: u64| {
+        let (steps, opset, batch) = plan(seed);
+        (seed, check(&net::build(&steps, opset, batch), seed))
+    };
+    let all: Vec<(u64, Result<Coverage, String>)> = (from..from + nets).into_par_iter().map(one).collect();
+    let failed: Vec<_> = all.iter().filter_map(|(seed, r)| Some((seed, r.as_ref().err()?))).collect();
+    if let Some((seed, error)) = failed.first() {
+        let (text, error) = shrink(**seed, error);
+        let path = std::env::temp_dir().join(format!("channels-{seed}.ir"));
+        std::fs::write(&path, &text).unwrap();
+        let list: Vec<_> =
+            failed.iter().map(|(s, e)| format!("seed {s}: {}", e.lines().next().unwrap_or(""))).collect();
+        panic!(
+            "{} of {nets} fail\n{}\nthe first, shrunk: {}\n{error}\n{text}",
+            failed.len(),
+            list.join("\n"),
+            path.display()
+        );
+    }
+    let mut total = Coverage::new();
+    for (step, counts) in all.into_iter().flat_map(|(_, r)| r.unwrap()) {
+        let sum = total.entry(step).or_default();
+        (0..2).for_each(|i| sum[i] += counts[i]);
+    }
+    for (step, [built, cut]) in &total {
+        println!("{step}: cut in {cut} of {built} networks");
+        let enough = match step.as_str() {
+            s if s.starts_with(BARRIER) => *cut == 0,
+            "resize" => true,
+            s => 4 * cut >= if s == ANY { 3 * built } else { *built },
+        };
+        assert!(enough, "{step}: cut in {cut} of {built} networks");
+    }
+    let rare = STEPS.iter().find(|(step, _)| total.get(*step).is_none_or(|[built, _]| (*built as u64) < nets / 25));
+    assert!(rare.is_none(), "{rare:?} is in too few networks");
+}

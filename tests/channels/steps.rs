@@ -1,0 +1,213 @@
+//! What couples channels: each step of a random network as a template of text IR.
+//!
+//! `%x` is an image of `c` channels, `h` by `w`, `%t` a sequence of `n` vectors of `d` numbers, `%v` a vector of `d`
+//! numbers, `%o` some value of the same shape. `m` and `g` are numbers of channels and of groups. `%y`, `%y1` and `%y2` are
+//! what later steps may build on. `(?a|b)` is one of them, `(!a|b)` the first before opset 13. Constants stand where they
+//! are read, as `net.rs` says.
+
+pub const ACTIVATIONS: &str = "(?Relu|Relu|LeakyRelu<alpha=0.1>|Sigmoid|HardSigmoid|Tanh|Softplus|Elu)";
+
+/// Nothing may be cut at the nodes of a step whose name begins so.
+pub const BARRIER: &str = "barrier-";
+
+pub const STEPS: &[(&str, &str)] = &[
+    (
+        "chain",
+        "%a = Conv<pads=[1,1,1,1]>(%x, #w[m,c,3,3](?|, #w[m])); \
+         %y = (?ACT(%a)|Clip(%a, #f[0.25], #f[4.0]))",
+    ),
+    (
+        "residual",
+        "%a = Conv<pads=[1,1,1,1]>(%x, #w[c,c,3,3], #w[c]); %y1 = Conv(%a, #w[c,c,1,1]); \
+         %y2 = (?Add(%x, %a)|Mul(%x, %a)|Sub(%a, %x)|Max(%x, %a)|Sum(%x, %a, %y1)|Mean(%y1, %x, %a))",
+    ),
+    ("combine", "%y = (?Add(%x, %o)|Mul(%o, %x)|Concat<axis=2>(%x, %o)|Concat<axis=1>(%o, %x))"),
+    (
+        "concat",
+        "%a = Conv(%x, #w[m,c,1,1]); %b = ACT(%a); %d = Concat<axis=(?1|-3)>(%x, %b); \
+         %e = Conv<pads=[1,1,1,1]>(%d, #w[4,c+m,3,3], #w[4]); \
+         %y = (?Concat<axis=1>(%d, %e)|Concat<axis=1>(%e, %x, %b)|Concat<axis=1>(%x, %e, %x))",
+    ),
+    (
+        "concat-norm",
+        "%a = Conv(%x, #w[m,c,1,1]); %d = Concat<axis=1>(%a, %x); \
+         %e = BatchNormalization(%d, #w[c+m], #w[c+m], #w[c+m], #p[c+m]); %y = Relu(%e)",
+    ),
+    (
+        "concat-space",
+        "%a = Conv<pads=[1,1,1,1]>(%x, #w[c,c,3,3]); %b = Concat<axis=3>(%x, %a); \
+         %y = MaxPool<kernel_shape=[1,2], strides=[1,2]>(%b)",
+    ),
+    (
+        "split",
+        "(?%a, %b = Split<axis=1>(%x)|\
+           %a, %b = (!Split<axis=1, split=[1,$[c-1]]>(%x)|Split<axis=1>(%x, #i[1,c-1]))|\
+           %a, %b = (!Split<axis=1, split=[$[c-2],2]>(%x)|Split<axis=1>(%x, #i[c-2,2]))); \
+         (?%y = Concat<axis=1>(%b, %a)|%y1 = Relu(%a); %y2 = Tanh(%b)|%y = Sigmoid(%b))",
+    ),
+    ("gate", "%a, %b = Split<axis=1>(%x); %s = Sigmoid(%b); %y = Mul(%a, %s)"),
+    (
+        "slice",
+        "%y1 = Slice(%x, #i[(?0|1|-3)], #i[(?c|c-1|9223372036854775807)], #i[1](?|, #i[1]|, #i[2])); \
+         %y2 = Slice(%x, #i[1], #i[h], #i[2])",
+    ),
+    (
+        "flatten",
+        "%f = Flatten(%x); \
+         %y = (?Gemm(%f, #w[c*h*w,6], #w[6])|Gemm<transB=1>(%f, #w[6,c*h*w])|MatMul(%f, #w[c*h*w,6]))",
+    ),
+    ("reshape", "%f = Reshape(%x, #r[c*h*w]); %a = ACT(%f); %y = MatMul(%a, #w[c*h*w,6])"),
+    (
+        // As exporters write `x.view(x.size(0), -1)`.
+        "reshape-computed",
+        "%s = Shape(%x); %n = Gather(%s, #s[0]); %u = (!Unsqueeze<axes=[0]>(%n)|Unsqueeze(%n, #i[0])); \
+         %l = Concat<axis=0>(%u, #i[-1]); %f = Reshape(%x, %l); %y = Gemm(%f, #w[c*h*w,4], #w[4])",
+    ),
+    (
+        // Blocks that do not end where channels do.
+        "refold",
+        "%a = Reshape(%x, #r[(?2,c/2*h,w|c*h,w|h,c,w|c/2,2*h,w|c,h*w)]); %b = ACT(%a); \
+         %y = (?Reshape(%b, #r[c,h,w])|Identity(%b))",
+    ),
+    (
+        "transpose",
+        "%p = Transpose<perm=[0,2,3,1]>(%x); %q = MatMul(%p, #w[c,m]); %r = Add(#w[m], %q); %s = ACT(%r); \
+         %y = Transpose<perm=[0,3,1,2]>(%s)",
+    ),
+    (
+        "depthwise",
+        "%a = (?Conv<group=$c, pads=[1,1,1,1]>(%x, #w[c,1,3,3], #w[c])|Conv<group=$c>(%x, #w[2*c,1,1,1], #w[2*c])); \
+         %y = ACT(%a)",
+    ),
+    ("grouped", "%a = Conv<group=$g>(%x, #w[(?g|2*g|3*g),c/g,1,1]); %y = ACT(%a)"),
+    (
+        "conv-transpose",
+        "%a = (?ConvTranspose<strides=[2,2]>(%x, #w[c,4,2,2], #w[4])|\
+                ConvTranspose<group=$c, strides=[2,2]>(%x, #w[c,1,2,2], #w[c])|\
+                ConvTranspose<group=$g, strides=[2,2]>(%x, #w[c,2,2,2], #w[2*g])); \
+         %y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(%a)",
+    ),
+    (
+        "shuffle",
+        "%p = Reshape(%x, #r[g,c/g,h,w]); %q = Transpose<perm=[0,2,1,3,4]>(%p); %r = Reshape(%q, #r[c,h,w]); \
+         %y = (?Conv(%r, #w[m,c,1,1])|Conv<group=$g>(%r, #w[c,c/g,1,1], #w[c])|Conv<group=$c>(%r, #w[c,1,1,1])|Relu(%r))",
+    ),
+    (
+        "squeeze-excite",
+        "%p = (?GlobalAveragePool|GlobalMaxPool|ReduceMean<axes=[2,3]>)(%x); %q = Conv(%p, #w[4,c,1,1], #w[4]); \
+         %r = Relu(%q); %s = Conv(%r, #w[c,4,1,1], #w[c]); %u = (?Sigmoid|HardSigmoid<alpha=0.1667>)(%s); \
+         %y = Mul(%x, %u)",
+    ),
+    ("batch-norm", "%a = BatchNormalization(%x, #w[c], #w[c], #w[c], #p[c]); %y = ACT(%a)"),
+    ("instance-norm", "%y = InstanceNormalization<epsilon=0.1>(%x, #w[c], #w[c])"),
+    (
+        // As exporters write it before opset 18.
+        "group-norm",
+        "%a = Reshape(%x, #r[2,c*h*w/2]); %b = InstanceNormalization<epsilon=0.1>(%a, #p[2], #w[2]); \
+         %d = Reshape(%b, #r[c,h,w]); %e = Mul(%d, #w[c,1,1]); %y = Add(%e, #w[c,1,1])",
+    ),
+    ("prelu", "%y = PRelu(%x, #w[c,1,1])"),
+    ("per-channel", "%y = (?Add(%x, #w[c,1,1])|Mul(#w[c,1,1], %x)|Sub(%x, #w[1,c,1,1])|Max(#w[1,c,1,1], %x))"),
+    (
+        "pool",
+        "%y = (?MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>|MaxPool<kernel_shape=[2,2], strides=[2,2]>|\
+                AveragePool<kernel_shape=[3,3], pads=[1,1,1,1](?|, count_include_pad=1)>|\
+                AveragePool<kernel_shape=[2,2], strides=[2,2]>)(%x)",
+    ),
+    (
+        "pad",
+        "%a = Pad(?(%x, #i[0,0,1,0,0,0,0,1])|(%x, #i[0,0,1,0,0,0,0,1], #f[0.75])|\
+                  <mode=\"edge\">(%x, #i[0,0,1,0,0,0,0,1])|<mode=\"reflect\">(%x, #i[0,0,1,0,0,0,0,1])); \
+         %y = AveragePool<kernel_shape=[2,2]>(%a)",
+    ),
+    (
+        "resize",
+        "%a = Resize<coordinate_transformation_mode=\"asymmetric\", nearest_mode=\"floor\">\
+              (%x, #q[], #q[1.0,1.0,2.0,2.0]); \
+         %y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(%a)",
+    ),
+    (
+        "depth-to-space",
+        "%a = Conv(%x, #w[8,c,1,1]); %b = DepthToSpace<blocksize=2, mode=\"(?DCR|CRD)\">(%a); \
+         %y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(%b)",
+    ),
+    ("reduce", "%y = (?ReduceMean<axes=[2,3], keepdims=0>|ReduceMean<axes=[-1,-2]>|ReduceMax<axes=[3]>)(%x)"),
+    (
+        "squeeze",
+        "%p = GlobalAveragePool(%x); %y1 = (!Squeeze<axes=[2,3]>(%p)|Squeeze(%p, #i[2,3])); \
+         %b = Gemm(%y1, #w[c,c], #w[c]); %u = (!Unsqueeze<axes=[2,3]>(%b)|Unsqueeze(%b, #i[2,3])); %y2 = Mul(%x, %u)",
+    ),
+    (
+        "gather",
+        "(?%y = Gather<axis=1>(%x, #i[(?0,2,1|-1,0,0,1|3,c-1)])|\
+           %a = Gather<axis=(?2|3)>(%x, #s[-1]); %y = Transpose<perm=[0,2,1]>(%a))",
+    ),
+    ("hidden", "%a = (?Gemm(%v, #w[d,m], #w[m])|Gemm<transB=1>(%v, #w[m,d])|MatMul(%v, #w[d,m])); %y = ACT(%a)"),
+    // Positions mixed: the weight is on the left.
+    ("mix", "%a = MatMul(#w[m,n], %t); %b = ACT(%a); %y = MatMul(#w[n,m], %b)"),
+    (
+        // Two axes that carry the same channels.
+        "product",
+        "%a = Reshape(%x, #r[c,h*w]); %b = Transpose<perm=[0,2,1]>(%a); %p = MatMul(%a, %b); %f = Flatten(%p); \
+         %y = MatMul(%f, #w[c*c,4])",
+    ),
+    ("where", "%a = Conv(%x, #w[c,c,1,1]); %b = Greater(%x, #w[c,1,1]); %y = Where(%b, %x, %a)"),
+    (
+        // Not followed by Concat: tract then takes the size before the expansion for that after it.
+        "expand",
+        "%p = GlobalAveragePool(%x); %e = Expand(%p, #i[1,(?1|c),h,w]); %y = Conv<pads=[1,1,1,1]>(%e, #w[m,c,3,3])",
+    ),
+    (
+        "mlp",
+        "%l = (!Identity(%t)|LayerNormalization<axis=-1>(%t, #w[d], #w[d])); %a = MatMul(%l, #w[d,2*d]); \
+         %b = Add(%a, #w[2*d]); %p = Div(%b, #f[1.414]); %q = Erf(%p); %r = Add(%q, #f[1.0]); %s = Mul(%b, %r); \
+         %u = Mul(%s, #f[0.5]); %e = MatMul(%u, #w[2*d,d]); %y = Add(%t, %e)",
+    ),
+    (
+        "attention",
+        "%q = MatMul(%t, #w[d,d]); %k0 = MatMul(%t, #w[d,d]); %k = Add(#w[d], %k0); %u = MatMul(%t, #w[d,d]); \
+         %qs = Reshape(%q, #r[n,2,d/2]); %ks = Reshape(%k, #r[n,2,d/2]); %us = Reshape(%u, #r[n,2,d/2]); \
+         %qt = Transpose<perm=[0,2,1,3]>(%qs); %kt = Transpose<perm=[0,2,3,1]>(%ks); \
+         %ut = Transpose<perm=[0,2,1,3]>(%us); %s = MatMul(%qt, %kt); %r = Mul(%s, #f[0.5]); \
+         %p = Softmax<axis=-1>(%r); %b = MatMul(%p, %ut); %e = Transpose<perm=[0,2,1,3]>(%b); \
+         %f = Reshape(%e, #r[n,d]); %y = MatMul(%f, #w[d,d])",
+    ),
+    (
+        // One matrix; the heads taken apart by Split, or by Gather of an axis.
+        "attention-joint",
+        "%a = MatMul(%t, #w[d,3*d]); %b = Add(%a, #w[3*d]); \
+         (?%q, %k, %u = Split<axis=-1>(%b); \
+           %qs = Reshape(%q, #r[n,2,d/2]); %ks = Reshape(%k, #r[n,2,d/2]); %us = Reshape(%u, #r[n,2,d/2]); \
+           %qt = Transpose<perm=[0,2,1,3]>(%qs); %kt = Transpose<perm=[0,2,1,3]>(%ks); \
+           %ut = Transpose<perm=[0,2,1,3]>(%us)|\
+           %all = Reshape(%b, #r[n,3,2,d/2]); %apart = Transpose<perm=[2,0,3,1,4]>(%all); \
+           %qt = Gather(%apart, #s[0]); %kt = Gather(%apart, #s[1]); %ut = Gather(%apart, #s[2])); \
+         %kk = Transpose<perm=[0,1,3,2]>(%kt); %s = MatMul(%qt, %kk); %p = Softmax<axis=-1>(%s); \
+         %e = MatMul(%p, %ut); %f = Transpose<perm=[0,2,1,3]>(%e); %g = Reshape(%f, #r[n,d]); \
+         %z = MatMul(%g, #w[d,d]); %y = Add(%t, %z)",
+    ),
+    (
+        "shared",
+        "%k : f32[$c,$c,3,3] = Constant<value=f32[$c,$c,3,3] = seed(5)>(); %w = Identity(%k); %y1 = Conv<pads=[1,1,1,1]>(%x, %k); %y2 = Conv<pads=[1,1,1,1]>(%y1, (?%k|%w), #w[c])",
+    ),
+    ("constant-node", "%w : f32[$m,$c,1,1] = Constant<value=f32[$m,$c,1,1] = seed(7)>(); %y = Conv(%x, %w, #w[m])"),
+    (
+        // A weight stored the other way round, and scaled.
+        "weight-computed",
+        "%p = Transpose<perm=[3,2,0,1]>(#w[1,1,c,m]); %w = Mul(%p, #w[m,1,1,1]); %y = Conv(%x, %w)",
+    ),
+    ("barrier-unknown", "%y : f32[$N,$c,$h,$w] = Relu<mystery=1>(%x)"),
+    ("barrier-lrn", "%y = LRN<size=3>(%x)"),
+    ("barrier-softmax", "%y = Softmax<axis=1>(%x)"),
+    (
+        "barrier-layer-norm",
+        "%a = Transpose<perm=[0,2,3,1]>(%x); \
+         %b = (!Softmax<axis=-1>(%a)|LayerNormalization<axis=-1>(%a, #w[c], #w[c])); %y = Transpose<perm=[0,3,1,2]>(%b)",
+    ),
+    ("barrier-reduce", "%a = Reduce(?Mean|Max|Min)<axes=[1]>(%x); %y = Sub(%x, %a)"),
+    (
+        "barrier-capture",
+        "%a = ReduceMean<keepdims=0>(%x); %b = Greater(%a, #f[0.0]); \
+         %y = If(%b) @ { then_branch t { %d : ? = Relu(%x) output %d } else_branch e { %e : ? = Neg(%x) output %e } }",
+    ),
+];

@@ -1,0 +1,35 @@
+//! Running models on reproducible input.
+
+use tutee::Result;
+use tutee::data::{Array, Dtype, InputSpec};
+use tutee::exec::Network;
+use tutee::ir::text;
+
+/// Reproducible inputs of the sizes that the fixtures were made for: open image sides 48 by 192.
+pub fn inputs(network: &Network, batch: usize) -> Vec<Array> {
+    let one = |(i, spec): (usize, &InputSpec)| {
+        let open = [batch, 3, 48, 192];
+        let dims = spec.dims.clone().unwrap_or_default();
+        let shape: Vec<usize> = dims.iter().enumerate().map(|(a, d)| d.unwrap_or(open[a])).collect();
+        let shape = match (spec.name.as_str(), shape.len()) {
+            ("state", _) => vec![2, 1, 128],
+            ("input", 2) => vec![1, 576],
+            _ => shape,
+        };
+        let n: usize = shape.iter().product();
+        let noise: Vec<f64> = text::parse::noise(i as u64 + 1).take(n).collect();
+        match spec.dtype {
+            Dtype::F32 => Array::from_f32(shape, &noise.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap(),
+            Dtype::I64 => Array::new(Dtype::I64, shape, 16000i64.to_le_bytes().repeat(n)).unwrap(),
+            other => panic!("no inputs of type {other}"),
+        }
+    };
+    network.inputs().iter().enumerate().map(one).collect()
+}
+
+/// The outputs on those inputs, of an optimized plan.
+pub fn answers(network: &Network, batch: usize) -> Result<Vec<Array>> {
+    let inputs = inputs(network, batch);
+    let shapes: Vec<_> = inputs.iter().map(|i| i.shape().to_vec()).collect();
+    network.runner(&shapes)?.run(&inputs)
+}
