@@ -43,6 +43,9 @@ pub fn slots(op: &Op) -> Option<(usize, usize)> {
     }
 }
 
+/// Channels that a layer may have for anything to be folded into it.
+const MAX_CHANNELS: usize = 1 << 22;
+
 /// Axis of a layer's output that its channels are.
 pub const CHANNELS: usize = 1;
 
@@ -285,6 +288,10 @@ pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Opti
         return None;
     }
     let numbers = c.floats()?;
+    // Spread over an axis that no layer's weight could have, one number would take memory without end.
+    if numbers.len() == 1 && channels > MAX_CHANNELS {
+        return None;
+    }
     let numbers = if numbers.len() == 1 { vec![numbers[0]; channels] } else { numbers };
     let negated = |list: &[f64]| list.iter().map(|v| -v).collect();
     let affine = match (kind, slot) {
