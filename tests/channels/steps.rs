@@ -196,6 +196,63 @@ pub const STEPS: &[(&str, &str)] = &[
         "weight-computed",
         "%p = Transpose<perm=[3,2,0,1]>(#w[1,1,c,m]); %w = Mul(%p, #w[m,1,1,1]); %y = Conv(%x, %w)",
     ),
+    // Channels among the batch and back.
+    ("batch-merge", "%a = Reshape(%x, #i[-1,1,h,w]); %b = ACT(%a); %y = Reshape(%b, #i[-1,c,h,w])"),
+    (
+        "weight-parts",
+        "%k : f32[$[2*m],$c,1,1] = Constant<value=f32[$[2*m],$c,1,1] = seed(3)>(); \
+         (?%p, %q = Split<axis=0>(%k)|%p = Slice(%k, #i[m], #i[2*m], #i[0]); %q = Gather<axis=0>(%k, #i[0,1,1,2])); \
+         %y1 = Conv(%x, %p); %y2 = Conv(%x, %q)",
+    ),
+    (
+        "weight-joined",
+        "%p = Concat<axis=0>(#w[2,c,1,1], #w[m,c,1,1]); %q = Concat<axis=1>(%p, %p); \
+         %d = Concat<axis=1>(%x, %x); %y = Conv(%d, %q)",
+    ),
+    (
+        "weight-reshaped",
+        "%p = Reshape(#w[m,c*9], #i[m,c,3,3]); %q = Reshape(#w[c,m], #i[-1]); %r = Reshape(%q, #i[m,c,1,1]); \
+         %a = Conv<pads=[1,1,1,1]>(%x, %p); %b = Conv(%x, %r); %y = (?Add(%a, %b)|Identity(%a)|Mul(%b, %a))",
+    ),
+    // A code and its decoder share a matrix.
+    (
+        "tied",
+        "%w : f32[$d,$m] = Constant<value=f32[$d,$m] = seed(4)>(); %a = MatMul(%t, %w); %b = ACT(%a); \
+         %u = Transpose<perm=[1,0]>(%w); %y = MatMul(%b, %u)",
+    ),
+    (
+        "conv-1d",
+        "%a = Conv<pads=[1,1]>(%t, #w[m,n,3], #w[m]); %b = ACT(%a); %e = MaxPool<kernel_shape=[3], pads=[1,1]>(%b); \
+         %y = Conv(%e, #w[n,m,1])",
+    ),
+    ("gemm-left", "%a = Gemm<transB=1>(#w[m,d], %v, #w[m,1]); %b = ACT(%a); %y = Transpose<perm=[1,0]>(%b)"),
+    (
+        "gemm-self",
+        "%a = Gemm(%v, #w[d,m], #w[1,m]); %b = Transpose<perm=[1,0]>(%a); %k = MatMul(%v, #w[d,4]); \
+         %e = Gemm(%b, %k, (?#w[1]|#w[4]|#w[m,1])); %y = MatMul(%a, %e)",
+    ),
+    (
+        "outer",
+        "%a = Reshape(%v, #r[d,1]); %b = Reshape(%v, #r[1,d]); %p = MatMul(%a, %b); %f = Flatten(%p); \
+         %y = MatMul(%f, #w[d*d,4])",
+    ),
+    (
+        // One head of keys and values for all.
+        "attention-shared",
+        "%q = MatMul(%t, #w[d,d]); %k = MatMul(%t, #w[d,d/2]); %u = MatMul(%t, #w[d,d/2]); \
+         %qs = Reshape(%q, #r[n,2,d/2]); %qt = Transpose<perm=[0,2,1,3]>(%qs); \
+         %ks = Reshape(%k, #r[n,1,d/2]); %kt = Transpose<perm=[0,2,3,1]>(%ks); \
+         %us = Reshape(%u, #r[n,1,d/2]); %ut = Transpose<perm=[0,2,1,3]>(%us); \
+         %s = MatMul(%qt, %kt); %p = Softmax<axis=-1>(%s); %b = MatMul(%p, %ut); \
+         %e = Transpose<perm=[0,2,1,3]>(%b); %f = Reshape(%e, #r[n,d]); %y = MatMul(%f, #w[d,d])",
+    ),
+    (
+        "along-space",
+        "%a = Add(%x, #w[w]); %b = Mul(#w[h,1], %a); %y = (?Identity(%b)|Softmax<axis=-1>(%b)|Pad(%b, #i[0,0,0,0,0,0,0,0]))",
+    ),
+    ("barrier-pad", "%y = Pad(%x, #i[0,1,0,0,0,1,0,0])"),
+    ("barrier-cumsum", "%y = CumSum(%x, #s[1])"),
+    ("barrier-reverse", "%y = Slice(%x, #i[-1], #i[-100], #i[1], #i[-1])"),
     ("barrier-unknown", "%y : f32[$N,$c,$h,$w] = Relu<mystery=1>(%x)"),
     ("barrier-lrn", "%y = LRN<size=3>(%x)"),
     ("barrier-softmax", "%y = Softmax<axis=1>(%x)"),

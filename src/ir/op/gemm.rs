@@ -88,7 +88,10 @@ impl Operator for Gemm {
                 t.pass((1, n), (0, 1));
                 t.produce((0, m), (0, 0));
             }
-            (false, false) => {}
+            (false, false) => {
+                t.pass((0, m), (0, 0));
+                t.pass((1, n), (0, 1));
+            }
         }
         // C broadcasts to [M, N].
         let c: Vec<_> = t.cx().shape(2).map_or(Vec::new(), |c| c.0.clone());
