@@ -14,14 +14,14 @@ use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::options::Selection;
 use tutee::passes::{self, Context, Site};
 
-/// Largest difference of an output, relative to its largest element: rounding, and what tract's optimized kernels of exp
-/// and erf are off by. A channel that goes and should not, or stays and should not, makes 100 times as much.
+/// Largest difference of an output, relative to its largest element. Rounding, and what tract's optimized kernels of exp
+/// and erf are off by, stay below 3e-4; a single unit that the masks forget is more in 96 of 100 random networks.
 const TOLERANCE: f64 = 1e-3;
 
 pub type Units = HashSet<u32>;
 
-/// Of a fixture the time goes into the run, of a small network into tract's plan: only the student's is optimized then.
-#[derive(Clone, Copy)]
+/// How tract runs a model: a fixture's time goes into the run, a small network's into the optimization of the plan.
+#[derive(Clone, Copy, PartialEq)]
 pub enum Size {
     Fixture,
     Small,
@@ -90,18 +90,26 @@ pub fn reread(model: &Model) -> Result<Model, String> {
     Ok(onnx::decode(bytes.into(), None).map_err(|e| format!("read: {e}"))?.model)
 }
 
-/// What tract makes of the model's file on random input.
-fn answers(model: &Model, size: Size, student: bool) -> Result<Vec<Array>, String> {
+/// What tract makes of the model's file on random input, after its optimizations or without them.
+fn answers(model: &Model, size: Size, optimize: bool) -> Result<Vec<Array>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     onnx::save(model, &Target::File(path.clone()), SaveOptions::default()).map_err(|e| format!("write: {e}"))?;
     let network = Network::load(&path).map_err(|e| format!("tract: {e}"))?;
-    let outputs = match size {
-        Size::Small if !student => network.run(&running::inputs(&network, 2)),
-        Size::Small => running::answers(&network, 2),
-        Size::Fixture => running::answers(&network, 1),
+    let batch = if size == Size::Small { 2 } else { 1 };
+    let outputs = match optimize {
+        true => running::answers(&network, batch),
+        false => network.run(&running::inputs(&network, batch)),
     };
     outputs.map_err(|e| format!("tract: {e}"))
+}
+
+/// What an optimized student answers; where tract cannot optimize the teacher either, one that is not.
+fn student_answers(teacher: &Model, student: &Model, size: Size) -> Result<Vec<Array>, String> {
+    answers(student, size, true).or_else(|e| match answers(teacher, size, true) {
+        Ok(_) => Err(e),
+        Err(_) => answers(student, size, false),
+    })
 }
 
 /// Whether the student is what the law says it is.
@@ -110,7 +118,8 @@ pub fn holds(teacher: &Model, channels: &Channels, gone: &Units, student: &Model
         return Err("interface: it changed".into());
     }
     student.graph.verify().map_err(|e| format!("verify: {e}"))?;
-    let (want, got) = (answers(&masked(teacher, channels, gone)?, size, false)?, answers(student, size, true)?);
+    let want = answers(&masked(teacher, channels, gone)?, size, size == Size::Fixture)?;
+    let got = student_answers(teacher, student, size)?;
     for (i, (want, got)) in want.iter().zip(&got).enumerate() {
         let (want, got) = (want.to_f64(), got.to_f64());
         let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));

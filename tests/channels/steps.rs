@@ -153,9 +153,9 @@ pub const STEPS: &[(&str, &str)] = &[
     ),
     ("where", "%a = Conv(%x, #w[c,c,1,1]); %b = Greater(%x, #w[c,1,1]); %y = Where(%b, %x, %a)"),
     (
-        // Not followed by Concat: tract then takes the size before the expansion for that after it.
         "expand",
-        "%p = GlobalAveragePool(%x); %e = Expand(%p, #i[1,(?1|c),h,w]); %y = Conv<pads=[1,1,1,1]>(%e, #w[m,c,3,3])",
+        "%p = GlobalAveragePool(%x); %e = Expand(%p, #i[1,(?1|c),h,w]); \
+         %y = (?Conv<pads=[1,1,1,1]>(%e, #w[m,c,3,3])|Concat<axis=1>(%e, %x))",
     ),
     (
         "mlp",
