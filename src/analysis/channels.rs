@@ -205,8 +205,8 @@ impl Channels {
             said: HashSet::new(),
         };
         let known = match graph.node(node).op.operator() {
-            Some(op) => op.ties(&mut walk),
-            None => false,
+            Some(op) if !graph.node(node).inconsistent => op.ties(&mut walk),
+            _ => false,
         };
         walk.freeze_rest(known);
     }
@@ -476,7 +476,9 @@ impl Walk<'_> {
     /// Freezes every input axis that the operator said nothing about.
     fn freeze_rest(&mut self, known: bool) {
         let kind = self.graph.node(self.node).kind();
-        let why = if known {
+        let why = if self.graph.node(self.node).inconsistent {
+            format!("the file contradicts the definition of {kind} here")
+        } else if known {
             format!("{kind} needs the axis whole")
         } else {
             format!("it is not known what {kind} does to channels")

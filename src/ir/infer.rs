@@ -225,8 +225,9 @@ impl Graph {
     /// Infers `from` and whatever their results reach. Returns the nodes visited, in order.
     ///
     /// # Errors
-    /// If a node that was consistent in the file no longer is: an edit was wrong.
-    pub(in crate::ir) fn infer_from(&mut self, from: &[NodeId]) -> crate::Result<Vec<NodeId>> {
+    /// If a node that was consistent in the file no longer is: an edit was wrong. An edit that only `reveals` what the
+    /// file says anyway cannot be: it is the file that contradicts itself there.
+    pub(in crate::ir) fn infer_from(&mut self, from: &[NodeId], reveals: bool) -> crate::Result<Vec<NodeId>> {
         let mut queue: BTreeSet<_> = from.iter().map(|&n| (self.node(n).order, n)).collect();
         let mut seen = BTreeSet::new();
         // A node may be visited before what feeds it is up to date: it is wrong only if it stays so.
@@ -246,7 +247,9 @@ impl Graph {
                 }
             }
         }
-        if let Some(((_, id), why)) = wrong.pop_first() {
+        if reveals {
+            wrong.keys().for_each(|&(_, id)| self.node_mut(id).inconsistent = true);
+        } else if let Some(((_, id), why)) = wrong.pop_first() {
             let at = format!("{} \"{}\"", self.node(id).kind(), self.label(id));
             return Err(crate::Error::internal("a rewrite broke the graph").at(at).because(why));
         }

@@ -41,6 +41,7 @@ pub struct Patch {
     opset: i64,
     edits: Vec<Edit>,
     made: usize,
+    reveals: bool,
 }
 
 /// What applying a patch did.
@@ -65,11 +66,17 @@ impl Patch {
     }
 
     fn new(site: &str, at: u32, opset: i64) -> Patch {
-        Patch { site: site.into(), at, opset, edits: Vec::new(), made: 0 }
+        Patch { site: site.into(), at, opset, edits: Vec::new(), made: 0, reveals: false }
     }
 
     fn name(&self, suffix: &str) -> String {
         if suffix.is_empty() { self.site.clone() } else { format!("{}.{suffix}", self.site) }
+    }
+
+    /// The same patch, known to state nothing but what the file says already, if less plainly: a node that contradicts
+    /// it then contradicted itself before, and is marked as nodes are that do so when a file is read.
+    pub fn revealing(self) -> Patch {
+        Patch { reveals: true, ..self }
     }
 
     /// A new initializer.
@@ -180,6 +187,7 @@ impl Graph {
             made: Vec::new(),
             touched: BTreeSet::new(),
             suspects: Vec::new(),
+            reveals: patch.reveals,
             done: Applied::default(),
         };
         for edit in patch.edits {
@@ -188,7 +196,8 @@ impl Graph {
         run.sweep();
         let Run { touched, mut done, .. } = run;
         let live: Vec<_> = touched.into_iter().filter(|&n| self.has_node(n)).collect();
-        done.touched = self.infer_from(&live).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
+        done.touched =
+            self.infer_from(&live, patch.reveals).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
         self.verify_nodes(&done.touched).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
         Ok(done)
     }
@@ -222,8 +231,14 @@ impl Graph {
             suspects.extend(self.node_captures(node).into_iter().filter(|c| (c.0, c.1) == (body, index)).map(|c| c.2));
             self.remove_capture_edge(node, body, index);
         }
-        let mut run =
-            Run { graph: self, made: Vec::new(), touched: BTreeSet::new(), suspects, done: Applied::default() };
+        let mut run = Run {
+            graph: self,
+            made: Vec::new(),
+            touched: BTreeSet::new(),
+            suspects,
+            reveals: false,
+            done: Applied::default(),
+        };
         run.sweep();
         Ok(changed)
     }
@@ -236,6 +251,7 @@ struct Run<'g> {
     touched: BTreeSet<NodeId>,
     /// Values that may have lost their last reader.
     suspects: Vec<ValueId>,
+    reveals: bool,
     done: Applied,
 }
 
@@ -279,7 +295,7 @@ impl Run<'_> {
                     self.graph.connect_capture(id, body, index, self.resolve(r));
                 }
                 self.made.extend(slots.into_iter().flatten());
-                self.graph.infer_from(&[id])?;
+                self.graph.infer_from(&[id], self.reveals)?;
                 self.touched.insert(id);
                 self.done.nodes_added += 1;
             }

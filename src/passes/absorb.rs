@@ -5,7 +5,7 @@ use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::conv::{AutoPad, Window};
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 
-/// y ↦ scale · y + shift by channel: both empty, or as long as there are channels.
+/// y ↦ scale · y + shift by channel: of each no number, one for all channels, or as many as there are channels.
 #[derive(Debug, Default)]
 pub struct Affine {
     pub scale: Vec<f64>,
@@ -14,16 +14,16 @@ pub struct Affine {
 
 impl Affine {
     fn scale(&self, channel: usize) -> f64 {
-        self.scale.get(channel).copied().unwrap_or(1.0)
+        of_channel(&self.scale, channel).unwrap_or(1.0)
     }
 
     fn shift(&self, channel: usize) -> f64 {
-        self.shift.get(channel).copied().unwrap_or(0.0)
+        of_channel(&self.shift, channel).unwrap_or(0.0)
     }
 
     fn check(&self, channels: usize) -> Result<(), String> {
         for list in [&self.scale, &self.shift] {
-            if !list.is_empty() && list.len() != channels {
+            if list.len() > 1 && list.len() != channels {
                 return Err(format!("it has numbers for {} channels, the layer {channels}", list.len()));
             }
             if !list.iter().all(|v| v.is_finite()) {
@@ -31,6 +31,13 @@ impl Affine {
             }
         }
         Ok(())
+    }
+}
+
+fn of_channel(list: &[f64], channel: usize) -> Option<f64> {
+    match list {
+        [one] => Some(*one),
+        _ => list.get(channel).copied(),
     }
 }
 
@@ -42,9 +49,6 @@ pub fn slots(op: &Op) -> Option<(usize, usize)> {
         _ => None,
     }
 }
-
-/// Channels that a layer may have for anything to be folded into it.
-const MAX_CHANNELS: usize = 1 << 22;
 
 /// Axis of a layer's output that its channels are.
 pub const CHANNELS: usize = 1;
@@ -93,7 +97,7 @@ pub fn into_producer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affin
         None if affine.shift.iter().any(|&t| t != 0.0) => {
             let dtype = g.value(w).ty.as_ref().and_then(|t| t.dtype()).filter(|d| d.is_float());
             let like = Tensor::from_floats(dtype.ok_or("the layer's weight is not of a float type")?, [0], []);
-            let new = rounded(&like, vec![channels], affine.shift.iter().map(|t| t / beta).collect())?;
+            let new = rounded(&like, vec![channels], (0..channels).map(|c| affine.shift(c) / beta).collect())?;
             set_bias(g, patch, layer, b_slot, new, room)?;
         }
         None => {}
@@ -288,16 +292,11 @@ pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Opti
         return None;
     }
     let numbers = c.floats()?;
-    // Spread over an axis that no layer's weight could have, one number would take memory without end.
-    if numbers.len() == 1 && channels > MAX_CHANNELS {
-        return None;
-    }
-    let numbers = if numbers.len() == 1 { vec![numbers[0]; channels] } else { numbers };
     let negated = |list: &[f64]| list.iter().map(|v| -v).collect();
     let affine = match (kind, slot) {
         (Kind::Add | Kind::Sum, _) => Affine { scale: Vec::new(), shift: numbers },
         (Kind::Sub, 0) => Affine { scale: Vec::new(), shift: negated(&numbers) },
-        (Kind::Sub, _) => Affine { scale: vec![-1.0; channels], shift: numbers },
+        (Kind::Sub, _) => Affine { scale: vec![-1.0], shift: numbers },
         (Kind::Mul, _) => Affine { scale: numbers, shift: Vec::new() },
         (Kind::Div, 0) => Affine { scale: numbers.iter().map(|v| 1.0 / v).collect(), shift: Vec::new() },
         _ => return None,

@@ -90,7 +90,7 @@ impl Pass for FoldConstants {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
         let g = cx.graph;
         if let Some((old, tensor)) = fixed_target(g, n) {
-            let mut patch = Patch::at_node(g, n);
+            let mut patch = Patch::at_node(g, n).revealing();
             let new = patch.constant("target", tensor);
             patch.replace(old, new);
             return Ok(Verdict::Patch(patch, "its target shape is known".into()));
@@ -99,7 +99,7 @@ impl Pass for FoldConstants {
             Ok(results) => results,
             Err(why) => return Verdict::skip(why),
         };
-        let mut patch = Patch::at_node(g, n);
+        let mut patch = Patch::at_node(g, n).revealing();
         for (value, tensor) in results {
             let new = patch.constant_named(format!("{}.folded", g.value(value).name), tensor);
             patch.replace(value, new);
@@ -111,6 +111,9 @@ impl Pass for FoldConstants {
 /// What to put in the place of a node's outputs, or why it stays.
 fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
     let needed: Vec<ValueId> = g.node_outputs(n).into_iter().flatten().filter(|&v| !g.is_unused(v)).collect();
+    if needed.is_empty() {
+        return Err("nothing reads its results".into());
+    }
     let known: Vec<_> = needed.iter().filter_map(|&v| Some((v, known_content(g.value(v))?))).collect();
     let cone = if !known.is_empty() && known.len() == needed.len() { None } else { Some(Cone::behind(g, n)?) };
     let mut size = 0;

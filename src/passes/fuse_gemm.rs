@@ -77,7 +77,7 @@ impl Pass for FuseGemm {
 /// The MatMul of matrices that an Add adds to, its result, and what is added.
 fn find(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, ValueId)> {
     let node = g.node(n);
-    if node.op != Op::Binary(Binary(Kind::Add)) || node.inconsistent {
+    if node.op != Op::Binary(Binary(Kind::Add)) || node.inconsistent || node.arity.0 != 2 {
         return None;
     }
     let (a, b) = (g.input(n, 0)?, g.input(n, 1)?);
@@ -88,7 +88,8 @@ fn find(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, ValueId)> {
             let float = matches!(ty.dtype()?, DType::F32 | DType::F16 | DType::F64);
             (float && ty.shape()?.rank() == 2).then_some(())
         };
-        let found = matches!(g.node(matmul).op, Op::MatMul(_)) && !g.node(matmul).inconsistent && bias != product;
+        let m = g.node(matmul);
+        let found = matches!(m.op, Op::MatMul(_)) && !m.inconsistent && m.arity.0 == 2 && bias != product;
         matrix(0).and(matrix(1)).filter(|_| found).map(|()| (matmul, product, bias))
     })
 }

@@ -68,6 +68,9 @@ impl Pass for InlineIfs {
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
         let g = cx.graph;
+        if g.node(n).inconsistent {
+            return Verdict::skip("its branches contradict each other");
+        }
         let Some(condition) = g.input_constant(n, 0).and_then(|c| c.int_scalar()) else {
             return Verdict::skip("its condition is not one number");
         };
@@ -94,7 +97,7 @@ fn inline(g: &Graph, n: NodeId, b: usize, body: &Graph) -> Result<Option<Patch>>
     if !body.inputs().is_empty() {
         return Ok(None);
     }
-    let mut patch = Patch::at_node(g, n);
+    let mut patch = Patch::at_node(g, n).revealing();
     let mut names = Names::around(g, n, body);
     let mut here: HashMap<ValueId, Ref> = HashMap::new();
     for (_, index, outer) in g.node_captures(n).into_iter().filter(|c| c.0 == b) {

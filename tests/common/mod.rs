@@ -1,6 +1,7 @@
 //! What the test programs share.
 #![allow(dead_code)]
 
+pub mod mutate;
 pub mod proto;
 #[cfg(feature = "exec")]
 pub mod running;
