@@ -119,9 +119,6 @@ impl Net {
         }
         let value = recent[self.random.below(recent.len())].clone();
         self.bind(word, &value.name);
-        let other: Vec<Value> = self.open.iter().filter(|o| o.dims == value.dims).cloned().collect();
-        let other = other[self.random.below(other.len())].name.clone();
-        self.bound.insert("o".into(), other);
         let c = value.dims[0];
         if rank == 3 && (value.name == "x" || c < 4 || c % 2 > 0 || self.random.below(2) == 0) {
             self.expand("%a0 = Conv(%x, #w[m,c,1,1](?|, #w[m])); %x0 = ACT(%a0)");
@@ -131,7 +128,10 @@ impl Net {
 
     fn bind(&mut self, word: &str, name: &str) {
         let dims = self.dims(name);
-        self.bound = [(word.to_string(), name.to_string()), ("o".to_string(), name.to_string())].into();
+        let same = self.open.iter().filter(|v| v.dims == dims && v.name != name).map(|v| v.name.as_str());
+        let same: Vec<&str> = same.collect();
+        let other = if same.is_empty() { name } else { same[self.random.below(same.len())] };
+        self.bound = [(word.into(), name.into()), ("o".into(), other.into())].into();
         let letters = ["", "d", "nd", "chw"][dims.len()];
         self.sizes = letters.chars().zip(dims.iter().copied()).collect();
         let m = self.any(&[4, 6, 8]);
