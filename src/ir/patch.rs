@@ -187,6 +187,7 @@ impl Graph {
             made: Vec::new(),
             touched: BTreeSet::new(),
             suspects: Vec::new(),
+            idle: Vec::new(),
             reveals: patch.reveals,
             done: Applied::default(),
         };
@@ -236,6 +237,7 @@ impl Graph {
             made: Vec::new(),
             touched: BTreeSet::new(),
             suspects,
+            idle: Vec::new(),
             reveals: false,
             done: Applied::default(),
         };
@@ -251,6 +253,8 @@ struct Run<'g> {
     touched: BTreeSet<NodeId>,
     /// Values that may have lost their last reader.
     suspects: Vec<ValueId>,
+    /// Nodes that may have: they stay until all edits are done, which may be about their other outputs.
+    idle: Vec<NodeId>,
     reveals: bool,
     done: Applied,
 }
@@ -382,7 +386,7 @@ impl Run<'_> {
             }
         }
         if let Some((p, _)) = producer.filter(|p| self.graph.producer(old).map(|q| q.0) != Some(p.0)) {
-            self.retire(p);
+            self.idle.push(p);
         }
         Ok(())
     }
@@ -410,6 +414,7 @@ impl Run<'_> {
 
     /// Removes suspects that nothing reads, and what they alone kept alive.
     fn sweep(&mut self) {
+        std::mem::take(&mut self.idle).into_iter().for_each(|n| self.retire(n));
         while let Some(v) = self.suspects.pop() {
             if !self.graph.has_value(v) || !self.graph.is_unused(v) {
                 continue;

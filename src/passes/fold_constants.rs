@@ -211,7 +211,8 @@ fn fixed_target(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let node = g.node(n);
     let target = g.input(n, 1).filter(|&v| g.value(v).constant().is_none() && g.sole_use(v).is_some())?;
     let (source, _) = g.producer(target)?;
-    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent {
+    let is_i64 = g.value(target).ty.as_ref().is_none_or(|ty| ty.dtype() == Some(DType::I64));
+    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent || !is_i64 {
         return None;
     }
     let facts = node.op.operator()?.infer(&Infer::new(g, n)).ok()?;

@@ -68,6 +68,9 @@ impl Pass for InlineIfs {
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
         let g = cx.graph;
+        if g.node_outputs(n).into_iter().flatten().all(|v| g.is_unused(v)) {
+            return Verdict::skip("nothing reads its results");
+        }
         if g.node(n).inconsistent {
             return Verdict::skip("its branches contradict each other");
         }

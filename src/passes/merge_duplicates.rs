@@ -92,7 +92,7 @@ impl Pass for MergeDuplicates {
                 let Some(tensor) = g.value(v).constant() else { return Verdict::skip("it is no constant") };
                 let equal = |&w: &ValueId| w != v && candidate(g, w) && g.value(w).constant() == Some(tensor);
                 let others: Vec<ValueId> = g.values().filter(equal).collect();
-                let mut patch = Patch::at_value(g, v);
+                let mut patch = Patch::at_value(g, v).revealing();
                 others.iter().for_each(|&w| patch.replace(w, v));
                 match others.len() {
                     0 => Verdict::skip("no other constant has its content"),
@@ -105,7 +105,7 @@ impl Pass for MergeDuplicates {
                     return Verdict::skip("its inputs differ from those of any other node");
                 };
                 let pairs = g.node_outputs(n).into_iter().zip(g.node_outputs(m)).filter_map(|(a, b)| a.zip(b));
-                let mut patch = Patch::at_node(g, n);
+                let mut patch = Patch::at_node(g, n).revealing();
                 for (old, new) in pairs {
                     if let Some(why) = g.refuses_replace(old, new) {
                         return Verdict::skip(why);

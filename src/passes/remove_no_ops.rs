@@ -103,7 +103,7 @@ fn pass_on(g: &Graph, n: NodeId, from: ValueId) -> Result<Verdict> {
     if g.is_held(y) && g.value(from).constant().is_some() && !g.is_read_only_within(from, |m| m == n) {
         return Verdict::skip("a constant would be stored a second time under the output's name");
     }
-    let mut patch = Patch::at_node(g, n);
+    let mut patch = Patch::at_node(g, n).revealing();
     patch.replace(y, from);
     Ok(Verdict::Patch(patch, "removed: it passes its input on".into()))
 }
@@ -125,7 +125,7 @@ fn join_transposes(g: &Graph, n: NodeId, outer: &Transpose) -> Option<Plan> {
     if perm.is_sorted() {
         return Some(Plan::PassOn(x));
     }
-    let mut patch = Patch::at_node(g, n);
+    let mut patch = Patch::at_node(g, n).revealing();
     patch.set_op(n, Transpose { perm: perm.into_iter().map(|a| a as i64).collect() });
     patch.set_inputs(n, &[Some(x.into())]);
     alone.then_some(Plan::Join(patch))
@@ -143,7 +143,7 @@ fn join_casts(g: &Graph, n: NodeId, outer: &Cast) -> Option<Plan> {
     if outer.to == from {
         return Some(Plan::PassOn(x));
     }
-    let mut patch = Patch::at_node(g, n);
+    let mut patch = Patch::at_node(g, n).revealing();
     patch.set_inputs(n, &[Some(x.into())]);
     alone.then_some(Plan::Join(patch))
 }
@@ -163,7 +163,7 @@ fn join_views(g: &Graph, n: NodeId) -> Option<Plan> {
     if to.is_some() && to == shape(x) && to.is_some_and(|t| !t.0.contains(&Dim::Unknown)) {
         return Some(Plan::PassOn(x));
     }
-    let mut patch = Patch::at_node(g, n);
+    let mut patch = Patch::at_node(g, n).revealing();
     let target: Ref = match (&g.node(n).op, g.input_constant(n, 1).and_then(Tensor::ints)) {
         (Op::Reshape(_), Some(target)) if !target.contains(&0) => g.input(n, 1)?.into(),
         _ => {
@@ -219,7 +219,7 @@ fn join_concats(g: &Graph, n: NodeId, outer: &Concat) -> Option<Plan> {
             None => inputs.push(Some(Ref::from(v))),
         }
     }
-    let mut patch = Patch::at_node(g, n);
+    let mut patch = Patch::at_node(g, n).revealing();
     patch.set_inputs(n, &inputs);
     joined.then_some(Plan::Join(patch))
 }
