@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, Type};
 use crate::onnx;
 use crate::passes::options::{Selected, Selection};
-use crate::passes::{self, Context, Pass, Phase, Site, Verdict};
+use crate::passes::{self, Context, Pass, Phase, Site, Together, Verdict};
 use crate::recipe::{Action, Recipe};
 use crate::report::{self, Packed, Report, Row, Size, StepReport};
 
@@ -60,13 +60,14 @@ pub fn compress(
     let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
     let mut steps: Vec<StepReport> = Vec::new();
+    let mut missed = Vec::new();
     let mut size = Size { bytes: teacher_bytes, ..measure(&student)? };
     let teacher_size = size;
     let count = plan.len().min(stop_after.unwrap_or(usize::MAX));
     observer.model(0, "load", &student)?;
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
-        let mut run = Run { rows: Vec::new(), observer };
+        let mut run = Run { rows: Vec::new(), missed: Vec::new(), observer };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
         match action {
@@ -79,6 +80,7 @@ pub fn compress(
                     run.clean(&mut student.graph, &[pass], Some(&selection))?;
                 } else {
                     let selected = selection.resolve(&student.graph).map_err(located)?;
+                    pass.fits(&student.graph).map_err(located)?;
                     run.visit_all(&mut student.graph, &*pass, &selected)?;
                 }
             }
@@ -95,6 +97,7 @@ pub fn compress(
         let after = measure(&student)?;
         let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
         steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows });
+        missed.extend(run.missed.into_iter().map(|m| format!("{}: {m}", step.place())));
         size = after;
         observer.model(i + 1, &name, &student)?;
     }
@@ -112,7 +115,7 @@ pub fn compress(
         zstd_bytes: zstd_bytes.map(|(teacher, student)| Packed { teacher, student }),
         steps,
         warnings: Vec::new(),
-        missed: Vec::new(),
+        missed,
         check: None,
     };
     Ok(Outcome { student, report })
@@ -152,6 +155,8 @@ fn same_interface(before: &[(String, Option<Type>)], graph: &Graph, exact: bool)
 
 struct Run<'a> {
     rows: Vec<Row>,
+    /// Targets among the pass's options that it did not reach.
+    missed: Vec<String>,
     observer: &'a dyn Observer,
 }
 
@@ -199,7 +204,15 @@ impl Run<'_> {
     fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
         let sites = pass.sites(&Context { graph, selected });
         let count = sites.len();
+        let together = pass.rewrite_together(&Context { graph, selected }, &sites).map_err(|e| e.at(pass.name()))?;
         let mut changed = false;
+        let sites = match together {
+            Some(together) => {
+                changed = self.apply(graph, pass, &sites, together)?;
+                Vec::new()
+            }
+            None => sites,
+        };
         for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
             if site.lives(graph) {
                 self.observer.site(i, count, &site.label(graph));
@@ -210,6 +223,19 @@ impl Run<'_> {
             self.unentered_bodies(graph, pass);
         }
         Ok(changed)
+    }
+
+    fn apply(&mut self, graph: &mut Graph, pass: &dyn Pass, sites: &[Site], all: Together) -> Result<bool> {
+        let before = self.rows.len();
+        for (site, part) in sites.iter().zip(all.parts) {
+            let mut row = row(graph, pass, site);
+            (row.done, row.note) = part.what.map_or_else(|why| (false, why.to_string()), |what| (true, what));
+            row.cost = part.cost;
+            self.rows.push(row);
+        }
+        graph.apply(all.patch).map_err(|e| e.at(pass.name()))?;
+        self.missed.extend(all.missed);
+        Ok(self.rows[before..].iter().any(|r| r.done))
     }
 
     fn visit(&mut self, graph: &mut Graph, pass: &dyn Pass, site: Site, selected: &Selected<'_>) -> Result<bool> {

@@ -242,6 +242,17 @@ const CASES: &[Case] = &[
         "compress teacher.onnx -o student.onnx -p none --test data.npz",
     ),
     ("a target without data", |d| classifier(d), "compress teacher.onnx -o student.onnx -p none --max-drop 1%"),
+    // Options of prune-channels.
+    ("a width of nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0"),
+    ("a width above all", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=1.5"),
+    ("a width and a target", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0.5,macs=0.5"),
+    ("two targets", fine, "compress teacher.onnx -o student.onnx -p prune-channels:params=0.5,macs=50%"),
+    ("rounding to nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:round-to=0"),
+    (
+        "a width for no node",
+        |d| recipe(d, "version = 1\n[[step]]\npass = \"prune-channels\"\nwidth = { \"ad*\" = 0.5, \"reluu\" = 0.5 }"),
+        RECIPE,
+    ),
 ];
 
 const CHECK: &str = "check teacher.onnx teacher.onnx --data data.npz";

@@ -3,4 +3,5 @@
 pub mod bytes;
 pub mod channels;
 pub mod cost;
+pub mod evaluate;
 pub mod removal;

@@ -1,116 +1,137 @@
 //! What is left of a graph when units of channels go.
 
-use crate::analysis::channels::Channels;
-use crate::analysis::cost::{Cost, batch_symbol};
-use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::analysis::channels::{Channels, Reach};
+use crate::analysis::cost::{Cost, batch_symbol, cost};
+use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::infer::Infer;
 use crate::ir::op::Sizes;
 use crate::ir::ties::{Axis, Change, Kept};
-use crate::ir::{Patch, Ref, Shape, Tensor, op::pick};
-use std::collections::{HashMap, HashSet};
+use crate::ir::{Dim, Patch, Ref, Shape, Tensor, op::pick};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
 
 /// The axes that lose positions, each with those that stay, ascending.
 pub struct Removal<'a> {
     graph: &'a Graph,
-    kept: HashMap<(ValueId, usize), Vec<usize>>,
+    kept: HashMap<(ValueId, usize), Arc<[usize]>>,
 }
+
+/// Why a removal cannot be written.
+#[derive(Debug, Clone)]
+pub struct Stuck {
+    /// A value that would lose positions there.
+    pub value: ValueId,
+    pub why: String,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+/// New contents for an integer constant that some nodes read, by node and slot.
+type Rewrites = BTreeMap<ValueId, Vec<(NodeId, usize, Tensor)>>;
 
 impl<'a> Removal<'a> {
     /// Removes the positions of `units` wherever they are.
     pub fn of(graph: &'a Graph, channels: &Channels, units: &HashSet<u32>) -> Removal<'a> {
-        let mut kept = HashMap::new();
-        for v in graph.values() {
-            for (axis, at) in channels.axes(v, graph.value(v).rank().unwrap_or(0)) {
-                let stay: Vec<usize> = (0..at.len()).filter(|&i| !units.contains(&at[i])).collect();
-                if stay.len() < at.len() {
-                    kept.insert((v, axis), stay);
-                }
-            }
-        }
-        Removal { graph, kept }
-    }
-
-    /// Cost of the graph after the removal.
-    pub fn cost(&self) -> Cost {
-        let batch = batch_symbol(self.graph);
-        let dims = |v: Option<ValueId>| -> Option<Vec<u64>> {
-            let v = v?;
-            let shape = self.graph.value(v).ty.as_ref()?.shape()?;
-            let dim = |(axis, d): (usize, &crate::ir::Dim)| match self.kept.get(&(v, axis)) {
-                Some(stay) => Some(stay.len() as u64),
-                None if Some(d) == batch.as_ref() => Some(1),
-                None => d.known(),
-            };
-            shape.0.iter().enumerate().map(dim).collect()
-        };
-        let constants = self.graph.values().filter(|&v| self.graph.value(v).constant().is_some());
-        let parameters = constants.filter_map(|v| Some(dims(Some(v))?.iter().product::<u64>())).sum();
-        let macs = |n: NodeId| match self.graph.node(n).op.operator() {
-            Some(op) => op.macs(&Sizes {
-                inputs: self.graph.node_inputs(n).into_iter().map(dims).collect(),
-                outputs: self.graph.node_outputs(n).into_iter().map(dims).collect(),
-            }),
-            None => Some(0),
-        };
-        Cost { parameters, macs: self.graph.nodes().try_fold(0u64, |sum, n| sum.checked_add(macs(n)?)) }
+        Removal { graph, kept: channels.without(graph, units) }
     }
 
     /// Writes the removal into a patch: constants shrink, and attributes and shape constants follow.
     ///
     /// # Errors
-    /// If a node cannot follow: says which.
-    pub fn write(&self, patch: &mut Patch) -> Result<(), String> {
-        let empty = self.kept.iter().filter(|(_, stay)| stay.is_empty()).map(|((v, _), _)| *v).min();
-        if let Some(v) = empty {
-            return Err(format!("nothing would be left of \"{}\"", self.graph.value(v).name));
+    /// If a node or constant cannot follow.
+    pub fn write(&self, patch: &mut Patch) -> Result<(), Stuck> {
+        if let Some(value) = self.kept.iter().filter(|(_, stay)| stay.is_empty()).map(|((v, _), _)| *v).min() {
+            return Err(Stuck { value, why: format!("nothing would be left of \"{}\"", self.graph.value(value).name) });
         }
-        for v in self.graph.values() {
-            let Some(tensor) = self.graph.value(v).constant() else { continue };
-            let stay: Vec<_> = (0..tensor.rank()).map(|axis| self.kept.get(&(v, axis)).map(Vec::as_slice)).collect();
+        for value in self.graph.values() {
+            let Some(tensor) = self.graph.value(value).constant() else { continue };
+            let stay: Vec<_> = (0..tensor.rank()).map(|axis| self.kept.get(&(value, axis)).map(|k| &**k)).collect();
             if stay.iter().any(Option::is_some) {
-                let cut =
-                    take(tensor, &stay).ok_or_else(|| format!("\"{}\" cannot be cut", self.graph.value(v).name))?;
-                patch.set_constant(v, cut);
+                let why = || format!("\"{}\" cannot be cut", self.graph.value(value).name);
+                patch.set_constant(value, take(tensor, &stay).ok_or_else(|| Stuck { value, why: why() })?);
             }
         }
+        let mut rewrites = Rewrites::new();
+        let mut inputs = BTreeMap::new();
         for n in self.graph.nodes() {
-            self.write_node(n, patch)?;
+            self.write_node(n, patch, &mut rewrites, &mut inputs)?;
         }
+        for (value, nodes) in rewrites {
+            self.rewrite_constant(value, nodes, patch, &mut inputs);
+        }
+        inputs.into_iter().for_each(|(n, slots)| patch.set_inputs(n, &slots));
         Ok(())
     }
 
-    fn write_node(&self, n: NodeId, patch: &mut Patch) -> Result<(), String> {
+    /// What changes in one node; constants that it reads are collected, because others may read them too.
+    fn write_node(
+        &self,
+        n: NodeId,
+        patch: &mut Patch,
+        rewrites: &mut Rewrites,
+        new_inputs: &mut BTreeMap<NodeId, Vec<Option<Ref>>>,
+    ) -> Result<(), Stuck> {
         let (inputs, outputs) = (self.graph.node_inputs(n), self.graph.node_outputs(n));
         let touched = |v: &ValueId| {
             let rank = self.graph.value(*v).rank().unwrap_or(0);
             (0..rank).any(|axis| self.kept.contains_key(&(*v, axis)))
         };
-        if !inputs.iter().chain(&outputs).flatten().any(touched) {
-            return Ok(());
-        }
+        let Some(value) = inputs.iter().chain(&outputs).flatten().copied().find(touched) else { return Ok(()) };
         let Some(op) = self.graph.node(n).op.operator() else { return Ok(()) };
         let node = KeptAround { removal: self, cx: Infer::new(self.graph, n), inputs: &inputs, outputs: &outputs };
         let label = self.graph.label(n);
-        let changes = op.shrink(&node).ok_or_else(|| format!("{} \"{label}\" cannot follow", op.op_type()))?;
-        let mut slots: Vec<Option<Ref>> = inputs.iter().map(|v| v.map(Ref::Old)).collect();
-        for change in changes {
+        let why = || format!("{} \"{label}\" cannot follow", op.op_type());
+        for change in op.shrink(&node).ok_or_else(|| Stuck { value, why: why() })? {
             match change {
                 Change::Op(op) => patch.set_op(n, op),
-                Change::Constant(slot, tensor) => {
-                    let name = match inputs.get(slot).copied().flatten() {
-                        Some(v) => self.graph.value(v).name.clone(),
-                        None => format!("{label}.sizes"),
-                    };
-                    let new = patch.constant_named(name, tensor);
-                    slots.resize(slots.len().max(slot + 1), None);
-                    slots[slot] = Some(new);
-                }
+                Change::Constant(slot, tensor) => match inputs.get(slot).copied().flatten() {
+                    Some(old) => rewrites.entry(old).or_default().push((n, slot, tensor)),
+                    None => {
+                        let new = patch.constant_named(format!("{label}.sizes"), tensor);
+                        self.set_input(n, slot, new, new_inputs);
+                    }
+                },
             }
         }
-        if slots.iter().any(|s| matches!(s, Some(Ref::New(_)))) {
-            patch.set_inputs(n, &slots);
-        }
         Ok(())
+    }
+
+    /// A constant that everybody wants changed alike changes; else each new content gets one new constant.
+    fn rewrite_constant(
+        &self,
+        value: ValueId,
+        nodes: Vec<(NodeId, usize, Tensor)>,
+        patch: &mut Patch,
+        inputs: &mut BTreeMap<NodeId, Vec<Option<Ref>>>,
+    ) {
+        let old = self.graph.value(value);
+        let alike = nodes.windows(2).all(|w| w[0].2 == w[1].2) && self.graph.uses(value).len() == nodes.len();
+        let fits = |t: &Tensor| old.constant().is_some_and(|o| o.dtype() == t.dtype() && o.rank() == t.rank());
+        if let Some((_, _, tensor)) = nodes.first().filter(|n| alike && !self.graph.is_held(value) && fits(&n.2)) {
+            return patch.set_constant(value, tensor.clone());
+        }
+        let mut made: Vec<(Tensor, Ref)> = Vec::new();
+        for (n, slot, tensor) in nodes {
+            let known = made.iter().find(|m| m.0 == tensor).map(|m| m.1);
+            let new = known.unwrap_or_else(|| {
+                let new = patch.constant_named(old.name.clone(), tensor.clone());
+                made.push((tensor, new));
+                new
+            });
+            self.set_input(n, slot, new, inputs);
+        }
+    }
+
+    fn set_input(&self, n: NodeId, slot: usize, new: Ref, inputs: &mut BTreeMap<NodeId, Vec<Option<Ref>>>) {
+        let old = || self.graph.node_inputs(n).into_iter().map(|v| v.map(Ref::Old)).collect();
+        let slots = inputs.entry(n).or_insert_with(old);
+        slots.resize(slots.len().max(slot + 1), None);
+        slots[slot] = Some(new);
     }
 }
 
@@ -136,12 +157,12 @@ struct KeptAround<'a> {
 impl Kept for KeptAround<'_> {
     fn input(&self, (slot, axis): Axis) -> Option<&[usize]> {
         let v = self.inputs.get(slot).copied().flatten()?;
-        self.removal.kept.get(&(v, axis)).map(Vec::as_slice)
+        self.removal.kept.get(&(v, axis)).map(|k| &**k)
     }
 
     fn output(&self, (slot, axis): Axis) -> Option<&[usize]> {
         let v = self.outputs.get(slot).copied().flatten()?;
-        self.removal.kept.get(&(v, axis)).map(Vec::as_slice)
+        self.removal.kept.get(&(v, axis)).map(|k| &**k)
     }
 
     fn cx(&self) -> &Infer<'_> {
@@ -150,5 +171,67 @@ impl Kept for KeptAround<'_> {
 
     fn out_shape(&self, slot: usize) -> Option<&Shape> {
         self.removal.graph.value(self.outputs.get(slot).copied()??).ty.as_ref()?.shape()
+    }
+}
+
+/// The cost of a graph while positions of its axes go, kept up to date where they go.
+pub struct Tally<'a> {
+    graph: &'a Graph,
+    batch: Option<Dim>,
+    cost: Cost,
+    /// Positions that an axis has lost.
+    lost: HashMap<(ValueId, usize), u64>,
+}
+
+impl<'a> Tally<'a> {
+    pub fn of(graph: &'a Graph) -> Tally<'a> {
+        Tally { graph, batch: batch_symbol(graph), cost: cost(graph), lost: HashMap::new() }
+    }
+
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    /// Takes positions away, which must be there.
+    pub fn remove(&mut self, places: &[Reach]) {
+        let values: BTreeSet<ValueId> = places.iter().map(|p| p.value).collect();
+        let around = |&v: &ValueId| {
+            let readers = self.graph.uses(v).into_iter().map(Use::node);
+            readers.chain(self.graph.producer(v).map(|p| p.0)).collect::<Vec<_>>()
+        };
+        let nodes: BTreeSet<NodeId> = values.iter().flat_map(around).collect();
+        let before = self.local(&values, &nodes);
+        for p in places {
+            *self.lost.entry((p.value, p.axis)).or_insert(0) += p.positions as u64;
+        }
+        let after = self.local(&values, &nodes);
+        let change = |total: u64, before: u64, after: u64| total.saturating_sub(before).saturating_add(after);
+        self.cost.parameters = change(self.cost.parameters, before.parameters, after.parameters);
+        let macs = self.cost.macs.zip(before.macs).zip(after.macs);
+        self.cost.macs = macs.map(|((total, before), after)| change(total, before, after));
+    }
+
+    /// What these constants and nodes cost.
+    fn local(&self, values: &BTreeSet<ValueId>, nodes: &BTreeSet<NodeId>) -> Cost {
+        let constants = values.iter().filter(|&&v| self.graph.value(v).constant().is_some());
+        let elements = |&v: &ValueId| self.dims(Some(v))?.into_iter().try_fold(1u64, u64::checked_mul);
+        let parameters = constants.filter_map(elements).sum();
+        let macs = nodes.iter().map(|&n| match self.graph.node(n).op.operator() {
+            Some(op) => op.macs(&Sizes {
+                inputs: self.graph.node_inputs(n).into_iter().map(|v| self.dims(v)).collect(),
+                outputs: self.graph.node_outputs(n).into_iter().map(|v| self.dims(v)).collect(),
+            }),
+            None => Some(0),
+        });
+        Cost { parameters, macs: macs.into_iter().try_fold(0u64, |sum, m| sum.checked_add(m?)) }
+    }
+
+    fn dims(&self, value: Option<ValueId>) -> Option<Vec<u64>> {
+        let v = value?;
+        let dim = |(axis, d): (usize, &Dim)| {
+            let size = if Some(d) == self.batch.as_ref() { 1 } else { d.known()? };
+            Some(size.saturating_sub(self.lost.get(&(v, axis)).copied().unwrap_or(0)))
+        };
+        self.graph.value(v).ty.as_ref()?.shape()?.0.iter().enumerate().map(dim).collect()
     }
 }

@@ -108,7 +108,7 @@ impl Args {
         if let Some(test) = &test {
             let result = test.run(&self.teacher, &self.output, &progress)?;
             table.push_str(&format!("\n{result}\n"));
-            report.missed = result.misses(test.max_drop, test.min_agreement);
+            report.missed.extend(result.misses(test.max_drop, test.min_agreement));
             report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
         }
         for (path, format) in self.report.iter().zip(formats) {
@@ -119,9 +119,7 @@ impl Args {
             (false, true) => eprint!("{table}"),
             (false, false) => super::print(&table).map(drop)?,
         }
-        #[cfg(feature = "exec")]
-        super::targets(&report.missed)?;
-        Ok(ExitCode::SUCCESS)
+        super::targets(&report.missed)
     }
 
     fn recipe(&self) -> Result<Recipe> {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::ir::{Graph, text};
 use crate::onnx;
 use crate::report::group_digits;
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -76,20 +77,24 @@ impl Args {
 fn channels(g: &Graph) -> Result<String> {
     let channels = Channels::of(g)?;
     let groups = channels.groups();
-    let reach = channels.reach(g, &groups);
+    let reach = channels.reach(g, groups.iter().map(|group| group.units.as_slice()));
     let mut out = String::new();
     let mut frozen = 0;
-    for (group, axes) in groups.iter().zip(reach) {
+    for (group, reach) in groups.iter().zip(reach) {
         let names: Vec<_> =
             group.producers.iter().map(|&n| format!("{} \"{}\"", g.node(n).kind(), g.label(n))).collect();
-        out.push_str(&format!("{} units made by {}\n", group.units.len(), names.join(", ")));
-        let axes: Vec<_> = axes.iter().map(|&(v, axis)| format!("{} axis {axis}", g.value(v).name)).collect();
-        out.push_str(&format!("  cuts     {}\n", axes.join(", ")));
+        let _ = writeln!(out, "{} units made by {}", group.units.len(), names.join(", "));
+        let constants = reach.iter().filter(|r| g.value(r.value).constant().is_some());
+        let axes: Vec<_> = constants.map(|r| format!("{} axis {}", g.value(r.value).name, r.axis)).collect();
+        let _ = writeln!(out, "  cuts     {}", if axes.is_empty() { "nothing".into() } else { axes.join(", ") });
         if let Some(freeze) = &group.frozen {
             frozen += 1;
-            out.push_str(&format!("  frozen   {}\n", freeze.explain(g)));
+            let _ = writeln!(out, "  frozen   {}", freeze.explain(g));
+        }
+        if let Some((count, freeze)) = &group.rest {
+            let _ = writeln!(out, "  frozen   {count} more units: {}", freeze.explain(g));
         }
     }
-    out.push_str(&format!("# {} groups, {frozen} of them frozen\n", groups.len()));
+    let _ = writeln!(out, "# {} groups, {frozen} of them frozen", groups.len());
     Ok(out)
 }

@@ -44,6 +44,11 @@ pub trait Operator {
         Some(Vec::new())
     }
 
+    /// Where in output 0 the element at a position of input 0, a vector, comes out, if it has no effect on anything else.
+    fn moves(&self, _cx: &Infer<'_>, _position: usize) -> Option<Vec<usize>> {
+        None
+    }
+
     /// The input slot whose elements, in the same type and shape, output 0 has whatever is fed.
     fn passes_on(&self, _cx: &Infer<'_>) -> Option<usize> {
         None

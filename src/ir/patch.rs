@@ -65,6 +65,11 @@ impl Patch {
         Patch::new(&graph.value(value).name, first, graph.opset)
     }
 
+    /// A patch all over a graph: what it makes stands first.
+    pub fn at_graph(graph: &Graph) -> Patch {
+        Patch::new(&graph.name, 0, graph.opset)
+    }
+
     fn new(site: &str, at: u32, opset: i64) -> Patch {
         Patch { site: site.into(), at, opset, edits: Vec::new(), made: 0, reveals: false }
     }

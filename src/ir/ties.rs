@@ -29,14 +29,17 @@ pub trait Ties {
     /// are tied to each other.
     fn pass(&mut self, input: Axis, output: Axis);
 
-    /// The output axis carries channels of the input axis, `positions[i]` at `i`.
-    fn select(&mut self, input: Axis, output: Axis, positions: &[usize]);
+    /// The output axis carries channels of the input axis, the one at `from(i)` at `i`.
+    fn select(&mut self, input: Axis, output: Axis, from: &dyn Fn(usize) -> usize);
 
     /// The output axis carries the channels of the inputs' axes, one after the other.
     fn concat(&mut self, inputs: &[Axis], output: Axis);
 
-    /// The weight axis makes the channels of the output axis: they can be chosen here.
-    fn produce(&mut self, weight: Axis, output: Axis);
+    /// The weight axis, `times` over, makes the channels of the output axis: they can be chosen here.
+    fn produce(&mut self, weight: Axis, output: Axis, times: usize);
+
+    /// The output axis is made here from nothing but its size, which can be another.
+    fn make(&mut self, output: Axis);
 
     /// Position `i` of `a` stands and falls with position `map(i)` of `b`.
     fn tie(&mut self, a: Axis, b: Axis, map: &dyn Fn(usize) -> usize);
@@ -48,7 +51,7 @@ pub trait Ties {
     /// The elements of the first input, in their order, in the shape of the first output.
     fn reshape(&mut self);
 
-    /// The operator needs the input axis as it is.
+    /// The operator needs the input axis as it is; `why` goes on where a sentence begins with the node.
     fn freeze(&mut self, input: Axis, why: &str);
 
     /// The operator does the same along an axis whatever its size: nothing is tied, nothing is said against change.

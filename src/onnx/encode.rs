@@ -242,8 +242,9 @@ fn info(g: &Graph, v: ValueId, name: &str) -> Result<Option<ValueInfoProto>> {
         None => ValueInfoProto::default(),
     };
     out.name = Some(name.to_string());
-    // Inputs and outputs keep the type they were declared with; other values have the type they have now.
-    let end = g.inputs().contains(&v) || g.outputs().contains(&v);
+    // Inputs that a caller feeds and outputs keep the type they were declared with; other values have the type they have
+    // now, constants that are listed as inputs among them.
+    let end = g.outputs().contains(&v) || (value.constant().is_none() && g.inputs().contains(&v));
     let stale = match (&value.listing.ty, &value.ty) {
         (Some(was), Some(is)) => !was.agrees(is),
         (None, Some(_)) => value.listing.proto.is_none(),

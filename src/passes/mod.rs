@@ -10,6 +10,7 @@ mod fold_batch_norm;
 mod fold_constants;
 mod fold_pad;
 mod fuse_gemm;
+mod importance;
 mod inline_ifs;
 mod lift_constants;
 mod merge_duplicates;
@@ -21,6 +22,7 @@ mod remove_unused;
 mod separate_convs;
 mod split;
 
+use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
 use options::{OptionsError, Selected, Selection};
@@ -125,6 +127,25 @@ impl Verdict {
     }
 }
 
+/// What becomes of all sites of a pass at once.
+#[derive(Debug)]
+pub struct Together {
+    pub patch: Patch,
+    /// For each site, in order.
+    pub parts: Vec<Part>,
+    /// Targets among the options that could not be reached.
+    pub missed: Vec<String>,
+}
+
+/// What becomes of one of several sites.
+#[derive(Debug)]
+pub struct Part {
+    /// How it reads in the report, or why nothing is done.
+    pub what: std::result::Result<String, Reason>,
+    /// The model's cost before and after, as if the sites changed one after the other.
+    pub cost: Option<(Cost, Cost)>,
+}
+
 /// What a pass may look at.
 pub struct Context<'a> {
     pub graph: &'a Graph,
@@ -159,6 +180,14 @@ pub trait Pass: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether the options fit a model.
+    ///
+    /// # Errors
+    /// If they name what is not there.
+    fn fits(&self, _graph: &Graph) -> Result<(), OptionsError> {
+        Ok(())
+    }
+
     /// Places worth a look, in the order of the graph.
     fn sites(&self, cx: &Context<'_>) -> Vec<Site>;
 
@@ -167,6 +196,15 @@ pub trait Pass: fmt::Debug + Send + Sync {
     /// # Errors
     /// Only for what no graph can be an excuse for: a numerical library that fails, a bug.
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict>;
+
+    /// One patch for all sites, of a pass that looks at the whole graph to change any of them; such a pass says itself
+    /// what the selection refuses. `None` for a pass that goes from site to site.
+    ///
+    /// # Errors
+    /// As `rewrite`.
+    fn rewrite_together(&self, _cx: &Context<'_>, _sites: &[Site]) -> Result<Option<Together>> {
+        Ok(None)
+    }
 }
 
 /// A pass as the registry lists it.

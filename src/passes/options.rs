@@ -170,32 +170,42 @@ impl Selection {
     /// # Errors
     /// If a glob matches no node.
     pub fn resolve(&self, graph: &Graph) -> Result<Selected<'_>, OptionsError> {
-        let labels: Vec<(NodeId, &str)> = graph.nodes().map(|n| (n, graph.label(n))).collect();
-        let matching = |key: &str, globs: &[String]| {
-            let mut found = HashSet::new();
-            for glob in globs {
-                let pattern = WildMatch::new(glob);
-                let hits: Vec<_> = labels.iter().filter(|(_, l)| pattern.matches(l)).map(|(n, _)| *n).collect();
-                if hits.is_empty() {
-                    return Err(OptionsError {
-                        key: Some(key.into()),
-                        what: format!("`{key}` names \"{glob}\", which matches no node"),
-                        help: Some(near_node(glob, labels.iter().map(|l| l.1))),
-                    });
-                }
-                found.extend(hits);
-            }
-            Ok(found)
-        };
         let layers = layers(graph);
         Ok(Selected {
             rule: self,
-            skip: matching("skip", &self.skip)?,
-            only: matching("only", &self.only)?,
+            skip: matching(graph, "skip", &self.skip)?,
+            only: matching(graph, "only", &self.only)?,
             first: layers.iter().take(self.skip_first).copied().collect(),
             last: layers.iter().rev().take(self.skip_last).copied().collect(),
         })
     }
+}
+
+/// The nodes whose names match any of the globs that an option lists.
+///
+/// # Errors
+/// If a glob matches no node.
+pub fn matching<'a>(
+    graph: &Graph,
+    key: &str,
+    globs: impl IntoIterator<Item = &'a String>,
+) -> Result<HashSet<NodeId>, OptionsError> {
+    let labels = || graph.nodes().map(|n| graph.label(n));
+    let mut found = HashSet::new();
+    for glob in globs {
+        let pattern = WildMatch::new(glob);
+        let before = found.len();
+        let hits = graph.nodes().filter(|&n| pattern.matches(graph.label(n)));
+        found.extend(hits);
+        if found.len() == before && !labels().any(|l| pattern.matches(l)) {
+            return Err(OptionsError {
+                key: Some(key.into()),
+                what: format!("`{key}` names \"{glob}\", which matches no node"),
+                help: Some(near_node(glob, labels())),
+            });
+        }
+    }
+    Ok(found)
 }
 
 fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> String {

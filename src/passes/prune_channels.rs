@@ -4,15 +4,17 @@
 //! that is not known or one that needs the axis whole stay, and the report names that operator.
 //!
 //! A unit is the least set of channels that can go; a group is the units that one layer, or several coupled ones, make.
-//! Of every group the least important units go. Options:
+//! Of every group the least important units go; no axis loses all of its channels. Options:
 //!
 //! * `width-mult`: keep `int(units * width-mult)` of every group, at least 1. 0.5 if no target is given.
-//! * `width`: other multipliers for some layers, by globs over node names: `width = { "layer3.*" = 0.5 }`.
-//! * `params`, `macs`: instead, a share of the model's parameters or MACs to keep; one threshold on the importance,
-//!   relative to the group's mean, finds which units go.
+//! * `width`: other multipliers for some layers, by globs over node names: `width = { "layer3.*" = 0.5 }`. Of several
+//!   globs that match a group's layers the longest counts. Layers that none matches are left whole unless `width-mult`
+//!   is given.
+//! * `params`, `macs`: instead, a share of the model's parameters or MACs to keep at most; one threshold on the importance,
+//!   relative to the group's mean, finds which units go. A share that cannot be reached is a missed target (exit code 2).
 //! * `importance`: `l1` or `l2` norm of the weights that make a unit. (Li et al. 2017, Pruning Filters for Efficient
 //!   ConvNets.)
-//! * `round-to`: round the number of units that stay to a multiple of this.
+//! * `round-to`: round the number of units that stay down to a multiple of this, where there are as many.
 //! * `skip-first` is 3 unless set: a group is left alone if one of its producers is among the first three layers.
 //!
 //! ```text
@@ -44,12 +46,13 @@
 //! }
 //! ```
 
-use crate::analysis::channels::{Channels, Group};
-use crate::analysis::removal::Removal;
+use crate::analysis::channels::{Channels, Group, Reach};
+use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
-use crate::ir::{Graph, Patch};
-use crate::passes::options::{Selection, Share};
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
+use crate::ir::{Graph, NodeId, Patch};
+use crate::passes::importance::{Importance, Norms, relative};
+use crate::passes::options::{OptionsError, Selection, Share, matching, one_of};
+use crate::passes::{Context, Fidelity, Part, Pass, Phase, Reason, Site, Together, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use wildmatch::WildMatch;
@@ -65,16 +68,12 @@ pub struct PruneChannels {
     round_to: Option<std::num::NonZeroUsize>,
 }
 
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Importance {
-    #[default]
-    L1,
-    L2,
+/// What a share is of.
+#[derive(Debug, Clone, Copy)]
+enum Budget {
+    Params(Share),
+    Macs(Share),
 }
-
-/// Steps of bisection for a target: the threshold is found to one part in 2⁴⁰ of its range.
-const BISECTIONS: usize = 40;
 
 impl Pass for PruneChannels {
     fn name(&self) -> &'static str {
@@ -94,181 +93,250 @@ impl Pass for PruneChannels {
     }
 
     fn check(&self) -> Result<(), String> {
-        let targets = [self.params.is_some(), self.macs.is_some(), self.width_mult.is_some() || !self.width.is_empty()];
-        if targets.iter().filter(|&&t| t).count() > 1 {
-            return Err("`width-mult` (with `width`), `params` and `macs` exclude each other".into());
+        let widths = self.width.iter().map(|(glob, w)| (format!("width of \"{glob}\""), *w));
+        let single = [("width-mult", self.width_mult), ("params", self.params), ("macs", self.macs)];
+        let mut shares = single.into_iter().filter_map(|(key, share)| Some((key.to_string(), share?))).chain(widths);
+        if let Some((key, _)) = shares.find(|s| s.1.0 <= 0.0) {
+            return Err(format!("the {key} must be above 0: one channel always stays"));
         }
-        Ok(())
+        let budget = self.budget()?;
+        match (budget, self.width.is_empty()) {
+            (Some(_), _) if self.width_mult.is_some() => Err("`width-mult` and a target exclude each other".into()),
+            (Some(_), false) => Err("`width` and a target exclude each other".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        matching(graph, "width", self.width.keys()).map(drop)
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let Ok(channels) = Channels::of(cx.graph) else { return Vec::new() };
         let groups = channels.groups();
         let keep = self.plan(cx, &channels, &groups);
-        let site = |(g, keep): (Group, _)| Site::Channels { producers: g.producers, keep };
+        let site =
+            |(g, keep): (Group, Result<Vec<usize>, _>)| Site::Channels { producers: g.producers, keep: keep.ok() };
         groups.into_iter().zip(keep).map(site).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Channels { producers, keep } = site else { return Verdict::skip("it is no group of channels") };
+        let Some(mut all) = self.rewrite_together(cx, &[site])? else {
+            return Verdict::skip("it is no group of channels");
+        };
+        Ok(match all.parts.pop().map(|p| p.what) {
+            Some(Ok(what)) => Verdict::Patch(all.patch, what),
+            Some(Err(why)) => Verdict::Skip(why),
+            None => return Verdict::skip("it is no group of channels"),
+        })
+    }
+
+    fn rewrite_together(&self, cx: &Context<'_>, sites: &[Site]) -> Result<Option<Together>> {
         let g = cx.graph;
         let channels = Channels::of(g)?;
-        let Some(group) = channels.groups().into_iter().find(|group| group.producers == producers) else {
-            return Verdict::skip("its channels became coupled to others");
-        };
-        if let Some(freeze) = &group.frozen {
-            return Verdict::skip(freeze.explain(g));
+        let groups = channels.groups();
+        let by_producers: HashMap<&[NodeId], &Group> = groups.iter().map(|g| (g.producers.as_slice(), g)).collect();
+        let mut norms = Norms::of(g, self.importance);
+        let mut choices: Vec<Result<Choice<'_>, String>> = Vec::new();
+        for site in sites {
+            let Site::Channels { producers, keep } = site else { return Ok(None) };
+            let group = by_producers.get(producers.as_slice()).copied();
+            choices.push(match (group, keep) {
+                (None, _) => Err("its channels became coupled to others".into()),
+                (Some(group), None) => match self.scores(cx, &channels, group, &mut norms) {
+                    Err(why) => Err(why),
+                    Ok(_) => Err(format!("all {} units stay", group.units.len())),
+                },
+                (Some(group), Some(keep)) => Choice::of(group, keep),
+            });
         }
+        // A removal that some node cannot follow is one that no group at that node can be part of.
+        let patch = loop {
+            let gone = choices.iter().flatten().flat_map(|c| c.gone.iter().copied()).collect();
+            let mut patch = Patch::at_graph(g);
+            let Err(stuck) = Removal::of(g, &channels, &gone).write(&mut patch) else { break patch };
+            let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
+            for (choice, places) in choices.iter_mut().zip(reach) {
+                if places.iter().any(|p| p.value == stuck.value) {
+                    *choice = Err(stuck.why.clone());
+                }
+            }
+        };
+        let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
+        let mut tally = Tally::of(g);
+        let limit = self.budget().ok().flatten().map(|b| (b, b.of(&tally)));
+        let mut part = |(choice, places): (Result<Choice<'_>, String>, Vec<Reach>)| match choice {
+            Err(why) => Part { what: Err(Reason(why)), cost: None },
+            Ok(choice) => {
+                let before = tally.cost();
+                tally.remove(&places);
+                Part { what: Ok(choice.note(g)), cost: Some((before, tally.cost())) }
+            }
+        };
+        let parts = choices.into_iter().zip(reach).map(&mut part).collect();
+        let missed = limit.and_then(|(budget, whole)| budget.missed(whole, budget.of(&tally)));
+        Ok(Some(Together { patch, parts, missed: missed.into_iter().collect() }))
+    }
+}
+
+/// Units that go out of a group.
+struct Choice<'a> {
+    group: &'a Group,
+    gone: Vec<u32>,
+}
+
+impl<'a> Choice<'a> {
+    fn of(group: &'a Group, keep: &[usize]) -> Result<Choice<'a>, String> {
         let all = group.units.len();
-        let Some(keep) = keep.filter(|k| k.len() < all) else {
-            return Verdict::skip(format!("all {all} units stay"));
-        };
-        let stay: HashSet<usize> = keep.iter().copied().collect();
-        let gone = group.units.iter().enumerate().filter(|(i, _)| !stay.contains(i)).map(|(_, &u)| u).collect();
-        let mut patch = Patch::at_node(g, producers[0]);
-        match Removal::of(g, &channels, &gone).write(&mut patch) {
-            Ok(()) => Ok(Verdict::Patch(patch, format!("kept {} of {all} units", keep.len()))),
-            Err(why) => Verdict::skip(why),
+        if let Some(freeze) = &group.frozen {
+            return Err(format!("its channels became frozen: {}", freeze.why));
         }
+        let stay: HashSet<usize> = keep.iter().copied().collect();
+        if stay.iter().any(|&i| i >= all) {
+            return Err("its channels became coupled to others".into());
+        }
+        if stay.len() == all {
+            return Err(format!("all {all} units stay"));
+        }
+        let gone = (0..all).filter(|i| !stay.contains(i)).map(|i| group.units[i]).collect();
+        Ok(Choice { group, gone })
+    }
+
+    fn note(&self, graph: &Graph) -> String {
+        let all = self.group.units.len();
+        let rest = self.group.rest.as_ref();
+        let rest = rest.map_or(String::new(), |(n, why)| format!("; {n} more are frozen: {}", why.explain(graph)));
+        format!("kept {} of {all} units{rest}", all - self.gone.len())
     }
 }
 
 impl PruneChannels {
-    /// Which units of every group stay; `None` for groups that stay whole.
-    fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Option<Vec<usize>>> {
-        let open = |g: &&Group| {
-            let site = Site::Channels { producers: g.producers.clone(), keep: None };
-            g.frozen.is_none() && cx.selected.refuses(cx.graph, &site).is_none()
+    fn budget(&self) -> Result<Option<Budget>, String> {
+        one_of([("params", self.params.map(Budget::Params)), ("macs", self.macs.map(Budget::Macs))])
+    }
+
+    /// Which units of every group stay, or why it is left alone.
+    fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<Vec<usize>, String>> {
+        let mut norms = Norms::of(cx.graph, self.importance);
+        let scores: Vec<Result<Vec<f64>, String>> =
+            groups.iter().map(|g| self.scores(cx, channels, g, &mut norms)).collect();
+        let relative: Vec<Vec<f64>> = scores.iter().map(|s| s.as_deref().map_or(Vec::new(), relative)).collect();
+        let plan = Plan { graph: cx.graph, channels, groups, scores: &relative };
+        let gone = match self.budget().ok().flatten() {
+            None => plan.gone(|i| {
+                let all = groups[i].units.len();
+                self.rounded((all as f64 * self.width_of(cx.graph, &groups[i])) as usize, all)
+            }),
+            Some(budget) => plan.within(budget, |i, threshold| {
+                let scores = &relative[i];
+                self.rounded(scores.iter().filter(|&&s| s > threshold).count(), scores.len())
+            }),
         };
-        let scores: Vec<Option<Vec<f64>>> =
-            groups.iter().map(|g| open(&g).then(|| self.scores(cx.graph, channels, g))).collect();
-        let counts: Vec<usize> = match (self.params, self.macs) {
-            (None, None) => {
-                let width = |g: &Group| self.width_of(cx.graph, g);
-                groups.iter().map(|g| (g.units.len() as f64 * width(g)) as usize).collect()
-            }
-            (target, macs) => {
-                let share = target.or(macs).map_or(1.0, |s| s.0);
-                self.counts_for(cx.graph, channels, groups, &scores, share, macs.is_some())
-            }
-        };
-        let keep = |(scores, count): (Option<Vec<f64>>, usize)| scores.map(|s| best(&s, self.rounded(count, s.len())));
-        let mut keep: Vec<Option<Vec<usize>>> = scores.iter().cloned().zip(counts).map(keep).collect();
-        // A concatenation's or a split's part may lose every channel while its group keeps some.
-        let mut gone = HashSet::new();
-        let mut worth = HashMap::new();
-        for ((group, scores), keep) in groups.iter().zip(&scores).zip(&keep) {
-            let (Some(scores), Some(keep)) = (scores, keep) else { continue };
-            gone.extend(group.units.iter().copied());
-            keep.iter().for_each(|&i| {
-                gone.remove(&group.units[i]);
-            });
-            worth.extend(group.units.iter().copied().zip(relative(scores)));
+        let keep = |group: &Group| (0..group.units.len()).filter(|&i| !gone.contains(&group.units[i])).collect();
+        groups.iter().zip(scores).map(|(group, scores)| scores.map(|_| keep(group))).collect()
+    }
+
+    /// The importance of a group's units, or why the group is left alone.
+    fn scores(
+        &self,
+        cx: &Context<'_>,
+        channels: &Channels,
+        group: &Group,
+        norms: &mut Norms,
+    ) -> Result<Vec<f64>, String> {
+        if let Some(freeze) = &group.frozen {
+            return Err(freeze.explain(cx.graph));
         }
-        channels.spare(cx.graph, &mut gone, |u| worth.get(&u).copied().unwrap_or(0.0));
-        for (group, keep) in groups.iter().zip(keep.iter_mut()) {
-            if let Some(keep) = keep {
-                *keep = (0..group.units.len()).filter(|&i| !gone.contains(&group.units[i])).collect();
-            }
+        let site = Site::Channels { producers: group.producers.clone(), keep: None };
+        if let Some(why) = cx.selected.refuses(cx.graph, &site) {
+            return Err(why);
         }
-        keep
+        norms.scores(channels, group)
     }
 
     fn width_of(&self, graph: &Graph, group: &Group) -> f64 {
         let named = |glob: &str| group.producers.iter().any(|&n| WildMatch::new(glob).matches(graph.label(n)));
-        let special = self.width.iter().find(|(glob, _)| named(glob)).map(|(_, w)| w.0);
+        let special = self.width.iter().filter(|(glob, _)| named(glob)).max_by_key(|(glob, _)| glob.len());
         let rest = if self.width.is_empty() { 0.5 } else { 1.0 };
-        special.unwrap_or(self.width_mult.map_or(rest, |w| w.0))
+        special.map_or(self.width_mult.map_or(rest, |w| w.0), |(_, w)| w.0)
     }
 
     /// At least 1, at most all, and a multiple of `round-to` where there are as many.
     fn rounded(&self, count: usize, all: usize) -> usize {
         let step = self.round_to.map_or(1, |r| r.get());
-        (count / step * step).max(step).max(1).min(all)
-    }
-
-    /// How many units of every group stay so that the model keeps at most `share` of its cost: those whose importance,
-    /// relative to their group's mean, exceeds one threshold.
-    fn counts_for(
-        &self,
-        graph: &Graph,
-        channels: &Channels,
-        groups: &[Group],
-        scores: &[Option<Vec<f64>>],
-        share: f64,
-        macs: bool,
-    ) -> Vec<usize> {
-        let relative: Vec<Vec<f64>> = scores.iter().map(|s| s.as_deref().map_or(Vec::new(), relative)).collect();
-        let counts = |threshold: f64| -> Vec<usize> {
-            let above = |s: &Vec<f64>| self.rounded(s.iter().filter(|&&x| x > threshold).count(), s.len());
-            relative.iter().map(above).collect()
-        };
-        let cost = |counts: &[usize]| {
-            let gone = groups.iter().zip(scores).zip(counts).flat_map(|((g, s), &n)| {
-                let stay: HashSet<usize> = s.as_ref().map_or(HashSet::new(), |s| best(s, n).into_iter().collect());
-                let all = if s.is_some() { g.units.as_slice() } else { &[] };
-                all.iter().enumerate().filter(move |(i, _)| !stay.contains(i)).map(|(_, &u)| u).collect::<Vec<_>>()
-            });
-            let cost = Removal::of(graph, channels, &gone.collect()).cost();
-            if macs { cost.macs.unwrap_or(u64::MAX) } else { cost.parameters }
-        };
-        let limit = share * cost(&groups.iter().map(|g| g.units.len()).collect::<Vec<_>>()) as f64;
-        let (mut low, mut high) = (-1.0, relative.iter().flatten().copied().fold(0.0, f64::max));
-        for _ in 0..BISECTIONS {
-            let middle = (low + high) / 2.0;
-            if cost(&counts(middle)) as f64 > limit { low = middle } else { high = middle }
-        }
-        counts(high)
-    }
-
-    /// Importance of every unit: a norm of the weights that make it.
-    fn scores(&self, graph: &Graph, channels: &Channels, group: &Group) -> Vec<f64> {
-        let mut sums: HashMap<u32, f64> = group.units.iter().map(|&u| (u, 0.0)).collect();
-        for (weight, axis) in group.weights.iter().copied() {
-            let (Some(t), Some(units)) = (graph.value(weight).constant(), channels.units(weight, axis)) else {
-                continue;
-            };
-            let Some(values) = t.floats() else { continue };
-            let inner: usize = t.shape()[axis + 1..].iter().product();
-            for (i, run) in values.chunks(inner.max(1)).enumerate() {
-                let sum: f64 = run.iter().map(|&w| self.importance.of(w)).sum();
-                if let Some(total) = sums.get_mut(&units[i % units.len()]) {
-                    *total += sum;
-                }
-            }
-        }
-        group.units.iter().map(|u| self.importance.finish(sums[u])).collect()
+        (count / step * step).max(step).min(all)
     }
 }
 
-impl Importance {
-    fn of(self, w: f64) -> f64 {
+impl Budget {
+    /// The cost that is limited; `None` if it depends on run-time dims.
+    fn of(self, tally: &Tally<'_>) -> Option<u64> {
         match self {
-            Importance::L1 => w.abs(),
-            Importance::L2 => w * w,
+            Budget::Params(_) => Some(tally.cost().parameters),
+            Budget::Macs(_) => tally.cost().macs,
         }
     }
 
-    fn finish(self, sum: f64) -> f64 {
+    fn share(self) -> f64 {
         match self {
-            Importance::L1 => sum,
-            Importance::L2 => sum.sqrt(),
+            Budget::Params(s) | Budget::Macs(s) => s.0,
         }
+    }
+
+    fn missed(self, whole: Option<u64>, left: Option<u64>) -> Option<String> {
+        let what = if let Budget::Params(_) = self { "parameters" } else { "MACs" };
+        let Some((whole, left)) = whole.zip(left) else {
+            return Some(format!("the model's {what} depend on run-time dims, so no share of them can be aimed at"));
+        };
+        let share = 100.0 * left as f64 / whole.max(1) as f64;
+        let wanted = 100.0 * self.share();
+        (share > wanted).then(|| format!("{share:.1} % of the {what} are left, not {wanted:.1} %"))
     }
 }
 
-/// Scores over their mean, so that groups compare; NaN counts as nothing.
-fn relative(scores: &[f64]) -> Vec<f64> {
-    let finite: Vec<f64> = scores.iter().map(|&s| if s.is_finite() { s } else { 0.0 }).collect();
-    let mean = finite.iter().sum::<f64>() / finite.len().max(1) as f64;
-    finite.iter().map(|s| if mean > 0.0 { s / mean } else { 0.0 }).collect()
+/// Groups with the scores of their units; a group without scores stays whole.
+struct Plan<'a> {
+    graph: &'a Graph,
+    channels: &'a Channels,
+    groups: &'a [Group],
+    scores: &'a [Vec<f64>],
 }
 
-/// Indices of the `n` largest scores, ascending; of equal ones the first.
-fn best(scores: &[f64], n: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-    order.truncate(n);
-    order.sort();
-    order
+impl Plan<'_> {
+    /// The units that go if the best `count` of every group stay and no axis loses all of its channels.
+    fn gone(&self, count: impl Fn(usize) -> usize) -> HashSet<u32> {
+        let mut gone = HashSet::new();
+        let mut worth = HashMap::new();
+        for (i, (group, scores)) in self.groups.iter().zip(self.scores).enumerate().filter(|(_, g)| !g.1.is_empty()) {
+            let mut order: Vec<usize> = (0..scores.len()).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+            gone.extend(order.iter().skip(count(i)).map(|&u| group.units[u]));
+            worth.extend(group.units.iter().copied().zip(scores.iter().copied()));
+        }
+        // A part of a concatenation or a split may lose every channel while its group keeps some.
+        self.channels.spare(self.graph, &mut gone, |u| worth.get(&u).copied().unwrap_or(0.0));
+        gone
+    }
+
+    /// The units below the lowest threshold on the scores that meets a budget; `count` is how many of a group are above.
+    fn within(&self, budget: Budget, count: impl Fn(usize, f64) -> usize) -> HashSet<u32> {
+        let mut steps: Vec<f64> = self.scores.iter().flatten().copied().chain([-1.0]).collect();
+        steps.sort_by(f64::total_cmp);
+        steps.dedup();
+        let whole = budget.of(&Tally::of(self.graph));
+        let limit = whole.map(|n| budget.share() * n as f64);
+        let gone = |at: usize| self.gone(|i| count(i, steps[at]));
+        let fits = |gone: &HashSet<u32>| {
+            let mut tally = Tally::of(self.graph);
+            let units: Vec<u32> = gone.iter().copied().collect();
+            self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
+            budget.of(&tally).zip(limit).is_none_or(|(n, limit)| n as f64 <= limit)
+        };
+        let (mut low, mut high) = (0, steps.len() - 1);
+        while low < high {
+            let middle = (low + high) / 2;
+            if fits(&gone(middle)) { high = middle } else { low = middle + 1 }
+        }
+        gone(low)
+    }
 }

@@ -163,6 +163,10 @@ impl Operator for Cast {
         Some(vec![convert(input(inputs, 0)?, self.to)?])
     }
 
+    fn moves(&self, _: &Infer<'_>, position: usize) -> Option<Vec<usize>> {
+        Some(vec![position])
+    }
+
     fn ties(&self, t: &mut dyn Ties) -> bool {
         ties::elementwise(t);
         true

@@ -243,18 +243,18 @@ impl Operator for Split {
         let rank = t.cx().shape(0).map_or(0, |s| s.rank());
         let Ok(at) = axis(self.axis, rank) else { return true };
         if t.cx().has(1) && t.cx().constant(1).is_none() {
-            t.freeze((0, at), "its sizes are computed at run time");
+            t.freeze((0, at), "computes the sizes of its pieces at run time");
         }
-        let mut from = 0;
+        let mut from = 0usize;
         for output in 0..t.cx().n_outputs() {
             (0..rank).filter(|&a| a != at).for_each(|a| t.pass((0, a), (output, a)));
-            let size = t.out_shape(output).and_then(|s| s.0.get(at)?.known());
-            let Some(size) = size else {
-                t.freeze((0, at), "the sizes of its pieces are not known");
+            let size = t.out_shape(output).and_then(|s| usize::try_from(s.0.get(at)?.known()?).ok());
+            let Some(end) = size.and_then(|n| from.checked_add(n)) else {
+                t.freeze((0, at), "makes pieces of unknown size");
                 return true;
             };
-            t.select((0, at), (output, at), &(from..from + size as usize).collect::<Vec<_>>());
-            from += size as usize;
+            t.select((0, at), (output, at), &|i| from + i);
+            from = end;
         }
         true
     }

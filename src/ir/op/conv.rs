@@ -289,20 +289,21 @@ impl Operator for Conv {
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let weight = t.cx().shape(1).and_then(|w| Some((w.0.first()?.known()? as usize, w.0.get(1)?.known()?)));
         let Some((m, per_group)) = weight.filter(|_| t.is_weight(1)) else {
-            t.freeze((0, 1), "its weight is computed at run time");
+            t.freeze((0, 1), "has a weight that is computed at run time");
             return true;
         };
         let groups = usize::try_from(self.group).unwrap_or(0);
         if groups == 0 || m < groups {
             return false;
         }
+        t.pass((0, 0), (0, 0));
         if per_group == 1 && groups > 1 {
             let multiplier = m / groups;
             t.pass((1, 0), (0, 1));
             t.tie((1, 0), (0, 1), &|i| i / multiplier);
         } else {
             t.contract((0, 1), (1, 1), groups);
-            t.produce((1, 0), (0, 1));
+            t.produce((1, 0), (0, 1), 1);
             if groups > 1 {
                 // Every group keeps as many channels as every other.
                 t.tie((1, 0), (1, 0), &|i| i % (m / groups));

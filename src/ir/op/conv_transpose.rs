@@ -120,35 +120,43 @@ impl Operator for ConvTranspose {
         product(sizes.input(0)?)?.checked_mul(product(sizes.input(1)?.get(1..)?)?)
     }
 
-    /// The weight is [C, M/group, …]: with groups, each keeps as many channels as every other.
+    /// The weight is [C, M/group, …]. A group for every input channel stands or falls with it; of other groups each keeps
+    /// as many channels as every other.
     fn ties(&self, t: &mut dyn Ties) -> bool {
         if !t.is_weight(1) {
-            t.freeze((0, 1), "its weight is computed at run time");
+            t.freeze((0, 1), "has a weight that is computed at run time");
             return true;
         }
-        let channels = |axis: usize| t.cx().shape(1).and_then(|w| w.0.get(axis)?.known()).map_or(0, |n| n as usize);
-        let (c, per_group) = (channels(0), channels(1));
-        let groups = self.group as usize;
-        if groups == 1 {
-            t.contract((0, 1), (1, 0), 1);
-            t.produce((1, 1), (0, 1));
-            if t.cx().has(2) {
-                t.tie((2, 0), (1, 1), &|i| i);
-            }
-        } else if per_group == 1 && groups == c {
-            t.pass((1, 0), (0, 1));
+        let size = |axis: usize| usize::try_from(t.cx().shape(1)?.0.get(axis)?.known()?).ok().filter(|&n| n > 0);
+        let (Some(c), Some(per_group), Ok(groups)) = (size(0), size(1), usize::try_from(self.group)) else {
+            return false;
+        };
+        if groups == 0 || c % groups > 0 {
+            return false;
+        }
+        t.pass((0, 0), (0, 0));
+        if groups > 1 && groups == c {
             t.tie((1, 0), (0, 1), &|i| i);
+            t.select((1, 0), (0, 1), &|i| i / per_group);
             if t.cx().has(2) {
-                t.tie((2, 0), (1, 0), &|i| i);
+                t.tie((2, 0), (1, 0), &|i| i / per_group);
             }
-        } else {
-            t.freeze((0, 1), "a transposed convolution in groups needs its channels whole");
+            return true;
+        }
+        t.contract((0, 1), (1, 0), 1);
+        t.produce((1, 1), (0, 1), groups);
+        if groups > 1 {
+            t.tie((1, 0), (1, 0), &|i| i % (c / groups));
+        }
+        if t.cx().has(2) {
+            t.tie((2, 0), (1, 1), &|i| i % per_group);
         }
         true
     }
 
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        Some(match kept.input((0, 1)).filter(|_| self.group > 1) {
+        let depthwise = kept.cx().shape(1)?.0.first()?.known() == u64::try_from(self.group).ok();
+        Some(match kept.input((0, 1)).filter(|_| depthwise && self.group > 1) {
             Some(channels) => vec![Change::Op(ConvTranspose { group: channels.len() as i64, ..self.clone() }.into())],
             None => Vec::new(),
         })

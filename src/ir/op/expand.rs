@@ -56,29 +56,47 @@ impl Operator for Expand {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        let constant = t.cx().constant(1).is_some();
-        let ranks = t.cx().shape(0).zip(t.out_shape(0)).map(|(x, y)| (x.0.clone(), y.0.clone()));
-        let Some((x, y)) = ranks.filter(|(x, y)| constant && x.len() <= y.len()) else { return true };
-        let lead = y.len() - x.len();
-        for (axis, n) in x.iter().enumerate().filter(|(a, n)| **n == y[a + lead]) {
-            if n.known() != Some(1) {
-                t.pass((0, axis), (0, axis + lead));
-            }
+        let shapes = t.cx().shape(0).cloned().zip(t.out_shape(0).cloned());
+        let Some((x, y)) =
+            shapes.filter(|(x, y)| Expand::fixed_target(t.cx(), Some(y)).is_some_and(|_| x.rank() <= y.rank()))
+        else {
+            return true;
+        };
+        let lead = y.rank() - x.rank();
+        for (axis, _) in x.0.iter().enumerate().filter(|(a, n)| **n == y.0[a + lead]) {
+            t.pass((0, axis), (0, axis + lead));
         }
         true
     }
 
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        let target = kept.cx().constant(1)?;
-        let mut new = target.ints()?;
-        let rank = kept.cx().shape(0)?.rank().max(new.len());
-        let lead = rank - new.len();
+        let y = kept.out_shape(0)?;
+        let mut new = Expand::fixed_target(kept.cx(), Some(y))?;
+        let lead = y.rank().checked_sub(new.len())?;
         for (i, n) in new.iter_mut().enumerate() {
             if let Some(positions) = kept.output((0, i + lead)).filter(|_| *n > 1) {
                 *n = positions.len() as i64;
             }
         }
-        Some(if new == target.ints()? { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
+        let old = kept.cx().constant(1).and_then(Tensor::ints);
+        let target = Tensor::i64([new.len()], &new);
+        Some(if old.is_some_and(|old| old == new) { Vec::new() } else { vec![Change::Constant(1, target)] })
+    }
+}
+
+impl Expand {
+    /// The target, or a constant one that means the same where one is computed at run time: 1 for what stays as it is.
+    fn fixed_target(cx: &Infer<'_>, y: Option<&Shape>) -> Option<Vec<i64>> {
+        if let Some(target) = cx.constant(1) {
+            return target.ints();
+        }
+        let (x, y) = (cx.shape(0)?, y?);
+        let lead = y.rank().checked_sub(x.rank())?;
+        let entry = |(axis, to): (usize, &Dim)| match axis.checked_sub(lead).map(|a| &x.0[a]) {
+            Some(from) if from == to && *to != Dim::Unknown => Some(1),
+            _ => i64::try_from(to.known()?).ok(),
+        };
+        y.0.iter().enumerate().map(entry).collect()
     }
 }
 

@@ -69,7 +69,7 @@ impl Operator for Shape {
             if axis < start || axis >= end || t.is_unread(0, axis - start) {
                 t.ignore((0, axis));
             } else {
-                t.freeze((0, axis), "its size is read at run time");
+                t.freeze((0, axis), "reads their number at run time");
             }
         }
         true

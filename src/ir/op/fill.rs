@@ -9,6 +9,7 @@ use crate::ir::op::cast::convert;
 use crate::ir::op::pick::{input, place, room};
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// A tensor of the shape that input 0 says, every element of it `value`.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +69,21 @@ impl Operator for ConstantOfShape {
         let one = self.value.bytes()?;
         let data = one.repeat(size / one.len());
         Some(vec![Tensor::new(self.value.dtype(), shape, data.into())?])
+    }
+
+    /// Weights that the graph makes itself.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        if t.cx().constant(0).is_some() {
+            (0..t.out_shape(0).map_or(0, Shape::rank)).for_each(|axis| t.make((0, axis)));
+        }
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let old = kept.cx().constant(0)?.ints()?;
+        let size = |(axis, n): (usize, &i64)| kept.output((0, axis)).map_or(*n, |p| p.len() as i64);
+        let new: Vec<i64> = old.iter().enumerate().map(size).collect();
+        Some(vec![Change::Constant(0, Tensor::i64([new.len()], &new))])
     }
 }
 

@@ -59,6 +59,14 @@ impl Operator for Gather {
         Some(vec![pick(x, &axes, &[])?.reshaped(shape)?])
     }
 
+    fn moves(&self, cx: &Infer<'_>, position: usize) -> Option<Vec<usize>> {
+        let [Dim::Known(n)] = cx.shape(0)?.0[..] else { return None };
+        let (n, indices) = (usize::try_from(n).ok()?, cx.constant(1)?);
+        let places = indices.ints()?.into_iter().enumerate().filter(|&(_, i)| place(i, n) == Some(position));
+        let places: Vec<usize> = places.map(|p| p.0).collect();
+        (indices.rank() <= 1 || places.is_empty()).then_some(places)
+    }
+
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let (Some(rank), Some(indices)) = (t.cx().shape(0).map(Shape::rank), t.cx().shape(1).map(Shape::rank)) else {
             return true;
@@ -67,13 +75,13 @@ impl Operator for Gather {
         let table = t.is_weight(0) && !t.is_weight(1);
         for a in (0..rank).filter(|&a| a != at) {
             let to = if a < at { a } else { a + indices - 1 };
-            if table { t.produce((0, a), (0, to)) } else { t.pass((0, a), (0, to)) }
+            if table { t.produce((0, a), (0, to), 1) } else { t.pass((0, a), (0, to)) }
         }
         let n = t.cx().shape(0).and_then(|x| x.0[at].known()).unwrap_or(0) as usize;
         let chosen = t.cx().constant(1).filter(|c| c.rank() == 1).and_then(Tensor::ints);
         let chosen = chosen.and_then(|c| c.into_iter().map(|i| place(i, n)).collect::<Option<Vec<_>>>());
         if let Some(positions) = chosen {
-            t.select((0, at), (0, at), &positions);
+            t.select((0, at), (0, at), &|i| positions.get(i).copied().unwrap_or(usize::MAX));
         }
         true
     }

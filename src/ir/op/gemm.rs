@@ -81,12 +81,12 @@ impl Operator for Gemm {
             (_, true) => {
                 t.contract((0, k_a), (1, k_b), 1);
                 t.pass((0, m), (0, 0));
-                t.produce((1, n), (0, 1));
+                t.produce((1, n), (0, 1), 1);
             }
             (true, false) => {
                 t.contract((1, k_b), (0, k_a), 1);
                 t.pass((1, n), (0, 1));
-                t.produce((0, m), (0, 0));
+                t.produce((0, m), (0, 0), 1);
             }
             (false, false) => {
                 t.pass((0, m), (0, 0));
@@ -142,11 +142,11 @@ impl Operator for MatMul {
         if t.is_weight(1) && b == 2 {
             t.contract((0, a - 1), (1, 0), 1);
             (0..a - 1).for_each(|axis| t.pass((0, axis), (0, axis)));
-            t.produce((1, 1), (0, y - 1));
+            t.produce((1, 1), (0, y - 1), 1);
         } else if t.is_weight(0) && a == 2 {
             t.contract((1, b - 2), (0, 1), 1);
             (0..b).filter(|&axis| axis != b - 2).for_each(|axis| t.pass((1, axis), (0, axis)));
-            t.produce((0, 0), (0, y - 2));
+            t.produce((0, 0), (0, y - 2), 1);
         } else if !t.is_weight(0) && !t.is_weight(1) && a == b {
             // Products of activations: attention. Its heads are a batch axis here, and go as blocks.
             let heads = (0..a - 2).any(|axis| t.is_tracked((0, axis)) || t.is_tracked((1, axis)));

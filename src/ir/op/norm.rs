@@ -6,7 +6,7 @@ use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::Operator;
 use crate::ir::shape::{DType, Dim, Shape};
-use crate::ir::ties::Ties;
+use crate::ir::ties::{self, Ties};
 
 const EPSILON: f32 = 1e-5;
 
@@ -84,12 +84,8 @@ impl Operator for BatchNorm {
         if !self.spatial {
             return false;
         }
-        t.pass((0, 1), (0, 1));
-        (1..5)
-            .filter(|&slot| t.cx().has(slot))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|slot| t.pass((slot, 0), (0, 1)));
+        ties::elementwise(t);
+        (1..t.cx().n_inputs()).for_each(|slot| t.pass((slot, 0), (0, 1)));
         (1..t.cx().n_outputs()).for_each(|output| t.pass((0, 1), (output, 0)));
         true
     }
@@ -168,6 +164,7 @@ impl Operator for Norm {
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
         if let Norm::Instance { .. } = self {
+            t.pass((0, 0), (0, 0));
             t.pass((0, 1), (0, 1));
             t.pass((1, 0), (0, 1));
             t.pass((2, 0), (0, 1));

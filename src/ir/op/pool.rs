@@ -92,9 +92,10 @@ impl Operator for Pool {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.pass((0, 0), (0, 0));
         t.pass((0, 1), (0, 1));
         if t.out_shape(1).is_some() {
-            t.freeze((0, 1), "the places that it gives are counted across all channels");
+            t.freeze((0, 1), "gives places that are counted across all channels");
         }
         true
     }
@@ -138,6 +139,7 @@ impl Operator for GlobalPool {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.pass((0, 0), (0, 0));
         t.pass((0, 1), (0, 1));
         true
     }

@@ -199,7 +199,7 @@ impl Operator for Reshape {
     fn ties(&self, t: &mut dyn Ties) -> bool {
         if self.fixed_target(t.cx(), t.out_shape(0)).is_none() {
             let rank = t.cx().shape(0).map_or(0, Shape::rank);
-            (0..rank).for_each(|axis| t.freeze((0, axis), "its target shape is computed at run time"));
+            (0..rank).for_each(|axis| t.freeze((0, axis), "has a target shape that is computed at run time"));
         }
         t.reshape();
         true
@@ -353,7 +353,16 @@ impl Operator for Squeeze {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        t.reshape();
+        let Some(x) = t.cx().shape(0).cloned() else { return true };
+        let gone = match listed_axes(&self.axes, t.cx()) {
+            Some(list) => axes(&list, x.rank()).ok(),
+            None if t.cx().has(1) || x.dims().is_none() => None,
+            None => Some((0..x.rank()).filter(|&a| x.0[a] == Dim::Known(1)).collect()),
+        };
+        let Some(gone) = gone else { return true };
+        gone.iter().for_each(|&a| t.ignore((0, a)));
+        let kept = (0..x.rank()).filter(|a| !gone.contains(a));
+        kept.enumerate().for_each(|(to, from)| t.pass((0, from), (0, to)));
         true
     }
 }
@@ -403,7 +412,10 @@ impl Operator for Unsqueeze {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        t.reshape();
+        let rank = t.out_shape(0).map_or(0, Shape::rank);
+        let Some(Ok(new)) = listed_axes(&self.axes, t.cx()).map(|list| axes(&list, rank)) else { return true };
+        let old = (0..rank).filter(|a| !new.contains(a));
+        old.enumerate().for_each(|(from, to)| t.pass((0, from), (0, to)));
         true
     }
 }

@@ -6,6 +6,8 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{Dim, Shape};
+use crate::ir::tensor::Tensor;
+use crate::ir::ties::{Change, Kept, Ties};
 
 /// The input sampled at another resolution.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,24 @@ fn rank_only(cx: &Infer<'_>) -> Vec<Fact> {
 }
 
 impl Resize {
+    /// The axes that scales or sizes are for, in their order, each with whether it surely stays as it is. `None` if that
+    /// is not known.
+    fn plan(&self, cx: &Infer<'_>) -> Option<Vec<(usize, bool)>> {
+        let x = cx.shape(0)?;
+        let all: Vec<i64> = (0..x.rank() as i64).collect();
+        let at = axes(self.axes.as_deref().unwrap_or(&all), x.rank()).ok()?;
+        let scales = cx.constant(if cx.opset() == 10 { 1 } else { 2 }).filter(|t| !t.is_empty());
+        let stays: Vec<bool> = match (scales, cx.constant(3).and_then(Tensor::ints)) {
+            _ if self.coordinates == "tf_crop_and_resize" || self.aspect != Aspect::Stretch => vec![false; at.len()],
+            (Some(scales), _) => scales.floats()?.into_iter().map(|s| s == 1.0).collect(),
+            (None, Some(sizes)) => {
+                at.iter().zip(sizes).map(|(&a, n)| u64::try_from(n).ok() == x.0[a].known()).collect()
+            }
+            (None, None) => vec![false; at.len()],
+        };
+        (stays.len() == at.len()).then(|| at.into_iter().zip(stays).collect())
+    }
+
     /// The axes of sizes that keep the ratio of the axes.
     fn keep_aspect(&self, x: &Shape, at: &[usize], sizes: &mut [Dim]) {
         if self.aspect == Aspect::Stretch {
@@ -163,6 +183,24 @@ impl Operator for Resize {
         }
         Ok(vec![Fact::tensor(cx.dtype(0), Some(y))])
     }
+
+    /// What is not sampled anew passes.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let Some((x, plan)) = t.cx().shape(0).cloned().zip(self.plan(t.cx())) else { return true };
+        let resized: Vec<usize> = plan.iter().filter(|(_, stays)| !stays).map(|(a, _)| *a).collect();
+        (0..x.rank()).filter(|a| !resized.contains(a)).for_each(|a| t.pass((0, a), (0, a)));
+        true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let Some(old) = kept.cx().constant(3).and_then(Tensor::ints).filter(|s| !s.is_empty()) else {
+            return Some(Vec::new());
+        };
+        let at = self.plan(kept.cx())?.into_iter().map(|p| p.0);
+        let size = |(a, n): (usize, &i64)| kept.output((0, a)).map_or(*n, |p| p.len() as i64);
+        let new: Vec<i64> = at.zip(&old).map(size).collect();
+        Some(if new == old { Vec::new() } else { vec![Change::Constant(3, Tensor::i64([new.len()], &new))] })
+    }
 }
 
 /// The input sampled at a higher resolution.
@@ -201,6 +239,15 @@ impl Operator for Upsample {
         }
         let y = x.0.iter().zip(scales).map(|(n, s)| scaled(n, s)).collect();
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let given = self.scales.as_ref().map(|s| s.iter().map(|&s| s.into()).collect());
+        let scales: Option<Vec<f64>> = given.or_else(|| t.cx().constant(1).and_then(Tensor::floats));
+        for (axis, _) in scales.unwrap_or_default().into_iter().enumerate().filter(|s| s.1 == 1.0) {
+            t.pass((0, axis), (0, axis));
+        }
+        true
     }
 }
 

@@ -60,11 +60,11 @@ struct Cut {
 }
 
 impl Cut {
-    /// The positions that stay on an axis of `n`, if they are one known run.
-    fn positions(&self, n: &Dim) -> Option<Vec<usize>> {
+    /// First position that stays on an axis of `n`, and how many do, if they are one known run.
+    fn run(&self, n: &Dim) -> Option<(usize, usize)> {
         let (Ok(start), Ok(end), Some(1)) = (&self.start, &self.end, self.step) else { return None };
         let (first, count) = range(n.known()?, *start, *end, 1)?;
-        Some(places(first, count, 1).collect())
+        Some((usize::try_from(first).ok()?, usize::try_from(count).ok()?))
     }
 
     fn length(&self, n: &Dim) -> Result<Dim, String> {
@@ -189,15 +189,23 @@ impl Operator for Slice {
         Some(vec![pick(x, &axes, &[])?])
     }
 
+    fn moves(&self, cx: &Infer<'_>, position: usize) -> Option<Vec<usize>> {
+        let [Dim::Known(n)] = cx.shape(0)?.0[..] else { return None };
+        let cuts = self.cuts(cx, 1).ok()??;
+        let [Cut { start: Ok(start), end: Ok(end), step: Some(step), .. }] = &cuts[..] else { return None };
+        let (first, count) = range(n.min(i32::MAX as u64), *start, *end, *step)?;
+        Some(places(first, count, *step).enumerate().filter(|p| p.1 == position).map(|p| p.0).collect())
+    }
+
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let Some(x) = t.cx().shape(0).cloned() else { return true };
         let Ok(Some(cuts)) = self.cuts(t.cx(), x.rank()) else { return true };
         for (a, n) in x.0.iter().enumerate() {
             let cut = cuts.iter().find(|c| c.axis == a);
-            match (cut, cut.and_then(|c| c.positions(n))) {
+            match (cut, cut.and_then(|c| c.run(n))) {
                 (None, _) => t.pass((0, a), (0, a)),
-                (Some(_), Some(positions)) => t.select((0, a), (0, a), &positions),
-                (Some(_), None) => t.freeze((0, a), "only whole runs of known bounds can be followed"),
+                (Some(_), Some((first, _))) => t.select((0, a), (0, a), &|i| first.saturating_add(i)),
+                (Some(_), None) => t.freeze((0, a), "cuts something else than one run of known bounds"),
             }
         }
         true
@@ -211,7 +219,7 @@ impl Operator for Slice {
         for cut in &cuts {
             let (mut start, mut end) = (cut.start.clone().ok()?, cut.end.clone().ok()?);
             if let Some(before) = kept.input((0, cut.axis)) {
-                let first = *cut.positions(&x.0[cut.axis])?.first()?;
+                let (first, _) = cut.run(&x.0[cut.axis])?;
                 start = before.iter().filter(|&&p| p < first).count() as i64;
                 end = start + kept.stay((0, cut.axis))?.len() as i64;
                 changed = true;

@@ -166,6 +166,27 @@ impl Operator for DepthSpace {
         };
         Some(vec![permute(&x.reshaped(split)?, &order)?.reshaped(y)?])
     }
+
+    /// The channels that become one channel of more places stand or fall together, as do those made from one.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let size = |shape: Option<&Shape>| usize::try_from(shape?.0.get(1)?.known()?).ok();
+        let (Some(c), Some(d)) = (size(t.cx().shape(0)), size(t.out_shape(0))) else { return true };
+        let (few, many) = (c.min(d), c.max(d));
+        if few == 0 {
+            return true;
+        }
+        let area = many / few;
+        let of = |i: usize| if self.mode == Mode::Dcr { i % few } else { i / area };
+        let first = |i: usize| if self.mode == Mode::Dcr { i } else { i.saturating_mul(area) };
+        t.pass((0, 0), (0, 0));
+        if self.to_space {
+            t.tie((0, 1), (0, 1), &|i| first(of(i)));
+            t.select((0, 1), (0, 1), &first);
+        } else {
+            t.select((0, 1), (0, 1), &of);
+        }
+        true
+    }
 }
 
 #[cfg(test)]
