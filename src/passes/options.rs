@@ -50,8 +50,13 @@ fn explain<'a>(given: &[String], table: &toml::Table, message: &'a str) -> Optio
 
 /// serde names the type it wants as Rust does.
 fn plain(message: &str) -> String {
-    let words =
-        [("usize", "a whole number"), ("u64", "a whole number"), ("u32", "a whole number"), ("u8", "a whole number")];
+    let words = [
+        ("a nonzero usize", "a whole number above 0"),
+        ("usize", "a whole number"),
+        ("u64", "a whole number"),
+        ("u32", "a whole number"),
+        ("u8", "a whole number"),
+    ];
     let words = words.into_iter().chain([("f64", "a number"), ("f32", "a number"), ("a sequence", "a list")]);
     words.fold(message.to_string(), |m, (rust, plain)| {
         m.replace(&format!("expected {rust}"), &format!("expected {plain}"))

@@ -9,7 +9,7 @@ mod law;
 mod net;
 mod steps;
 
-use common::{Random, name, teachers};
+use common::{Random, files, name, teachers};
 use law::{Size, Units};
 use net::Step;
 use rayon::prelude::*;
@@ -108,6 +108,20 @@ fn check(text: &str, seed: u64) -> Result<Coverage, String> {
         Ok(seen)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("panic: see above".into()))
+}
+
+/// The file tests of `prune-channels` are the textbook: what they show is right.
+#[test]
+fn goldens_keep_the_law() {
+    // Nobody can run an operator that nobody knows, and nothing feeds a flag.
+    let left_out = ["capture.ir", "frozen.ir", "unknown.ir"];
+    for path in files("tests/passes/prune-channels", "ir").iter().filter(|p| !left_out.iter().any(|l| p.ends_with(l))) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let given = text.split("---- expect ----").next().unwrap();
+        for seed in 0..6 {
+            check(given, seed).unwrap_or_else(|e| panic!("{} with seed {seed}: {e}", name(path)));
+        }
+    }
 }
 
 /// Steps, opset and batch of the network of a seed.
