@@ -119,7 +119,8 @@ fn use_all(bytes: &[u8], recipe: &str) -> Option<Vec<String>> {
 
 fn use_model(model: &tutee::ir::Model, recipe: &str) -> Vec<String> {
     write_and_read(model);
-    let groups = Channels::of(&model.graph).map(|c| c.reach(&model.graph, &c.groups()).len());
+    let reach = |c: Channels| c.reach(&model.graph, c.groups().iter().map(|g| g.units.as_slice())).len();
+    let groups = Channels::of(&model.graph).map(reach);
     groups.map_or_else(|e| assert_eq!(e.kind(), Kind::Input, "{e}"), drop);
     let Ok(recipe) = tutee::recipe::Recipe::parse(&format!("version = 1\nstep = {recipe}"), "fuzz") else {
         return Vec::new();
