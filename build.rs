@@ -3,9 +3,12 @@
 
 use std::fmt::Write;
 
+/// `FieldDescriptorProto.Type.TYPE_BYTES`
+const BYTES: i32 = 12;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/onnx.proto");
-    let descriptors = protox::compile(["proto/onnx.proto"], ["proto"])?;
+    let mut descriptors = protox::compile(["proto/onnx.proto"], ["proto"])?;
 
     // Every message with its fields: number and, where the field is a message itself, the name of that.
     let mut messages: Vec<_> =
@@ -19,6 +22,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fields.push_str("];\n");
     std::fs::write(std::path::Path::new(&std::env::var("OUT_DIR")?).join("fields.rs"), fields)?;
 
+    // A packed list of floats is on the wire what a tensor is in memory: as bytes it is shared with the file.
+    let messages = descriptors.file.iter_mut().flat_map(|f| &mut f.message_type);
+    for field in messages.filter(|m| m.name() == "TensorProto").flat_map(|m| &mut m.field) {
+        if ["float_data", "double_data"].contains(&field.name()) {
+            field.r#type = Some(BYTES);
+            field.options = None;
+        }
+    }
     prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
     Ok(())
 }

@@ -7,12 +7,23 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A constant. Cloning shares the bytes, which may be a mapped file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Data,
+    /// Whether a file may have it in ONNX's typed fields, where integers take as many bytes as they need.
+    typed: bool,
 }
+
+/// Tensors are equal whatever their form in a file.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Tensor) -> bool {
+        (self.dtype, &self.shape, &self.data) == (other.dtype, &other.shape, &other.data)
+    }
+}
+
+impl Eq for Tensor {}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Data {
@@ -24,7 +35,8 @@ enum Data {
 impl Tensor {
     /// A tensor over `data`, row-major and little-endian; `None` unless its length is what type and shape ask for.
     pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Option<Tensor> {
-        (byte_len(dtype, &shape)? == data.len()).then_some(Tensor { dtype, shape, data: Data::Bytes(data) })
+        let typed = Tensor::small_ints(dtype, &shape);
+        (byte_len(dtype, &shape)? == data.len()).then_some(Tensor { dtype, shape, data: Data::Bytes(data), typed })
     }
 
     /// A string tensor; `None` unless there is one string an element.
@@ -33,7 +45,23 @@ impl Tensor {
             dtype: DType::STRING,
             shape,
             data: Data::Strings(Arc::new(data)),
+            typed: true,
         })
+    }
+
+    /// Whether a tensor is one of the short lists of dims, indices and pads that shape arithmetic makes: new ones may be
+    /// written in typed fields. All readers know these types in that form.
+    pub fn small_ints(dtype: DType, shape: &[usize]) -> bool {
+        matches!(dtype, DType::I64 | DType::I32) && elements(shape).is_some_and(|n| n <= 64)
+    }
+
+    /// The same tensor, which a file may have, or is not to have, in ONNX's typed fields.
+    pub fn with_typed(self, typed: bool) -> Tensor {
+        Tensor { typed, ..self }
+    }
+
+    pub fn is_typed(&self) -> bool {
+        self.typed
     }
 
     /// # Panics
@@ -113,6 +141,31 @@ impl Tensor {
         }
     }
 
+    /// The elements as numbers of variable length, if a file has them so: if it may, and that is the shorter form.
+    pub fn varints(&self) -> Option<impl Iterator<Item = u64> + '_> {
+        let numbers = self.numbers().filter(|_| self.typed)?;
+        (numbers.map(varint_len).sum::<usize>() < self.byte_len()).then(|| self.numbers()).flatten()
+    }
+
+    /// Bytes of the elements in a file.
+    pub fn stored_len(&self) -> usize {
+        self.varints().map_or_else(|| self.byte_len(), |numbers| numbers.map(varint_len).sum())
+    }
+
+    /// The elements as ONNX's typed fields have them, for types of more than one byte (`onnx.proto`, TensorProto):
+    /// signed numbers of 64 bits, floats of 16 bits by their bits.
+    fn numbers(&self) -> Option<impl Iterator<Item = u64> + '_> {
+        let read: fn(&[u8]) -> u64 = match self.dtype {
+            DType::I16 => |b| word::<2>(b).map_or(0, |w| i16::from_le_bytes(w) as u64),
+            DType::U16 | DType::F16 | DType::BF16 => |b| word::<2>(b).map_or(0, |w| u16::from_le_bytes(w).into()),
+            DType::I32 => |b| word::<4>(b).map_or(0, |w| i32::from_le_bytes(w) as u64),
+            DType::U32 => |b| word::<4>(b).map_or(0, |w| u32::from_le_bytes(w).into()),
+            DType::I64 | DType::U64 => |b| word::<8>(b).map_or(0, u64::from_le_bytes),
+            _ => return None,
+        };
+        Some(self.bytes()?.chunks_exact(self.dtype.bytes()?).map(read))
+    }
+
     pub fn ty(&self) -> Type {
         Type::tensor(self.dtype, Shape::from(self.shape.as_slice()))
     }
@@ -157,10 +210,19 @@ impl Tensor {
 
     /// The elements as f64. `None` if not a float tensor.
     pub fn floats(&self) -> Option<Vec<f64>> {
-        match self.dtype {
-            DType::F64 => Some(words(self.bytes()?).map(f64::from_le_bytes).collect()),
-            _ => Some(self.as_f32()?.iter().map(|&v| v as f64).collect()),
-        }
+        Some(self.iter_floats()?.collect())
+    }
+
+    /// The elements as f64, one after the other. `None` if not a float tensor.
+    pub fn iter_floats(&self) -> Option<impl Iterator<Item = f64> + '_> {
+        let read: fn(&[u8]) -> f64 = match self.dtype {
+            DType::F32 => |b| word(b).map_or(0.0, |w| f32::from_le_bytes(w).into()),
+            DType::F64 => |b| word(b).map_or(0.0, f64::from_le_bytes),
+            DType::F16 => |b| word(b).map_or(0.0, |w| f16::from_le_bytes(w).into()),
+            DType::BF16 => |b| word(b).map_or(0.0, |w| bf16::from_le_bytes(w).into()),
+            _ => return None,
+        };
+        Some(self.bytes()?.chunks_exact(self.dtype.bytes()?).map(read))
     }
 
     /// The elements as i64 (bool as 0 and 1). `None` if not integers, or if a u64 does not fit.
@@ -197,6 +259,15 @@ fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.chunks_exact(N).map(|c| c.try_into().expect("chunks of N bytes"))
 }
 
+fn word<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    bytes.try_into().ok()
+}
+
+/// Bytes of a number in protobuf: seven bits each.
+fn varint_len(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+}
+
 /// Product of the dims; `None` on overflow.
 pub fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
@@ -206,4 +277,24 @@ pub fn elements(shape: &[usize]) -> Option<usize> {
 pub fn byte_len(dtype: DType, shape: &[usize]) -> Option<usize> {
     let bits = (elements(shape)? as u128).checked_mul(dtype.bits()? as u128)?;
     usize::try_from(bits.div_ceil(8)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_form_is_stored() {
+        let stored = |t: Tensor| (t.stored_len(), t.varints().map(Iterator::collect::<Vec<_>>));
+        assert_eq!(stored(Tensor::i64([3], &[1, 127, 128])), (4, Some(vec![1, 127, 128])));
+        assert_eq!(stored(Tensor::i64([3], &[1, 127, 128]).with_typed(false)), (24, None));
+        assert_eq!(stored(Tensor::i64([1], &[-1])), (8, None));
+        assert_eq!(stored(Tensor::i64([2], &[-1, 0])), (11, Some(vec![u64::MAX, 0])));
+        assert_eq!(stored(Tensor::i64([1], &[i64::MAX])), (8, None));
+        assert_eq!(stored(Tensor::from_ints(DType::I32, [2], [-1, 1])), (8, None));
+        assert_eq!(stored(Tensor::from_ints(DType::U16, [2], [1, 2])), (4, None));
+        assert_eq!(stored(Tensor::from_ints(DType::U16, [2], [1, 2]).with_typed(true)), (2, Some(vec![1, 2])));
+        assert_eq!(stored(Tensor::f32([2], &[0.0, 0.0]).with_typed(true)), (8, None));
+        assert_eq!(stored(Tensor::i64([0], &[])), (0, None));
+    }
 }

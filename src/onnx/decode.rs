@@ -1,8 +1,8 @@
 //! ONNX protobuf to IR. What the IR has no word for is kept encoded, beside what it belongs to.
 
-use super::external::{self, ExternalData};
+use super::external::{self, ExternalData, Pages};
 use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
-use super::{tensors, unknown};
+use super::{tensors, unknown, wire};
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
@@ -23,6 +23,8 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// Bytes of those files.
     pub bytes: u64,
+    /// What of those files is in memory.
+    pub pages: Pages,
 }
 
 /// Reads a model. The file is mapped: weights stay in it.
@@ -30,8 +32,9 @@ pub struct Loaded {
 /// # Errors
 /// If the file cannot be read, is not an ONNX model, or contradicts itself.
 pub fn load(path: &Path) -> Result<Loaded> {
-    let bytes = external::map(path)?;
-    let mut loaded = decode(bytes, Some(path)).map_err(|e| e.at(path.display().to_string()))?;
+    let mut pages = Pages::default();
+    let bytes = external::map(path, &mut pages)?;
+    let mut loaded = decode_with(bytes, Some(path), pages).map_err(|e| e.at(path.display().to_string()))?;
     loaded.files.insert(0, path.to_path_buf());
     Ok(loaded)
 }
@@ -41,6 +44,10 @@ pub fn load(path: &Path) -> Result<Loaded> {
 /// # Errors
 /// As [`load`].
 pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
+    decode_with(bytes, path, Pages::default())
+}
+
+fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded> {
     let length = bytes.len();
     let not_onnx = |why: String| {
         Error::input("not an ONNX model").because(why).help("give a file that an ONNX exporter wrote (one ModelProto)")
@@ -48,7 +55,8 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
     if length == 0 {
         return Err(not_onnx("the file is empty".into()));
     }
-    let mut proto = ModelProto::decode(bytes.clone()).map_err(|e| {
+    let packed = || ModelProto::decode(Bytes::from(wire::pack(&bytes)?)).ok();
+    let mut proto = ModelProto::decode(bytes.clone()).or_else(|e| packed().ok_or(e)).map_err(|e| {
         let why = e.to_string().replace("failed to decode Protobuf message: ", "");
         not_onnx(format!("it is cut off, or no protobuf at all: {why}"))
     })?;
@@ -67,7 +75,7 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
     let ir_version = proto.ir_version();
     let functions = proto.functions.iter().map(|f| (domain(f.domain()).to_string(), f.name().to_string())).collect();
     let trains = !proto.training_info.is_empty();
-    let mut data = ExternalData::beside(path);
+    let mut data = ExternalData::beside(path, pages);
     proto.functions.iter_mut().try_for_each(|f| {
         let place = format!("function \"{}\"", f.name());
         tensors::in_function(f, &mut |t| data.inline(t)).map_err(|e| e.at(place))
@@ -88,7 +96,7 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
     }
     let model = Model { graph, ir_version, opsets, carried: proto.encode_to_vec().into() };
     let bytes = length as u64 + data.paths.iter().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum::<u64>();
-    Ok(Loaded { model, warnings, files: data.paths, bytes })
+    Ok(Loaded { model, warnings, files: data.paths, bytes, pages: data.pages })
 }
 
 /// The ONNX domain has two spellings.
@@ -295,7 +303,19 @@ impl Decoder<'_> {
     /// The tensor of a `Constant` node; `None` for the forms that are only carried (sparse).
     fn constant_node(&mut self, proto: &NodeProto) -> Result<Option<Tensor>> {
         let [attr] = proto.attribute.as_slice() else { return Ok(None) };
-        if !is_plain(attr) || proto.output.iter().any(String::is_empty) {
+        use proto::attribute_proto::AttributeType as T;
+        let kind = match attr.name() {
+            "value" => T::Tensor,
+            "value_int" => T::Int,
+            "value_ints" => T::Ints,
+            "value_float" => T::Float,
+            "value_floats" => T::Floats,
+            "value_string" => T::String,
+            "value_strings" => T::Strings,
+            _ => return Ok(None),
+        };
+        let typed = attr.r#type.is_none_or(|t| t == T::Undefined as i32 || t == kind as i32);
+        if !typed || !is_plain(attr, kind) || proto.output.iter().any(String::is_empty) {
             return Ok(None);
         }
         Ok(match attr.name() {
@@ -304,7 +324,7 @@ impl Decoder<'_> {
                 None => None,
             },
             "value_int" => Some(Tensor::scalar_i64(attr.i())),
-            "value_ints" => Some(Tensor::i64([attr.ints.len()], &attr.ints)),
+            "value_ints" => Some(Tensor::i64([attr.ints.len()], &attr.ints).with_typed(true)),
             "value_float" => Some(Tensor::f32([], &[attr.f()])),
             "value_floats" => Some(Tensor::f32([attr.floats.len()], &attr.floats)),
             "value_string" => Tensor::strings(vec![], vec![attr.s.clone().unwrap_or_default()]),
@@ -321,7 +341,7 @@ impl Decoder<'_> {
             T::Undefined if proto.r#type.unwrap_or(0) == 0 => guess_kind(&proto),
             kind => kind,
         };
-        let plain = is_plain(&proto);
+        let plain = is_plain(&proto, kind);
         let value = match kind {
             // Bodies read values from around them: they have to be seen, whatever else is in the attribute.
             T::Graph if proto.g.is_some() => AttrValue::Graph(Box::new(self.graph(proto.g.unwrap_or_default())?)),
@@ -368,17 +388,17 @@ impl Decoder<'_> {
             }));
         };
         self.data.inline(&mut t)?;
-        let typed = |t: &TensorProto| typed_bytes(t, dtype, need);
-        let bytes = match t.raw_data.take_if(|raw| !raw.is_empty() || need == 0) {
-            Some(raw) => raw,
-            None => typed(&t)
-                .ok_or_else(|| bad(format!("dims {:?} of {dtype} do not go with the data there is", t.dims)))?,
-        };
+        let raw = t.raw_data.take_if(|raw| !raw.is_empty() || need == 0);
+        let typed = raw.is_none();
+        let bytes = raw
+            .or_else(|| typed_bytes(&t, dtype, need))
+            .ok_or_else(|| bad(format!("dims {:?} of {dtype} do not go with the data there is", t.dims)))?;
         if bytes.len() != need {
             return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, bytes.len())));
         }
         let tensor = Tensor::new(dtype, shape, bytes)
-            .ok_or_else(|| Error::internal("a tensor of the right length was refused"))?;
+            .ok_or_else(|| Error::internal("a tensor of the right length was refused"))?
+            .with_typed(typed);
         Ok((tensor, rest_of(t).encode_to_vec().into()))
     }
 }
@@ -412,10 +432,19 @@ fn rest_of(t: TensorProto) -> TensorProto {
 
 /// Raw bytes from the typed fields; `None` unless they hold exactly `need` bytes.
 fn typed_bytes(t: &TensorProto, dtype: DType, need: usize) -> Option<Bytes> {
-    let mut out = Vec::new();
+    let blocks = match dtype.0 {
+        1 | 14 => &t.float_data[..],
+        11 | 15 => &t.double_data[..],
+        _ => &[],
+    };
+    if let [block] = blocks {
+        return (block.len() == need).then(|| block.clone());
+    }
+    // No number makes more than eight bytes: nothing is set aside for what only the dims promise.
+    let numbers = t.int32_data.len() + t.int64_data.len() + t.uint64_data.len();
+    let mut out = Vec::with_capacity(need.min(8 * numbers));
     match dtype.0 {
-        1 | 14 => t.float_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
-        11 | 15 => t.double_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        1 | 11 | 14 | 15 => blocks.iter().for_each(|b| out.extend_from_slice(b)),
         7 => t.int64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
         12 | 13 => {
             let width = dtype.bytes()?;
@@ -451,25 +480,26 @@ fn guess_kind(p: &AttributeProto) -> proto::attribute_proto::AttributeType {
     }
 }
 
-/// Whether an attribute is one value of one kind.
-fn is_plain(p: &AttributeProto) -> bool {
+/// Whether an attribute has no value but one of this kind.
+fn is_plain(p: &AttributeProto, kind: proto::attribute_proto::AttributeType) -> bool {
+    use proto::attribute_proto::AttributeType as T;
     let fields = [
-        p.f.is_some(),
-        p.i.is_some(),
-        p.s.is_some(),
-        p.t.is_some(),
-        p.g.is_some(),
-        p.tp.is_some(),
-        p.sparse_tensor.is_some(),
-        !p.floats.is_empty(),
-        !p.ints.is_empty(),
-        !p.strings.is_empty(),
-        !p.tensors.is_empty(),
-        !p.graphs.is_empty(),
-        !p.type_protos.is_empty(),
-        !p.sparse_tensors.is_empty(),
+        (T::Float, p.f.is_some()),
+        (T::Int, p.i.is_some()),
+        (T::String, p.s.is_some()),
+        (T::Tensor, p.t.is_some()),
+        (T::Graph, p.g.is_some()),
+        (T::TypeProto, p.tp.is_some()),
+        (T::SparseTensor, p.sparse_tensor.is_some()),
+        (T::Floats, !p.floats.is_empty()),
+        (T::Ints, !p.ints.is_empty()),
+        (T::Strings, !p.strings.is_empty()),
+        (T::Tensors, !p.tensors.is_empty()),
+        (T::Graphs, !p.graphs.is_empty()),
+        (T::TypeProtos, !p.type_protos.is_empty()),
+        (T::SparseTensors, !p.sparse_tensors.is_empty()),
     ];
-    p.ref_attr_name().is_empty() && fields.into_iter().filter(|f| *f).count() <= 1
+    p.ref_attr_name().is_empty() && fields.into_iter().all(|(of, set)| !set || of == kind)
 }
 
 fn nothing_but_data(t: &TensorProto) -> bool {

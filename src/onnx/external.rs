@@ -7,9 +7,37 @@ use crate::ir::shape::DType;
 use crate::ir::tensor::byte_len;
 use bytes::Bytes;
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// The files that a model is mapped from.
+#[derive(Debug, Clone, Default)]
+pub struct Pages(Vec<Arc<Mmap>>);
+
+impl Pages {
+    /// Gives back the memory that holds what was read of the files so far: it is read again where it is needed again.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        for map in &self.0 {
+            // SAFETY: the map is of a file, shared, and never written to: its pages come back with the same content.
+            // Where the system does not do it, the memory stays in use.
+            let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
+/// Bytes that keep their file mapped.
+struct Mapped(Arc<Mmap>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// Maps files once and hands out ranges of them.
 pub struct ExternalData {
@@ -17,16 +45,17 @@ pub struct ExternalData {
     files: HashMap<String, Bytes>,
     /// Every file that was read, for dependency lists.
     pub paths: Vec<PathBuf>,
+    pub pages: Pages,
 }
 
 impl ExternalData {
-    /// Files are looked for in the folder of the model; a model that is no file has none.
-    pub fn beside(model: Option<&Path>) -> ExternalData {
+    /// Files are looked for in the folder of the model; a model that is no file has none. They come to those in `pages`.
+    pub fn beside(model: Option<&Path>, pages: Pages) -> ExternalData {
         let folder = model.map(|m| match m.parent() {
             Some(p) if p != Path::new("") => p.to_path_buf(),
             _ => PathBuf::from("."),
         });
-        ExternalData { folder, files: HashMap::new(), paths: Vec::new() }
+        ExternalData { folder, files: HashMap::new(), paths: Vec::new(), pages }
     }
 
     /// Gives a tensor that lies in another file its bytes; leaves any other as it is.
@@ -112,7 +141,7 @@ impl ExternalData {
             return Err(refuse("it is a hard link, which may lead to any file of the machine"));
         }
         self.paths.push(path.clone());
-        map(&real)
+        map(&real, &mut self.pages)
     }
 }
 
@@ -127,7 +156,7 @@ fn links(_: &std::fs::Metadata) -> u64 {
 }
 
 /// The bytes of a file, mapped: pages are read when they are touched and never copied.
-pub fn map(path: &Path) -> Result<Bytes> {
+pub fn map(path: &Path, pages: &mut Pages) -> Result<Bytes> {
     // Before it is opened: opening a pipe waits for somebody to write into it.
     let meta = path.metadata().map_err(|e| io("read", path, &e).help("name an .onnx file that is there"))?;
     if !meta.is_file() {
@@ -141,5 +170,7 @@ pub fn map(path: &Path) -> Result<Bytes> {
     // SAFETY: as with every mapped file, somebody who truncates it while we run makes reading fail (SIGBUS). Our own
     // writers never write in place: they rename a new file over the old one, which keeps the mapped one alive.
     let mapped = unsafe { Mmap::map(&file) }.map_err(|e| io("map", path, &e))?;
-    Ok(Bytes::from_owner(mapped))
+    let mapped = Arc::new(mapped);
+    pages.0.push(mapped.clone());
+    Ok(Bytes::from_owner(Mapped(mapped)))
 }

@@ -11,11 +11,13 @@ mod proto {
 mod save;
 mod tensors;
 mod unknown;
+mod wire;
 
 /// Version of the onnx package that `proto/onnx.proto` comes from.
 pub const PROTO_VERSION: &str = "1.23";
 
 pub use decode::{Loaded, decode, load};
 pub use encode::encoded_len;
+pub use external::Pages;
 pub use packed::{packed_file_len, packed_len};
 pub use save::{Atomic, SaveOptions, Target, save, to_bytes};

@@ -1,11 +1,7 @@
 //! Fields of a file that the schema does not define. Decoding skips them, so somebody has to say so.
 
+use super::wire::{self, BLOCK, MAX_DEPTH};
 use std::collections::BTreeMap;
-
-include!(concat!(env!("OUT_DIR"), "/fields.rs"));
-
-/// Messages nested more deeply than this are not looked into; decoding refuses them anyway.
-const MAX_DEPTH: usize = 100;
 
 /// The unknown fields of a ModelProto, each with how often it occurs: `NodeProto field 42 (3 times)`.
 pub fn fields(model: &[u8]) -> Vec<String> {
@@ -22,44 +18,18 @@ fn scan(
     depth: usize,
     found: &mut BTreeMap<(&'static str, u64), u64>,
 ) -> Option<()> {
-    let known = FIELDS.iter().find(|m| m.0 == message)?.1;
+    let known = wire::schema(message)?;
     while !bytes.is_empty() {
-        let key = varint(&mut bytes)?;
-        let content = match key & 7 {
-            0 => varint(&mut bytes).map(|_| &[][..])?,
-            1 => take(&mut bytes, 8)?,
-            2 => {
-                let n = varint(&mut bytes)?;
-                take(&mut bytes, n)?
+        let field = wire::field(&mut bytes)?;
+        match known.iter().find(|f| f.0 == field.number) {
+            None => *found.entry((message, field.number)).or_default() += 1,
+            Some((_, inner)) if field.form == BLOCK && depth < MAX_DEPTH => {
+                let _ = scan(field.content, inner, depth + 1, found);
             }
-            5 => take(&mut bytes, 4)?,
-            _ => return None,
-        };
-        match known.iter().find(|f| f.0 == key >> 3) {
-            None => *found.entry((message, key >> 3)).or_default() += 1,
-            Some((_, inner)) if key & 7 == 2 && depth < MAX_DEPTH => drop(scan(content, inner, depth + 1, found)),
             Some(_) => {}
         }
     }
     Some(())
-}
-
-fn take<'a>(bytes: &mut &'a [u8], n: u64) -> Option<&'a [u8]> {
-    let (head, tail) = bytes.split_at_checked(usize::try_from(n).ok()?)?;
-    *bytes = tail;
-    Some(head)
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take(bytes, 1)?[0];
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -1,0 +1,102 @@
+//! Protobuf on the wire, read by the schema's table of fields instead of into types.
+
+include!(concat!(env!("OUT_DIR"), "/fields.rs"));
+
+/// Messages nested more deeply than this are not looked into; decoding refuses them anyway.
+pub const MAX_DEPTH: usize = 100;
+
+/// How a field that holds bytes, a string, a message or a packed list is written.
+pub const BLOCK: u64 = 2;
+
+/// One field of a message.
+pub struct Field<'a> {
+    pub number: u64,
+    /// Its wire type.
+    pub form: u64,
+    /// What follows the key; without the length of a block.
+    pub content: &'a [u8],
+    /// Key and all.
+    pub whole: &'a [u8],
+}
+
+/// Takes the next field; `None` if the bytes do not begin with one.
+pub fn field<'a>(bytes: &mut &'a [u8]) -> Option<Field<'a>> {
+    let all = *bytes;
+    let key = varint(bytes)?;
+    let content = match key & 7 {
+        0 => {
+            let from = *bytes;
+            varint(bytes)?;
+            &from[..from.len() - bytes.len()]
+        }
+        1 => take(bytes, 8)?,
+        BLOCK => {
+            let n = varint(bytes)?;
+            take(bytes, n)?
+        }
+        5 => take(bytes, 4)?,
+        _ => return None,
+    };
+    Some(Field { number: key >> 3, form: key & 7, content, whole: &all[..all.len() - bytes.len()] })
+}
+
+/// The fields that the schema gives a message: number and, where the field is a message itself, the name of that.
+pub fn schema(message: &str) -> Option<&'static [(u64, &'static str)]> {
+    Some(FIELDS.iter().find(|m| m.0 == message)?.1)
+}
+
+/// A model whose lists of floats are all in blocks, as [`super::proto`] has them: protobuf allows to write the numbers
+/// one by one, each a field of its own. `None` if it is not well-formed.
+pub fn pack(model: &[u8]) -> Option<Vec<u8>> {
+    pack_message(model, "ModelProto", 0)
+}
+
+fn pack_message(mut bytes: &[u8], message: &str, depth: usize) -> Option<Vec<u8>> {
+    let known = schema(message)?;
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let field = field(&mut bytes)?;
+        let inner = known.iter().find(|f| f.0 == field.number).map_or("", |f| f.1);
+        match field.form {
+            BLOCK if depth < MAX_DEPTH && schema(inner).is_some() => {
+                let packed = pack_message(field.content, inner, depth + 1)?;
+                put_block(&mut out, field.number, &packed);
+            }
+            // float_data and double_data.
+            1 | 5 if message == "TensorProto" && [4, 10].contains(&field.number) => {
+                put_block(&mut out, field.number, field.content);
+            }
+            _ => out.extend_from_slice(field.whole),
+        }
+    }
+    Some(out)
+}
+
+fn put_block(out: &mut Vec<u8>, number: u64, content: &[u8]) {
+    for mut n in [number << 3 | BLOCK, content.len() as u64] {
+        while n >= 0x80 {
+            out.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+    }
+    out.extend_from_slice(content);
+}
+
+fn take<'a>(bytes: &mut &'a [u8], n: u64) -> Option<&'a [u8]> {
+    let (head, tail) = bytes.split_at_checked(usize::try_from(n).ok()?)?;
+    *bytes = tail;
+    Some(head)
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = take(bytes, 1)?[0];
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
