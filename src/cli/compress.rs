@@ -85,7 +85,7 @@ impl Args {
         if !self.quiet {
             loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         }
-        let progress = Progress::new(self.quiet, self.dump_ir.clone());
+        let progress = Progress::new(self.quiet, self.dump_ir.clone()).releasing(loaded.pages.clone());
         let outcome = compress(&loaded.model, loaded.bytes, &recipe, self.stop_after, &progress);
         progress.finish();
         let Outcome { student, mut report } = outcome?;

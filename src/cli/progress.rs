@@ -3,7 +3,7 @@
 use crate::compress::Observer;
 use crate::error::Result;
 use crate::ir::{Model, text};
-use crate::onnx::Atomic;
+use crate::onnx::{Atomic, Pages};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ pub struct Progress {
     quiet: bool,
     bar: ProgressBar,
     dump: Option<PathBuf>,
+    pages: Pages,
 }
 
 impl Progress {
@@ -23,7 +24,12 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg} (eta {eta})") {
             bar.set_style(style.progress_chars("=> "));
         }
-        Progress { quiet, bar, dump }
+        Progress { quiet, bar, dump, pages: Pages::default() }
+    }
+
+    /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
+    pub fn releasing(self, pages: Pages) -> Progress {
+        Progress { pages, ..self }
     }
 
     /// Samples run so far.
@@ -53,9 +59,11 @@ impl Observer for Progress {
         self.bar.set_length(count as u64);
         self.bar.set_position(done as u64);
         self.bar.set_message(site.to_string());
+        self.pages.release();
     }
 
     fn model(&self, index: usize, name: &str, model: &Model) -> Result<()> {
+        self.pages.release();
         let Some(folder) = &self.dump else { return Ok(()) };
         std::fs::create_dir_all(folder).map_err(|e| crate::error::io("make the folder", folder, &e))?;
         let mut file = Atomic::create(&folder.join(format!("{index:02}-{name}.ir")))?;
