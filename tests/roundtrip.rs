@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::proto::{self, Content, Field};
 use common::{files, name, root};
 use std::path::{Path, PathBuf};
 use tutee::ir::{Model, text};
@@ -71,6 +72,74 @@ fn typed_data_means_what_raw_data_means() {
         }
     }
     assert_eq!(compared, 27);
+}
+
+/// Numbers of a packed field, each as an i64 that takes one byte.
+fn small(field: u64, values: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    proto::bytes(field, values.into_iter().collect::<Vec<_>>())
+}
+
+#[test]
+fn small_integers_stay_small() {
+    let indices = |form: Vec<u8>| {
+        let constant = proto::typed_initializer("i", 7, &[1000], &[form]);
+        let gather = proto::node("Gather", &["x", "i"], &["y"]);
+        proto::model(&[gather, constant, proto::input("x"), proto::output("y")])
+    };
+    let typed = indices(small(7, (0..1000).map(|_| 3)));
+    assert_eq!(bytes(&decode(typed.clone())).len(), typed.len());
+    // A Constant node whose value_ints are each a field of its own.
+    let ints = (0..100).map(|i| proto::int(8, i % 4)).collect::<Vec<_>>().concat();
+    let attribute = proto::bytes(5, [proto::bytes(1, "value_ints"), ints, proto::int(20, 7)].concat());
+    let constant = proto::bytes(1, [proto::bytes(2, "i"), proto::bytes(4, "Constant"), attribute].concat());
+    let gather = proto::node("Gather", &["x", "i"], &["y"]);
+    let node = proto::model(&[constant, gather, proto::input("x"), proto::output("y")]);
+    // Without any data, as tensors without elements may be.
+    let empty = proto::typed_initializer("i", 7, &[0], &[]);
+    let gather = proto::node("Gather", &["x", "i"], &["y"]);
+    let none = proto::model(&[gather, empty, proto::input("x"), proto::output("y")]);
+    // An initializer that is the output of its graph by way of an Identity.
+    let initializer = proto::initializer("c", &[4], &[proto::bytes(9, [7; 16])]);
+    let passed = proto::bytes(1, [proto::bytes(1, "c"), proto::bytes(2, "y"), proto::bytes(4, "Identity")].concat());
+    let output = proto::model(&[passed, initializer, proto::output("y")]);
+    let large = indices(proto::bytes(9, [0x7f; 8000]));
+    for file in [typed, node, none, output, large] {
+        for pass in ["none", "clean"] {
+            let student = common::run(&decode(file.clone()), &format!(r#"[{{ pass = "{pass}" }}]"#)).unwrap().student;
+            assert!(bytes(&student).len() <= file.len(), "{pass}: {} became {}", file.len(), bytes(&student).len());
+        }
+    }
+}
+
+#[test]
+fn floats_may_come_one_by_one() {
+    let model = |data: Vec<u8>| {
+        let add = proto::node("Add", &["x", "w"], &["y"]);
+        proto::model(&[add, proto::initializer("w", &[4], &[data]), proto::input("x"), proto::output("y")])
+    };
+    let values = [1f32, -2.0, 0.5, 7.0].map(f32::to_le_bytes);
+    let field = |v: &[u8; 4]| Field { number: 4, content: Content::Fixed(v.to_vec()) };
+    let singly = model(proto::encode(&values.iter().map(field).collect::<Vec<_>>()));
+    let halves = model([proto::bytes(4, values[..2].concat()), proto::bytes(4, values[2..].concat())].concat());
+    let raw = model(proto::bytes(9, values.concat()));
+    for file in [singly, halves, model(proto::bytes(4, values.concat()))] {
+        assert!(bytes(&decode(file)) == raw);
+    }
+}
+
+/// What an attribute says beside its type is carried, and means nothing to us.
+#[test]
+fn attributes_that_contradict_their_type_are_kept() {
+    let float = proto::encode(&[Field { number: 2, content: Content::Fixed(1f32.to_le_bytes().to_vec()) }]);
+    let attribute = proto::bytes(5, [proto::bytes(1, "axis"), float, proto::int(20, 2)].concat());
+    let softmax =
+        proto::bytes(1, [proto::bytes(1, "x"), proto::bytes(2, "y"), proto::bytes(4, "Softmax"), attribute].concat());
+    let model = proto::model(&[softmax, proto::input("x"), proto::output("y")]);
+    assert!(bytes(&decode(model.clone())) == model);
+    let value = proto::bytes(5, [proto::bytes(1, "value_int"), proto::int(3, 3), proto::int(20, 1)].concat());
+    let constant = proto::bytes(1, [proto::bytes(2, "y"), proto::bytes(4, "Constant"), value].concat());
+    let model = proto::model(&[constant, proto::output("y")]);
+    assert!(bytes(&decode(model.clone())) == model);
 }
 
 #[test]

@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 
 /// Bytes of an initializer: name, type, dims and data.
 pub fn initializer(name: &str, tensor: &Tensor) -> usize {
-    initializer_of(name, tensor.rank(), tensor.byte_len())
+    initializer_of(name, tensor.rank(), tensor.stored_len())
 }
+
+/// What a constant takes more where it has to be a node: as an output of its graph.
+pub const CONSTANT_NODE: usize = 32;
 
 /// Bytes of an initializer with so much data.
 pub fn initializer_of(name: &str, rank: usize, data: usize) -> usize {

@@ -36,9 +36,6 @@ use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// What a constant takes more as an output of the model, where it has to be a node.
-const CONSTANT_NODE: usize = 32;
-
 /// How many nodes may be computed to replace one.
 const MAX_CONE: usize = 64;
 
@@ -116,30 +113,40 @@ fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
     }
     let known: Vec<_> = needed.iter().filter_map(|&v| Some((v, known_content(g.value(v))?))).collect();
     let cone = if !known.is_empty() && known.len() == needed.len() { None } else { Some(Cone::behind(g, n)?) };
-    let mut size = 0;
+    let place = |v: ValueId, data: usize| {
+        let node = if g.is_held(v) { bytes::CONSTANT_NODE } else { 0 };
+        node + bytes::initializer_of(&g.value(v).name, g.value(v).rank().unwrap_or(0), data)
+    };
+    let room = bytes::freed_with_source(g, n, MAX_CONE);
+    let fits = |size: usize| match size > room {
+        true => Err(format!("its result takes about {size} bytes, what it replaces {room}")),
+        false => Ok(()),
+    };
+    let mut least = 0;
     for &v in &needed {
         let value = g.value(v);
-        let data = value
-            .ty
-            .as_ref()
-            .and_then(type_bytes)
-            .ok_or_else(|| format!("the size of \"{}\" is not known", value.name))?;
+        let ty = value.ty.as_ref().and_then(|ty| Some((ty.dtype()?, type_bytes(ty)?)));
+        let (dtype, data) = ty.ok_or_else(|| format!("the size of \"{}\" is not known", value.name))?;
         if data > MAX_BYTES {
             return Err(format!("its result takes {data} bytes"));
         }
-        let node = if g.is_held(v) { CONSTANT_NODE } else { 0 };
-        size += node + bytes::initializer_of(&value.name, value.rank().unwrap_or(0), data);
+        // How many bytes small integers take shows only when they are there.
+        let dims: Vec<usize> = value.dims().unwrap_or_default().into_iter().map(|d| d as usize).collect();
+        let small = Tensor::small_ints(dtype, &dims);
+        least += place(v, if small { data / dtype.bytes().unwrap_or(1) } else { data });
     }
-    let room = bytes::freed_with_source(g, n, MAX_CONE);
-    if size > room {
-        return Err(format!("its result takes about {size} bytes, what it replaces {room}"));
-    }
-    let Some(cone) = cone else { return Ok(known) };
-    let computed = cone.compute(g)?;
-    let placed: Vec<_> = needed.iter().filter_map(|v| Some((*v, computed.get(v)?.clone()))).collect();
+    fits(least)?;
+    let placed = match cone {
+        None => known,
+        Some(cone) => {
+            let computed = cone.compute(g)?;
+            needed.iter().filter_map(|v| Some((*v, computed.get(v)?.clone()))).collect()
+        }
+    };
     if placed.len() < needed.len() {
         return Err("no kernel computes all that is read of it".into());
     }
+    fits(placed.iter().map(|(v, t)| place(*v, t.stored_len())).sum())?;
     Ok(placed)
 }
 

@@ -27,6 +27,7 @@
 //! }
 //! ```
 
+use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::infer::axis;
 use crate::ir::op::cast::{Cast, widens};
@@ -100,8 +101,14 @@ fn pass_on(g: &Graph, n: NodeId, from: ValueId) -> Result<Verdict> {
     if let Some(why) = g.refuses_replace(y, from) {
         return Verdict::skip(why);
     }
-    if g.is_held(y) && g.value(from).constant().is_some() && !g.is_read_only_within(from, |m| m == n) {
-        return Verdict::skip("a constant would be stored a second time under the output's name");
+    if let Some(tensor) = g.value(from).constant().filter(|_| g.is_held(y)) {
+        if !g.is_read_only_within(from, |m| m == n) {
+            return Verdict::skip("a constant would be stored a second time under the output's name");
+        }
+        let node = bytes::CONSTANT_NODE + bytes::initializer(&g.value(y).name, tensor);
+        if node > bytes::freed(g, n) {
+            return Verdict::skip("a constant takes more bytes as an output than the node does");
+        }
     }
     let mut patch = Patch::at_node(g, n).revealing();
     patch.replace(y, from);
