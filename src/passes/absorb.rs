@@ -3,6 +3,7 @@
 use crate::analysis::bytes;
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::conv::{AutoPad, Window};
+use crate::ir::tensor::byte_len;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 
 /// y ↦ scale · y + shift by channel: of each no number, one for all channels, or as many as there are channels.
@@ -19,6 +20,14 @@ impl Affine {
 
     fn shift(&self, channel: usize) -> f64 {
         of_channel(&self.shift, channel).unwrap_or(0.0)
+    }
+
+    fn scales(&self) -> bool {
+        self.scale.iter().any(|&s| s != 1.0)
+    }
+
+    fn shifts(&self) -> bool {
+        self.shift.iter().any(|&t| t != 0.0)
     }
 
     fn check(&self, channels: usize) -> Result<(), String> {
@@ -70,35 +79,47 @@ pub fn into_producer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affin
     let channel = channel_of(op, &w_shape).ok_or("the layer's weight has no such shape")?;
     let channels = channel.channels;
     affine.check(channels)?;
-    if affine.scale.iter().any(|&s| s != 1.0) {
+    if affine.scales() {
         let weight = private(g, layer, w, "weight")?;
-        let values = weight.floats().ok_or("the layer's weight is not of a float type")?;
-        let scaled = values.into_iter().enumerate().map(|(i, v)| v * affine.scale(channel.of(i)));
-        patch.set_constant(w, rounded(weight, weight.shape().to_vec(), scaled.collect())?);
+        patch.set_constant(w, scaled(weight, |i| affine.scale(channel.of(i)))?);
     }
     let beta = if let Op::Gemm(gemm) = op { gemm.beta as f64 } else { 1.0 };
     match g.input(layer, b_slot) {
         Some(b) => {
             let bias = g.value(b).constant().ok_or("the layer's bias is not constant")?;
-            let values = bias.floats().ok_or("the layer's bias is not of a float type")?;
             if beta == 0.0 {
                 return Err("the layer's bias is multiplied by 0".into());
             }
-            let (shape, values) =
-                spread(bias, values, channels).ok_or("the layer's bias has not one number a channel")?;
             let moved = |(i, v): (usize, f64)| v * affine.scale(i % channels) + affine.shift(i % channels) / beta;
-            let new = rounded(bias, shape, values.into_iter().enumerate().map(moved).collect())?;
-            if g.sole_use(b).is_some() && new.rank() == bias.rank() {
+            let own = g.sole_use(b).is_some();
+            let room = room + bytes::freed_constant(g, b, layer);
+            let new = match bias.shape() {
+                [.., last] if *last == channels => {
+                    if !own {
+                        fits(g, layer, bias.shape(), bias.dtype(), room)?;
+                    }
+                    let values = bias.iter_floats().ok_or("the layer's bias is not of a float type")?;
+                    rounded(bias.dtype(), bias.shape(), values.enumerate().map(moved))?
+                }
+                // One number for all channels becomes one each.
+                [] | [_] | [_, _] if bias.len() == 1 => {
+                    fits(g, layer, &[channels], bias.dtype(), room)?;
+                    let value = bias.float_scalar().ok_or("the layer's bias is not of a float type")?;
+                    rounded(bias.dtype(), &[channels], (0..channels).map(|i| moved((i, value))))?
+                }
+                _ => return Err("the layer's bias has not one number a channel".into()),
+            };
+            if own && new.rank() == bias.rank() {
                 patch.set_constant(b, new);
             } else {
-                set_bias(g, patch, layer, b_slot, new, room + bytes::freed_constant(g, b, layer))?;
+                set_bias(g, patch, layer, b_slot, new);
             }
         }
-        None if affine.shift.iter().any(|&t| t != 0.0) => {
-            let dtype = g.value(w).ty.as_ref().and_then(|t| t.dtype()).filter(|d| d.is_float());
-            let like = Tensor::from_floats(dtype.ok_or("the layer's weight is not of a float type")?, [0], []);
-            let new = rounded(&like, vec![channels], (0..channels).map(|c| affine.shift(c) / beta).collect())?;
-            set_bias(g, patch, layer, b_slot, new, room)?;
+        None if affine.shifts() => {
+            let dtype = g.value(w).ty.as_ref().and_then(|t| t.dtype()).ok_or("the weight's type is not known")?;
+            fits(g, layer, &[channels], dtype, room)?;
+            let new = rounded(dtype, &[channels], (0..channels).map(|c| affine.shift(c) / beta))?;
+            set_bias(g, patch, layer, b_slot, new);
         }
         None => {}
     }
@@ -116,11 +137,9 @@ pub fn into_consumer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affin
     }
     let w = g.input(layer, 1).ok_or("the layer has no weight")?;
     let weight = private(g, layer, w, "weight")?;
-    let values = weight.floats().ok_or("the layer's weight is not of a float type")?;
     let (input, output) = input_channels(op, weight.shape()).ok_or("the layer's weight has no such shape")?;
     affine.check(input.channels)?;
-    let moved = affine.shift.iter().any(|&t| t != 0.0);
-    if moved {
+    if affine.shifts() {
         let pads = match op {
             Op::Conv(c) => has_padding(&c.window),
             Op::Gemm(_) => false,
@@ -131,14 +150,14 @@ pub fn into_consumer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affin
         }
         let alpha = if let Op::Gemm(gemm) = op { gemm.alpha as f64 } else { 1.0 };
         let mut shift = vec![0.0; output.channels];
-        for (i, v) in values.iter().enumerate() {
+        let values = weight.iter_floats().ok_or("the layer's weight is not of a float type")?;
+        for (i, v) in values.enumerate() {
             shift[output.of(i)] += alpha * v * affine.shift(input.of(i));
         }
         into_producer(g, patch, layer, &Affine { scale: Vec::new(), shift }, room)?;
     }
-    if affine.scale.iter().any(|&s| s != 1.0) {
-        let scaled = values.into_iter().enumerate().map(|(i, v)| v * affine.scale(input.of(i)));
-        patch.set_constant(w, rounded(weight, weight.shape().to_vec(), scaled.collect())?);
+    if affine.scales() {
+        patch.set_constant(w, scaled(weight, |i| affine.scale(input.of(i)))?);
     }
     Ok(())
 }
@@ -222,44 +241,55 @@ fn private<'g>(g: &'g Graph, layer: NodeId, v: ValueId, what: &str) -> Result<&'
     }
 }
 
-/// A bias with one number a channel along its last axis: single numbers are repeated.
-fn spread(bias: &Tensor, values: Vec<f64>, channels: usize) -> Option<(Vec<usize>, Vec<f64>)> {
-    match bias.shape() {
-        [.., last] if *last == channels => Some((bias.shape().to_vec(), values)),
-        shape if values.len() == 1 && shape.len() <= 2 => Some((vec![channels], vec![values[0]; channels])),
-        _ => None,
-    }
+fn bias_name(g: &Graph, layer: NodeId) -> String {
+    format!("{}.bias", g.label(layer))
 }
 
-fn set_bias(g: &Graph, patch: &mut Patch, layer: NodeId, slot: usize, bias: Tensor, room: usize) -> Result<(), String> {
-    let name = format!("{}.bias", g.label(layer));
-    let needs = bytes::initializer(&name, &bias) + 2 + name.len();
+/// Whether a new bias takes no more than `room`.
+fn fits(g: &Graph, layer: NodeId, shape: &[usize], dtype: DType, room: usize) -> Result<(), String> {
+    let name = bias_name(g, layer);
+    let data = byte_len(dtype, shape).ok_or("the layer's bias would be too large")?;
+    let needs = bytes::initializer_of(&name, shape.len(), data).saturating_add(2 + name.len());
     if needs > room {
         return Err(format!("the layer would need a bias of {needs} bytes, more than the node takes"));
     }
-    let mut inputs: Vec<Option<Ref>> = g.node_inputs(layer).into_iter().map(|v| v.map(Ref::from)).collect();
-    inputs.resize(inputs.len().max(slot + 1), None);
-    inputs[slot] = Some(patch.constant_named(name, bias));
-    patch.set_inputs(layer, &inputs);
     Ok(())
 }
 
-/// The values in the element type of `like`.
-fn rounded(like: &Tensor, shape: Vec<usize>, values: Vec<f64>) -> Result<Tensor, String> {
-    let dtype = like.dtype();
+fn set_bias(g: &Graph, patch: &mut Patch, layer: NodeId, slot: usize, bias: Tensor) {
+    let mut inputs: Vec<Option<Ref>> = g.node_inputs(layer).into_iter().map(|v| v.map(Ref::from)).collect();
+    inputs.resize(inputs.len().max(slot + 1), None);
+    inputs[slot] = Some(patch.constant_named(bias_name(g, layer), bias));
+    patch.set_inputs(layer, &inputs);
+}
+
+/// The weight with each element multiplied by what `by` says for its index.
+fn scaled(weight: &Tensor, by: impl Fn(usize) -> f64) -> Result<Tensor, String> {
+    let values = weight.iter_floats().ok_or("the layer's weight is not of a float type")?;
+    rounded(weight.dtype(), weight.shape(), values.enumerate().map(|(i, v)| v * by(i)))
+}
+
+/// A tensor of these values, which must be in the range of its type. They go straight into its bytes: there are as many
+/// as the layer has weights.
+fn rounded(dtype: DType, shape: &[usize], values: impl Iterator<Item = f64>) -> Result<Tensor, String> {
     if !dtype.is_float() {
         return Err(format!("{dtype} is no float type"));
     }
-    let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let (mut finite, mut largest) = (true, 0.0f64);
+    let seen = values.inspect(|v| {
+        finite &= v.is_finite();
+        largest = largest.max(v.abs());
+    });
+    let tensor = Tensor::from_floats(dtype, shape, seen);
     let (low, high) = match dtype {
         DType::F16 => (2f64.powi(-14), 65504.0),
         DType::F64 => (f64::MIN_POSITIVE, f64::MAX),
         _ => (f32::MIN_POSITIVE as f64, f32::MAX as f64),
     };
-    if !values.iter().all(|v| v.is_finite()) || largest > high || (largest > 0.0 && largest < low) {
+    if !finite || largest > high || (largest > 0.0 && largest < low) {
         return Err(format!("the folded numbers leave the range of {dtype}"));
     }
-    Ok(Tensor::from_floats(dtype, shape, values))
+    Ok(tensor)
 }
 
 /// The addition or multiplication by channel that a node does to one of its inputs.
@@ -269,33 +299,43 @@ pub struct Step {
     pub affine: Affine,
 }
 
+/// The one input of an Add, Sub, Mul or Div that is not constant.
+pub fn operand(g: &Graph, n: NodeId) -> Option<usize> {
+    let node = g.node(n);
+    if !matches!(node.op, Op::Binary(_)) || node.inconsistent || node.arity.0 != 2 {
+        return None;
+    }
+    let constant = |slot| Some(g.value(g.input(n, slot)?).constant().is_some());
+    match (constant(0)?, constant(1)?) {
+        (false, true) => Some(0),
+        (true, false) => Some(1),
+        _ => None,
+    }
+}
+
 /// Reads a node as a map by channel of its one input that is not constant; `axis` gives the axis of the channels for
 /// the input's rank. `None` if it is something else.
 pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Option<Step> {
     let Op::Binary(Binary(kind)) = &g.node(n).op else { return None };
-    if g.node(n).inconsistent || g.node(n).arity.0 != 2 {
+    let slot = operand(g, n)?;
+    let (x, c) = (g.value(g.input(n, slot)?).ty.as_ref()?, g.input_constant(n, 1 - slot)?);
+    let y = g.value(g.output(n)?).ty.as_ref()?;
+    if !c.dtype().is_float() || [x, y].iter().any(|t| t.dtype() != Some(c.dtype())) {
         return None;
     }
-    let (a, b) = (g.input(n, 0)?, g.input(n, 1)?);
-    let (slot, x, c) = match (g.value(a).constant(), g.value(b).constant()) {
-        (None, Some(c)) => (0, a, c),
-        (Some(c), None) => (1, b, c),
-        _ => return None,
-    };
-    let shape = g.value(x).ty.as_ref()?.shape()?;
+    let shape = x.shape()?;
     let rank = shape.rank();
     let at = axis(rank)?;
     let channels = usize::try_from(shape.0.get(at)?.known()?).ok()?;
     let offset = rank.checked_sub(c.rank())?;
     let along = |(i, &d): (usize, &usize)| d == 1 || (i + offset == at && d == channels);
-    if !c.dtype().is_float() || !c.shape().iter().enumerate().all(along) {
+    if !c.shape().iter().enumerate().all(along) {
         return None;
     }
     let numbers = c.floats()?;
-    let negated = |list: &[f64]| list.iter().map(|v| -v).collect();
     let affine = match (kind, slot) {
         (Kind::Add | Kind::Sum, _) => Affine { scale: Vec::new(), shift: numbers },
-        (Kind::Sub, 0) => Affine { scale: Vec::new(), shift: negated(&numbers) },
+        (Kind::Sub, 0) => Affine { scale: Vec::new(), shift: numbers.iter().map(|v| -v).collect() },
         (Kind::Sub, _) => Affine { scale: vec![-1.0], shift: numbers },
         (Kind::Mul, _) => Affine { scale: numbers, shift: Vec::new() },
         (Kind::Div, 0) => Affine { scale: numbers.iter().map(|v| 1.0 / v).collect(), shift: Vec::new() },

@@ -33,7 +33,7 @@
 use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Use, ValueId};
-use crate::passes::absorb::{CHANNELS, Step, into_consumer, into_producer, slots, step};
+use crate::passes::absorb::{CHANNELS, Step, into_consumer, into_producer, operand, slots, step};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
 
@@ -89,10 +89,10 @@ impl Pass for FoldAffine {
 
 /// The layer whose output this node changes by channel, that output, and the change.
 fn after_layer(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, Step)> {
-    let step = step(g, n, |rank| (rank > CHANNELS).then_some(CHANNELS))?;
-    let x = g.input(n, step.slot)?;
+    let x = g.input(n, operand(g, n)?)?;
     let (layer, out) = g.producer(x)?;
     slots(&g.node(layer).op).filter(|_| out == 0)?;
+    let step = step(g, n, |rank| (rank > CHANNELS).then_some(CHANNELS))?;
     Some((layer, x, step))
 }
 

@@ -198,7 +198,7 @@ fn prune(graph: &Graph, value: ValueId, zeros: usize) -> Result<(Patch, String),
         return Err(format!("{before} of its {all} weights are zero already"));
     }
     let gone = magnitude::smallest(&elements, zeros).into_iter();
-    let kept = tensor.floats().unwrap_or_default().into_iter().zip(gone).map(|(w, gone)| if gone { 0.0 } else { w });
+    let kept = tensor.iter_floats().into_iter().flatten().zip(gone).map(|(w, gone)| if gone { 0.0 } else { w });
     let mut patch = Patch::at_value(graph, value);
     patch.set_constant(value, Tensor::from_floats(tensor.dtype(), tensor.shape(), kept));
     let share = 100.0 * zeros as f64 / all as f64;

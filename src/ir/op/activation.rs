@@ -116,7 +116,7 @@ impl Operator for Activation {
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = (*inputs.first()?)?;
         let (f, [a, b]) = (self.definition()?.f, self.params.map(f64::from));
-        let y = x.floats()?.into_iter().map(|v| f(v, a, b));
+        let y = x.iter_floats()?.map(|v| f(v, a, b));
         Some(vec![Tensor::from_floats(x.dtype(), x.shape(), y)])
     }
 
@@ -165,7 +165,7 @@ impl Operator for Gelu {
             };
             0.5 * v * (1.0 + inner)
         };
-        Some(vec![Tensor::from_floats(x.dtype(), x.shape(), x.floats()?.into_iter().map(f))])
+        Some(vec![Tensor::from_floats(x.dtype(), x.shape(), x.iter_floats()?.map(f))])
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
@@ -217,7 +217,7 @@ impl Operator for Clip {
                 None => Some(attr.map(f64::from)),
             };
             let clip = clip(read(1, self.min)?, read(2, self.max)?);
-            return Some(vec![Tensor::from_floats(x.dtype(), x.shape(), x.floats()?.into_iter().map(clip))]);
+            return Some(vec![Tensor::from_floats(x.dtype(), x.shape(), x.iter_floats()?.map(clip))]);
         }
         if !x.dtype().is_int() || self.min.is_some() || self.max.is_some() {
             return None;

@@ -120,19 +120,19 @@ pub fn convert(x: &Tensor, to: DType) -> Option<Tensor> {
             _ => None,
         };
     }
-    let floats = x.floats()?;
+    let floats = x.iter_floats()?;
     if to.is_float() {
         return Some(Tensor::from_floats(to, shape, floats));
     }
     if to == DType::BOOL {
-        return Some(Tensor::from_ints(to, shape, floats.into_iter().map(|v| (v != 0.0) as i64)));
+        return Some(Tensor::from_ints(to, shape, floats.map(|v| (v != 0.0) as i64)));
     }
     let bits = to.bits().filter(|_| to.is_int())? as i32;
     let unsigned = matches!(to, DType::U8 | DType::U16 | DType::U32 | DType::U64);
     let (low, high) =
         if unsigned { (0.0, 2f64.powi(bits.min(63))) } else { (-(2f64.powi(bits - 1)), 2f64.powi(bits - 1)) };
     let number = |v: f64| (v.trunc() >= low && v.trunc() < high).then_some(v as i64);
-    Some(Tensor::from_ints(to, shape, floats.into_iter().map(number).collect::<Option<Vec<_>>>()?))
+    Some(Tensor::from_ints(to, shape, floats.map(number).collect::<Option<Vec<_>>>()?))
 }
 
 impl Operator for Cast {

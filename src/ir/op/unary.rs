@@ -121,7 +121,7 @@ impl Operator for Unary {
         let ints = |f: fn(i64) -> i64| Some(Tensor::from_ints(d, shape, x.ints()?.into_iter().map(f)));
         let y = match self.0 {
             "Identity" => x.clone(),
-            "IsNaN" => Tensor::from_ints(DType::BOOL, shape, x.floats()?.into_iter().map(|v| v.is_nan() as i64)),
+            "IsNaN" => Tensor::from_ints(DType::BOOL, shape, x.iter_floats()?.map(|v| v.is_nan() as i64)),
             "Not" if d == DType::BOOL => ints(|v| 1 - v)?,
             "BitwiseNot" if d.is_int() => ints(|v| !v)?,
             "Neg" if d.is_int() => ints(i64::wrapping_neg)?,
@@ -130,7 +130,7 @@ impl Operator for Unary {
             "Relu" if d.is_int() => ints(|v| v.max(0))?,
             name if d.is_float() => {
                 let f = FUNCTIONS.iter().find(|f| f.0 == name)?.2?;
-                Tensor::from_floats(d, shape, x.floats()?.into_iter().map(f))
+                Tensor::from_floats(d, shape, x.iter_floats()?.map(f))
             }
             _ => return None,
         };
@@ -173,7 +173,7 @@ impl Operator for IsInf {
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = (*inputs.first()?)?;
         let hit = |v: f64| v.is_infinite() && if v < 0.0 { self.negative } else { self.positive };
-        let y = x.floats()?.into_iter().map(|v| hit(v) as i64);
+        let y = x.iter_floats()?.map(|v| hit(v) as i64);
         Some(vec![Tensor::from_ints(DType::BOOL, x.shape(), y)])
     }
 }
