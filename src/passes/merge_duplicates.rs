@@ -165,6 +165,7 @@ fn comparable(g: &Graph, n: NodeId) -> bool {
     node.op.operator().is_some_and(|o| !o.is_random())
         && !node.has_bodies()
         && g.node_inputs(n).iter().any(Option::is_some)
+        && g.node_outputs(n).iter().any(Option::is_some)
 }
 
 /// Whether two nodes on the same inputs are one.
