@@ -1,6 +1,6 @@
 //! The driver: runs a recipe's steps over a model, site by site, and accounts for every one.
 
-use crate::analysis::cost::{Cost, cost};
+use crate::analysis::cost::{Costs, cost};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, Type};
 use crate::onnx;
@@ -67,7 +67,7 @@ pub fn compress(
     observer.model(0, "load", &student)?;
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
-        let mut run = Run { rows: Vec::new(), missed: Vec::new(), observer };
+        let mut run = Run { rows: Vec::new(), missed: Vec::new(), costs: Costs::default(), observer };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
         match action {
@@ -157,6 +157,7 @@ struct Run<'a> {
     rows: Vec<Row>,
     /// Targets among the pass's options that it did not reach.
     missed: Vec<String>,
+    costs: Costs,
     observer: &'a dyn Observer,
 }
 
@@ -255,10 +256,10 @@ impl Run<'_> {
                 false
             }
             Verdict::Patch(patch, what) => {
-                let before = (pass.phase() != Phase::Clean).then(|| cost(graph));
-                graph.apply(patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
+                let before = (pass.phase() != Phase::Clean).then(|| self.costs.now(graph, &[]));
+                let applied = graph.apply(patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
                 row.note = what;
-                row.cost = before.map(|b: Cost| (b, cost(graph)));
+                row.cost = before.map(|b| (b, self.costs.now(graph, &applied.touched)));
                 true
             }
         };

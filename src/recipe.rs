@@ -277,7 +277,7 @@ fn option_error(e: OptionsError, place: &str) -> Error {
     }
 }
 
-/// A value on the command line: a TOML number, boolean or list if it reads as one, else text.
+/// A value on the command line: a TOML number or boolean if it reads as one, else text.
 fn scalar(text: &str) -> toml::Value {
     let parsed: Option<toml::Table> = format!("v = {text}").parse().ok();
     let value = parsed.filter(|t| t.len() == 1).and_then(|mut t| t.remove("v"));

@@ -5,6 +5,7 @@ use crate::ir::op::Sizes;
 use crate::ir::shape::Dim;
 use crate::ir::value::Source;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// Cost of a model for one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,21 +24,50 @@ pub fn cost(graph: &Graph) -> Cost {
 }
 
 fn total(graph: &Graph, batch: Option<&Dim>) -> Cost {
+    sum(graph, |id| whole(graph, id, batch))
+}
+
+/// What a graph stores itself, and what `node` says of each of its nodes.
+fn sum(graph: &Graph, mut node: impl FnMut(NodeId) -> Cost) -> Cost {
     let stored = graph.values().map(|v| match &graph.value(v).source {
         Source::Constant(t, _) | Source::Input { default: Some((t, _)) } => t.len() as u64,
         _ => 0,
     });
     let mut cost = Cost { parameters: stored.sum(), macs: Some(0) };
     for id in graph.nodes() {
-        let mut here = node_macs(graph, id, batch);
-        for body in graph.node(id).bodies() {
-            let inner = total(body, batch);
-            cost.parameters += inner.parameters;
-            here = here.zip(inner.macs).map(|(a, b)| a.max(b));
-        }
-        cost.macs = cost.macs.zip(here).and_then(|(a, b)| a.checked_add(b));
+        let here = node(id);
+        cost.parameters += here.parameters;
+        cost.macs = cost.macs.zip(here.macs).and_then(|(a, b)| a.checked_add(b));
     }
     cost
+}
+
+/// A node with its bodies: what those store, and its multiply-accumulates or the dearest body's.
+fn whole(graph: &Graph, id: NodeId, batch: Option<&Dim>) -> Cost {
+    let mut cost = Cost { parameters: 0, macs: node_macs(graph, id, batch) };
+    for body in graph.node(id).bodies() {
+        let inner = total(body, batch);
+        cost.parameters += inner.parameters;
+        cost.macs = cost.macs.zip(inner.macs).map(|(a, b)| a.max(b));
+    }
+    cost
+}
+
+/// The cost of a graph that is edited bit by bit: nodes that did not change are not looked at again.
+#[derive(Debug, Default)]
+pub struct Costs {
+    nodes: HashMap<NodeId, Cost>,
+}
+
+impl Costs {
+    /// The cost by now; `touched` are the nodes that changed since the last call.
+    pub fn now(&mut self, graph: &Graph, touched: &[NodeId]) -> Cost {
+        let batch = batch_symbol(graph);
+        for n in touched {
+            self.nodes.remove(n);
+        }
+        sum(graph, |id| *self.nodes.entry(id).or_insert_with(|| whole(graph, id, batch.as_ref())))
+    }
 }
 
 /// The dim that stands for the number of samples: the first of the first input, if it is not a number.

@@ -36,7 +36,7 @@ pub struct Args {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// Threads to use; all cores if not given
+    /// Threads to use, at most one a core; all cores if not given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Show no progress

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "exec")]
 use super::data::NormaliseArgs;
+use super::places;
 use super::progress::Progress;
 #[cfg(feature = "exec")]
 use crate::check::{Check, check, check_data};
@@ -57,7 +58,7 @@ pub struct Args {
     /// Write a make rule that lists the files the student was made from
     #[arg(long, value_name = "FILE")]
     depfile: Option<PathBuf>,
-    /// Threads to use; all cores if not given
+    /// Threads to use, at most one a core; all cores if not given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Print nothing but errors
@@ -80,6 +81,11 @@ impl Args {
         #[cfg(feature = "exec")]
         let test = self.check.plan(&recipe, to_stdout)?;
         let loaded = onnx::load(&self.teacher)?;
+        let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
+        read.extend(recipe.path.iter().map(|p| ("the recipe", p.as_path())));
+        #[cfg(feature = "exec")]
+        read.extend(test.iter().map(|t| ("the test data", t.path.as_path())));
+        self.check_places(&read)?;
         #[cfg(feature = "exec")]
         test.as_ref().map_or(Ok(()), |t| check_data(&self.teacher, &t.data, &t.normalise))?;
         if !self.quiet {
@@ -120,6 +126,29 @@ impl Args {
             (false, false) => super::print(&table).map(drop)?,
         }
         super::targets(&report.missed)
+    }
+
+    /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.
+    fn check_places(&self, read: &[places::Named<'_>]) -> Result<()> {
+        let mut written: Vec<places::Named<'_>> = Vec::new();
+        let mut data = self.output.clone().into_os_string();
+        data.push(".data");
+        if self.output != Path::new("-") {
+            written.push(("the student", &self.output));
+        } else if self.depfile.is_some() {
+            return Err(Error::input("a make rule needs a student with a name")
+                .because("it says which file depends on which")
+                .help("give a file name with -o"));
+        }
+        let others: Vec<_> = read.iter().copied().filter(|(_, path)| *path != self.teacher).collect();
+        places::check(&written, &others)?;
+        written.push(("the student's data", Path::new(&data)));
+        written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
+        written.extend(self.depfile.iter().map(|p| ("the make rule", p.as_path())));
+        // The first two are the student itself, which was looked at.
+        let (own, more) = written.split_at(written.len() - self.report.len() - usize::from(self.depfile.is_some()));
+        let taken: Vec<_> = read.iter().chain(own).copied().collect();
+        places::check(more, &taken)
     }
 
     fn recipe(&self) -> Result<Recipe> {

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::passes::options::suggest;
-use crate::passes::{REGISTRY, find};
+use crate::passes::{self, REGISTRY, find};
+use crate::recipe::{CLEAN, NONE};
 use std::process::ExitCode;
 
 /// Print the manual page of a pass: what it does, its options, an example
@@ -14,10 +15,18 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
+        let clean = passes::clean();
+        let names = clean.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
         match find(&self.pass) {
+            None if self.pass == CLEAN => super::print(&format!(
+                "{CLEAN}\n\nAll Clean passes, round after round until none finds anything; takes no options.\n\nThey are: {names}.\n"
+            )),
+            None if self.pass == NONE => {
+                super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))
+            }
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
             None => Err(Error::input(format!("unknown pass `{}`", self.pass))
-                .help(suggest(&self.pass, REGISTRY.iter().map(|e| e.name)))),
+                .help(suggest(&self.pass, REGISTRY.iter().map(|e| e.name).chain([CLEAN, NONE])))),
         }
     }
 }

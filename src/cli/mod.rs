@@ -8,6 +8,7 @@ mod compress;
 mod data;
 mod explain;
 mod passes;
+mod places;
 mod progress;
 mod show;
 
@@ -92,8 +93,9 @@ fn set_threads(threads: Option<usize>) -> Result<()> {
     match threads {
         None => Ok(()),
         Some(0) => Err(Error::input("--threads 0 leaves nothing to run on").help("give 1 or more")),
+        // Threads beyond the cores only cost memory.
         Some(n) => rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
+            .num_threads(n.min(std::thread::available_parallelism().map_or(1, |c| c.get())))
             .build_global()
             .map_err(|e| Error::input(format!("cannot start {n} threads")).because(e.to_string())),
     }

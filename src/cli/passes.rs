@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::passes::{Fidelity, Phase, REGISTRY};
+use crate::recipe::{CLEAN, NONE};
 use std::process::ExitCode;
 
 /// List the passes: when each may run, whether it is exact, and what it does
@@ -13,6 +14,8 @@ impl Args {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["pass", "phase", "fidelity", "what it does"]);
+        table.add_row([CLEAN, "clean", "exact", "All clean passes, until none finds anything."]);
+        table.add_row([NONE, "", "exact", "Nothing: load and save."]);
         for entry in REGISTRY {
             let Ok(pass) = entry.make(toml::Table::new()) else { continue };
             let phase = match pass.phase() {

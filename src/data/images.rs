@@ -12,6 +12,9 @@ use crate::error::{Error, Result, io};
 /// The arrays of a folder: `x` u8 [N,C,H,W] (C is 1 if all pictures are grey, else 3: red, green, blue) and, if it has
 /// sub-folders, `y` i64 [N]: the place of the picture's sub-folder among the sorted names. Pictures come in the order of
 /// their names; hidden files are passed over, other files named in a warning.
+/// Classes that are spelled out.
+const SHOWN: usize = 20;
+
 pub(super) fn read_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<(Array, Option<Array>)> {
     let (folders, mut files) = list(folder)?;
     let labelled = !folders.is_empty();
@@ -33,6 +36,16 @@ pub(super) fn read_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<(
         matches!(extension.as_str(), "png" | "jpg" | "jpeg")
     };
     let labels: Vec<i64> = labels.iter().zip(&files).filter(|(_, p)| is_picture(p)).map(|(&l, _)| l as i64).collect();
+    if labelled {
+        let named = folders.iter().filter_map(|f| f.file_name()).map(|f| f.to_string_lossy());
+        let classes: Vec<String> = named.enumerate().map(|(i, name)| format!("{i} = {name}")).take(SHOWN).collect();
+        let more = if folders.len() > SHOWN { ", …" } else { "" };
+        warnings.push(format!(
+            "{}: classes are numbered in the order of their folders' names: {}{more}",
+            folder.display(),
+            classes.join(", ")
+        ));
+    }
     let (files, others): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(|p| is_picture(p));
     ignored.extend(others);
     if let Some(first) = ignored.first() {

@@ -84,6 +84,9 @@ impl TryFrom<Options> for SeparateConvs {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
+        if o.energy == Some(Share(0.0)) {
+            return Err("`energy` = 0 would leave nothing".into());
+        }
         let rank = ("rank", o.rank.map(|r| Terms::Rank(r.get())));
         let energy = ("energy", o.energy.map(|s| Terms::Energy(s.0)));
         Ok(SeparateConvs { terms: one_of([rank, energy])?.unwrap_or(Terms::Rank(2)), order: o.order })

@@ -66,6 +66,9 @@ pub fn note(how: &str, rank: usize, full: usize, error: f64, parameters: (usize,
 /// # Errors
 /// If more than one is given.
 pub fn rank_of(rank: Option<NonZeroUsize>, ratio: Option<Share>, energy: Option<Share>) -> Result<Rank, String> {
+    if let Some((key, _)) = [("ratio", ratio), ("energy", energy)].into_iter().find(|o| o.1 == Some(Share(0.0))) {
+        return Err(format!("`{key}` = 0 would leave nothing"));
+    }
     let rank = ("rank", rank.map(|r| Rank::Terms(r.get())));
     let ratio = ("ratio", ratio.map(|s| Rank::Ratio(s.0)));
     let energy = ("energy", energy.map(|s| Rank::Energy(s.0)));
