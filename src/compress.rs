@@ -1,11 +1,22 @@
 //! The driver: runs a recipe's steps over a model, site by site, and accounts for every one.
 
+#[cfg(feature = "exec")]
+mod repairs;
+
+#[cfg(feature = "exec")]
+use repairs::Repairs;
+/// Without the means to run a model there is nothing to fit to.
+#[cfg(not(feature = "exec"))]
+type Repairs<'a> = std::marker::PhantomData<&'a ()>;
+
 use crate::analysis::cost::{Costs, cost};
+#[cfg(feature = "exec")]
+use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, Type};
 use crate::onnx;
 use crate::passes::options::{Selected, Selection};
-use crate::passes::{self, Context, Pass, Phase, Site, Together, Verdict};
+use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Together, Verdict};
 use crate::recipe::{Action, Recipe};
 use crate::report::{self, Packed, Report, Row, Size, StepReport};
 
@@ -56,6 +67,35 @@ pub fn compress(
     stop_after: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
+    run(teacher, teacher_bytes, recipe, stop_after, observer, None)
+}
+
+/// As [`compress`], with calibration data: every step that changes what the network computes then fits the weights of the
+/// student to what the teacher gives on that data, unless its `repair` is `"none"`.
+///
+/// # Errors
+/// As [`compress`], and if the data cannot be run through the model.
+#[cfg(feature = "exec")]
+pub fn compress_on(
+    data: &Calibration<'_>,
+    teacher: &Model,
+    teacher_bytes: u64,
+    recipe: &Recipe,
+    stop_after: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let repairs = Repairs::new(data, teacher);
+    run(teacher, teacher_bytes, recipe, stop_after, observer, Some(repairs))
+}
+
+fn run(
+    teacher: &Model,
+    teacher_bytes: u64,
+    recipe: &Recipe,
+    stop_after: Option<usize>,
+    observer: &dyn Observer,
+    mut repairs: Option<Repairs<'_>>,
+) -> Result<Outcome> {
     let plan = recipe.plan()?;
     let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
@@ -81,9 +121,17 @@ pub fn compress(
                 } else {
                     let selected = selection.resolve(&student.graph).map_err(located)?;
                     pass.fits(&student.graph).map_err(located)?;
-                    run.visit_all(&mut student.graph, &*pass, &selected)?;
+                    match repairs.as_mut().filter(|_| selected.repairs()) {
+                        #[cfg(feature = "exec")]
+                        Some(repairs) => repairs.visit_all(&mut run, &mut student.graph, &*pass, &selected)?,
+                        _ => drop(run.visit_all(&mut student.graph, &*pass, &selected)?),
+                    }
                 }
             }
+        }
+        #[cfg(feature = "exec")]
+        if let Some(repairs) = &mut repairs {
+            repairs.after_step(&student.graph, exact);
         }
         student.graph.infer_all()?;
         student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
@@ -153,6 +201,9 @@ fn same_interface(before: &[(String, Option<Type>)], graph: &Graph, exact: bool)
     if same { Ok(learned) } else { Err(Error::internal("the model's inputs or outputs changed")) }
 }
 
+/// Axes of values that became shorter, each with the positions that stayed.
+type Cuts = Vec<(crate::ir::ValueId, usize, Vec<usize>)>;
+
 struct Run<'a> {
     rows: Vec<Row>,
     /// Targets among the pass's options that it did not reach.
@@ -203,9 +254,10 @@ impl Run<'_> {
 
     /// Visits every site of a pass once, each against the graph as the earlier ones left it.
     fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
-        let sites = pass.sites(&Context { graph, selected });
+        let sites = pass.sites(&Context { graph, selected, fitted: None });
         let count = sites.len();
-        let together = pass.rewrite_together(&Context { graph, selected }, &sites).map_err(|e| e.at(pass.name()))?;
+        let together =
+            pass.rewrite_together(&Context { graph, selected, fitted: None }, &sites).map_err(|e| e.at(pass.name()))?;
         let mut changed = false;
         let sites = match together {
             Some(together) => {
@@ -217,7 +269,7 @@ impl Run<'_> {
         for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
             if site.lives(graph) {
                 self.observer.site(i, count, &site.label(graph));
-                changed |= self.visit(graph, pass, site, selected)?;
+                changed |= self.visit(graph, pass, site, selected, None)?.is_some();
             }
         }
         if pass.phase() != Phase::Clean {
@@ -239,7 +291,15 @@ impl Run<'_> {
         Ok(self.rows[before..].iter().any(|r| r.done))
     }
 
-    fn visit(&mut self, graph: &mut Graph, pass: &dyn Pass, site: Site, selected: &Selected<'_>) -> Result<bool> {
+    /// What a patch shortened, if there was one.
+    fn visit(
+        &mut self,
+        graph: &mut Graph,
+        pass: &dyn Pass,
+        site: Site,
+        selected: &Selected<'_>,
+        fitted: Option<Fitted<'_>>,
+    ) -> Result<Option<Cuts>> {
         let mut row = row(graph, pass, &site);
         let verdict = match selected.refuses(graph, &site) {
             Some(why) => Verdict::skip(why)?,
@@ -247,23 +307,24 @@ impl Run<'_> {
                 Verdict::skip("the file contradicts the operator's definition here")?
             }
             None => pass
-                .rewrite(&Context { graph, selected }, site)
+                .rewrite(&Context { graph, selected, fitted }, site)
                 .map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
         };
         let done = match verdict {
             Verdict::Skip(why) => {
                 row.note = why.to_string();
-                false
+                None
             }
-            Verdict::Patch(patch, what) => {
+            Verdict::Patch(mut patch, what) => {
+                let cuts = std::mem::take(&mut patch.cuts);
                 let before = (pass.phase() != Phase::Clean).then(|| self.costs.now(graph, &[]));
                 let applied = graph.apply(patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
                 row.note = what;
                 row.cost = before.map(|b| (b, self.costs.now(graph, &applied.touched)));
-                true
+                Some(cuts)
             }
         };
-        row.done = done;
+        row.done = done.is_some();
         self.rows.push(row);
         Ok(done)
     }
@@ -273,7 +334,7 @@ impl Run<'_> {
         for n in graph.nodes() {
             let all = Selection::default();
             let count = |body: &Graph| match all.resolve(body) {
-                Ok(selected) => pass.sites(&Context { graph: body, selected: &selected }).len(),
+                Ok(selected) => pass.sites(&Context { graph: body, selected: &selected, fitted: None }).len(),
                 Err(_) => 0,
             };
             let sites: usize = graph.node(n).bodies().map(count).sum();

@@ -37,11 +37,20 @@ impl Network {
     /// Reads a model. Fails if tract cannot parse it or has no such dtype (sub-byte, float8 and bfloat16 tensors, sparse
     /// initializers).
     pub fn load(path: &Path) -> Result<Network> {
+        Network::parse(path, |onnx| onnx.proto_model_for_path(path))
+    }
+
+    /// Reads a model from memory; `name` is what errors call it. Fails as [`Network::load`].
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Network> {
+        Network::parse(Path::new(name), |onnx| onnx.proto_model_for_read(&mut &*bytes))
+    }
+
+    fn parse(path: &Path, read: impl FnOnce(&Onnx) -> TractResult<pb::ModelProto>) -> Result<Network> {
         // Declared shapes of inner values may carry a symbolic batch that contradicts the batch the plan is made for.
         let onnx = tract_onnx::onnx().with_ignore_value_info(true);
         let dir = path.parent().and_then(Path::to_str);
         let (proto, parsed) = guarded(|| {
-            let proto = onnx.proto_model_for_path(path)?;
+            let proto = read(&onnx)?;
             let parsed = Onnx::parse(&onnx, &proto, dir)?;
             Ok((proto, parsed))
         })

@@ -2,6 +2,8 @@
 
 pub mod analysis;
 #[cfg(feature = "exec")]
+pub mod calibrate;
+#[cfg(feature = "exec")]
 pub mod check;
 pub mod cli;
 pub mod compress;

@@ -4,4 +4,5 @@ pub mod bytes;
 pub mod channels;
 pub mod cost;
 pub mod evaluate;
+pub mod linear;
 pub mod removal;

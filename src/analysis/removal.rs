@@ -65,6 +65,8 @@ impl<'a> Removal<'a> {
             self.rewrite_constant(value, nodes, patch, &mut inputs);
         }
         inputs.into_iter().for_each(|(n, slots)| patch.set_inputs(n, &slots));
+        patch.cuts.extend(self.kept.iter().map(|(&(v, axis), stay)| (v, axis, stay.to_vec())));
+        patch.cuts.sort();
         Ok(())
     }
 

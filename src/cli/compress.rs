@@ -5,7 +5,11 @@ use super::data::NormaliseArgs;
 use super::places;
 use super::progress::Progress;
 #[cfg(feature = "exec")]
+use crate::calibrate::Calibration;
+#[cfg(feature = "exec")]
 use crate::check::{Check, check, check_data};
+#[cfg(feature = "exec")]
+use crate::compress::compress_on;
 use crate::compress::{Outcome, compress};
 #[cfg(feature = "exec")]
 use crate::data::{Dataset, Normalise};
@@ -40,6 +44,9 @@ pub struct Args {
     /// A step: PASS[:key=value,…]; repeat for more. `clean` is all Clean passes, `none` does nothing
     #[arg(short, long, value_name = "STEP")]
     pass: Vec<String>,
+    #[cfg(feature = "exec")]
+    #[command(flatten)]
+    calib: CalibArgs,
     #[cfg(feature = "exec")]
     #[command(flatten)]
     check: CheckArgs,
@@ -80,6 +87,8 @@ impl Args {
         }
         #[cfg(feature = "exec")]
         let test = self.check.plan(&recipe, to_stdout)?;
+        #[cfg(feature = "exec")]
+        let calib = self.calib.load(&recipe)?;
         let loaded = onnx::load(&self.teacher)?;
         let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
         read.extend(recipe.path.iter().map(|p| ("the recipe", p.as_path())));
@@ -92,10 +101,25 @@ impl Args {
             loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         }
         let progress = Progress::new(self.quiet, self.dump_ir.clone()).releasing(loaded.pages.clone());
+        let mut warnings = loaded.warnings;
+        #[cfg(not(feature = "exec"))]
         let outcome = compress(&loaded.model, loaded.bytes, &recipe, self.stop_after, &progress);
+        #[cfg(feature = "exec")]
+        let outcome = match &calib {
+            None => compress(&loaded.model, loaded.bytes, &recipe, self.stop_after, &progress),
+            Some((_, data)) => {
+                let normalise = self.check.normalise.over(&recipe.data)?;
+                let data = Calibration::new(data, &normalise, &loaded.model, self.calib.calib_samples)?;
+                if !self.quiet {
+                    data.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+                }
+                warnings.extend(data.warnings.iter().cloned());
+                compress_on(&data, &loaded.model, loaded.bytes, &recipe, self.stop_after, &progress)
+            }
+        };
         progress.finish();
         let Outcome { student, mut report } = outcome?;
-        report.warnings = loaded.warnings;
+        report.warnings = warnings;
 
         let written = onnx::save(&student, &target, SaveOptions { external_data: self.external_data })?;
         if !written.is_empty() {
@@ -105,7 +129,7 @@ impl Args {
             let mut sources = loaded.files;
             sources.extend(recipe.path.clone());
             #[cfg(feature = "exec")]
-            sources.extend(test.as_ref().map(|t| t.path.clone()));
+            sources.extend(calib.iter().map(|c| c.0.clone()).chain(test.iter().map(|t| t.path.clone())));
             write_text(path, &depfile(&self.output, &sources))?;
         }
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
@@ -193,6 +217,26 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     let mut file = Atomic::create(path)?;
     file.write(|w| w.write_all(text.as_bytes()))?;
     file.commit().map(drop)
+}
+
+/// Fit the student to the teacher on data
+#[cfg(feature = "exec")]
+#[derive(clap::Args)]
+struct CalibArgs {
+    /// Unlabelled data, in the form `tutee check` takes: weights are then fitted to what the teacher gives on it
+    #[arg(long, value_name = "DATA")]
+    calib: Option<PathBuf>,
+    /// Samples of the calibration data to use, evenly chosen
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    calib_samples: usize,
+}
+
+#[cfg(feature = "exec")]
+impl CalibArgs {
+    fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
+        let path = self.calib.clone().or(recipe.data.calib.clone());
+        path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()
+    }
 }
 
 /// Check the student at the end

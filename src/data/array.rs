@@ -102,7 +102,10 @@ impl Array {
     }
 
     pub fn to_f32(&self) -> Vec<f32> {
-        self.to_f64().into_iter().map(|v| v as f32).collect()
+        match self.dtype {
+            Dtype::F32 => read(&self.bytes, f32::from_le_bytes),
+            _ => self.to_f64().into_iter().map(|v| v as f32).collect(),
+        }
     }
 
     /// Bytes of the slice `i` of the first axis. `i` must be in range.

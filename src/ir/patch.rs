@@ -42,6 +42,8 @@ pub struct Patch {
     edits: Vec<Edit>,
     made: usize,
     reveals: bool,
+    /// Axes of values that become shorter, each with the positions that stay.
+    pub cuts: Vec<(ValueId, usize, Vec<usize>)>,
 }
 
 /// What applying a patch did.
@@ -71,7 +73,7 @@ impl Patch {
     }
 
     fn new(site: &str, at: u32, opset: i64) -> Patch {
-        Patch { site: site.into(), at, opset, edits: Vec::new(), made: 0, reveals: false }
+        Patch { site: site.into(), at, opset, edits: Vec::new(), made: 0, reveals: false, cuts: Vec::new() }
     }
 
     fn name(&self, suffix: &str) -> String {

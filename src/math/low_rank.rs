@@ -2,6 +2,8 @@
 
 use ndarray::{Array2, ArrayView2};
 
+use super::fit::Part;
+use super::solve::{Whitening, ridge};
 use super::svd::{Svd, rank_for_energy, singular_values};
 
 /// How many terms a factorization keeps.
@@ -51,6 +53,28 @@ pub fn factorize(w: ArrayView2<'_, f32>, terms: usize) -> Option<Factors> {
         right: svd.vt * &root.insert_axis(ndarray::Axis(1)),
         error: relative(total - kept, total),
     })
+}
+
+/// The best L (m × r) and R (r × n) with `terms` terms for Y ≈ L R X + b: the least-squares weights, drawn to `prior` by
+/// λ = `lambda` · mean of the diagonal, truncated in the metric of the inputs' moments. (Chen et al. 2021, DRONE; Wang et
+/// al. 2024, SVD-LLM.) `None` if something has no solution.
+pub fn fitted(
+    part: &Part,
+    prior: ArrayView2<'_, f64>,
+    terms: usize,
+    lambda: f64,
+) -> Option<(Array2<f64>, Array2<f64>)> {
+    let best = ridge(&part.fit.xx, &part.fit.yx, Some(&prior.to_owned()), lambda)?;
+    let root = Whitening::new(part.fit.xx.view(), lambda)?;
+    let svd = Svd::leading(root.whiten(best.view())?.view(), terms)?;
+    let right = root.unwhiten(svd.vt.view())?;
+    // Both factors at one scale, term by term.
+    let norms = right.rows().into_iter().map(|r| r.dot(&r).sqrt().max(f64::MIN_POSITIVE)).collect::<Vec<_>>();
+    let scale: Vec<f64> = norms.iter().zip(&svd.sigma).map(|(n, s)| (s / n).sqrt()).collect();
+    let left =
+        Array2::from_shape_fn(svd.u.raw_dim(), |(i, t)| svd.u[(i, t)] * svd.sigma[t] / scale[t].max(f64::MIN_POSITIVE));
+    let right = Array2::from_shape_fn(right.raw_dim(), |(t, j)| right[(t, j)] * scale[t]);
+    Some((left, right))
 }
 
 /// The root of a lost share of the energy.

@@ -3,8 +3,11 @@
 //! Nothing here panics on numbers: what cannot be computed (non-finite input, shapes that do not fit) is `None`. Results
 //! do not depend on the number of threads: work is cut into pieces of fixed size, and sums are taken in a fixed order.
 
+pub mod books;
 pub mod codes;
 mod dense;
+pub mod feedback;
+pub mod fit;
 pub mod kmeans;
 pub mod low_rank;
 pub mod magnitude;
@@ -13,9 +16,10 @@ pub mod separate;
 pub mod solve;
 pub mod svd;
 
+pub use fit::{Fit, Layer};
 pub use kmeans::{Clustering, kmeans_1d};
 pub use low_rank::{Factors, Rank, factorize};
 pub use moments::{Moments, cross, gram};
 pub use separate::Separable;
-pub use solve::{Whitening, cholesky_lower, ridge};
+pub use solve::{Whitening, cholesky_lower, ridge, rows_times};
 pub use svd::{Svd, rank_for_energy};

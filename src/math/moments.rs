@@ -8,6 +8,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
 use ndarray::{Array1, Array2, ArrayView2, s};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 use super::dense::view;
 
@@ -50,7 +51,7 @@ pub struct Moments {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Centred {
     /// C_xx, n × n, symmetric.
-    pub xx: Array2<f64>,
+    pub xx: Arc<Array2<f64>>,
     /// C_yx, m × n.
     pub yx: Array2<f64>,
     /// The diagonal of C_yy, m.
@@ -83,10 +84,7 @@ impl Moments {
         for (sum, row) in self.x.iter_mut().zip(x.rows()) {
             *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
         }
-        for ((sum, square), row) in self.y.iter_mut().zip(&mut self.yy).zip(y.rows()) {
-            *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
-            *square += row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
-        }
+        add_rows(&mut self.y, &mut self.yy, y);
         self.samples += x.ncols();
         Some(())
     }
@@ -95,19 +93,80 @@ impl Moments {
         self.samples
     }
 
-    /// `None` before the first sample, or when a sum is not finite.
-    pub fn centred(&self) -> Option<Centred> {
+    /// The moments about the means, or `about_zero`; means of 0 then. `None` before the first sample, or when a sum is
+    /// not finite.
+    pub fn centred(self, about_zero: bool) -> Option<Centred> {
         if self.samples == 0 {
             return None;
         }
         let n = self.samples as f64;
-        let (x, y) = (&self.x / n, &self.y / n);
-        let mut xx = Array2::from_shape_fn(self.xx.raw_dim(), |(i, j)| self.xx[(i, j)] / n - x[i] * x[j]);
+        let share = if about_zero { 0.0 } else { 1.0 / n };
+        let (x, y) = (self.x * share, self.y * share);
+        let (mut xx, mut yx) = (self.xx, self.yx);
+        for (i, mut row) in xx.rows_mut().into_iter().enumerate() {
+            row.iter_mut().zip(&x).take(i + 1).for_each(|(v, xj)| *v = *v / n - x[i] * xj);
+        }
         mirror(&mut xx);
-        let yx = Array2::from_shape_fn(self.yx.raw_dim(), |(i, j)| self.yx[(i, j)] / n - y[i] * x[j]);
+        for (i, mut row) in yx.rows_mut().into_iter().enumerate() {
+            row.iter_mut().zip(&x).for_each(|(v, xj)| *v = *v / n - y[i] * xj);
+        }
         let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
         let finite = xx.iter().chain(&yx).chain(&yy).all(|v| v.is_finite());
-        finite.then_some(Centred { xx, yx, yy, x, y })
+        finite.then_some(Centred { xx: Arc::new(xx), yx, yy, x, y })
+    }
+}
+
+/// Running sums over other wanted outputs for inputs whose own moments are known.
+#[derive(Debug, Clone)]
+pub struct Retarget {
+    samples: usize,
+    yx: Array2<f64>,
+    yy: Array1<f64>,
+    y: Array1<f64>,
+}
+
+impl Retarget {
+    pub fn new(inputs: usize, outputs: usize) -> Self {
+        Retarget {
+            samples: 0,
+            yx: Array2::zeros((outputs, inputs)),
+            yy: Array1::zeros(outputs),
+            y: Array1::zeros(outputs),
+        }
+    }
+
+    /// As [`Moments::add`].
+    pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Option<()> {
+        if x.ncols() != y.ncols() || x.nrows() != self.yx.ncols() || y.nrows() != self.y.len() {
+            return None;
+        }
+        add(&mut self.yx, y, x, false);
+        add_rows(&mut self.y, &mut self.yy, y);
+        self.samples += x.ncols();
+        Some(())
+    }
+
+    /// The moments with these outputs in place of the old. `None` if there are not as many samples, or not finite ones.
+    pub fn replace(self, old: &Centred, about_zero: bool) -> Option<Centred> {
+        if self.samples == 0 {
+            return None;
+        }
+        let n = self.samples as f64;
+        let y = self.y * if about_zero { 0.0 } else { 1.0 / n };
+        let mut yx = self.yx;
+        for (i, mut row) in yx.rows_mut().into_iter().enumerate() {
+            row.iter_mut().zip(&old.x).for_each(|(v, xj)| *v = *v / n - y[i] * xj);
+        }
+        let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
+        let finite = yx.iter().chain(&yy).all(|v| v.is_finite());
+        finite.then_some(Centred { xx: old.xx.clone(), yx, yy, x: old.x.clone(), y })
+    }
+}
+
+fn add_rows(sum: &mut Array1<f64>, squares: &mut Array1<f64>, rows: ArrayView2<'_, f32>) {
+    for ((sum, square), row) in sum.iter_mut().zip(squares).zip(rows.rows()) {
+        *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+        *square += row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
     }
 }
 
@@ -201,13 +260,13 @@ mod tests {
     fn moments_are_those_of_all_batches() {
         let (x, y) = (data(4, 30, 7), data(3, 30, 5));
         let mut moments = Moments::new(4, 3);
-        assert!(moments.centred().is_none());
+        assert!(moments.clone().centred(false).is_none());
         for (from, to) in [(0, 11), (11, 30)] {
             assert_eq!(moments.add(x.slice(s![.., from..to]), y.slice(s![.., from..to])), Some(()));
         }
         assert_eq!(moments.add(x.slice(s![..3, ..]), y.view()), None);
         assert_eq!(moments.samples(), 30);
-        let got = moments.centred().expect("finite");
+        let got = moments.clone().centred(false).expect("finite");
         let centre = |a: &Array2<f32>| {
             let a = a.mapv(f64::from);
             let mean = a.sum_axis(ndarray::Axis(1)) / 30.0;
@@ -220,6 +279,6 @@ mod tests {
         assert!((&got.x - &xm).iter().chain(&(&got.y - &ym)).all(|d| d.abs() < 1e-12));
 
         moments.add(Array2::from_elem((4, 1), f32::NAN).view(), y.slice(s![.., ..1]));
-        assert!(moments.centred().is_none());
+        assert!(moments.centred(false).is_none());
     }
 }

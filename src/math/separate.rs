@@ -1,6 +1,8 @@
 //! Separable filters: each k-tap slice of a convolution's weight as a few filters and how they are mixed. (Guo et al.,
 //! "Network Decoupling: From Regular to Depthwise Separable Convolutions", BMVC 2018.)
 
+pub mod fitted;
+
 use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
 

@@ -147,6 +147,29 @@ impl Whitening {
     }
 }
 
+/// A B (m × n) of `a` (m × k) and `b` (k × n), whose shapes must fit.
+pub fn times(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
+    match (view(&a), view(&b)) {
+        (Some(a), Some(b)) => array(product(a, b).as_ref()),
+        _ => Array2::zeros((a.nrows(), b.ncols())),
+    }
+}
+
+/// (W X)ᵀ, row-major, of `x` (n × samples) and `w` (m × n): a row of m numbers for each sample. `None` if shapes do not fit.
+pub fn rows_times(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Option<Vec<f32>> {
+    if x.nrows() != w.ncols() {
+        return None;
+    }
+    let (x, w) = (x.reversed_axes(), w.as_standard_layout());
+    let x = x.as_standard_layout();
+    // Columns of W X lie one after the other, as rows of its transpose do.
+    let y = product(view(&w)?, view(&x)?.transpose());
+    let mut out = Vec::with_capacity(y.nrows() * y.ncols());
+    y.col_iter().for_each(|column| out.extend(column.iter()));
+    Some(out)
+}
+
 /// `g` with the ridge on its diagonal.
 fn shifted(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Mat<f64> {
     let n = g.nrows();

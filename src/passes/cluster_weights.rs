@@ -48,17 +48,18 @@
 //! ```
 
 use crate::error::Result;
-use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use};
+use crate::ir::{DType, Graph, NodeId, Op, Patch, Tensor, Use};
 use crate::math::codes::{self, Layout};
 use crate::math::kmeans_1d;
 use crate::passes::options::Selection;
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
+use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict, refit};
 use decoder::Decoder;
 use rayon::prelude::*;
 use serde::Deserialize;
 use std::collections::HashSet;
 
 mod decoder;
+mod fitted;
 
 /// tract folds a constant of at most so many bytes.
 const FOLDABLE: usize = 4 << 20;
@@ -157,20 +158,35 @@ impl Pass for ClusterWeights {
             }
         }
         let axis = axes.first().copied().unwrap_or(0);
-        let Some(clustered) = Clustered::new(tensor, axis, self.levels, self.groups) else {
+        let new =
+            |tensor: &Tensor, weights: Option<&[f32]>| Clustered::new(tensor, axis, self.levels, self.groups, weights);
+        let Some(mut clustered) = new(tensor, None) else {
             return Verdict::skip("it holds numbers that are not finite");
         };
         if clustered.bytes() + NODES >= tensor.byte_len() {
             return Verdict::skip("codes and codebooks would take no fewer bytes");
         }
         let mut patch = Patch::at_value(g, v);
+        let mut note = String::new();
+        if let Some(fitted) = cx.fitted.filter(|f| f.linear.weight == v) {
+            let (found, bias, how) =
+                match fitted::cluster(g, &fitted, tensor, clustered, |t, weights| new(t, Some(weights))) {
+                    Ok(found) => found,
+                    Err(why) => return Verdict::skip(why),
+                };
+            if let Some(Err(why)) = bias.map(|b| refit::set_bias(g, &mut patch, fitted.linear, &b)) {
+                return Verdict::skip(why);
+            }
+            clustered = found;
+            note = format!(", {how}");
+        }
         if self.encode {
             let w = Decoder::new(g, &mut patch, &g.value(v).name).tensor(&clustered, tensor.shape());
             patch.replace(v, w);
         } else {
-            patch.set_constant(v, Tensor::from_floats(tensor.dtype(), tensor.shape(), clustered.weights()));
+            patch.set_constant(v, clustered.tensor(tensor));
         }
-        Ok(Verdict::Patch(patch, self.describe(&clustered, tensor)))
+        Ok(Verdict::Patch(patch, self.describe(&clustered, tensor) + &note))
     }
 }
 
@@ -241,13 +257,13 @@ struct Part {
 }
 
 impl Clustered {
-    /// `None` for no weights, and for weights that are not finite.
-    fn new(tensor: &Tensor, axis: usize, levels: usize, groups: usize) -> Option<Clustered> {
+    /// Centroids take each weight as often as `weights` says. `None` for no weights, and for ones that are not finite.
+    fn new(tensor: &Tensor, axis: usize, levels: usize, groups: usize, weights: Option<&[f32]>) -> Option<Clustered> {
         let values = tensor.as_f32()?;
         let width = tensor.byte_len().checked_div(tensor.len())?;
         let pin_zero = values.iter().filter(|&&w| w == 0.0).count() > values.len() / 100;
         let per_byte = codes::codes_per_byte(levels);
-        let mut rest = &*values;
+        let (mut rest, mut rest_weights) = (&*values, weights);
         let mut jobs = Vec::new();
         let mut layouts = Vec::new();
         for shape in parts(tensor.shape(), FOLDABLE / width.max(4)) {
@@ -257,18 +273,20 @@ impl Clustered {
             let affordable = len.div_ceil(per_byte) / (16 * levels * width);
             let layout = Layout::new(around, per_byte, groups.min(affordable));
             let (here, after) = rest.split_at(len);
-            jobs.extend((0..layout.groups).map(|group| (here, layout, group)));
+            let (here_weights, after_weights) = rest_weights.map(|w| w.split_at(len)).unzip();
+            jobs.extend((0..layout.groups).map(|group| (here, here_weights, layout, group)));
             layouts.push((shape, layout));
-            rest = after;
+            (rest, rest_weights) = (after, after_weights);
         }
-        let cluster = |&(values, layout, group): &(&[f32], Layout, usize)| {
-            let found = kmeans_1d(&layout.group(values, group), None, levels, pin_zero)?;
+        let cluster = |&(values, weights, layout, group): &(&[f32], Option<&[f32]>, Layout, usize)| {
+            let weights = weights.map(|w| layout.group(w, group));
+            let found = kmeans_1d(&layout.group(values, group), weights.as_deref(), levels, pin_zero)?;
             Some((found.centroids, found.codes.into_iter().map(|c| c as u8).collect::<Vec<u8>>()))
         };
         let found: Vec<_> = jobs.par_iter().map(cluster).collect::<Option<_>>()?;
         let used = found.iter().map(|f| f.0.len()).max()?.max(2);
         if used < levels {
-            return Clustered::new(tensor, axis, used, groups);
+            return Clustered::new(tensor, axis, used, groups, weights);
         }
         let mut found = found.into_iter();
         let parts = layouts.into_iter().map(|(shape, layout)| {
@@ -293,6 +311,39 @@ impl Clustered {
             let (books, Layout { groups, run, len }) = (p.books.floats().unwrap_or_default(), p.layout);
             (0..len).map(move |i| books[i / run % groups * levels + p.codes[i] as usize])
         })
+    }
+
+    /// The tensor as it will be.
+    fn tensor(&self, like: &Tensor) -> Tensor {
+        Tensor::from_floats(like.dtype(), like.shape(), self.weights())
+    }
+
+    /// All codebooks, one after the other.
+    fn book(&self) -> Vec<f64> {
+        self.parts.iter().flat_map(|p| p.books.floats().unwrap_or_default()).collect()
+    }
+
+    /// For every weight, where in [`Clustered::book`] its codebook begins.
+    fn bases(&self) -> Vec<u32> {
+        let mut base = 0;
+        let mut out = Vec::new();
+        for Layout { groups, run, len } in self.parts.iter().map(|p| p.layout) {
+            out.extend((0..len).map(|i| (base + i / run % groups * self.levels) as u32));
+            base += groups * self.levels;
+        }
+        out
+    }
+
+    /// Gives the codebooks other numbers, and the weights other codes.
+    fn set(&mut self, book: &[f64], codes: &[u8], dtype: DType) {
+        let (mut book, mut codes) = (book, codes);
+        for part in &mut self.parts {
+            let (mine, rest) = book.split_at(part.layout.groups * self.levels);
+            part.books = Tensor::from_floats(dtype, [part.layout.groups, self.levels], mine.iter().copied());
+            let (own, after) = codes.split_at(part.layout.len);
+            part.codes[..own.len()].copy_from_slice(own);
+            (book, codes) = (rest, after);
+        }
     }
 
     /// Σ (w − w')² / Σ w².

@@ -42,12 +42,12 @@
 
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
-use crate::ir::{Graph, NodeId, Op, Patch};
+use crate::ir::{NodeId, Op, Patch};
 use crate::math::Rank;
 use crate::passes::options::{Selection, Share};
 use crate::passes::split::{self, Half, Weight, factorize, rank_of};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
-use ndarray::{ArrayView2, ArrayView4, ShapeError};
+use ndarray::{Array2, ArrayView2, ArrayView4, ShapeError};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 
@@ -107,12 +107,13 @@ impl Pass for FactorizeConvs {
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
-        Ok(Verdict::of(self.split(cx.graph, n)))
+        Ok(Verdict::of(self.split(cx, n)))
     }
 }
 
 impl FactorizeConvs {
-    fn split(&self, graph: &Graph, n: NodeId) -> Result<(Patch, String), String> {
+    fn split(&self, cx: &Context<'_>, n: NodeId) -> Result<(Patch, String), String> {
+        let graph = cx.graph;
         let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
         let weight = Weight::at(graph, n, 1)?;
         let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
@@ -123,12 +124,27 @@ impl FactorizeConvs {
             return Err("it is 1×1: `factorize-linear` splits it".into());
         }
         let whole = conv.grouped(&kernel, 1);
+        let mut b = None;
+        let fit = |factors: &mut (Array2<f32>, Array2<f32>), what: &mut String, b: &mut Option<Vec<f64>>| {
+            let Some(fitted) = &cx.fitted else { return Ok(()) };
+            let plain = factors.0.dot(&factors.1).mapv(f64::from);
+            if let Some((left, right, bias)) = split::fit_factors(graph, fitted, plain, factors.0.ncols(), what)? {
+                *factors = (left.mapv(|v| v as f32), right.mapv(|v| v as f32));
+                *b = Some(bias);
+            }
+            Ok::<_, String>(())
+        };
         let (what, halves) = match (self.scheme, kernel.size.as_slice()) {
             (Scheme::Spatial, &[height, width]) => self.spatial(&whole, &kernel, [height, width], &weight)?,
             (Scheme::Spatial, _) => return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into()),
-            (Scheme::Channel, _) => self.channel(whole, &kernel, &weight)?,
+            (Scheme::Channel, _) => {
+                let (mut factors, mut what) = self.channel(&kernel, &weight)?;
+                fit(&mut factors, &mut what, &mut b)?;
+                (what, channel_halves(whole, &kernel, &weight, factors))
+            }
         };
-        Ok((split::patch(graph, n, 1, halves)?, what))
+        let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
+        Ok((split::patch(graph, n, 1, halves, bias)?, what))
     }
 
     /// By the rank of the weight as a matrix C·k_h × M·k_w.
@@ -154,17 +170,25 @@ impl FactorizeConvs {
     }
 
     /// By the rank of the weight as a matrix M × C·k….
-    fn channel(&self, whole: Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<(String, [Half; 2]), String> {
-        let Kernel { outputs, inputs, ref size, .. } = *kernel;
-        let w = ArrayView2::from_shape((outputs, inputs * kernel.taps()), &weight.data).map_err(|e| e.to_string())?;
+    fn channel(&self, kernel: &Kernel, weight: &Weight<'_>) -> Result<((Array2<f32>, Array2<f32>), String), String> {
+        let (outputs, inputs) = (kernel.outputs, kernel.inputs * kernel.taps());
+        let w = ArrayView2::from_shape((outputs, inputs), &weight.data).map_err(|e| e.to_string())?;
         let (factors, what) = factorize(self.rank, w, weight)?;
-        let (rank, axes) = (factors.left.ncols(), size.len());
-        let down = weight.like([&[rank, inputs], size.as_slice()].concat(), factors.right);
-        let up = weight.like([&[outputs, rank], vec![1; axes].as_slice()].concat(), factors.left);
-        let pointwise = Conv::pointwise(axes, 1).into();
-        Ok((
-            what,
-            [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }],
-        ))
+        Ok(((factors.left, factors.right), what))
     }
+}
+
+/// A convolution to as many channels as there are terms, then a 1×1.
+fn channel_halves(
+    whole: Conv,
+    kernel: &Kernel,
+    weight: &Weight<'_>,
+    (left, right): (Array2<f32>, Array2<f32>),
+) -> [Half; 2] {
+    let Kernel { outputs, inputs, ref size, .. } = *kernel;
+    let (rank, axes) = (left.ncols(), size.len());
+    let down = weight.like([&[rank, inputs], size.as_slice()].concat(), right.iter().copied());
+    let up = weight.like([&[outputs, rank], vec![1; axes].as_slice()].concat(), left.iter().copied());
+    let pointwise = Conv::pointwise(axes, 1).into();
+    [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }]
 }

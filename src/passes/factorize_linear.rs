@@ -40,7 +40,7 @@
 use crate::error::Result;
 use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
-use crate::ir::{Graph, NodeId, Op, Patch};
+use crate::ir::{NodeId, Op, Patch};
 use crate::math::Rank;
 use crate::passes::options::{Selection, Share};
 use crate::passes::split::{self, Half, Weight, factorize, rank_of};
@@ -108,12 +108,13 @@ impl Pass for FactorizeLinear {
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
-        Ok(Verdict::of(self.split(cx.graph, n)))
+        Ok(Verdict::of(self.split(cx, n)))
     }
 }
 
 impl FactorizeLinear {
-    fn split(&self, graph: &Graph, n: NodeId) -> Result<(Patch, String), String> {
+    fn split(&self, cx: &Context<'_>, n: NodeId) -> Result<(Patch, String), String> {
+        let graph = cx.graph;
         let (slot, _) = options::weight(graph, n).ok_or("it has no constant weight")?;
         let weight = Weight::at(graph, n, slot)?;
         let &[rows, columns, ref rest @ ..] = weight.tensor.shape() else {
@@ -144,13 +145,26 @@ impl FactorizeLinear {
             return Err(format!("its weight is {rows} × {columns}, narrower than `min-side` = {}", self.min_side));
         }
         let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
-        let (factors, what) = factorize(self.rank, w, &weight)?;
-        let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; rest.len()]].concat(), f);
+        let (mut factors, mut what) = factorize(self.rank, w, &weight)?;
+        let mut bias = None;
+        if let Some(fitted) = &cx.fitted {
+            let plain = factors.left.dot(&factors.right).mapv(f64::from);
+            let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
+            let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
+            if let Some((left, right, b)) = split::fit_factors(graph, fitted, plain, factors.left.ncols(), &mut what)? {
+                let (left, right) = (left.mapv(|v| (v / scale) as f32), right.mapv(|v| v as f32));
+                let pair = if sums_rows { (right.reversed_axes(), left.reversed_axes()) } else { (left, right) };
+                (factors.left, factors.right) = pair;
+                bias = Some(b);
+            }
+        }
+        let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; rest.len()]].concat(), f.iter().copied());
         let (left, right) = (tensor(factors.left), tensor(factors.right));
         let [down, up] = if sums_rows { [left, right] } else { [right, left] };
         let [first, second] = ops;
         let halves = [Half { suffix: "down", op: first, weight: down }, Half { suffix: "up", op: second, weight: up }];
-        Ok((split::patch(graph, n, slot, halves)?, what))
+        let bias = cx.fitted.as_ref().zip(bias.as_deref()).map(|(fitted, b)| (fitted.linear, b));
+        Ok((split::patch(graph, n, slot, halves, bias)?, what))
     }
 }
 

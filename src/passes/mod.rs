@@ -17,14 +17,18 @@ mod merge_duplicates;
 pub mod options;
 mod prune_channels;
 mod prune_weights;
+pub mod refit;
 mod remove_no_ops;
 mod remove_unused;
 mod separate_convs;
 mod split;
 
 use crate::analysis::cost::Cost;
+use crate::analysis::linear::Linear;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
+use crate::math::Layer;
+use crate::math::fit::Fit;
 use options::{OptionsError, Selected, Selection};
 use std::fmt;
 
@@ -151,6 +155,18 @@ pub struct Context<'a> {
     pub graph: &'a Graph,
     /// What the recipe selects, for passes that weigh sites against each other; the driver sees to single sites.
     pub selected: &'a Selected<'a>,
+    /// What calibration data says of the layer at the site, if there is any.
+    pub fitted: Option<Fitted<'a>>,
+}
+
+/// A layer with the moments of what it reads and what its teacher gives there.
+#[derive(Clone, Copy)]
+pub struct Fitted<'a> {
+    pub linear: &'a Linear,
+    pub layer: &'a Layer,
+    /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
+    /// the teacher's own will do.
+    pub retarget: Option<&'a dyn Fn(&Layer, &Fit) -> Option<Layer>>,
 }
 
 /// A named rewrite. A pass's struct is its options.

@@ -129,10 +129,21 @@ pub struct Selection {
     pub skip_last: usize,
     /// Layers with fewer weights are left alone.
     pub min_weights: usize,
+    /// Whether calibration data, if there is any, may change weights.
+    pub repair: Repair,
+}
+
+/// What calibration data is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Repair {
+    /// Fitting the weights of what a step changed, and of the layers behind it.
+    #[default]
+    Full,
+    None,
 }
 
 impl Selection {
-    pub const KEYS: [&str; 5] = ["skip", "only", "skip-first", "skip-last", "min-weights"];
+    pub const KEYS: [&str; 6] = ["skip", "only", "skip-first", "skip-last", "min-weights", "repair"];
 
     /// Takes the selection's keys out of a step's table; what the table does not say stays as it is.
     ///
@@ -166,6 +177,12 @@ impl Selection {
                 Some(toml::Value::Integer(i)) if i >= 0 => *count = i as usize,
                 Some(_) => return Err(wrong(key, "a number, 0 or more")),
             }
+        }
+        match table.remove("repair").as_ref().map(|v| v.as_str()) {
+            None => {}
+            Some(Some("full")) => self.repair = Repair::Full,
+            Some(Some("none")) => self.repair = Repair::None,
+            Some(_) => return Err(wrong("repair", "\"full\" or \"none\"")),
         }
         Ok(self)
     }
@@ -248,6 +265,16 @@ pub struct Selected<'a> {
 }
 
 impl Selected<'_> {
+    /// Whether the step may fit weights to calibration data.
+    pub fn repairs(&self) -> bool {
+        self.rule.repair == Repair::Full
+    }
+
+    /// Whether `skip` names a node: then its weights stay, too.
+    pub fn skips(&self, node: NodeId) -> bool {
+        self.skip.contains(&node)
+    }
+
     /// Why the selection leaves a site alone, if it does.
     pub fn refuses(&self, graph: &Graph, site: &Site) -> Option<String> {
         let nodes = site.nodes(graph);

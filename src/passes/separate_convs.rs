@@ -42,13 +42,18 @@
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
-use crate::math::Separable;
+use crate::math::fit::Fit;
+use crate::math::separate::fitted::Mixed;
+use crate::math::{Layer, Separable, separate};
 use crate::passes::options::{Selection, Share, one_of};
 use crate::passes::split::{self, Half, NO_SVD, Weight, note};
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
-use ndarray::{ArrayView3, ArrayView4};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Site, Verdict, refit};
+use ndarray::{Array3, ArrayView3, ArrayView4, Axis};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
+
+/// Rounds in which every channel's filters are fitted to what the others leave over.
+const SWEEPS: usize = 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
@@ -117,12 +122,13 @@ impl Pass for SeparateConvs {
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
-        Ok(Verdict::of(self.split(cx.graph, n)))
+        Ok(Verdict::of(self.split(cx, n)))
     }
 }
 
 impl SeparateConvs {
-    fn split(&self, graph: &Graph, n: NodeId) -> Result<(Patch, String), String> {
+    fn split(&self, cx: &Context<'_>, n: NodeId) -> Result<(Patch, String), String> {
+        let graph = cx.graph;
         let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
         let weight = Weight::at(graph, n, 1)?;
         let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
@@ -132,19 +138,26 @@ impl SeparateConvs {
         if kernel.taps() == 1 {
             return Err("it is 1×1: there is nothing spatial to split off".into());
         }
-        let form = self.form(conv, &kernel, &weight).ok_or(NO_SVD)?;
+        let form = self.form(conv, &kernel, &weight, cx.fitted.is_some()).ok_or(NO_SVD)?;
         let (order, rank, full) = (form.order(), form.terms, form.separable.full());
         if let Some(why) = weight.refuses(rank, full, form.parameters_a_term()) {
             return Err(format!("{order}, {why}"));
         }
-        let halves = form.halves(conv, &weight).ok_or(NO_SVD)?;
+        let (filters, mixes) = (form.separable.filters(rank), form.separable.mixes(rank));
         let parameters = (weight.tensor.len(), form.parameters());
-        let what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
-        Ok((split::patch(graph, n, 1, halves)?, what))
+        let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
+        let Some(fitted) = cx.fitted.filter(|_| form.first == First::Depthwise) else {
+            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+            return Ok((split::patch(graph, n, 1, halves, None)?, what));
+        };
+        let (mixed, b) = fit(graph, &fitted, &form, &mut what)?;
+        let (filters, mixes) = (mixed.filters.mapv(|v| v as f32), mixed.mixes.mapv(|v| v as f32));
+        let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+        Ok((split::patch(graph, n, 1, halves, Some((fitted.linear, &b)))?, what))
     }
 
     /// The form that the options ask for. `None` if the decomposition fails.
-    fn form<'a>(&self, conv: &Conv, kernel: &'a Kernel, weight: &Weight<'_>) -> Option<Form<'a>> {
+    fn form<'a>(&self, conv: &Conv, kernel: &'a Kernel, weight: &Weight<'_>, data: bool) -> Option<Form<'a>> {
         let form = |first| {
             let separable = decompose(first, kernel, &weight.data)?;
             let terms = match self.terms {
@@ -157,8 +170,9 @@ impl SeparateConvs {
         match self.order {
             Order::PointwiseFirst => return form(First::Pointwise),
             Order::DepthwiseFirst => return form(First::Depthwise),
-            // Pointwise first, the 1×1 would run at all positions, also those between the strides.
-            Order::Auto if strided => return form(First::Depthwise),
+            // Pointwise first, the 1×1 would run at all positions, also those between the strides, and its filters cannot
+            // be found from the moments of the input.
+            Order::Auto if strided || data => return form(First::Depthwise),
             Order::Auto => {}
         }
         let (depthwise, mut pointwise) = (form(First::Depthwise)?, form(First::Pointwise)?);
@@ -173,6 +187,42 @@ impl SeparateConvs {
         };
         Some(if better { pointwise } else { depthwise })
     }
+}
+
+/// The filters and mixes that the data asks for, depthwise first, and the bias that goes with them; plain ones if those
+/// are no better on what was held back. (Sequential repair toward the teacher's outputs, as in He et al. 2017, Channel
+/// Pruning, for separable filters.)
+fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -> Result<(Mixed, Vec<f64>), String> {
+    let linear = fitted.linear;
+    let current = refit::current(graph, linear)?;
+    let (taps, terms, channels) = (linear.taps, form.terms, linear.inputs / linear.taps);
+    let by_group = |all: Array3<f32>| {
+        all.mapv(f64::from).axis_chunks_iter(Axis(0), channels).map(|a| a.to_owned()).collect::<Vec<_>>()
+    };
+    let (filters, mixes) = (by_group(form.separable.filters(terms)), by_group(form.separable.mixes(terms)));
+    let plain: Vec<Mixed> = filters.into_iter().zip(mixes).map(|(filters, mixes)| Mixed { filters, mixes }).collect();
+    let products = |mixed: &[Mixed]| mixed.iter().map(Mixed::product).collect::<Vec<_>>();
+    let before = Fit { w: products(&plain), b: current.b.clone() };
+    let solve = |layer: &Layer, from: Option<&Vec<Mixed>>| {
+        let groups = layer.parts.iter().zip(&current.w).enumerate();
+        let found: Vec<Mixed> = groups
+            .map(|(g, (p, w))| separate::fitted::fitted(p, w.view(), taps, terms, SWEEPS, from.map(|f| &f[g])))
+            .collect::<Option<_>>()?;
+        layer.best_ridge(|lambda| {
+            let parts = layer.parts.iter().zip(&found);
+            let mixed: Vec<Mixed> = parts.map(|(p, m)| separate::fitted::mix(p, m, lambda)).collect::<Option<_>>()?;
+            let fit = layer.with_bias(products(&mixed));
+            Some((mixed, fit))
+        })
+    };
+    let chosen = refit::settle(fitted, &before, solve);
+    what.push_str(&format!(", {}", chosen.note()));
+    let (fit, mixed) = chosen.repaired.unwrap_or((before, plain));
+    let join = |get: fn(&Mixed) -> &Array3<f64>| {
+        let views: Vec<_> = mixed.iter().map(|m| get(m).view()).collect();
+        ndarray::concatenate(Axis(0), &views).map_err(|e| e.to_string())
+    };
+    Ok((Mixed { filters: join(|m| &m.filters)?, mixes: join(|m| &m.mixes)? }, fit.b))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,24 +276,30 @@ impl Form<'_> {
         self.terms * self.parameters_a_term()
     }
 
-    fn halves(&self, conv: &Conv, weight: &Weight<'_>) -> Option<[Half; 2]> {
+    /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
+    fn halves(
+        &self,
+        conv: &Conv,
+        weight: &Weight<'_>,
+        filters: ArrayView3<'_, f32>,
+        mixes: ArrayView3<'_, f32>,
+    ) -> Option<[Half; 2]> {
         let (kernel, terms, channels) = (self.kernel, self.terms, self.channels());
         let Kernel { outputs, inputs, groups, .. } = *kernel;
         let shape = |to: usize, from: usize, size: &[usize]| [&[to, from], size].concat();
         let ones = vec![1; kernel.size.len()];
-        let (filters, mixes) = (self.separable.filters(terms), self.separable.mixes(terms));
         let (spatial_weight, mixing_weight) = match self.first {
             First::Depthwise => {
                 // By input channel and term to, for each output, the input channels of its group and their terms.
                 let by_group = mixes.to_shape((groups, inputs, outputs / groups, terms)).ok()?;
                 let by_output = by_group.view().permuted_axes([0, 2, 1, 3]);
                 let mixing = weight.like(shape(outputs, inputs * terms, &ones), by_output.iter().copied());
-                (weight.like(shape(channels * terms, 1, &kernel.size), filters), mixing)
+                (weight.like(shape(channels * terms, 1, &kernel.size), filters.iter().copied()), mixing)
             }
             First::Pointwise => {
-                let by_term = mixes.view().permuted_axes([0, 2, 1]);
+                let by_term = mixes.permuted_axes([0, 2, 1]);
                 let mixing = weight.like(shape(outputs * terms, inputs, &ones), by_term.iter().copied());
-                (weight.like(shape(outputs, terms, &kernel.size), filters), mixing)
+                (weight.like(shape(outputs, terms, &kernel.size), filters.iter().copied()), mixing)
             }
         };
         let spatial = Half { suffix: "dw", op: conv.grouped(kernel, channels).into(), weight: spatial_weight };
@@ -276,7 +332,9 @@ mod tests {
         for first in [First::Depthwise, First::Pointwise] {
             let separable = decompose(first, &kernel, &weight.data).unwrap();
             let terms = separable.full();
-            let halves = Form { first, kernel: &kernel, separable, terms }.halves(conv, &weight).unwrap();
+            let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
+            let form = Form { first, kernel: &kernel, separable, terms };
+            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).unwrap();
             let [a, b] = halves.map(|h| h.weight.as_f32().unwrap().into_owned());
             for (at, w) in weight.data.iter().enumerate() {
                 let (output, input, tap) = (at / 18, at / 6 % 3, at % 6);

@@ -1,9 +1,12 @@
 //! What the passes share that put two layers, with factors of the weight, in the place of one.
 
+use crate::analysis::linear::{Bias, Linear};
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
-use crate::math::{self, Factors, Rank};
+use crate::math::fit::Fit;
+use crate::math::{self, Factors, Layer, Rank, low_rank};
 use crate::passes::options::{Share, one_of};
-use ndarray::ArrayView2;
+use crate::passes::{Fitted, refit};
+use ndarray::{Array2, ArrayView2};
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
@@ -90,6 +93,32 @@ pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Res
     Ok((factors, what))
 }
 
+/// The factors that calibration data asks for, as W = L R of the layer's outputs × inputs, and its bias; none if they are
+/// no better than the plain ones `before` on what was held back. Adds to `what` how it went.
+///
+/// # Errors
+/// If the layer cannot be computed with.
+pub fn fit_factors(
+    graph: &Graph,
+    fitted: &Fitted<'_>,
+    before: Array2<f64>,
+    terms: usize,
+    what: &mut String,
+) -> Result<Option<(Array2<f64>, Array2<f64>, Vec<f64>)>, String> {
+    let current = refit::current(graph, fitted.linear)?;
+    let before = Fit { w: vec![before], b: current.b.clone() };
+    let solve = |layer: &Layer, _: Option<&(Array2<f64>, Array2<f64>)>| {
+        layer.best_ridge(|lambda| {
+            let (left, right) = low_rank::fitted(layer.parts.first()?, current.w.first()?.view(), terms, lambda)?;
+            let fit = layer.with_bias(vec![left.dot(&right)]);
+            Some(((left, right), fit))
+        })
+    };
+    let chosen = refit::settle(fitted, &before, solve);
+    what.push_str(&format!(", {}", chosen.note()));
+    Ok(chosen.repaired.map(|(fit, (left, right))| (left, right, fit.b)))
+}
+
 /// One of the two layers: the suffix of its name, its operator and its weight.
 pub struct Half {
     pub suffix: &'static str,
@@ -98,14 +127,30 @@ pub struct Half {
 }
 
 /// Puts two layers in the place of a Conv, Gemm or MatMul whose weight is at `slot`. The first reads what it read, the
-/// second has its bias.
+/// second has its bias, or `bias` instead.
 ///
 /// # Errors
 /// If a malformed node lacks its input or output.
-pub fn patch(graph: &Graph, n: NodeId, slot: usize, halves: [Half; 2]) -> Result<Patch, String> {
+pub fn patch(
+    graph: &Graph,
+    n: NodeId,
+    slot: usize,
+    halves: [Half; 2],
+    bias: Option<(&Linear, &[f64])>,
+) -> Result<Patch, String> {
     let mut patch = Patch::at_node(graph, n);
     let mut data = Ref::Old(graph.input(n, 1 - slot).ok_or("it has no input")?);
-    let bias = graph.input(n, 2).map(Ref::Old);
+    let own = bias.filter(|(linear, _)| matches!(linear.bias, Bias::At { node, .. } if node == n));
+    if let (Some((linear, b)), None) = (bias, own) {
+        refit::set_bias(graph, &mut patch, linear, b)?;
+    }
+    let bias = match own {
+        Some((linear, b)) => {
+            let bias = refit::finite(linear.bias_tensor(graph, b).ok_or("its bias has no type")?)?;
+            Some(patch.constant("bias", bias))
+        }
+        None => graph.input(n, 2).map(Ref::Old),
+    };
     for (i, half) in halves.into_iter().enumerate() {
         let last = i == 1;
         // Before opset 11 Gemm has to have its third input.

@@ -1,0 +1,295 @@
+//! Layers as Y = W X + b: what Conv, Gemm and MatMul with a constant weight have in common for whoever fits weights.
+//!
+//! X has a row for each input that an output is summed over (for a convolution im2col: input channel, then tap) and a
+//! column for each sample and position; W has a row for each output. A convolution in groups is one such layer a group.
+
+use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::conv::{AutoPad, Conv, Kernel};
+use crate::ir::op::gemm::Gemm;
+use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
+use ndarray::Array2;
+
+/// A layer of a graph.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    pub node: NodeId,
+    /// The value that it reads, and the one that it makes, its bias added.
+    pub x: ValueId,
+    pub y: ValueId,
+    /// The input slot of its weight.
+    pub slot: usize,
+    pub weight: ValueId,
+    pub bias: Bias,
+    pub groups: usize,
+    /// Rows of W, of one group.
+    pub outputs: usize,
+    /// Columns of W, of one group.
+    pub inputs: usize,
+    /// Weights between one input channel and one output channel.
+    pub taps: usize,
+    form: Form,
+}
+
+/// Where a layer's bias is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bias {
+    /// At an input slot of a node: the layer's, or the Add behind a MatMul. The layer adds `scale` times it.
+    At { node: NodeId, slot: usize, value: Option<ValueId>, scale: f64 },
+    /// The layer can have none.
+    None,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    Conv(Conv, Kernel),
+    Gemm(Gemm),
+    MatMul,
+}
+
+impl Linear {
+    /// Reads a node as a layer.
+    ///
+    /// # Errors
+    /// Why it is none that weights can be fitted for.
+    pub fn of(graph: &Graph, node: NodeId) -> Result<Linear, String> {
+        let constant = |v: ValueId| graph.value(v).constant();
+        let weight = graph.input(node, 1).ok_or("it has no weight")?;
+        let tensor = constant(weight).ok_or("its weight, the second input, is not constant")?;
+        if !tensor.dtype().is_float() {
+            return Err(format!("its weight is {}, not float", tensor.dtype()));
+        }
+        if graph.node(node).inconsistent {
+            return Err("the file contradicts the operator's definition here".into());
+        }
+        let x = graph.input(node, 0).ok_or("it has no input")?;
+        let y = graph.output(node).ok_or("it has no output")?;
+        let own = |scale: f64| Bias::At { node, slot: 2, value: graph.input(node, 2), scale };
+        let (groups, outputs, inputs, taps, form, bias, y) = match &graph.node(node).op {
+            Op::Conv(conv) => {
+                let kernel = conv.kernel(tensor.shape()).ok_or("its weight does not divide into its groups")?;
+                let (groups, taps) = (kernel.groups, kernel.taps());
+                let (outputs, inputs) = (kernel.outputs / groups, kernel.inputs * taps);
+                (groups, outputs, inputs, taps, Form::Conv(conv.clone(), kernel), own(1.0), y)
+            }
+            Op::Gemm(gemm) => {
+                let &[a, b] = tensor.shape() else { return Err("its weight is no matrix".into()) };
+                let (inputs, outputs) = if gemm.trans_b { (b, a) } else { (a, b) };
+                if gemm.alpha == 0.0 || gemm.beta == 0.0 {
+                    return Err("it multiplies by 0".into());
+                }
+                (1, outputs, inputs, 1, Form::Gemm(gemm.clone()), own(gemm.beta.into()), y)
+            }
+            Op::MatMul(_) => {
+                let &[inputs, outputs] = tensor.shape() else { return Err("its weight is no matrix".into()) };
+                let (bias, y) = added(graph, y, outputs).unwrap_or((Bias::None, y));
+                (1, outputs, inputs, 1, Form::MatMul, bias, y)
+            }
+            _ => return Err(format!("{} is no layer that weights can be fitted for", graph.node(node).kind())),
+        };
+        if let Bias::At { value: Some(v), .. } = bias
+            && constant(v).is_none_or(|t| !t.dtype().is_float())
+        {
+            return Err("its bias is not constant".into());
+        }
+        if outputs == 0 || inputs == 0 {
+            return Err("its weight has no elements".into());
+        }
+        Ok(Linear { node, x, y, slot: 1, weight, bias, groups, outputs, inputs, taps, form })
+    }
+
+    /// The axis of Y that counts the outputs of all groups.
+    pub fn channel_axis(&self, rank: usize) -> usize {
+        if let Form::Conv(..) = self.form { 1 } else { rank.saturating_sub(1) }
+    }
+
+    /// W, by group. `None` if the tensor has not the layer's shape.
+    pub fn matrices(&self, weight: &Tensor) -> Option<Vec<Array2<f64>>> {
+        let values = weight.floats()?;
+        let whole = values.len() == self.groups * self.outputs * self.inputs;
+        let group = |places: Array2<u32>| places.mapv(|at| values[at as usize] * self.scale());
+        whole.then(|| self.places().into_iter().map(group).collect())
+    }
+
+    /// The weight of that type and shape with these matrices.
+    pub fn tensor(&self, dtype: DType, shape: &[usize], matrices: &[Array2<f64>]) -> Tensor {
+        let mut values = vec![0.0; self.groups * self.outputs * self.inputs];
+        for (places, w) in self.places().iter().zip(matrices) {
+            places.iter().zip(w).for_each(|(&at, w)| values[at as usize] = w / self.scale());
+        }
+        Tensor::from_floats(dtype, shape, values)
+    }
+
+    /// What the layer multiplies its weight by.
+    pub fn scale(&self) -> f64 {
+        if let Form::Gemm(g) = &self.form { g.alpha.into() } else { 1.0 }
+    }
+
+    /// Where in the weight, row-major, each number of the matrices is.
+    pub fn places(&self) -> Vec<Array2<u32>> {
+        let (m, n) = (self.outputs, self.inputs);
+        let by_input = match &self.form {
+            Form::Conv(..) => false,
+            Form::Gemm(g) => !g.trans_b,
+            Form::MatMul => true,
+        };
+        let place = |group: usize, o: usize, i: usize| if by_input { i * m + o } else { (group * m + o) * n + i };
+        (0..self.groups).map(|g| Array2::from_shape_fn((m, n), |(o, i)| place(g, o, i) as u32)).collect()
+    }
+
+    /// b, of all groups; zeros where there is none. `None` if it is not one number, or one an output.
+    pub fn biases(&self, graph: &Graph) -> Option<Vec<f64>> {
+        let outputs = self.groups * self.outputs;
+        let Bias::At { value: Some(v), scale, .. } = self.bias else { return Some(vec![0.0; outputs]) };
+        let values = graph.value(v).constant()?.floats()?;
+        match values.len() {
+            1 => Some(vec![values[0] * scale; outputs]),
+            n if n == outputs => Some(values.iter().map(|b| b * scale).collect()),
+            _ => None,
+        }
+    }
+
+    /// The bias tensor for these numbers, in the weight's type; `None` where the layer can have none.
+    pub fn bias_tensor(&self, graph: &Graph, b: &[f64]) -> Option<Tensor> {
+        let Bias::At { value, scale, .. } = self.bias else { return None };
+        let dtype = graph.value(self.weight).constant()?.dtype();
+        let old = value.and_then(|v| graph.value(v).constant()).filter(|t| t.len() == b.len());
+        let shape = old.map_or(vec![b.len()], |t| t.shape().to_vec());
+        Some(Tensor::from_floats(dtype, shape, b.iter().map(|b| b / scale)))
+    }
+
+    /// Rows of Xᵀ, one a sample and position of those that `taken` takes, of one group, put behind those in `out`. `x` is a
+    /// value of shape `shape`. `None` if it does not fit.
+    pub fn columns(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        group: usize,
+        taken: &dyn Fn(usize) -> bool,
+        out: &mut Vec<f32>,
+    ) -> Option<()> {
+        match &self.form {
+            Form::Conv(conv, kernel) => return im2col(conv, kernel, x, shape, group, taken, out),
+            Form::Gemm(g) if g.trans_a => {
+                let &[n, samples] = shape else { return None };
+                let rows = (0..samples).filter(|&s| n == self.inputs && taken(s));
+                rows.for_each(|s| out.extend((0..n).map(|i| x[i * samples + s])));
+            }
+            _ if shape.last() != Some(&self.inputs) => return None,
+            _ => x.chunks(self.inputs).enumerate().filter(|r| taken(r.0)).for_each(|r| out.extend_from_slice(r.1)),
+        }
+        Some(())
+    }
+
+    /// Rows of Yᵀ of one group, put behind those in `out`: `y` is a value of shape `shape`, of whose channels those in
+    /// `kept` count (all, if `None`).
+    pub fn targets(
+        &self,
+        y: &[f32],
+        shape: &[usize],
+        kept: Option<&[usize]>,
+        group: usize,
+        taken: &dyn Fn(usize) -> bool,
+        out: &mut Vec<f32>,
+    ) -> Option<()> {
+        let axis = self.channel_axis(shape.len());
+        let (&all, inner) = (shape.get(axis)?, shape[axis + 1..].iter().product::<usize>());
+        let outer: usize = shape[..axis].iter().product();
+        let mine = group * self.outputs..(group + 1) * self.outputs;
+        let channels: Vec<usize> = match kept {
+            Some(kept) => kept.get(mine)?.to_vec(),
+            None => (mine.end <= all).then(|| mine.collect())?,
+        };
+        if channels.iter().any(|&c| c >= all) || y.len() != outer * all * inner {
+            return None;
+        }
+        for (o, i) in (0..outer * inner).filter(|&row| taken(row)).map(|row| (row / inner, row % inner)) {
+            out.extend(channels.iter().map(|&c| y[(o * all + c) * inner + i]));
+        }
+        Some(())
+    }
+}
+
+/// The Add of a constant vector that alone reads a MatMul's result.
+fn added(graph: &Graph, y: ValueId, outputs: usize) -> Option<(Bias, ValueId)> {
+    let node = graph.sole_use(y)?.node();
+    if !matches!(graph.node(node).op, Op::Binary(Binary(Kind::Add))) || graph.is_held(y) {
+        return None;
+    }
+    let slot = (0..2).find(|&s| graph.input(node, s) != Some(y))?;
+    let value = graph.input(node, slot)?;
+    let vector = graph.value(value).constant().is_some_and(|t| t.shape() == [outputs]);
+    vector.then_some((Bias::At { node, slot, value: Some(value), scale: 1.0 }, graph.output(node)?))
+}
+
+/// Padding before an axis of size `n`; with `auto_pad` it is what `windows` windows need. (ONNX Operators, Conv.)
+fn pad_before(conv: &Conv, axis: usize, axes: usize, n: i64, k: i64, windows: i64) -> i64 {
+    let extent = (k - 1) * conv.window.dilation(axis) + 1;
+    let all = ((windows - 1) * conv.window.stride(axis) + extent - n).max(0);
+    match conv.window.auto_pad {
+        AutoPad::NotSet => conv.window.pad(axis, axes).0,
+        AutoPad::Valid => 0,
+        AutoPad::SameUpper => all / 2,
+        AutoPad::SameLower => all - all / 2,
+    }
+}
+
+/// ONNX Operators, Conv: windows in row-major order of their positions.
+fn im2col(
+    conv: &Conv,
+    kernel: &Kernel,
+    x: &[f32],
+    shape: &[usize],
+    group: usize,
+    taken: &dyn Fn(usize) -> bool,
+    out: &mut Vec<f32>,
+) -> Option<()> {
+    let [batch, channels, size @ ..] = shape else { return None };
+    let axes = size.len();
+    if axes != kernel.size.len() || *channels != kernel.inputs * kernel.groups {
+        return None;
+    }
+    let area: usize = size.iter().product();
+    // For every spatial axis, the input position of each tap of each window.
+    let mut taps: Vec<Vec<Vec<Option<usize>>>> = Vec::new();
+    for (axis, (&n, &k)) in size.iter().zip(&kernel.size).enumerate() {
+        let windows = conv.window.output(axis, axes, &crate::ir::Dim::Known(n as u64), k as u64).ok()?.known()?;
+        let begin = pad_before(conv, axis, axes, n as i64, k as i64, windows as i64);
+        let at = |window: i64, tap: i64| {
+            let i = window * conv.window.stride(axis) + tap * conv.window.dilation(axis) - begin;
+            usize::try_from(i).ok().filter(|&i| i < n)
+        };
+        taps.push((0..windows as i64).map(|w| (0..k as i64).map(|t| at(w, t)).collect()).collect());
+    }
+    let windows: usize = taps.iter().map(Vec::len).product();
+    // Offsets of one window's taps in one channel, for every window.
+    let mut offsets: Vec<Option<usize>> = Vec::with_capacity(windows * kernel.taps());
+    for window in 0..windows {
+        let mut rest = window;
+        let mut at = vec![0; axes];
+        for axis in (0..axes).rev() {
+            at[axis] = rest % taps[axis].len();
+            rest /= taps[axis].len();
+        }
+        for tap in 0..kernel.taps() {
+            let (mut rest, mut offset, mut step) = (tap, Some(0), 1);
+            for axis in (0..axes).rev() {
+                let place = taps[axis][at[axis]][rest % kernel.size[axis]];
+                rest /= kernel.size[axis];
+                offset = offset.zip(place).map(|(o, p)| o + p * step);
+                step *= size[axis];
+            }
+            offsets.push(offset);
+        }
+    }
+    for b in 0..*batch {
+        let first = (b * channels + group * kernel.inputs) * area;
+        let rows = offsets.chunks(kernel.taps()).enumerate().filter(|(w, _)| taken(b * windows + w));
+        for (_, window) in rows {
+            for c in 0..kernel.inputs {
+                let plane = x.get(first + c * area..first + (c + 1) * area)?;
+                out.extend(window.iter().map(|o| o.map_or(0.0, |o| plane[o])));
+            }
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,348 @@
+//! Calibration: what a network's layers see on real data, student and teacher side by side.
+//!
+//! [`Walk`] goes through a student once, layer by layer in the order they run. What a layer reads comes from the student as
+//! it is by then, what it should give from the teacher, so that every layer also makes up for what was lost before it.
+//! Values between layers wait on disk: memory holds the moments of one layer and a few samples, whatever their number.
+
+mod side;
+mod spool;
+
+use crate::analysis::linear::{Bias, Linear};
+use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
+use crate::error::{Error, Result};
+use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::{Graph, Model, NodeId, Op, ValueId};
+use crate::math::fit::Fit;
+use crate::math::moments::Retarget;
+use crate::math::{self, Layer, Moments};
+use ndarray::ArrayView2;
+use side::Side;
+use std::collections::{HashMap, HashSet};
+
+/// One chunk in so many is held back from fitting.
+const HELD_BACK: usize = 10;
+/// Elements of X that are gathered before their products are summed.
+const GATHERED: usize = 1 << 24;
+/// Samples and positions that a fit is made from, for each column of W, and at least.
+const ROWS_AN_INPUT: usize = 50;
+const MIN_ROWS: usize = 50_000;
+/// Columns of W beyond which second moments are not worth their memory.
+const MAX_INPUTS: usize = 12_000;
+/// How much further than to the nearest good output a bad one is moved: fits to moved targets creep up otherwise.
+const OVER: f32 = 0.7;
+/// A float input beyond this is hardly what a network was trained on.
+const NORMALISED: f64 = 30.0;
+
+/// Calibration data bound to a model.
+pub struct Calibration<'a> {
+    feed: Feed<'a>,
+    /// Chunks of the feed that are used.
+    picks: Vec<usize>,
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Calibration<'a> {
+    /// At most `samples` samples, evenly chosen, for the inputs of `model`.
+    ///
+    /// # Errors
+    /// If the data does not fit the model, or is not finite.
+    pub fn new(data: &'a Dataset, normalise: &Normalise, model: &Model, samples: usize) -> Result<Calibration<'a>> {
+        let specs = model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect::<Result<Vec<_>>>()?;
+        let feed = data.feed(&specs, normalise)?;
+        let picks: Vec<usize> = evenly(samples.div_ceil(feed.batch()).max(1), feed.chunks()).collect();
+        let mut warnings = feed.warnings().to_vec();
+        let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); specs.len()];
+        for &i in &picks {
+            for ((array, spec), range) in feed.chunk(i)?.iter().zip(&specs).zip(&mut ranges) {
+                for v in array.to_f64() {
+                    if !v.is_finite() {
+                        return Err(Error::input(format!("the calibration data for {spec} is not finite"))
+                            .at(format!("sample {}", feed.rows(i).start))
+                            .at(data.name())
+                            .because(format!("it holds {v}")));
+                    }
+                    *range = (range.0.min(v), range.1.max(v));
+                }
+            }
+        }
+        for (spec, (low, high)) in specs.iter().zip(ranges).filter(|(spec, _)| spec.dtype.is_float()) {
+            if low == high {
+                warnings.push(format!("{}: every number for {spec} is {low}: nothing can be learned", data.name()));
+            } else if low.abs().max(high.abs()) > NORMALISED {
+                warnings.push(format!(
+                    "{}: {spec} gets numbers from {low} to {high}: does the model expect them normalised (--scale 1/255 --mean --std)?",
+                    data.name()
+                ));
+            }
+        }
+        let held = picks.len() / HELD_BACK;
+        if held == 0 {
+            return Err(Error::input("there is too little calibration data")
+                .at(data.name())
+                .because(format!("it has {} samples; a tenth is held back to judge repairs", feed.samples()))
+                .help(format!("give at least {} samples", HELD_BACK * feed.batch())));
+        }
+        Ok(Calibration { feed, picks, warnings })
+    }
+
+    pub fn samples(&self) -> usize {
+        self.picks.iter().map(|&i| self.feed.rows(i).len()).sum()
+    }
+
+    fn chunks(&self) -> usize {
+        self.picks.len()
+    }
+
+    fn chunk(&self, i: usize) -> Result<Vec<Array>> {
+        self.feed.chunk(self.picks[i])
+    }
+}
+
+fn spec(graph: &Graph, v: ValueId) -> Result<InputSpec> {
+    let value = graph.value(v);
+    let refuse =
+        |why: &str| Error::input(format!("input \"{}\" cannot be calibrated", value.name)).because(why.to_string());
+    let ty = value.ty.as_ref().ok_or_else(|| refuse("the model does not say its type"))?;
+    let dtype = ty.dtype().ok_or_else(|| refuse("it is no tensor"))?;
+    let dtype = side::plain(dtype).ok_or_else(|| refuse("its type is no plain number"))?;
+    let dims = ty.shape().map(|s| s.0.iter().map(|d| d.known().map(|n| n as usize)).collect());
+    Ok(InputSpec { name: value.name.clone(), dtype, dims })
+}
+
+/// What became of the teacher's values in the student: those that the student has too mean the same, but for channels
+/// that were removed.
+#[derive(Debug, Default, Clone)]
+pub struct Twins {
+    /// The positions of the teacher's value that the student's has, along an axis.
+    pub kept: HashMap<(ValueId, usize), Vec<usize>>,
+    /// Values that no longer mean what they did.
+    pub lost: HashSet<ValueId>,
+}
+
+impl Twins {
+    /// Notes that of what a value had until now along an axis only `stay` is left.
+    pub fn cut(&mut self, value: ValueId, axis: usize, stay: &[usize]) {
+        let now = match self.kept.get(&(value, axis)) {
+            Some(before) => stay.iter().filter_map(|&i| before.get(i).copied()).collect(),
+            None => stay.to_vec(),
+        };
+        self.kept.insert((value, axis), now);
+    }
+}
+
+/// One way through student and teacher.
+pub struct Walk<'a> {
+    data: &'a Calibration<'a>,
+    teacher: &'a Graph,
+    sides: [Side; 2],
+}
+
+const STUDENT: usize = 0;
+const TEACHER: usize = 1;
+
+impl<'a> Walk<'a> {
+    /// Starts at the inputs. `teacher` is the graph whose values the student shall have; `shell` what surrounds both.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or there is no room for it in the folder for temporary files.
+    pub fn new(data: &'a Calibration<'a>, teacher: &'a Graph, student: &Graph, shell: &Model) -> Result<Walk<'a>> {
+        let side = |graph| Side::new("calibration.onnx", graph, shell, data.chunks(), |i| data.chunk(i));
+        Ok(Walk { data, teacher, sides: [side(student)?, side(teacher)?] })
+    }
+
+    /// Looks at a layer of the student: computes what it reads, and what the teacher gives in its place. `later` are layers
+    /// that are still to come: what they make is not there yet.
+    ///
+    /// # Errors
+    /// `Err(Ok(why))` if the layer cannot be fitted, `Err(Err(error))` if something failed.
+    pub fn look<'w>(
+        &'w mut self,
+        student: &Graph,
+        layer: &'w Linear,
+        twins: &'w Twins,
+        later: &HashSet<NodeId>,
+    ) -> Result<Look<'w>, Result<String, Error>> {
+        let no = |why: String| Err(Ok(why));
+        if layer.inputs > MAX_INPUTS {
+            return no(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs));
+        }
+        let residual = self.residual(student, layer, later);
+        let y = residual.map_or(layer.y, |r| r.0);
+        if !self.teacher.has_value(y) || twins.lost.contains(&y) || self.teacher.value(y).constant().is_some() {
+            return no(format!("the teacher has no \"{}\"", student.value(y).name));
+        }
+        let other = residual.map(|r| r.1);
+        let wanted: Vec<ValueId> = std::iter::once(layer.x).chain(other).collect();
+        self.sides[STUDENT].reach(student, &wanted).map_err(Err)?;
+        self.sides[TEACHER].reach(self.teacher, &[y]).map_err(Err)?;
+        let axis = layer.channel_axis(self.teacher.value(y).rank().unwrap_or(0));
+        let kept = twins.kept.get(&(y, axis)).map(Vec::as_slice);
+        let bounds = bounds(student, y);
+        let chunks = self.data.chunks();
+        let first = self.sides[TEACHER].read(y, 0).map_err(Err)?;
+        let channels = first.shape().get(axis).copied().unwrap_or(1).max(1);
+        let rows = first.shape().iter().product::<usize>() / channels * chunks;
+        let step = (rows / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
+        Ok(Look { chunks, step, sides: &self.sides, layer, y, other, kept, bounds })
+    }
+
+    /// Where a layer's result goes into a sum with something that is there already: the sum, and the other term. The sum
+    /// can be repaired as a whole.
+    fn residual(&self, student: &Graph, layer: &Linear, later: &HashSet<NodeId>) -> Option<(ValueId, ValueId)> {
+        let node = student.sole_use(layer.y)?.node();
+        let sum = student.output(node)?;
+        let is_sum = matches!(student.node(node).op, Op::Binary(Binary(Kind::Add | Kind::Sum)));
+        let terms: Vec<ValueId> = student.node_inputs(node).into_iter().flatten().collect();
+        let &[a, b] = terms.as_slice() else { return None };
+        let other = if a == layer.y { b } else { a };
+        let same_shape = student.value(other).ty.as_ref()?.agrees(student.value(layer.y).ty.as_ref()?);
+        let computed = student.value(other).constant().is_none();
+        let fits = is_sum && other != layer.y && computed && same_shape && !student.is_held(layer.y);
+        let blocked = |n: &NodeId| *n == layer.node || later.contains(n);
+        (fits && !self.sides[STUDENT].cone(student, &[other]).iter().any(blocked)).then_some((sum, other))
+    }
+}
+
+/// A layer with what it reads and should give, for all samples.
+pub struct Look<'w> {
+    chunks: usize,
+    /// One position in so many is looked at.
+    step: usize,
+    sides: &'w [Side; 2],
+    layer: &'w Linear,
+    /// What the teacher gives; with another term of the student's, if that is a sum.
+    y: ValueId,
+    other: Option<ValueId>,
+    kept: Option<&'w [usize]>,
+    /// Outputs beyond these are all the same to what reads them.
+    bounds: Option<(f32, f32)>,
+}
+
+/// Some samples of one group: rows of Xᵀ, of what the teacher gives and of the other term (empty if there is none).
+#[derive(Default, Clone)]
+struct Rows {
+    x: Vec<f32>,
+    y: Vec<f32>,
+    other: Vec<f32>,
+}
+
+impl Look<'_> {
+    /// Whether outputs are bounded by what reads them, so that [`Look::retarget`] has something to say.
+    pub fn is_bounded(&self) -> bool {
+        self.bounds.is_some()
+    }
+
+    /// The moments of what the layer reads and should give.
+    ///
+    /// # Errors
+    /// As [`Walk::look`].
+    pub fn moments(&self) -> Result<Layer, Result<String, Error>> {
+        let (n, m) = (self.layer.inputs, self.layer.outputs);
+        let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
+        self.each(|group, held, x, mut rows| {
+            rows.y.iter_mut().zip(&rows.other).for_each(|(y, o)| *y -= o);
+            sums[group][held].add(x, transposed(&rows.y, m)?)
+        })?;
+        let intercept = self.layer.bias != Bias::None;
+        Layer::new(sums, intercept).ok_or_else(|| Ok("what it sees on the calibration data is not finite".into()))
+    }
+
+    /// `layer` with the outputs nearest to those that `fit` gives that are as good as the teacher's: behind a ReLU, any
+    /// negative number is as good as another. (After Zhang et al. 2016, Accelerating Very Deep Convolutional Networks,
+    /// section 3.2: fitting to them in turn lowers the error behind the activation.)
+    ///
+    /// # Errors
+    /// As [`Walk::look`].
+    pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Result<String, Error>> {
+        let (n, m) = (self.layer.inputs, self.layer.outputs);
+        let (low, high) = self.bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
+        let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Retarget::new(n, m), Retarget::new(n, m)]).collect();
+        self.each(|group, held, x, mut rows| {
+            let given = math::rows_times(x, weights[group].view())?;
+            let b = &fit.b[group * m..(group + 1) * m];
+            // What is held back tells the distance as it is.
+            let beyond = if held == 0 { OVER } else { 0.0 };
+            for (i, (y, given)) in rows.y.iter_mut().zip(given).enumerate() {
+                let other = rows.other.get(i).copied().unwrap_or(0.0);
+                let sum = given + b[i % m] as f32 + other;
+                let (near, over) = match *y {
+                    y if y <= low => (sum.min(low), beyond),
+                    y if y >= high => (sum.max(high), beyond),
+                    y => (y, 0.0),
+                };
+                *y = near + over * (near - sum) - other;
+            }
+            sums[group][held].add(x, transposed(&rows.y, m)?)
+        })?;
+        layer.retarget(sums).ok_or_else(|| Ok("what it gives on the calibration data is not finite".into()))
+    }
+
+    /// Calls `add` with every group's samples, X as inputs × samples, some at a time, fitted (0) and held back (1) apart.
+    fn each(
+        &self,
+        mut add: impl FnMut(usize, usize, ArrayView2<'_, f32>, Rows) -> Option<()>,
+    ) -> Result<(), Result<String, Error>> {
+        let layer = self.layer;
+        let mut gathered = vec![[Rows::default(), Rows::default()]; layer.groups];
+        let mut count = 0;
+        for i in 0..self.chunks {
+            let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
+            let read = |side: usize, v| self.sides[side].read(v, i).map_err(Err);
+            let (x, y) = (read(STUDENT, layer.x)?, read(TEACHER, self.y)?);
+            let other = self.other.map(|v| read(STUDENT, v)).transpose()?;
+            // Positions that differ from sample to sample.
+            let taken = |row: usize| (row + i).is_multiple_of(self.step);
+            let (xs, ys, others) = (x.to_f32(), y.to_f32(), other.as_ref().map(Array::to_f32));
+            for (group, parts) in gathered.iter_mut().enumerate() {
+                let rows = &mut parts[held];
+                let mut add = || {
+                    layer.columns(&xs, x.shape(), group, &taken, &mut rows.x)?;
+                    layer.targets(&ys, y.shape(), self.kept, group, &taken, &mut rows.y)?;
+                    if let (Some(others), Some(other)) = (&others, &other) {
+                        layer.targets(others, other.shape(), None, group, &taken, &mut rows.other)?;
+                    }
+                    let samples = rows.x.len() / layer.inputs;
+                    let whole = rows.y.len() == samples * layer.outputs;
+                    (whole && (self.other.is_none() || rows.other.len() == rows.y.len())).then_some(())
+                };
+                add().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
+            }
+            count += xs.len() * layer.taps / self.step;
+            if count >= GATHERED || i + 1 == self.chunks {
+                count = 0;
+                for (group, parts) in gathered.iter_mut().enumerate() {
+                    for (held, rows) in parts.iter_mut().enumerate() {
+                        let rows = std::mem::take(rows);
+                        let x = transposed(&rows.x, layer.inputs);
+                        let added = x.and_then(|x| add(group, held, x, Rows { x: Vec::new(), ..rows.clone() }));
+                        added.ok_or_else(|| Ok("its samples do not add up".to_string()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a Relu or a Clip that alone reads a value leaves of it.
+fn bounds(graph: &Graph, y: ValueId) -> Option<(f32, f32)> {
+    let node = graph.sole_use(y)?.node();
+    match &graph.node(node).op {
+        Op::Unary(_) if graph.node(node).op_type == "Relu" => Some((0.0, f32::INFINITY)),
+        Op::Clip(clip) => {
+            // A bound that is computed is none that can be counted on.
+            let bound = |slot, own: Option<f32>, none| match graph.input(node, slot) {
+                Some(v) => graph.value(v).constant().and_then(|t| t.float_scalar()).map_or(none, |b| b as f32),
+                None => own.unwrap_or(none),
+            };
+            Some((bound(1, clip.min, f32::NEG_INFINITY), bound(2, clip.max, f32::INFINITY)))
+        }
+        _ => None,
+    }
+}
+
+/// Rows of `width` as the columns of a matrix.
+fn transposed(rows: &[f32], width: usize) -> Option<ArrayView2<'_, f32>> {
+    Some(ArrayView2::from_shape((rows.len() / width, width), rows).ok()?.reversed_axes())
+}

@@ -1,0 +1,158 @@
+//! One of the two graphs that a walk goes through: which of its values are computed by now, for all samples.
+
+use super::spool::Spool;
+use crate::data::{Array, Dtype};
+use crate::error::{Error, Result};
+use crate::exec::Network;
+use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};
+use crate::onnx;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Chunks that are run at a time.
+const BATCH: usize = 64;
+
+/// `(ours, data's)`: types that both have.
+const DTYPES: [(DType, Dtype); 12] = [
+    (DType::BOOL, Dtype::Bool),
+    (DType::U8, Dtype::U8),
+    (DType::I8, Dtype::I8),
+    (DType::U16, Dtype::U16),
+    (DType::I16, Dtype::I16),
+    (DType::U32, Dtype::U32),
+    (DType::I32, Dtype::I32),
+    (DType::U64, Dtype::U64),
+    (DType::I64, Dtype::I64),
+    (DType::F16, Dtype::F16),
+    (DType::F32, Dtype::F32),
+    (DType::F64, Dtype::F64),
+];
+
+/// The data's word for one of our types.
+pub fn plain(dtype: DType) -> Option<Dtype> {
+    DTYPES.iter().find(|d| d.0 == dtype).map(|d| d.1)
+}
+
+pub struct Side {
+    name: &'static str,
+    /// What surrounds the graph in its file.
+    shell: Model,
+    chunks: usize,
+    /// Values that somebody still reads.
+    live: BTreeMap<ValueId, Spool>,
+    /// Nodes that need not run any more.
+    done: HashSet<NodeId>,
+}
+
+impl Side {
+    /// At the inputs of the graph, in their order.
+    pub fn new(
+        name: &'static str,
+        graph: &Graph,
+        shell: &Model,
+        chunks: usize,
+        chunk: impl Fn(usize) -> Result<Vec<Array>>,
+    ) -> Result<Side> {
+        let inputs: Vec<ValueId> = graph.runtime_inputs().collect();
+        let mut spools = inputs.iter().map(|_| Spool::new()).collect::<Result<Vec<_>>>()?;
+        for i in 0..chunks {
+            chunk(i)?.iter().zip(&mut spools).try_for_each(|(array, spool)| spool.push(array))?;
+        }
+        let empty = Graph::new("", graph.opset);
+        let shell = Model { graph: empty, ir_version: shell.ir_version.max(4), ..shell.clone() };
+        Ok(Side { name, shell, chunks, live: inputs.into_iter().zip(spools).collect(), done: HashSet::new() })
+    }
+
+    /// The value of a chunk, once it was reached.
+    pub fn read(&self, value: ValueId, chunk: usize) -> Result<Array> {
+        let spool = self.live.get(&value).ok_or_else(|| Error::internal("a value was not reached"))?;
+        spool.read(chunk)
+    }
+
+    /// Nodes to run for these values, from what is live.
+    pub fn cone(&self, graph: &Graph, values: &[ValueId]) -> BTreeSet<NodeId> {
+        let mut cone = BTreeSet::new();
+        let mut open: Vec<ValueId> = values.to_vec();
+        while let Some(v) = open.pop() {
+            if self.live.contains_key(&v) {
+                continue;
+            }
+            let Some((node, _)) = graph.producer(v) else { continue };
+            if cone.insert(node) {
+                open.extend(graph.node_inputs(node).into_iter().flatten());
+                open.extend(graph.node_captures(node).into_iter().map(|c| c.2));
+            }
+        }
+        cone
+    }
+
+    /// Computes these values for every chunk, and whatever nodes further on will need of what is computed on the way.
+    pub fn reach(&mut self, graph: &Graph, values: &[ValueId]) -> Result<()> {
+        let cone = self.cone(graph, values);
+        if !cone.is_empty() {
+            let order: Vec<NodeId> = graph.topological()?.into_iter().filter(|n| cone.contains(n)).collect();
+            let fixed = constant_nodes(graph, &order, &self.live);
+            let moving = |n: &NodeId| !fixed.contains(n);
+            let later = |v: ValueId| graph.readers(v).any(|n| !cone.contains(&n) && !self.done.contains(&n));
+            let made = order.iter().filter(|n| moving(n)).flat_map(|&n| graph.node_outputs(n)).flatten();
+            let mut outputs: BTreeSet<ValueId> = made.filter(|&v| later(v)).collect();
+            outputs.extend(values.iter().copied().filter(|v| !self.live.contains_key(v)));
+            self.run(graph, &order, &outputs.into_iter().collect::<Vec<_>>())?;
+            self.done.extend(order.iter().filter(|n| moving(n)));
+        }
+        let done = &self.done;
+        let needed = |v: ValueId| values.contains(&v) || graph.readers(v).any(|n| !done.contains(&n));
+        self.live.retain(|&v, _| graph.has_value(v) && needed(v));
+        Ok(())
+    }
+
+    fn run(&mut self, graph: &Graph, order: &[NodeId], outputs: &[ValueId]) -> Result<()> {
+        let reads = |&n: &NodeId| {
+            let captured = graph.node_captures(n).into_iter().map(|c| c.2);
+            graph.node_inputs(n).into_iter().flatten().chain(captured).collect::<Vec<_>>()
+        };
+        let read: BTreeSet<ValueId> = order.iter().flat_map(reads).collect();
+        let inputs: Vec<ValueId> = read.into_iter().filter(|v| self.live.contains_key(v)).collect();
+        let (mut types, mut shapes) = (Vec::new(), Vec::new());
+        for &v in &inputs {
+            let Some((dtype, shape)) = self.live[&v].first() else { continue };
+            let ours = DTYPES.iter().find(|d| d.1 == dtype).map_or(DType::F32, |d| d.0);
+            let dims = shape.iter().map(|&d| Dim::Known(d as u64)).collect();
+            types.push((v, Type::tensor(ours, Shape(dims))));
+            shapes.push(shape.to_vec());
+        }
+        let mut part = self.shell.clone();
+        part.graph = graph.extract(order, &types, outputs)?;
+        let network = Network::from_bytes(self.name, &onnx::to_bytes(&part)?)?;
+        let runner = network.runner(&shapes)?;
+        let mut spools = outputs.iter().map(|_| Spool::new()).collect::<Result<Vec<_>>>()?;
+        for start in (0..self.chunks).step_by(BATCH) {
+            let chunk = |i: usize| {
+                let given = inputs.iter().map(|v| self.live[v].read(i)).collect::<Result<Vec<_>>>()?;
+                runner.run(&given)
+            };
+            let results: Vec<_> = (start..self.chunks.min(start + BATCH)).into_par_iter().map(chunk).collect();
+            for arrays in results {
+                arrays?.iter().zip(&mut spools).try_for_each(|(array, spool)| spool.push(array))?;
+            }
+        }
+        self.live.extend(outputs.iter().copied().zip(spools));
+        Ok(())
+    }
+}
+
+/// Nodes that read nothing but constants: they are run anew wherever they are needed, so that tract can fold them.
+fn constant_nodes(graph: &Graph, order: &[NodeId], live: &BTreeMap<ValueId, Spool>) -> HashSet<NodeId> {
+    let mut fixed: HashSet<NodeId> = HashSet::new();
+    for &n in order {
+        let constant = |v: ValueId| {
+            let made = graph.producer(v).is_some_and(|p| fixed.contains(&p.0));
+            !live.contains_key(&v) && (graph.value(v).constant().is_some() || made)
+        };
+        let captured = graph.node_captures(n).into_iter().map(|c| c.2);
+        if graph.node_inputs(n).into_iter().flatten().chain(captured).all(constant) {
+            fixed.insert(n);
+        }
+    }
+    fixed
+}

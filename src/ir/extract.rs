@@ -1,0 +1,57 @@
+//! A part of a graph as a graph of its own: what it takes to run just that part.
+
+use crate::error::Result;
+use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::shape::Type;
+use crate::ir::value::{Form, Source, Value};
+use std::collections::HashMap;
+
+impl Graph {
+    /// The graph of `nodes`, in this order, that reads `inputs`, of these types, and gives `outputs`. Values keep their
+    /// names. Everything else that the nodes read must be constant.
+    ///
+    /// # Errors
+    /// Internal ones: a node that comes before what it reads.
+    pub fn extract(&self, nodes: &[NodeId], inputs: &[(ValueId, Type)], outputs: &[ValueId]) -> Result<Graph> {
+        let mut part = Graph::new(self.name.clone(), self.opset);
+        let mut placed: HashMap<ValueId, ValueId> = HashMap::new();
+        for (v, ty) in inputs {
+            let mut value = Value::new(self.value(*v).name.clone(), Source::Input { default: None });
+            value.ty = Some(ty.clone());
+            let new = part.add_value(value)?;
+            part.add_input(new);
+            placed.insert(*v, new);
+        }
+        for (at, &n) in nodes.iter().enumerate() {
+            let mut place = |part: &mut Graph, v: ValueId| -> Result<ValueId> {
+                if let Some(&there) = placed.get(&v) {
+                    return Ok(there);
+                }
+                let value = self.value(v);
+                let source = match &value.source {
+                    Source::Constant(tensor, _) => Source::Constant(tensor.clone(), Form::INITIALIZER),
+                    Source::Input { default: Some((tensor, _)) } => Source::Constant(tensor.clone(), Form::INITIALIZER),
+                    _ => Source::Node,
+                };
+                let mut copy = Value::new(value.name.clone(), source);
+                copy.ty = value.constant().map(|t| t.ty());
+                let new = part.add_value(copy)?;
+                placed.insert(v, new);
+                Ok(new)
+            };
+            let mut slots = |part: &mut Graph, slots: Vec<Option<ValueId>>| -> Result<Vec<Option<ValueId>>> {
+                slots.into_iter().map(|v| v.map(|v| place(part, v)).transpose()).collect()
+            };
+            let reads = slots(&mut part, self.node_inputs(n))?;
+            let makes = slots(&mut part, self.node_outputs(n))?;
+            let captures = self.node_captures(n);
+            let captured = slots(&mut part, captures.iter().map(|c| Some(c.2)).collect())?;
+            let id = part.add_node(self.node(n).clone(), at as u32, &reads, &makes);
+            for ((body, index, _), v) in captures.into_iter().zip(captured) {
+                v.into_iter().for_each(|v| part.connect_capture(id, body, index, v));
+            }
+        }
+        outputs.iter().filter_map(|v| placed.get(v)).for_each(|&v| part.add_output(v));
+        Ok(part)
+    }
+}

@@ -1,0 +1,134 @@
+//! Separable filters that give what a layer should give on its data, not just what its weights were.
+
+use super::super::fit::Part;
+use super::super::solve::{self, Whitening, ridge};
+use super::super::svd::Svd;
+use ndarray::{Array2, Array3, ArrayView2, s};
+
+/// λ of a channel's own moments, as a share of their mean diagonal.
+const RIDGE: f64 = 1e-4;
+/// Channels whose filters are found from one look at what all the others leave over.
+const BLOCK: usize = 16;
+
+/// Filters (channels × terms × taps) and how they are mixed (channels × outputs × terms).
+#[derive(Debug, Clone)]
+pub struct Mixed {
+    pub filters: Array3<f64>,
+    pub mixes: Array3<f64>,
+}
+
+impl Mixed {
+    /// The weight that they make: outputs × (channels · taps).
+    pub fn product(&self) -> Array2<f64> {
+        let (channels, _, taps) = self.filters.dim();
+        let mut w = Array2::zeros((self.mixes.dim().1, channels * taps));
+        for c in 0..channels {
+            w.slice_mut(s![.., c * taps..(c + 1) * taps])
+                .assign(&self.mixes.slice(s![c, .., ..]).dot(&self.filters.slice(s![c, .., ..])));
+        }
+        w
+    }
+}
+
+/// The best `terms` filters a channel for Y ≈ W X, with `prior` the weight (outputs × channels·taps) that is given up.
+///
+/// Each channel's part of W is replaced by the rank-`terms` matrix of least error by the channel's own moments, C = L Lᵀ:
+/// the truncated decomposition of W_c L. Then, `sweeps` times, channel by channel, by that which best makes up for what all
+/// the others leave over (block coordinate descent: the error never rises), and last all mixes are solved together by
+/// ridge regression on what the filters give. `from` are filters to begin with instead. `None` if something cannot be decomposed or solved.
+pub fn fitted(
+    part: &Part,
+    prior: ArrayView2<'_, f64>,
+    taps: usize,
+    terms: usize,
+    sweeps: usize,
+    from: Option<&Mixed>,
+) -> Option<Mixed> {
+    let c = &part.fit;
+    let channels = prior.ncols() / taps;
+    let outputs = prior.nrows();
+    let mut mixed =
+        Mixed { filters: Array3::zeros((channels, terms, taps)), mixes: Array3::zeros((channels, outputs, terms)) };
+    let own = |channel: usize| s![channel * taps..(channel + 1) * taps, channel * taps..(channel + 1) * taps];
+    let roots: Vec<Whitening> =
+        (0..channels).map(|ch| Whitening::new(c.xx.slice(own(ch)), RIDGE)).collect::<Option<_>>()?;
+    match from {
+        Some(from) => mixed = from.clone(),
+        None => (0..channels).try_for_each(|channel| {
+            let w = prior.slice(s![.., channel * taps..(channel + 1) * taps]);
+            split(&mut mixed, channel, &roots[channel], w)
+        })?,
+    }
+    let mut w = mixed.product();
+    for _ in 0..sweeps {
+        for first in (0..channels).step_by(BLOCK) {
+            let block = first * taps..(first + BLOCK).min(channels) * taps;
+            // What the block should add, and what it adds itself.
+            let mut left =
+                &c.yx.slice(s![.., block.clone()]) - &solve::times(w.view(), c.xx.slice(s![.., block.clone()]));
+            for channel in first..(first + BLOCK).min(channels) {
+                let columns = channel * taps..(channel + 1) * taps;
+                let inside = (channel - first) * taps..(channel - first + 1) * taps;
+                let now = w.slice(s![.., columns.clone()]).to_owned();
+                let gram = c.xx.slice(own(channel)).to_owned();
+                // The ridge solution for this channel alone, toward the weights it has.
+                let wanted = &left.slice(s![.., inside]) + &now.dot(&gram);
+                let best = ridge(&gram, &wanted, Some(&now), RIDGE)?;
+                split(&mut mixed, channel, &roots[channel], best.view())?;
+                let new = mixed.mixes.slice(s![channel, .., ..]).dot(&mixed.filters.slice(s![channel, .., ..]));
+                let step = &new - &now;
+                left -= &solve::times(step.view(), c.xx.slice(s![columns.clone(), block.clone()]));
+                w.slice_mut(s![.., columns]).assign(&new);
+            }
+        }
+    }
+    Some(mixed)
+}
+
+/// All mixes solved together, with λ relative: Z = D X, P = P₀ + (C_yz − P₀ C_zz)(C_zz + λI)⁻¹.
+pub fn mix(part: &Part, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
+    let (channels, terms, taps) = mixed.filters.dim();
+    let outputs = mixed.mixes.dim().1;
+    let c = &part.fit;
+    // X Zᵀ, a block of columns for each channel.
+    let mut xz = Array2::zeros((c.xx.nrows(), channels * terms));
+    let mut yz = Array2::zeros((outputs, channels * terms));
+    let mut prior = Array2::zeros((outputs, channels * terms));
+    for ch in 0..channels {
+        let (from, to) = (s![.., ch * taps..(ch + 1) * taps], s![.., ch * terms..(ch + 1) * terms]);
+        let filters = mixed.filters.slice(s![ch, .., ..]);
+        xz.slice_mut(to).assign(&c.xx.slice(from).dot(&filters.t()));
+        yz.slice_mut(to).assign(&c.yx.slice(from).dot(&filters.t()));
+        prior.slice_mut(to).assign(&mixed.mixes.slice(s![ch, .., ..]));
+    }
+    let mut zz = Array2::zeros((channels * terms, channels * terms));
+    for ch in 0..channels {
+        let rows = mixed.filters.slice(s![ch, .., ..]).dot(&xz.slice(s![ch * taps..(ch + 1) * taps, ..]));
+        zz.slice_mut(s![ch * terms..(ch + 1) * terms, ..]).assign(&rows);
+    }
+    let p = ridge(&zz, &yz, Some(&prior), lambda)?;
+    let mixes = Array3::from_shape_fn((channels, outputs, terms), |(ch, o, t)| p[(o, ch * terms + t)]);
+    Some(Mixed { filters: mixed.filters.clone(), mixes })
+}
+
+/// Filters and mixes of one channel: the truncated decomposition of `w` in the metric of its moments.
+fn split(mixed: &mut Mixed, channel: usize, root: &Whitening, w: ArrayView2<'_, f64>) -> Option<()> {
+    let terms = mixed.filters.dim().1;
+    let svd = Svd::leading(root.whiten(w)?.view(), terms)?;
+    let filters = root.unwhiten(svd.vt.view())?;
+    for t in 0..terms {
+        let Some(&sigma) = svd.sigma.get(t) else { break };
+        // Filters of norm √σ keep both factors at one scale.
+        let norm = filters.row(t).dot(&filters.row(t)).sqrt();
+        let scale = if norm > 0.0 { (sigma * norm).sqrt() / norm } else { 0.0 };
+        let mix = if scale > 0.0 { sigma / scale } else { 0.0 };
+        mixed.filters.slice_mut(s![channel, t, ..]).assign(&(&filters.row(t) * scale));
+        mixed.mixes.slice_mut(s![channel, .., t]).assign(&(&svd.u.column(t) * mix));
+    }
+    // Terms beyond the rank of the moments add nothing.
+    for t in svd.sigma.len()..terms {
+        mixed.filters.slice_mut(s![channel, t, ..]).fill(0.0);
+        mixed.mixes.slice_mut(s![channel, .., t]).fill(0.0);
+    }
+    Some(())
+}

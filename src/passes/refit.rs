@@ -1,0 +1,174 @@
+//! What the passes share that fit weights to calibration data: how a fit becomes a patch.
+
+use crate::analysis::linear::{Bias, Linear};
+use crate::ir::{Graph, Patch, Ref, Tensor};
+use crate::math::Layer;
+use crate::math::feedback::feedback;
+use crate::math::fit::{Fit, Part, relative};
+use crate::passes::Fitted;
+use ndarray::Array2;
+
+/// Relative output error below which there is nothing to repair: rounding, to within the moments' precision.
+const LOST: f64 = 1e-3;
+
+/// λ of the error feedback, as a share of the mean diagonal.
+const MASK_RIDGE: f64 = 1e-2;
+/// Times that a layer is fitted, at most, to what its activation makes of it.
+const ROUNDS: usize = 8;
+/// Share of the error that a round must take away for another to follow.
+const WORTH: f64 = 0.01;
+
+/// The weights and biases that a layer has.
+///
+/// # Errors
+/// If they cannot be computed with.
+pub fn current(graph: &Graph, linear: &Linear) -> Result<Fit, String> {
+    let tensor = graph.value(linear.weight).constant().ok_or("its weight is not constant")?;
+    let w = linear.matrices(tensor).ok_or("its weight has not the layer's shape")?;
+    let b = linear.biases(graph).ok_or("its bias has not one number an output")?;
+    let fit = Fit { w, b };
+    if fit.is_finite() { Ok(fit) } else { Err("its weight is not finite".into()) }
+}
+
+/// Lets a layer that no pass rewrites give what its teacher gives, as near as its own weights can.
+///
+/// # Errors
+/// Why it stays as it is.
+pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), String> {
+    let linear = fitted.linear;
+    let before = current(graph, linear)?;
+    if fitted.layer.error(&before) < LOST {
+        return Err("nothing was lost before it".into());
+    }
+    let zeros = before.w.iter().flatten().filter(|&&w| w == 0.0).count();
+    let sparse = zeros * 100 > before.w.iter().map(|w| w.len()).sum();
+    let solve = |layer: &Layer, from: Option<&Fit>| {
+        let mut fit = layer.ridge(from.unwrap_or(&before))?;
+        if sparse {
+            fit = layer.with_bias(masked(layer, &fit, &before)?);
+        }
+        Some((fit.clone(), fit))
+    };
+    let chosen = settle(fitted, &before, solve);
+    let note = chosen.note();
+    let Some((fit, _)) = chosen.repaired else { return Err(note) };
+    let mut patch = Patch::at_node(graph, linear.node);
+    let tensor = graph.value(linear.weight).constant().ok_or("its weight is not constant")?;
+    let weight = finite(linear.tensor(tensor.dtype(), tensor.shape(), &fit.w))?;
+    if graph.sole_use(linear.weight).is_none() {
+        return Err("its weight is shared with another node".into());
+    }
+    patch.set_constant(linear.weight, weight);
+    set_bias(graph, &mut patch, linear, &fit.b)?;
+    Ok((patch, note))
+}
+
+/// The weights of a fit with zeros where `like` has them: what a zero loses is made up for by the weights that stay.
+fn masked(layer: &Layer, fit: &Fit, like: &Fit) -> Option<Vec<Array2<f64>>> {
+    let matrices = layer.parts.iter().zip(&fit.w).zip(&like.w);
+    let mask = |((part, w), like): ((&Part, &Array2<f64>), &Array2<f64>)| {
+        let keep = |o: usize, i: usize, v: f64| if like[(o, i)] == 0.0 { 0.0 } else { v };
+        feedback(w.view(), part.fit.xx.view(), MASK_RIDGE, &keep)
+    };
+    matrices.map(mask).collect()
+}
+
+/// Fits a layer by `solve`, which also gets what it found last, and again to what the activation behind the layer makes of
+/// what was found, as long as that lowers the error behind the activation on what is held back. What `solve` gives is a
+/// form of weights and the plain weights that it stands for.
+pub fn settle<F>(
+    fitted: &Fitted<'_>,
+    before: &Fit,
+    solve: impl Fn(&Layer, Option<&F>) -> Option<(F, Fit)>,
+) -> Chosen<F> {
+    let all = fitted.layer.held_back(before).1;
+    // The layer with the outputs nearest to the fit's that are as good as the teacher's, and how far they are.
+    let judge = |layer: &Layer, fit: &Fit| -> Option<(Option<Layer>, f64)> {
+        if !fit.is_finite() {
+            return None;
+        }
+        match fitted.retarget {
+            Some(retarget) => {
+                let layer = retarget(layer, fit)?;
+                let lost = layer.held_back(fit).0;
+                Some((Some(layer), lost))
+            }
+            None => Some((None, layer.held_back(fit).0)),
+        }
+    };
+    let old = judge(fitted.layer, before).map_or(f64::INFINITY, |j| j.1);
+    let mut chosen = Chosen { repaired: None, before: relative(old, all), after: f64::INFINITY };
+    let mut least = old;
+    let mut layer = fitted.layer.clone();
+    for _ in 0..ROUNDS {
+        let last = chosen.repaired.as_ref().map(|r| &r.1);
+        let Some((form, fit)) = solve(&layer, last) else { break };
+        let Some((next, lost)) = judge(&layer, &fit) else { break };
+        chosen.after = chosen.after.min(relative(lost, all));
+        let better = lost < least;
+        if better {
+            chosen.repaired = Some((fit, form));
+        }
+        let worth = lost < (1.0 - WORTH) * least;
+        least = least.min(lost);
+        let (Some(next), true) = (next, worth) else { break };
+        layer = next;
+    }
+    chosen
+}
+
+/// What became of a repair.
+#[derive(Debug, Clone)]
+pub struct Chosen<F> {
+    /// The weights, and the form they were found in, if they are better on held-back samples than those before.
+    pub repaired: Option<(Fit, F)>,
+    /// Relative errors behind the activation, on held-back samples.
+    pub before: f64,
+    pub after: f64,
+}
+
+impl<F> Chosen<F> {
+    /// In words.
+    pub fn note(&self) -> String {
+        let percent = |e: f64| format!("{:.2} %", 100.0 * e);
+        let (before, after) = (percent(self.before), percent(self.after));
+        match self.repaired {
+            Some(_) => format!("output error {before} → {after}"),
+            None if self.after.is_finite() => {
+                format!("output error {before}; the repair gave {after} and was rolled back")
+            }
+            None => format!("output error {before}; no repair could be solved"),
+        }
+    }
+}
+
+/// Gives a layer these biases.
+///
+/// # Errors
+/// If they have no place, or are not finite in the layer's type.
+pub fn set_bias(graph: &Graph, patch: &mut Patch, linear: &Linear, b: &[f64]) -> Result<(), String> {
+    let Bias::At { node, slot, value, .. } = linear.bias else { return Ok(()) };
+    let bias = finite(linear.bias_tensor(graph, b).ok_or("its bias has no type")?)?;
+    match value {
+        Some(v) if graph.sole_use(v).is_some() && graph.value(v).rank() == Some(bias.rank()) => {
+            patch.set_constant(v, bias);
+        }
+        _ => {
+            let new = patch.constant("bias", bias);
+            let mut inputs: Vec<_> = graph.node_inputs(node).into_iter().map(|v| v.map(Ref::Old)).collect();
+            inputs.resize(inputs.len().max(slot + 1), None);
+            inputs[slot] = Some(new);
+            patch.set_inputs(node, &inputs);
+        }
+    }
+    Ok(())
+}
+
+/// The tensor, if all its numbers are finite in its type: no other is ever written.
+///
+/// # Errors
+/// If they are not.
+pub fn finite(tensor: Tensor) -> Result<Tensor, String> {
+    let sound = tensor.floats().is_some_and(|values| values.iter().all(|v| v.is_finite()));
+    if sound { Ok(tensor) } else { Err(format!("its fitted weights do not fit into {}", tensor.dtype())) }
+}
