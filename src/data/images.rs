@@ -152,7 +152,8 @@ mod tests {
         assert_eq!(x.shape(), [3, 1, 2, 3]);
         assert_eq!([x.row(0)[0], x.row(1)[0], x.row(2)[0]], [11, 12, 31]);
         assert_eq!(y.unwrap().to_f64(), [0., 0., 2.]);
-        assert!(warnings.len() == 1 && warnings[0].contains("notes.txt"), "{warnings:?}");
+        assert!(warnings[0].ends_with("0 = a, 1 = b, 2 = c"), "{warnings:?}");
+        assert!(warnings.len() == 2 && warnings[1].contains("notes.txt"), "{warnings:?}");
     }
 
     #[test]
