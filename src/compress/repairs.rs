@@ -9,7 +9,7 @@ use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options::{self, Selected};
 use crate::passes::refit::refit;
-use crate::passes::{Context, Fitted, Pass, Site};
+use crate::passes::{Context, Fitted, Pass, Retarget, Site};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -93,7 +93,7 @@ impl<'a> Repairs<'a> {
                 };
                 let fitted = match (&linear, &seen) {
                     (Ok(linear), Ok((layer, look))) => {
-                        let retarget: &dyn Fn(&Layer, &Fit) -> Option<Layer> = &retarget;
+                        let retarget: Retarget<'_> = &retarget;
                         Ok(Fitted { linear, layer, retarget: look.is_bounded().then_some(retarget) })
                     }
                     (_, Err(Ok(why))) | (Err(why), _) => Err(why.clone()),

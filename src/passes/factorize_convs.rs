@@ -75,6 +75,9 @@ enum Scheme {
     Channel,
 }
 
+/// L and R of W ≈ L R.
+type Pair = (Array2<f32>, Array2<f32>);
+
 impl TryFrom<Options> for FactorizeConvs {
     type Error = String;
 
@@ -125,7 +128,7 @@ impl FactorizeConvs {
         }
         let whole = conv.grouped(&kernel, 1);
         let mut b = None;
-        let fit = |factors: &mut (Array2<f32>, Array2<f32>), what: &mut String, b: &mut Option<Vec<f64>>| {
+        let fit = |factors: &mut Pair, what: &mut String, b: &mut Option<Vec<f64>>| {
             let Some(fitted) = &cx.fitted else { return Ok(()) };
             let plain = factors.0.dot(&factors.1).mapv(f64::from);
             if let Some((left, right, bias)) = split::fit_factors(graph, fitted, plain, factors.0.ncols(), what)? {
@@ -170,7 +173,7 @@ impl FactorizeConvs {
     }
 
     /// By the rank of the weight as a matrix M × C·k….
-    fn channel(&self, kernel: &Kernel, weight: &Weight<'_>) -> Result<((Array2<f32>, Array2<f32>), String), String> {
+    fn channel(&self, kernel: &Kernel, weight: &Weight<'_>) -> Result<(Pair, String), String> {
         let (outputs, inputs) = (kernel.outputs, kernel.inputs * kernel.taps());
         let w = ArrayView2::from_shape((outputs, inputs), &weight.data).map_err(|e| e.to_string())?;
         let (factors, what) = factorize(self.rank, w, weight)?;
@@ -179,12 +182,7 @@ impl FactorizeConvs {
 }
 
 /// A convolution to as many channels as there are terms, then a 1×1.
-fn channel_halves(
-    whole: Conv,
-    kernel: &Kernel,
-    weight: &Weight<'_>,
-    (left, right): (Array2<f32>, Array2<f32>),
-) -> [Half; 2] {
+fn channel_halves(whole: Conv, kernel: &Kernel, weight: &Weight<'_>, (left, right): Pair) -> [Half; 2] {
     let Kernel { outputs, inputs, ref size, .. } = *kernel;
     let (rank, axes) = (left.ncols(), size.len());
     let down = weight.like([&[rank, inputs], size.as_slice()].concat(), right.iter().copied());

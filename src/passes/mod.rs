@@ -159,6 +159,9 @@ pub struct Context<'a> {
     pub fitted: Option<Fitted<'a>>,
 }
 
+/// Gives a layer other outputs to aim at, after those that a fit gives.
+pub type Retarget<'a> = &'a dyn Fn(&Layer, &Fit) -> Option<Layer>;
+
 /// A layer with the moments of what it reads and what its teacher gives there.
 #[derive(Clone, Copy)]
 pub struct Fitted<'a> {
@@ -166,7 +169,7 @@ pub struct Fitted<'a> {
     pub layer: &'a Layer,
     /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
     /// the teacher's own will do.
-    pub retarget: Option<&'a dyn Fn(&Layer, &Fit) -> Option<Layer>>,
+    pub retarget: Option<Retarget<'a>>,
 }
 
 /// A named rewrite. A pass's struct is its options.

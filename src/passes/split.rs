@@ -93,6 +93,9 @@ pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Res
     Ok((factors, what))
 }
 
+/// L and R of W ≈ L R, and the bias that goes with them.
+pub type FittedFactors = (Array2<f64>, Array2<f64>, Vec<f64>);
+
 /// The factors that calibration data asks for, as W = L R of the layer's outputs × inputs, and its bias; none if they are
 /// no better than the plain ones `before` on what was held back. Adds to `what` how it went.
 ///
@@ -104,7 +107,7 @@ pub fn fit_factors(
     before: Array2<f64>,
     terms: usize,
     what: &mut String,
-) -> Result<Option<(Array2<f64>, Array2<f64>, Vec<f64>)>, String> {
+) -> Result<Option<FittedFactors>, String> {
     let current = refit::current(graph, fitted.linear)?;
     let before = Fit { w: vec![before], b: current.b.clone() };
     let solve = |layer: &Layer, _: Option<&(Array2<f64>, Array2<f64>)>| {

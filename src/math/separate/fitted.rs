@@ -66,7 +66,7 @@ pub fn fitted(
             // What the block should add, and what it adds itself.
             let mut left =
                 &c.yx.slice(s![.., block.clone()]) - &solve::times(w.view(), c.xx.slice(s![.., block.clone()]));
-            for channel in first..(first + BLOCK).min(channels) {
+            for (channel, root) in roots.iter().enumerate().skip(first).take(BLOCK) {
                 let columns = channel * taps..(channel + 1) * taps;
                 let inside = (channel - first) * taps..(channel - first + 1) * taps;
                 let now = w.slice(s![.., columns.clone()]).to_owned();
@@ -74,7 +74,7 @@ pub fn fitted(
                 // The ridge solution for this channel alone, toward the weights it has.
                 let wanted = &left.slice(s![.., inside]) + &now.dot(&gram);
                 let best = ridge(&gram, &wanted, Some(&now), RIDGE)?;
-                split(&mut mixed, channel, &roots[channel], best.view())?;
+                split(&mut mixed, channel, root, best.view())?;
                 let new = mixed.mixes.slice(s![channel, .., ..]).dot(&mixed.filters.slice(s![channel, .., ..]));
                 let step = &new - &now;
                 left -= &solve::times(step.view(), c.xx.slice(s![columns.clone(), block.clone()]));
