@@ -218,8 +218,7 @@ fn fixed_target(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let node = g.node(n);
     let target = g.input(n, 1).filter(|&v| g.value(v).constant().is_none() && g.sole_use(v).is_some())?;
     let (source, _) = g.producer(target)?;
-    let is_i64 = g.value(target).ty.as_ref().is_none_or(|ty| ty.dtype() == Some(DType::I64));
-    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent || !is_i64 {
+    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent {
         return None;
     }
     let facts = node.op.operator()?.infer(&Infer::new(g, n)).ok()?;
@@ -233,7 +232,8 @@ fn fixed_target(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let dims: Vec<i64> = shape.0.iter().map(number).collect::<Option<_>>()?;
     let tensor = Tensor::i64([dims.len()], &dims);
     let fits = bytes::initializer(&g.value(target).name, &tensor) <= bytes::freed_with_source(g, source, MAX_CONE);
-    (open <= 1 && fits).then_some((target, tensor))
+    let same_type = g.value(target).ty.as_ref().is_none_or(|ty| ty.agrees(&tensor.ty()));
+    (open <= 1 && fits && same_type).then_some((target, tensor))
 }
 
 /// The content of an integer value that shape inference knows completely.
