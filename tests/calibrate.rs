@@ -7,7 +7,8 @@ use common::{recipe, root};
 use tutee::calibrate::Calibration;
 use tutee::check::check;
 use tutee::compress::{Outcome, Silent, compress_on};
-use tutee::data::{Array, Dataset, Normalise};
+use tutee::data::{Array, Dataset, Dtype, Normalise};
+use tutee::exec::Network;
 use tutee::ir::{Model, Source, text};
 use tutee::onnx::{self, SaveOptions, Target};
 
@@ -134,4 +135,69 @@ fn bad_data_is_refused_or_warned_of() {
     assert!(said(&small(9, noise)).contains("too little calibration data"));
     let other = Array::from_f32(vec![20, 3, 6, 6], &vec![0.0; 20 * 108]).unwrap();
     assert!(said(&Dataset::from_arrays("calib.npz", [("x".to_string(), other)])).contains("cannot feed"));
+}
+
+/// A layer that reads noise along a few directions more than along the others.
+fn one_layer(input: &[usize], rest: &str) -> (Model, Dataset) {
+    let text = format!("model \"one\" opset 17 {{\n  input %x : f32[N,{}]\n{rest}\n\n  output %y\n}}\n", {
+        let dims: Vec<String> = input[1..].iter().map(usize::to_string).collect();
+        dims.join(",")
+    });
+    let inner: usize = input[1..].iter().product();
+    let noise: Vec<f32> = text::parse::noise(3).map(|v| v as f32).take(input[0] * inner).collect();
+    let strong = |i: usize| (0..6).map(|k| noise[i - i % inner + k] * noise[i % inner * 6 + k]).sum::<f32>();
+    let values: Vec<f32> = (0..noise.len()).map(|i| 0.5 + strong(i) + 0.2 * noise[i]).collect();
+    let x = Array::from_f32(input.to_vec(), &values).unwrap();
+    (text::parse::model(&text).unwrap(), Dataset::from_arrays("calib.npz", [("x".to_string(), x)]))
+}
+
+/// ‖Y − Y'‖ / ‖Y − ȳ‖ of the answers Y and Y' to every sample: `outputs` times `inner` numbers, over and over.
+fn relative_error(answers: &[[Vec<f64>; 2]], outputs: usize, inner: usize, centred: bool) -> f64 {
+    let output = |i: usize| i / inner % outputs;
+    let mut means = vec![0.0; outputs];
+    let all = answers.iter().flat_map(|[y, _]| y.iter().enumerate());
+    let each = (answers.len() * answers[0][0].len() / outputs) as f64;
+    all.clone().for_each(|(i, y)| means[output(i)] += if centred { y / each } else { 0.0 });
+    let square = all.map(|(i, y)| (y - means[output(i)]).powi(2)).sum::<f64>();
+    let lost: f64 = answers.iter().flat_map(|[y, z]| y.iter().zip(z)).map(|(y, z)| (y - z).powi(2)).sum();
+    (lost / square).sqrt()
+}
+
+#[test]
+fn the_predicted_error_is_the_measured_one() {
+    let gemm = "  const %w : f32[48,64] = seed(1)\n  const %b : f32[48] = seed(2)\n  %y : f32[N,48] = Gemm<transB=1>(%x, %w, %b)";
+    let product = "  const %w : f32[64,48] = seed(1)\n  %y : f32[N,5,48] = MatMul(%x, %w)";
+    let conv =
+        "  const %w : f32[16,8,3,3] = seed(1)\n  %y : f32[N,16,4,4] = Conv<strides=[2,2], pads=[1,1,1,1]>(%x, %w)";
+    for (input, layer, step) in [
+        (&[300, 64][..], gemm, "\"factorize-linear\", rank = 12, min-weights = 0"),
+        // Fewer samples than unknowns: the ridge matters.
+        (&[50, 64], gemm, "\"factorize-linear\", rank = 20, min-weights = 0"),
+        (&[100, 5, 64], product, "\"factorize-linear\", rank = 12, min-weights = 0"),
+        (&[60, 8, 8, 8], conv, "\"factorize-convs\", scheme = \"channel\", rank = 6, skip-first = 0"),
+        (&[60, 8, 8, 8], conv, "\"factorize-convs\", rank = 8, skip-first = 0"),
+        (&[60, 8, 8, 8], conv, "\"separate-convs\", rank = 2, skip-first = 0"),
+    ] {
+        let (teacher, data) = one_layer(input, layer);
+        let done = run(&teacher, &data, &Normalise::default(), 512, &format!("[{{ pass = {step} }}]")).unwrap();
+        let note = &done.report.steps[0].rows[0].note;
+        let predicted = note.split_once("predicted error ").unwrap_or_else(|| panic!("{step}: {note}")).1;
+        let predicted: f64 = predicted.split(' ').next().unwrap().parse().unwrap();
+        let [teacher, student] =
+            [&teacher, &done.student].map(|m| Network::from_bytes("m", &onnx::to_bytes(m).unwrap()).unwrap());
+        let bytes = data.array("x").unwrap().bytes();
+        let rows: Vec<Vec<u8>> = bytes.chunks(bytes.len() / input[0]).map(<[u8]>::to_vec).collect();
+        // Every tenth sample is held back.
+        let fitted = (0..input[0]).filter(|i| i % 10 != 9).map(|i| {
+            let shape: Vec<usize> = [&[1], &input[1..]].concat();
+            let x = [Array::new(Dtype::F32, shape, rows[i].clone()).unwrap()];
+            [teacher.run(&x).unwrap()[0].to_f64(), student.run(&x).unwrap()[0].to_f64()]
+        });
+        let answers: Vec<[Vec<f64>; 2]> = fitted.collect();
+        // A MatMul has no bias that could make up for a mean.
+        let (outputs, inner) = if layer.contains("Conv") { (16, 16) } else { (48, 1) };
+        let measured = relative_error(&answers, outputs, inner, !layer.contains("MatMul"));
+        assert!((measured - predicted / 100.0).abs() < 1e-3, "{step}: {measured} measured, {note}");
+        assert!(measured > 0.02, "{step}: {measured} says nothing");
+    }
 }

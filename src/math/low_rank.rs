@@ -1,9 +1,9 @@
 //! Products of thin matrices in place of a matrix: W ≈ L R, by truncated singular value decomposition.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2};
 
 use super::fit::Part;
-use super::solve::{Whitening, ridge};
+use super::solve::{Whitening, ridge, times};
 use super::svd::{Svd, rank_for_energy, singular_values};
 
 /// How many terms a factorization keeps.
@@ -55,26 +55,63 @@ pub fn factorize(w: ArrayView2<'_, f32>, terms: usize) -> Option<Factors> {
     })
 }
 
-/// The best L (m × r) and R (r × n) with `terms` terms for Y ≈ L R X + b: the least-squares weights, drawn to `prior` by
-/// λ = `lambda` · mean of the diagonal, truncated in the metric of the inputs' moments. (Chen et al. 2021, DRONE; Wang et
-/// al. 2024, SVD-LLM.) `None` if something has no solution.
-pub fn fitted(
-    part: &Part,
-    prior: ArrayView2<'_, f64>,
-    terms: usize,
-    lambda: f64,
-) -> Option<(Array2<f64>, Array2<f64>)> {
-    let best = ridge(&part.fit.xx, &part.fit.yx, Some(&prior.to_owned()), lambda)?;
-    let root = Whitening::new(part.fit.xx.view(), lambda)?;
-    let svd = Svd::leading(root.whiten(best.view())?.view(), terms)?;
-    let right = root.unwhiten(svd.vt.view())?;
-    // Both factors at one scale, term by term.
-    let norms = right.rows().into_iter().map(|r| r.dot(&r).sqrt().max(f64::MIN_POSITIVE)).collect::<Vec<_>>();
-    let scale: Vec<f64> = norms.iter().zip(&svd.sigma).map(|(n, s)| (s / n).sqrt()).collect();
-    let left =
-        Array2::from_shape_fn(svd.u.raw_dim(), |(i, t)| svd.u[(i, t)] * svd.sigma[t] / scale[t].max(f64::MIN_POSITIVE));
-    let right = Array2::from_shape_fn(right.raw_dim(), |(t, j)| right[(t, j)] * scale[t]);
-    Some((left, right))
+/// The weights of least error for Y ≈ W X + b, term by term: the least-squares weights W*, drawn to P₀, decomposed in the
+/// metric of the inputs' moments, W* S = Σ σ_t u_t v_tᵀ with S Sᵀ = C_xx + λI. (Chen et al. 2021, DRONE; Wang et al. 2024,
+/// SVD-LLM.)
+#[derive(Debug, Clone)]
+pub struct Spectrum {
+    u: Array2<f64>,
+    sigma: Array1<f64>,
+    /// v_tᵀ S⁻¹.
+    right: Array2<f64>,
+    /// What each term takes off the error.
+    gains: Vec<f64>,
+    /// E ‖Y − ȳ‖².
+    all: f64,
+}
+
+impl Spectrum {
+    /// The `most` leading terms, with `prior` as P₀ and λ = `lambda` · mean of the diagonal. `None` if something has no
+    /// solution.
+    pub fn new(part: &Part, prior: ArrayView2<'_, f64>, most: usize, lambda: f64) -> Option<Spectrum> {
+        let c = &part.fit;
+        let best = ridge(&c.xx, &c.yx, Some(&prior.to_owned()), lambda)?;
+        let root = Whitening::new(c.xx.view(), lambda)?;
+        let Svd { u, sigma, vt } = Svd::leading(root.whiten(best.view())?.view(), most)?;
+        let right = root.unwhiten(vt.view())?;
+        if sigma.is_empty() {
+            return None;
+        }
+        // W* (C_xx + λI) = C_yx + λ P₀, so W' = Σ u_t a_tᵀ, a_t = σ_t v_tᵀ S⁻¹, has the error
+        // tr C_yy − 2 tr W' C_xy + tr W' C_xx W'ᵀ = tr C_yy − Σ (σ_t² + λ ‖a_t‖² − 2 λ u_tᵀ P₀ a_t).
+        let lambda = lambda * c.xx.diag().sum() / c.xx.nrows().max(1) as f64;
+        let prior = times(u.t(), prior);
+        let gain = |t: usize| {
+            let right = right.row(t);
+            let square: f64 = sigma[t] * sigma[t];
+            square + lambda * (square * right.dot(&right) - 2.0 * sigma[t] * prior.row(t).dot(&right))
+        };
+        let gains = (0..sigma.len()).map(gain).collect();
+        Some(Spectrum { u, sigma, right, gains, all: c.yy.sum() })
+    }
+
+    /// E ‖Y − W' X − b‖² of the W' that `terms` terms make, ridge and all.
+    pub fn lost(&self, terms: usize) -> f64 {
+        (self.all - self.gains.iter().take(terms).sum::<f64>()).max(0.0)
+    }
+
+    /// W' = L R with `terms` terms, both factors at one scale, term by term: L is m × r, R is r × n.
+    pub fn factors(&self, terms: usize) -> (Array2<f64>, Array2<f64>) {
+        let terms = terms.min(self.sigma.len());
+        let norm = |t: usize| self.right.row(t).dot(&self.right.row(t)).sqrt().max(f64::MIN_POSITIVE);
+        let scale: Vec<f64> = (0..terms).map(|t| (self.sigma[t] / norm(t)).sqrt()).collect();
+        let left = |(i, t): (usize, usize)| self.u[(i, t)] * self.sigma[t] / scale[t].max(f64::MIN_POSITIVE);
+        let right = |(t, j): (usize, usize)| self.right[(t, j)] * scale[t];
+        (
+            Array2::from_shape_fn((self.u.nrows(), terms), left),
+            Array2::from_shape_fn((terms, self.right.ncols()), right),
+        )
+    }
 }
 
 /// The root of a lost share of the energy.
@@ -84,6 +121,8 @@ pub(super) fn relative(lost: f64, total: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Moments;
+    use super::super::fit::residual;
     use super::*;
     use ndarray::{ArrayView1, array};
 
@@ -109,6 +148,29 @@ mod tests {
         }
         let f = factorize(w.view(), 20).unwrap();
         assert!(norm(&(&w - &f.left.dot(&f.right))) < 1e-5 * norm(&w));
+    }
+
+    /// The closed form against the error of the factors themselves, with moments that need the ridge and without.
+    #[test]
+    fn the_predicted_error_is_the_error() {
+        for (samples, lambda) in [(400, 1e-4), (400, 0.0), (12, 1e-2)] {
+            let x = matrix(20, samples);
+            let prior = matrix(15, 20).mapv(f64::from);
+            let y = matrix(15, 21).slice(ndarray::s![.., 1..]).dot(&x).mapv(|v| v.max(0.0) + 0.3);
+            let mut moments = Moments::new(20, 15);
+            moments.add(x.view(), y.view()).unwrap();
+            let fit = moments.centred(false).unwrap();
+            let part = Part { held: fit.clone(), fit };
+            let spectrum = Spectrum::new(&part, prior.view(), 15, lambda).unwrap();
+            for terms in [0, 1, 7, 15] {
+                let (left, right) = spectrum.factors(terms);
+                let w = left.dot(&right);
+                let b = &part.fit.y - &w.dot(&part.fit.x);
+                let error = residual(&part.fit, w.view(), b.view()).sum();
+                let predicted = spectrum.lost(terms);
+                assert!((error - predicted).abs() < 1e-9 * spectrum.lost(0), "{terms}: {error}, {predicted}");
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing here panics on numbers: what cannot be computed (non-finite input, shapes that do not fit) is `None`. Results
 //! do not depend on the number of threads: work is cut into pieces of fixed size, and sums are taken in a fixed order.
 
+pub mod banks;
 pub mod books;
 pub mod codes;
 mod dense;
@@ -14,6 +15,7 @@ pub mod magnitude;
 pub mod moments;
 pub mod separate;
 pub mod solve;
+pub mod spatial;
 pub mod svd;
 
 pub use fit::{Fit, Layer};

@@ -65,6 +65,23 @@ pub fn ridge(g: &Array2<f64>, b: &Array2<f64>, toward: Option<&Array2<f64>>, lam
     }
 }
 
+/// What each of the inputs explains of Y beyond those before it: ‖Y − PX‖² + λ‖P‖² falls by that much with it. `g` and `b` as
+/// for [`ridge`], λ grows as it does there. (The squares of the columns of B L⁻ᵀ with L Lᵀ = G + λI.)
+pub fn explained(g: &Array2<f64>, b: Array2<f64>, lambda_rel: f64) -> Option<Vec<f64>> {
+    if b.ncols() != g.nrows() || !finite(b.view()) {
+        return None;
+    }
+    if g.diag().iter().all(|&d| d == 0.0) {
+        return Some(vec![0.0; g.nrows()]);
+    }
+    let grow = |lambda: &f64| (*lambda < 1.0).then_some((lambda * 10.0).max(1e-12));
+    let lower = std::iter::successors(Some(lambda_rel), grow).find_map(|lambda| factor(g.view(), lambda))?;
+    let whitened = by_rows(b.as_standard_layout().into_owned(), |rows| {
+        solve_lower_triangular_in_place(lower.as_ref(), rows, Par::Seq);
+    })?;
+    finite(whitened.view()).then(|| whitened.columns().into_iter().map(|c| c.dot(&c)).collect())
+}
+
 /// The lower triangular L (zeros above) with L Lᵀ = G + λI, λ = `lambda_rel` · mean of the diagonal of `g` (n × n; only
 /// its lower triangle is read). `None` if that is not positive definite to working precision, or not finite.
 pub fn cholesky_lower(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Array2<f64>> {

@@ -5,6 +5,10 @@
 //! channels and a 1×1 from them (Zhang et al., Accelerating Very Deep Convolutional Networks, 2015). What they make can be split
 //! further by `separate-convs`. A rank that would not make the layer smaller is refused.
 //!
+//! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
+//! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
+//! activation on held-back samples, before and after the fit.
+//!
 //! | option | | default |
 //! |---|---|---|
 //! | `scheme` | `spatial` or `channel` | `spatial` |
@@ -43,11 +47,13 @@
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{NodeId, Op, Patch};
-use crate::math::Rank;
+use crate::math::fit::Part;
+use crate::math::spatial::Spatial;
+use crate::math::{Factors, Rank};
 use crate::passes::options::{Selection, Share};
 use crate::passes::split::{self, Half, Weight, factorize, rank_of};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
-use ndarray::{Array2, ArrayView2, ArrayView4, ShapeError};
+use ndarray::{Array2, Array4, ArrayView2, ArrayView3};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 
@@ -75,8 +81,8 @@ enum Scheme {
     Channel,
 }
 
-/// L and R of W ≈ L R.
-type Pair = (Array2<f32>, Array2<f32>);
+/// How it reads in the report, the two layers, and the bias if it is another.
+type Halves = (String, [Half; 2], Option<Vec<f64>>);
 
 impl TryFrom<Options> for FactorizeConvs {
     type Error = String;
@@ -127,24 +133,10 @@ impl FactorizeConvs {
             return Err("it is 1×1: `factorize-linear` splits it".into());
         }
         let whole = conv.grouped(&kernel, 1);
-        let mut b = None;
-        let fit = |factors: &mut Pair, what: &mut String, b: &mut Option<Vec<f64>>| {
-            let Some(fitted) = &cx.fitted else { return Ok(()) };
-            let plain = factors.0.dot(&factors.1).mapv(f64::from);
-            if let Some((left, right, bias)) = split::fit_factors(graph, fitted, plain, factors.0.ncols(), what)? {
-                *factors = (left.mapv(|v| v as f32), right.mapv(|v| v as f32));
-                *b = Some(bias);
-            }
-            Ok::<_, String>(())
-        };
-        let (what, halves) = match (self.scheme, kernel.size.as_slice()) {
-            (Scheme::Spatial, &[height, width]) => self.spatial(&whole, &kernel, [height, width], &weight)?,
+        let (what, halves, b) = match (self.scheme, kernel.size.as_slice()) {
+            (Scheme::Spatial, &[_, width]) => self.spatial(cx, &whole, &kernel, width, &weight)?,
             (Scheme::Spatial, _) => return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into()),
-            (Scheme::Channel, _) => {
-                let (mut factors, mut what) = self.channel(&kernel, &weight)?;
-                fit(&mut factors, &mut what, &mut b)?;
-                (what, channel_halves(whole, &kernel, &weight, factors))
-            }
+            (Scheme::Channel, _) => self.channel(cx, whole, &kernel, &weight)?,
         };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
         Ok((split::patch(graph, n, 1, halves, bias)?, what))
@@ -153,40 +145,63 @@ impl FactorizeConvs {
     /// By the rank of the weight as a matrix C·k_h × M·k_w.
     fn spatial(
         &self,
+        cx: &Context<'_>,
         whole: &Conv,
         kernel: &Kernel,
-        [height, width]: [usize; 2],
+        width: usize,
         weight: &Weight<'_>,
-    ) -> Result<(String, [Half; 2]), String> {
-        let Kernel { outputs, inputs, .. } = *kernel;
-        let wrong = |e: ShapeError| e.to_string();
-        let w = ArrayView4::from_shape((outputs, inputs, height, width), &weight.data).map_err(wrong)?;
-        let w = w.permuted_axes([1, 2, 0, 3]);
-        let w = w.to_shape((inputs * height, outputs * width)).map_err(wrong)?;
-        let (factors, what) = factorize(self.rank, w.view(), weight)?;
-        let rank = factors.left.ncols();
-        let right = factors.right.to_shape((rank, outputs, width)).map_err(wrong)?;
-        let v = weight.like([rank, inputs, height, 1], factors.left.t().iter().copied());
-        let h = weight.like([outputs, rank, 1, width], right.view().permuted_axes([1, 0, 2]).iter().copied());
+    ) -> Result<Halves, String> {
+        let (outputs, rows) = (kernel.outputs, weight.tensor.len() / (kernel.outputs * width));
+        // Height and input channel are one axis as the weight lies.
+        let w = ArrayView3::from_shape((outputs, rows, width), &weight.data).map_err(|e| e.to_string())?;
+        let w = w.permuted_axes([1, 2, 0]);
+        let w = w.to_shape((rows, width * outputs)).map_err(|e| e.to_string())?;
+        let (factors, mut what) = factorize(self.rank, w.view(), weight)?;
+        let terms = factors.left.ncols();
+        let across = |(m, z): (usize, usize)| f64::from(factors.right[(z % terms, z / terms * outputs + m)]);
+        let across = Array2::from_shape_fn((outputs, width * terms), across);
+        let mut found = Spatial { down: factors.left.t().mapv(f64::from), across };
+        let mut bias = None;
+        if let Some(fitted) = &cx.fitted {
+            let find = |part: &Part, prior: ArrayView2<'_, f64>, lambda| {
+                let found = Spatial::fitted(part, prior, width, terms, lambda)?.mix(part, lambda)?;
+                let w = found.product();
+                Some((found, w))
+            };
+            if let Some((better, b)) = split::fit(cx.graph, fitted, found.product(), &mut what, find)? {
+                (found, bias) = (better, Some(b));
+            }
+        }
+        let terms = found.down.nrows();
+        let down = weight.like([terms, kernel.inputs, rows / kernel.inputs, 1], found.down.iter().map(|&v| v as f32));
+        let across = Array4::from_shape_fn((outputs, terms, 1, width), |(m, t, _, b)| found.across[(m, b * terms + t)]);
+        let across = weight.like(across.shape(), across.iter().map(|&v| v as f32));
         let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
-        Ok((what, [Half { suffix: "v", op: part(0), weight: v }, Half { suffix: "h", op: part(1), weight: h }]))
+        let halves =
+            [Half { suffix: "v", op: part(0), weight: down }, Half { suffix: "h", op: part(1), weight: across }];
+        Ok((what, halves, bias))
     }
 
-    /// By the rank of the weight as a matrix M × C·k….
-    fn channel(&self, kernel: &Kernel, weight: &Weight<'_>) -> Result<(Pair, String), String> {
-        let (outputs, inputs) = (kernel.outputs, kernel.inputs * kernel.taps());
-        let w = ArrayView2::from_shape((outputs, inputs), &weight.data).map_err(|e| e.to_string())?;
-        let (factors, what) = factorize(self.rank, w, weight)?;
-        Ok(((factors.left, factors.right), what))
+    /// By the rank of the weight as a matrix M × C·k…: a convolution to as many channels as there are terms, then a 1×1.
+    fn channel(&self, cx: &Context<'_>, whole: Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<Halves, String> {
+        let Kernel { outputs, inputs, ref size, .. } = *kernel;
+        let w = ArrayView2::from_shape((outputs, inputs * kernel.taps()), &weight.data).map_err(|e| e.to_string())?;
+        let (Factors { mut left, mut right, .. }, mut what) = factorize(self.rank, w, weight)?;
+        let (terms, axes) = (left.ncols(), size.len());
+        let mut bias = None;
+        if let Some(fitted) = &cx.fitted {
+            let plain = left.dot(&right).mapv(f64::from);
+            let find = split::low_rank(terms);
+            if let Some((better, b)) = split::fit(cx.graph, fitted, plain, &mut what, find)? {
+                (left, right) = (better.0.mapv(|v| v as f32), better.1.mapv(|v| v as f32));
+                bias = Some(b);
+            }
+        }
+        let down = weight.like([&[terms, inputs], size.as_slice()].concat(), right.iter().copied());
+        let up = weight.like([&[outputs, terms], vec![1; axes].as_slice()].concat(), left.iter().copied());
+        let pointwise = Conv::pointwise(axes, 1).into();
+        let halves =
+            [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }];
+        Ok((what, halves, bias))
     }
-}
-
-/// A convolution to as many channels as there are terms, then a 1×1.
-fn channel_halves(whole: Conv, kernel: &Kernel, weight: &Weight<'_>, (left, right): Pair) -> [Half; 2] {
-    let Kernel { outputs, inputs, ref size, .. } = *kernel;
-    let (rank, axes) = (left.ncols(), size.len());
-    let down = weight.like([&[rank, inputs], size.as_slice()].concat(), right.iter().copied());
-    let up = weight.like([&[outputs, rank], vec![1; axes].as_slice()].concat(), left.iter().copied());
-    let pointwise = Conv::pointwise(axes, 1).into();
-    [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }]
 }

@@ -4,6 +4,10 @@
 //! A weight of m × n becomes m × r and r × n; a bias stays with the second. A rank r of m·n/(m+n) or more would not make it
 //! smaller and is refused.
 //!
+//! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
+//! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
+//! activation on held-back samples, before and after the fit.
+//!
 //! | option | | default |
 //! |---|---|---|
 //! | `rank` | r, the same for all layers | |
@@ -151,7 +155,8 @@ impl FactorizeLinear {
             let plain = factors.left.dot(&factors.right).mapv(f64::from);
             let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
             let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
-            if let Some((left, right, b)) = split::fit_factors(graph, fitted, plain, factors.left.ncols(), &mut what)? {
+            let find = split::low_rank(factors.left.ncols());
+            if let Some(((left, right), b)) = split::fit(graph, fitted, plain, &mut what, find)? {
                 let (left, right) = (left.mapv(|v| (v / scale) as f32), right.mapv(|v| v as f32));
                 let pair = if sums_rows { (right.reversed_axes(), left.reversed_axes()) } else { (left, right) };
                 (factors.left, factors.right) = pair;

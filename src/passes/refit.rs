@@ -97,12 +97,13 @@ pub fn settle<F>(
         }
     };
     let old = judge(fitted.layer, before).map_or(f64::INFINITY, |j| j.1);
-    let mut chosen = Chosen { repaired: None, before: relative(old, all), after: f64::INFINITY };
+    let mut chosen = Chosen { repaired: None, predicted: None, before: relative(old, all), after: f64::INFINITY };
     let mut least = old;
     let mut layer = fitted.layer.clone();
     for _ in 0..ROUNDS {
         let last = chosen.repaired.as_ref().map(|r| &r.1);
         let Some((form, fit)) = solve(&layer, last) else { break };
+        chosen.predicted = chosen.predicted.or_else(|| Some(layer.fitted_error(&fit)));
         let Some((next, lost)) = judge(&layer, &fit) else { break };
         chosen.after = chosen.after.min(relative(lost, all));
         let better = lost < least;
@@ -122,12 +123,21 @@ pub fn settle<F>(
 pub struct Chosen<F> {
     /// The weights, and the form they were found in, if they are better on held-back samples than those before.
     pub repaired: Option<(Fit, F)>,
+    /// ‖Y − Y'‖ / ‖Y − ȳ‖ of the first fit on the samples it was fitted to: of the layer itself, no activation behind it.
+    pub predicted: Option<f64>,
     /// Relative errors behind the activation, on held-back samples.
     pub before: f64,
     pub after: f64,
 }
 
 impl<F> Chosen<F> {
+    /// What a repair that is kept was expected to leave over, and how it went.
+    pub fn predicted_note(&self) -> String {
+        let predicted = self.predicted.filter(|_| self.repaired.is_some());
+        let predicted = predicted.map(|e| format!(", predicted error {:.2} %", 100.0 * e));
+        predicted.unwrap_or_default() + ", " + &self.note()
+    }
+
     /// In words.
     pub fn note(&self) -> String {
         let percent = |e: f64| format!("{:.2} %", 100.0 * e);

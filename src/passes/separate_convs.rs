@@ -4,6 +4,10 @@
 //! base filters, so parameters and multiplications fall by about k/rank: 4.5 times for 3×3 at rank 2. A rank of as many terms
 //! as there are taps would be exact, and larger. (Guo et al., Network Decoupling, BMVC 2018.)
 //!
+//! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
+//! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
+//! activation on held-back samples, before and after the fit.
+//!
 //! | option | | default |
 //! |---|---|---|
 //! | `rank` | base filters a channel | 2 |
@@ -216,7 +220,7 @@ fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -
         })
     };
     let chosen = refit::settle(fitted, &before, solve);
-    what.push_str(&format!(", {}", chosen.note()));
+    what.push_str(&chosen.predicted_note());
     let (fit, mixed) = chosen.repaired.unwrap_or((before, plain));
     let join = |get: fn(&Mixed) -> &Array3<f64>| {
         let views: Vec<_> = mixed.iter().map(|m| get(m).view()).collect();

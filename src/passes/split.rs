@@ -2,8 +2,9 @@
 
 use crate::analysis::linear::{Bias, Linear};
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
-use crate::math::fit::Fit;
-use crate::math::{self, Factors, Layer, Rank, low_rank};
+use crate::math::fit::{Fit, Part};
+use crate::math::low_rank::Spectrum;
+use crate::math::{self, Factors, Layer, Rank};
 use crate::passes::options::{Share, one_of};
 use crate::passes::{Fitted, refit};
 use ndarray::{Array2, ArrayView2};
@@ -93,33 +94,42 @@ pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Res
     Ok((factors, what))
 }
 
-/// L and R of W ≈ L R, and the bias that goes with them.
-pub type FittedFactors = (Array2<f64>, Array2<f64>, Vec<f64>);
-
-/// The factors that calibration data asks for, as W = L R of the layer's outputs × inputs, and its bias; none if they are
-/// no better than the plain ones `before` on what was held back. Adds to `what` how it went.
+/// The form of weights that calibration data asks for, and the bias that goes with it; none if it is no better than the
+/// plain weight `before` (outputs × inputs) on what was held back. `find` gives, for a part with the weight that is given up
+/// and a relative λ, a form and the weight that it stands for. Adds to `what` how it went.
 ///
 /// # Errors
 /// If the layer cannot be computed with.
-pub fn fit_factors(
+pub fn fit<F>(
     graph: &Graph,
     fitted: &Fitted<'_>,
     before: Array2<f64>,
-    terms: usize,
     what: &mut String,
-) -> Result<Option<FittedFactors>, String> {
+    find: impl Fn(&Part, ArrayView2<'_, f64>, f64) -> Option<(F, Array2<f64>)>,
+) -> Result<Option<(F, Vec<f64>)>, String> {
     let current = refit::current(graph, fitted.linear)?;
     let before = Fit { w: vec![before], b: current.b.clone() };
-    let solve = |layer: &Layer, _: Option<&(Array2<f64>, Array2<f64>)>| {
+    let solve = |layer: &Layer, _: Option<&F>| {
         layer.best_ridge(|lambda| {
-            let (left, right) = low_rank::fitted(layer.parts.first()?, current.w.first()?.view(), terms, lambda)?;
-            let fit = layer.with_bias(vec![left.dot(&right)]);
-            Some(((left, right), fit))
+            let (form, w) = find(layer.parts.first()?, current.w.first()?.view(), lambda)?;
+            Some((form, layer.with_bias(vec![w])))
         })
     };
     let chosen = refit::settle(fitted, &before, solve);
-    what.push_str(&format!(", {}", chosen.note()));
-    Ok(chosen.repaired.map(|(fit, (left, right))| (left, right, fit.b)))
+    what.push_str(&chosen.predicted_note());
+    Ok(chosen.repaired.map(|(fit, form)| (form, fit.b)))
+}
+
+/// L and R of W ≈ L R.
+pub type Pair = (Array2<f64>, Array2<f64>);
+
+/// The best factors of so many terms, for [`fit`].
+pub fn low_rank(terms: usize) -> impl Fn(&Part, ArrayView2<'_, f64>, f64) -> Option<(Pair, Array2<f64>)> {
+    move |part, prior, lambda| {
+        let (left, right) = Spectrum::new(part, prior, terms, lambda)?.factors(terms);
+        let w = left.dot(&right);
+        Some(((left, right), w))
+    }
 }
 
 /// One of the two layers: the suffix of its name, its operator and its weight.

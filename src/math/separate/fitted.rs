@@ -1,5 +1,6 @@
 //! Separable filters that give what a layer should give on its data, not just what its weights were.
 
+use super::super::banks::{self, Bank};
 use super::super::fit::Part;
 use super::super::solve::{self, Whitening, ridge};
 use super::super::svd::Svd;
@@ -27,6 +28,12 @@ impl Mixed {
                 .assign(&self.mixes.slice(s![c, .., ..]).dot(&self.filters.slice(s![c, .., ..])));
         }
         w
+    }
+
+    fn banks(&self) -> Vec<Bank<'_>> {
+        let taps = self.filters.dim().2;
+        let bank = |(ch, filters)| Bank { inputs: (ch * taps..(ch + 1) * taps).into(), filters };
+        self.filters.outer_iter().enumerate().map(bank).collect()
     }
 }
 
@@ -85,28 +92,12 @@ pub fn fitted(
     Some(mixed)
 }
 
-/// All mixes solved together, with λ relative: Z = D X, P = P₀ + (C_yz − P₀ C_zz)(C_zz + λI)⁻¹.
+/// All mixes solved together, with λ relative, toward those there are.
 pub fn mix(part: &Part, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
-    let (channels, terms, taps) = mixed.filters.dim();
+    let (channels, terms, _) = mixed.filters.dim();
     let outputs = mixed.mixes.dim().1;
-    let c = &part.fit;
-    // X Zᵀ, a block of columns for each channel.
-    let mut xz = Array2::zeros((c.xx.nrows(), channels * terms));
-    let mut yz = Array2::zeros((outputs, channels * terms));
-    let mut prior = Array2::zeros((outputs, channels * terms));
-    for ch in 0..channels {
-        let (from, to) = (s![.., ch * taps..(ch + 1) * taps], s![.., ch * terms..(ch + 1) * terms]);
-        let filters = mixed.filters.slice(s![ch, .., ..]);
-        xz.slice_mut(to).assign(&c.xx.slice(from).dot(&filters.t()));
-        yz.slice_mut(to).assign(&c.yx.slice(from).dot(&filters.t()));
-        prior.slice_mut(to).assign(&mixed.mixes.slice(s![ch, .., ..]));
-    }
-    let mut zz = Array2::zeros((channels * terms, channels * terms));
-    for ch in 0..channels {
-        let rows = mixed.filters.slice(s![ch, .., ..]).dot(&xz.slice(s![ch * taps..(ch + 1) * taps, ..]));
-        zz.slice_mut(s![ch * terms..(ch + 1) * terms, ..]).assign(&rows);
-    }
-    let p = ridge(&zz, &yz, Some(&prior), lambda)?;
+    let prior = Array2::from_shape_fn((outputs, channels * terms), |(o, z)| mixed.mixes[(z / terms, o, z % terms)]);
+    let p = banks::mix(part, &mixed.banks(), &prior, lambda)?;
     let mixes = Array3::from_shape_fn((channels, outputs, terms), |(ch, o, t)| p[(o, ch * terms + t)]);
     Some(Mixed { filters: mixed.filters.clone(), mixes })
 }

@@ -1,0 +1,138 @@
+//! Convolutions with k_h×k_w taps as k_h×1 filters V and 1×k_w filters H behind them: W[m, c, a, b] ≈ Σ_t H[m, t, b] V[t, c, a].
+//! (Jaderberg et al., Speeding up Convolutional Neural Networks with Low Rank Expansions, BMVC 2014.)
+
+use super::banks::{self, Bank};
+use super::fit::Part;
+use super::solve::{Whitening, ridge, times};
+use super::svd::Svd;
+use ndarray::{Array2, ArrayView2, Slice, s};
+
+/// The two layers of filters.
+#[derive(Debug, Clone)]
+pub struct Spatial {
+    /// V: terms × (channels · k_h).
+    pub down: Array2<f64>,
+    /// H: outputs × (k_w · terms).
+    pub across: Array2<f64>,
+}
+
+impl Spatial {
+    /// The best V of `terms` terms for Y ≈ W X + b, and an H to begin with; terms come in the order of their worth.
+    ///
+    /// The least-squares weights, drawn to `prior` (outputs × channels · k_h · k_w, `width` = k_w) by λ = `lambda` · mean of
+    /// the diagonal, are truncated in the metric of the moments of what V reads, the mean over the k_w places where it reads
+    /// it. `None` if something has no solution.
+    pub fn fitted(part: &Part, prior: ArrayView2<'_, f64>, width: usize, terms: usize, lambda: f64) -> Option<Spatial> {
+        let c = &part.fit;
+        let best = ridge(&c.xx, &c.yx, Some(&prior.to_owned()), lambda)?;
+        let (outputs, rows) = (best.nrows(), best.ncols().checked_div(width)?);
+        let mut stacked = Array2::zeros((width * outputs, rows));
+        let mut moment = Array2::<f64>::zeros((rows, rows));
+        for b in 0..width {
+            stacked.slice_mut(s![b * outputs..(b + 1) * outputs, ..]).assign(&best.slice(s![.., b..;width]));
+            moment.scaled_add(1.0 / width as f64, &c.xx.slice(s![b..;width, b..;width]));
+        }
+        let root = Whitening::new(moment.view(), lambda)?;
+        let svd = Svd::leading(root.whiten(stacked.view())?.view(), terms)?;
+        let mut down = root.unwhiten(svd.vt.view())?;
+        let terms = svd.sigma.len();
+        if terms == 0 {
+            return None;
+        }
+        let mut across = Array2::zeros((outputs, width * terms));
+        for (t, mut filter) in down.rows_mut().into_iter().enumerate() {
+            // Filters of norm √σ keep both factors at one scale.
+            let norm = filter.dot(&filter).sqrt();
+            let scale = if norm > 0.0 { (svd.sigma[t] / norm).sqrt() } else { 0.0 };
+            filter *= scale;
+            let mix = if scale > 0.0 { svd.sigma[t] / scale } else { 0.0 };
+            for b in 0..width {
+                let u = svd.u.slice(s![b * outputs..(b + 1) * outputs, t]);
+                across.column_mut(b * terms + t).assign(&(&u * mix));
+            }
+        }
+        Some(Spatial { down, across })
+    }
+
+    /// H solved for what V gives, toward the one there is.
+    pub fn mix(self, part: &Part, lambda: f64) -> Option<Spatial> {
+        let across = banks::mix(part, &self.banks(), &self.across, lambda)?;
+        Some(Spatial { across, ..self })
+    }
+
+    /// What is lost of E ‖Y − ȳ‖² with the first t terms and the best H for them, for every t from 0.
+    pub fn lost(&self, part: &Part, lambda: f64) -> Option<Vec<f64>> {
+        let (terms, width) = (self.down.nrows(), self.width());
+        let order: Vec<usize> = (0..terms).flat_map(|t| (0..width).map(move |b| b * terms + t)).collect();
+        let lost = banks::lost(part, &self.banks(), &order, lambda)?;
+        Some(lost.into_iter().step_by(width).collect())
+    }
+
+    /// W: outputs × (channels · k_h · k_w).
+    pub fn product(&self) -> Array2<f64> {
+        let (terms, width) = (self.down.nrows(), self.width());
+        let mut w = Array2::zeros((self.across.nrows(), self.down.ncols() * width));
+        for b in 0..width {
+            let across = self.across.slice(s![.., b * terms..(b + 1) * terms]);
+            w.slice_mut(s![.., b..;width]).assign(&times(across, self.down.view()));
+        }
+        w
+    }
+
+    fn width(&self) -> usize {
+        self.across.ncols().checked_div(self.down.nrows()).unwrap_or(1).max(1)
+    }
+
+    /// V at each of the k_w places.
+    fn banks(&self) -> Vec<Bank<'_>> {
+        let width = self.width() as isize;
+        (0..width).map(|b| Bank { inputs: Slice::new(b, None, width), filters: self.down.view() }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Moments;
+    use super::super::fit::residual;
+    use super::*;
+
+    fn noise(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
+        let mut state = seed;
+        Array2::from_shape_simple_fn((rows, columns), || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        })
+    }
+
+    #[test]
+    fn every_term_lowers_the_error_and_all_of_them_are_exact() {
+        let (channels, height, width, outputs) = (3, 2, 3, 5);
+        let inputs = channels * height * width;
+        let x = noise(inputs, inputs, 7).dot(&noise(inputs, 500, 1));
+        let w = noise(outputs, inputs, 2);
+        let mut moments = Moments::new(inputs, outputs);
+        moments.add(x.mapv(|v| v as f32).view(), w.dot(&x).mapv(|v| v as f32).view()).unwrap();
+        let fit = moments.centred(false).unwrap();
+        let part = Part { held: fit.clone(), fit };
+        let full = channels * height;
+        let error = |w: &Array2<f64>| {
+            let b = &part.fit.y - &w.dot(&part.fit.x);
+            residual(&part.fit, w.view(), b.view()).sum() / part.fit.yy.sum()
+        };
+        let all = Spatial::fitted(&part, w.view(), width, full, 0.0).unwrap();
+        let lost = all.lost(&part, 0.0).unwrap();
+        assert_eq!(lost.len(), full + 1);
+        let mut last = f64::INFINITY;
+        for terms in 1..=full {
+            let found = Spatial::fitted(&part, w.view(), width, terms, 0.0).unwrap();
+            let plain = error(&found.product());
+            let found = found.mix(&part, 0.0).unwrap();
+            assert_eq!((found.down.dim(), found.across.dim()), ((terms, 6), (outputs, width * terms)));
+            let mixed = error(&found.product());
+            assert!(mixed <= plain + 1e-9 && mixed < last, "{terms}: {plain}, {mixed} after {last}");
+            assert!((lost[terms] / part.fit.yy.sum() - mixed).abs() < 1e-6, "{terms}: {} not {mixed}", lost[terms]);
+            last = mixed;
+        }
+        assert!(last < 1e-6, "{last}");
+    }
+}
