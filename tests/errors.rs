@@ -176,6 +176,11 @@ const CASES: &[Case] = &[
         "compress teacher.onnx -o recipe.toml -r recipe.toml",
     ),
     ("a student over the test data", |d| arrays(d, &[X]), "compress teacher.onnx -o data.npz -p none --test data.npz"),
+    (
+        "a student over the calibration data",
+        |d| arrays(d, &[X]),
+        "compress teacher.onnx -o data.npz -p none --calib data.npz",
+    ),
     ("a make rule without a name", fine, "compress teacher.onnx -o - -p none --depfile student.d"),
     // Arguments.
     ("a rank of nothing", fine, "compress teacher.onnx -o student.onnx -p separate-convs:rank=0"),
@@ -259,6 +264,19 @@ const CASES: &[Case] = &[
         "compress teacher.onnx -o student.onnx -p none --test data.npz",
     ),
     ("a target without data", |d| classifier(d), "compress teacher.onnx -o student.onnx -p none --max-drop 1%"),
+    // Data to fit to.
+    ("no such calibration data", |d| classifier(d), CALIBRATE),
+    ("calibration data of another shape", |d| arrays(d, &[("x", "<f4", "(20, 3, 5, 4)", 4800)]), CALIBRATE),
+    ("calibration data that is strings", |d| arrays(d, &[("x", "<U5", "(20, 3, 4, 4)", 19200)]), CALIBRATE),
+    ("calibration data of another name", |d| arrays(d, &[("images", "<f4", "(20, 3, 4, 4)", 3840)]), CALIBRATE),
+    ("an input without calibration data", |d| two_inputs(d, &[("a", "<f4", "(20, 3)", 240)]), CALIBRATE),
+    ("calibration data that is not finite", |d| with(d, zipped(&[("x", not_finite())])), CALIBRATE),
+    ("hardly any calibration data", |d| arrays(d, &[X]), CALIBRATE),
+    (
+        "no calibration samples",
+        |d| arrays(d, &[X]),
+        "compress teacher.onnx -o student.onnx -p clean --calib data.npz --calib-samples 0",
+    ),
     // Options of prune-channels.
     ("a width of nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0"),
     ("a width above all", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=1.5"),
@@ -273,6 +291,7 @@ const CASES: &[Case] = &[
 ];
 
 const CHECK: &str = "check teacher.onnx teacher.onnx --data data.npz";
+const CALIBRATE: &str = "compress teacher.onnx -o student.onnx -p factorize-linear:min-weights=0 --calib data.npz";
 const PICTURES: &str = "check teacher.onnx teacher.onnx --data pictures";
 
 /// Name, type and shape of an array as NumPy writes them, and its bytes, all of them 0x3e: as floats, fractions.
@@ -335,6 +354,14 @@ fn npy(dtype: &str, shape: &str, bytes: usize) -> Vec<u8> {
     let header = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n");
     let length = u16::try_from(header.len()).unwrap().to_le_bytes();
     [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), &vec![0x3e; bytes]].concat()
+}
+
+/// Samples of which the last number is not a number.
+fn not_finite() -> Vec<u8> {
+    let mut x = npy("<f4", "(20, 3, 4, 4)", 3840);
+    let last = x.len() - 4;
+    x[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    x
 }
 
 fn archive(entries: &[Entry]) -> Vec<u8> {

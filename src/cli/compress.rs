@@ -94,6 +94,8 @@ impl Args {
         read.extend(recipe.path.iter().map(|p| ("the recipe", p.as_path())));
         #[cfg(feature = "exec")]
         read.extend(test.iter().map(|t| ("the test data", t.path.as_path())));
+        #[cfg(feature = "exec")]
+        read.extend(calib.iter().map(|c| ("the calibration data", c.0.as_path())));
         self.check_places(&read)?;
         #[cfg(feature = "exec")]
         test.as_ref().map_or(Ok(()), |t| check_data(&self.teacher, &t.data, &t.normalise))?;

@@ -6,6 +6,9 @@ use half::{bf16, f16};
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// Bytes that are read of a mapped file before its memory is given back.
+const BLOCK: usize = 1 << 20;
+
 /// A constant. Cloning shares the bytes, which may be a mapped file.
 #[derive(Debug, Clone)]
 pub struct Tensor {
@@ -14,6 +17,14 @@ pub struct Tensor {
     data: Data,
     /// Whether a file may have it in ONNX's typed fields, where integers take as many bytes as they need.
     typed: bool,
+    /// The file that the bytes are mapped from, if they are.
+    backing: Option<Arc<dyn Backing>>,
+}
+
+/// A mapped file: what was read of it need not stay in memory.
+pub trait Backing: std::fmt::Debug + Send + Sync {
+    /// Gives back the memory behind these bytes of the file; they are read again where they are needed again.
+    fn release(&self, bytes: &[u8]);
 }
 
 /// Tensors are equal whatever their form in a file.
@@ -36,7 +47,13 @@ impl Tensor {
     /// A tensor over `data`, row-major and little-endian; `None` unless its length is what type and shape ask for.
     pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Option<Tensor> {
         let typed = Tensor::small_ints(dtype, &shape);
-        (byte_len(dtype, &shape)? == data.len()).then_some(Tensor { dtype, shape, data: Data::Bytes(data), typed })
+        (byte_len(dtype, &shape)? == data.len()).then_some(Tensor {
+            dtype,
+            shape,
+            data: Data::Bytes(data),
+            typed,
+            backing: None,
+        })
     }
 
     /// A string tensor; `None` unless there is one string an element.
@@ -46,6 +63,7 @@ impl Tensor {
             shape,
             data: Data::Strings(Arc::new(data)),
             typed: true,
+            backing: None,
         })
     }
 
@@ -58,6 +76,11 @@ impl Tensor {
     /// The same tensor, which a file may have, or is not to have, in ONNX's typed fields.
     pub fn with_typed(self, typed: bool) -> Tensor {
         Tensor { typed, ..self }
+    }
+
+    /// The same tensor, whose bytes are known to be mapped from this file.
+    pub fn backed_by(self, backing: Option<Arc<dyn Backing>>) -> Tensor {
+        Tensor { backing, ..self }
     }
 
     pub fn is_typed(&self) -> bool {
@@ -213,6 +236,31 @@ impl Tensor {
         Some(self.iter_floats()?.collect())
     }
 
+    /// Gives back the memory behind bytes that are mapped from a file; they are read again where they are needed again.
+    pub fn release(&self) {
+        if let (Some(backing), Some(bytes)) = (&self.backing, self.bytes()) {
+            backing.release(bytes);
+        }
+    }
+
+    /// The bytes in order, in blocks of whole elements; of a mapped file one block at a time stays in memory. `None` for
+    /// types without whole bytes.
+    pub fn blocks(&self) -> Option<impl Iterator<Item = &[u8]>> {
+        let width = self.dtype.bytes()?;
+        Some(self.bytes()?.chunks(BLOCK / width * width).inspect(|_| self.release()))
+    }
+
+    /// Copies some of the bytes behind those in `out`, as sparing of memory. `None` if there are not as many.
+    pub fn copy(&self, range: std::ops::Range<usize>, out: &mut Vec<u8>) -> Option<()> {
+        for part in self.bytes()?.get(range)?.chunks(BLOCK) {
+            if out.len() / BLOCK < (out.len() + part.len()) / BLOCK {
+                self.release();
+            }
+            out.extend_from_slice(part);
+        }
+        Some(())
+    }
+
     /// The elements as f64, one after the other. `None` if not a float tensor.
     pub fn iter_floats(&self) -> Option<impl Iterator<Item = f64> + '_> {
         let read: fn(&[u8]) -> f64 = match self.dtype {
@@ -222,7 +270,8 @@ impl Tensor {
             DType::BF16 => |b| word(b).map_or(0.0, |w| bf16::from_le_bytes(w).into()),
             _ => return None,
         };
-        Some(self.bytes()?.chunks_exact(self.dtype.bytes()?).map(read))
+        let width = self.dtype.bytes()?;
+        Some(self.blocks()?.flat_map(move |block| block.chunks_exact(width).map(read)))
     }
 
     /// The elements as i64 (bool as 0 and 1). `None` if not integers, or if a u64 does not fit.
@@ -296,5 +345,26 @@ mod tests {
         assert_eq!(stored(Tensor::from_ints(DType::U16, [2], [1, 2]).with_typed(true)), (2, Some(vec![1, 2])));
         assert_eq!(stored(Tensor::f32([2], &[0.0, 0.0]).with_typed(true)), (8, None));
         assert_eq!(stored(Tensor::i64([0], &[])), (0, None));
+    }
+
+    #[test]
+    fn what_was_read_of_a_file_leaves_memory() {
+        #[derive(Debug, Default)]
+        struct File(std::sync::atomic::AtomicUsize);
+        impl Backing for File {
+            fn release(&self, bytes: &[u8]) {
+                assert_eq!(bytes.len(), 3 * BLOCK);
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let values: Vec<f32> = (0..3 * BLOCK / 4).map(|i| i as f32).collect();
+        let file = Arc::new(File::default());
+        let t = Tensor::f32([values.len()], &values).backed_by(Some(file.clone()));
+        assert!(t.iter_floats().unwrap().eq(values.iter().map(|&v| f64::from(v))));
+        let mut copy = Vec::new();
+        t.copy(0..t.byte_len(), &mut copy).unwrap();
+        assert_eq!(t.bytes().unwrap(), &copy);
+        assert_eq!(file.0.load(std::sync::atomic::Ordering::Relaxed), 6);
+        assert_eq!(t.copy(1..t.byte_len() + 1, &mut copy), None);
     }
 }

@@ -396,9 +396,11 @@ impl Decoder<'_> {
         if bytes.len() != need {
             return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, bytes.len())));
         }
+        let backing = self.data.pages.of(&bytes);
         let tensor = Tensor::new(dtype, shape, bytes)
             .ok_or_else(|| Error::internal("a tensor of the right length was refused"))?
-            .with_typed(typed);
+            .with_typed(typed)
+            .backed_by(backing);
         Ok((tensor, rest_of(t).encode_to_vec().into()))
     }
 }

@@ -4,7 +4,7 @@ use super::proto::TensorProto;
 use super::proto::tensor_proto::DataLocation;
 use crate::error::{Error, Result, io};
 use crate::ir::shape::DType;
-use crate::ir::tensor::byte_len;
+use crate::ir::tensor::{Backing, byte_len};
 use bytes::Bytes;
 use memmap2::Mmap;
 #[cfg(unix)]
@@ -21,11 +21,29 @@ pub struct Pages(Vec<Arc<Mmap>>);
 impl Pages {
     /// Gives back the memory that holds what was read of the files so far: it is read again where it is needed again.
     pub fn release(&self) {
+        self.0.iter().for_each(|map| map.release(map));
+    }
+
+    /// The file that bytes are mapped from, if one of these is it.
+    pub fn of(&self, bytes: &[u8]) -> Option<Arc<dyn Backing>> {
+        let map = self.0.iter().find(|map| place(map, bytes).is_some())?;
+        Some(map.clone())
+    }
+}
+
+/// Where in a map bytes are.
+fn place(map: &Mmap, bytes: &[u8]) -> Option<usize> {
+    let at = (bytes.as_ptr() as usize).checked_sub(map.as_ptr() as usize)?;
+    (at + bytes.len() <= map.len()).then_some(at)
+}
+
+impl Backing for Mmap {
+    fn release(&self, bytes: &[u8]) {
         #[cfg(unix)]
-        for map in &self.0 {
+        if let Some(at) = place(self, bytes).filter(|_| !bytes.is_empty()) {
             // SAFETY: the map is of a file, shared, and never written to: its pages come back with the same content.
             // Where the system does not do it, the memory stays in use.
-            let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+            let _ = unsafe { self.unchecked_advise_range(UncheckedAdvice::DontNeed, at, bytes.len()) };
         }
     }
 }

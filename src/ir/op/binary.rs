@@ -222,7 +222,8 @@ impl Operator for Binary {
         }
         if self.0 == Mean {
             let n = inputs.len() as f64;
-            y = Tensor::from_floats(y.dtype(), y.shape(), y.floats()?.into_iter().map(|v| v / n));
+            let mean = Tensor::from_floats(y.dtype(), y.shape(), y.iter_floats()?.map(|v| v / n));
+            y = mean;
         }
         Some(vec![y])
     }
@@ -247,13 +248,14 @@ impl Binary {
         let shape = kernel::broadcast([a.shape(), b.shape()])?;
         kernel::fits(d, &shape)?;
         if a.dtype().is_float() {
-            let (x, y) = (a.floats()?, kernel::reals(b)?);
-            let (x, y) = ((&x[..], a.shape()), (&y[..], b.shape()));
+            // One number after the other: each of the three may be most of the model.
+            let pairs = kernel::spread(a, &shape)?.zip(kernel::spread(b, &shape)?);
             if kind.compares() {
-                let held = kernel::zip(x, y, &shape, |p, q| kind.holds(p, q).map(i64::from))?;
-                return Some(Tensor::from_ints(d, shape, held.into_iter().collect::<Option<Vec<_>>>()?));
+                let held = pairs.map(|(p, q)| kind.holds(p, q).map(i64::from)).collect::<Option<Vec<_>>>()?;
+                return Some(Tensor::from_ints(d, shape, held));
             }
-            return Some(Tensor::from_floats(d, &shape[..], kernel::zip(x, y, &shape, kind.real()?)?));
+            let f = kind.real()?;
+            return Some(Tensor::from_floats(d, shape, pairs.map(|(p, q)| f(p, q))));
         }
         let logical = matches!(kind, And | Or | Xor);
         if !(a.dtype().is_int() && !logical || a.dtype() == DType::BOOL && (logical || kind == Equal)) {

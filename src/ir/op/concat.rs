@@ -103,7 +103,7 @@ impl Operator for Concat {
         for row in 0..rows {
             for x in &inputs {
                 let step = x.byte_len() / rows;
-                out.extend_from_slice(&x.bytes()?[row * step..(row + 1) * step]);
+                x.copy(row * step..(row + 1) * step, &mut out)?;
             }
         }
         Some(vec![Tensor::new(first.dtype(), shape, out.into())?])

@@ -55,6 +55,30 @@ pub fn reals(t: &Tensor) -> Option<Vec<f64>> {
     }
 }
 
+/// The same, one after the other, broadcast to `shape`.
+pub fn spread<'t>(t: &'t Tensor, shape: &[usize]) -> Option<Box<dyn Iterator<Item = f64> + 't>> {
+    if t.shape() == shape && t.dtype().is_float() {
+        return Some(Box::new(t.iter_floats()?));
+    }
+    let values = reals(t)?;
+    let strides: Vec<usize> =
+        view(&values, t.shape())?.broadcast(IxDyn(shape))?.strides().iter().map(|&s| s.unsigned_abs()).collect();
+    let (count, shape) = (elements(shape)?, shape.to_vec());
+    let (mut index, mut at) = (vec![0; shape.len()], 0);
+    Some(Box::new((0..count).map(move |_| {
+        let value = values[at];
+        for (axis, i) in index.iter_mut().enumerate().rev() {
+            (*i, at) = (*i + 1, at + strides[axis]);
+            if *i < shape[axis] {
+                break;
+            }
+            at -= *i * strides[axis];
+            *i = 0;
+        }
+        value
+    })))
+}
+
 /// Sequences along an axis of a row-major tensor: `len` elements, `stride` apart, one sequence a start; none if they
 /// would be empty, however many.
 pub struct Lanes {
@@ -87,6 +111,20 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_spread_by_broadcasting() {
+        let all = |t: &Tensor, shape: &[usize]| spread(t, shape).map(Iterator::collect::<Vec<_>>);
+        let row = Tensor::f32([3], &[1.0, 2.0, 3.0]);
+        assert_eq!(all(&row, &[3]).unwrap(), [1.0, 2.0, 3.0]);
+        assert_eq!(all(&row, &[2, 3]).unwrap(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+        let column = Tensor::i64([2, 1], &[4, 5]);
+        assert_eq!(all(&column, &[2, 3]).unwrap(), [4.0, 4.0, 4.0, 5.0, 5.0, 5.0]);
+        assert_eq!(all(&Tensor::scalar_i64(7), &[1, 2]).unwrap(), [7.0, 7.0]);
+        assert_eq!(all(&column, &[0, 3]), None, "2 is not 1");
+        assert!(all(&row, &[0, 3]).unwrap().is_empty());
+        assert_eq!(all(&Tensor::scalar_i64((1 << 53) + 1), &[]), None);
+    }
 
     #[test]
     fn lanes_of_nothing_take_no_time() {

@@ -72,7 +72,7 @@ pub fn broadcast_axes(x: &Tensor, to: &[usize]) -> Option<Vec<Axis>> {
 /// bytes of one element. `None` if the type has no whole bytes, the result is too large or an offset out of range.
 pub fn pick(x: &Tensor, axes: &[Axis], fill: &[u8]) -> Option<Tensor> {
     let shape: Vec<usize> = axes.iter().map(Vec::len).collect();
-    let (source, width) = (x.bytes()?, x.dtype().bytes()?);
+    let width = x.dtype().bytes()?;
     let size = room(x.dtype(), &shape)?;
     if size == 0 {
         return Tensor::new(x.dtype(), shape, Default::default());
@@ -95,7 +95,7 @@ pub fn pick(x: &Tensor, axes: &[Axis], fill: &[u8]) -> Option<Tensor> {
             match base.zip(*offset) {
                 Some((b, o)) => {
                     let from = b.checked_add(o)?.checked_mul(width)?;
-                    out.extend_from_slice(source.get(from..from.checked_add(block * width)?)?);
+                    x.copy(from..from.checked_add(block * width)?, &mut out)?;
                 }
                 None if fill.len() == width => out.extend(fill.repeat(block)),
                 None => return None,

@@ -79,11 +79,28 @@ impl Operator for Transpose {
     }
 }
 
-/// The tensor whose axis i is axis `order[i]` of `x`.
+/// The tensor whose axis i is axis `order[i]` of `x`, a permutation. It is filled in the order of `x`: its elements are
+/// read once, and `x` may be most of the model.
 pub fn permute(x: &Tensor, order: &[usize]) -> Option<Tensor> {
-    let axes = pick::axes(x)?;
-    let axes = order.iter().map(|&a| axes.get(a).cloned()).collect::<Option<Vec<_>>>()?;
-    pick::pick(x, &axes, &[])
+    let shape: Vec<usize> = order.iter().map(|&a| x.shape().get(a).copied()).collect::<Option<_>>()?;
+    let width = x.dtype().bytes()?;
+    let mut out = vec![0; pick::room(x.dtype(), &shape)?];
+    let to = pick::strides(&shape);
+    let mut steps = vec![0; x.rank()];
+    order.iter().zip(to).for_each(|(&from, stride)| steps[from] = stride * width);
+    let (mut index, mut at) = (vec![0; x.rank()], 0);
+    for element in x.blocks()?.flat_map(|block| block.chunks_exact(width)) {
+        out.get_mut(at..at + width)?.copy_from_slice(element);
+        for (axis, i) in index.iter_mut().enumerate().rev() {
+            (*i, at) = (*i + 1, at + steps[axis]);
+            if *i < x.shape()[axis] {
+                break;
+            }
+            at -= *i * steps[axis];
+            *i = 0;
+        }
+    }
+    Tensor::new(x.dtype(), shape, out.into())
 }
 
 /// Moves blocks of channels into space or back, for tensors [N, C, H, W].
