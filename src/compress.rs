@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, Type};
 use crate::onnx;
 use crate::passes::options::{Selected, Selection};
-use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Together, Verdict};
-use crate::recipe::{Action, Recipe};
+use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict};
+use crate::recipe::{Action, Recipe, Step};
 use crate::report::{self, Packed, Report, Row, Size, StepReport};
 
 /// Rounds of cleaning after which passes that still find something must be undoing each other.
@@ -71,7 +71,7 @@ pub fn compress(
 }
 
 /// As [`compress`], with calibration data: every step that changes what the network computes then fits the weights of the
-/// student to what the teacher gives on that data, unless its `repair` is `"none"`.
+/// student to what the teacher gives on that data, unless its `repair` is `"none"`, and may decide by that data what to do.
 ///
 /// # Errors
 /// As [`compress`], and if the data cannot be run through the model.
@@ -97,6 +97,9 @@ fn run(
     mut repairs: Option<Repairs<'_>>,
 ) -> Result<Outcome> {
     let plan = recipe.plan()?;
+    if repairs.is_none() {
+        plan.iter().zip(&recipe.steps).try_for_each(|((_, action), step)| has_data(action, step))?;
+    }
     let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
     let mut steps: Vec<StepReport> = Vec::new();
@@ -121,7 +124,7 @@ fn run(
                 } else {
                     let selected = selection.resolve(&student.graph).map_err(located)?;
                     pass.fits(&student.graph).map_err(located)?;
-                    match repairs.as_mut().filter(|_| selected.repairs()) {
+                    match repairs.as_mut() {
                         #[cfg(feature = "exec")]
                         Some(repairs) => repairs.visit_all(&mut run, &mut student.graph, &*pass, &selected)?,
                         _ => drop(run.visit_all(&mut student.graph, &*pass, &selected)?),
@@ -169,6 +172,18 @@ fn run(
     Ok(Outcome { student, report })
 }
 
+/// Without calibration data no step may need it.
+fn has_data(action: &Action, step: &Step) -> Result<()> {
+    match action {
+        Action::Pass(pass, _) => pass.needs_data().map_or(Ok(()), |option| {
+            Err(Error::input(format!("{option} needs calibration data"))
+                .at(step.place())
+                .help("give --calib DATA, or `calib` under [data] in the recipe"))
+        }),
+        Action::Clean | Action::Nothing => Ok(()),
+    }
+}
+
 /// Nodes, cost and bytes of a model as it would be written.
 ///
 /// # Errors
@@ -199,6 +214,20 @@ fn same_interface(before: &[(String, Option<Type>)], graph: &Graph, exact: bool)
         }
     }
     if same { Ok(learned) } else { Err(Error::internal("the model's inputs or outputs changed")) }
+}
+
+/// A pass with what it goes by.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    pass: &'a dyn Pass,
+    selected: &'a Selected<'a>,
+    survey: Option<&'a Survey>,
+}
+
+impl Task<'_> {
+    fn context<'c>(&'c self, graph: &'c Graph, fitted: Option<Fitted<'c>>) -> Context<'c> {
+        Context { graph, selected: self.selected, survey: self.survey, fitted }
+    }
 }
 
 /// Axes of values that became shorter, each with the positions that stayed.
@@ -254,10 +283,11 @@ impl Run<'_> {
 
     /// Visits every site of a pass once, each against the graph as the earlier ones left it.
     fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
-        let sites = pass.sites(&Context { graph, selected, fitted: None });
+        let task = Task { pass, selected, survey: None };
+        let cx = task.context(graph, None);
+        let sites = pass.sites(&cx);
         let count = sites.len();
-        let together =
-            pass.rewrite_together(&Context { graph, selected, fitted: None }, &sites).map_err(|e| e.at(pass.name()))?;
+        let together = pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?;
         let mut changed = false;
         let sites = match together {
             Some(together) => {
@@ -269,7 +299,7 @@ impl Run<'_> {
         for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
             if site.lives(graph) {
                 self.observer.site(i, count, &site.label(graph));
-                changed |= self.visit(graph, pass, site, selected, None)?.is_some();
+                changed |= self.visit(graph, task, site, None)?.is_some();
             }
         }
         if pass.phase() != Phase::Clean {
@@ -295,11 +325,11 @@ impl Run<'_> {
     fn visit(
         &mut self,
         graph: &mut Graph,
-        pass: &dyn Pass,
+        task: Task<'_>,
         site: Site,
-        selected: &Selected<'_>,
         fitted: Option<Fitted<'_>>,
     ) -> Result<Option<Cuts>> {
+        let (pass, selected) = (task.pass, task.selected);
         let mut row = row(graph, pass, &site);
         let verdict = match selected.refuses(graph, &site) {
             Some(why) => Verdict::skip(why)?,
@@ -307,7 +337,7 @@ impl Run<'_> {
                 Verdict::skip("the file contradicts the operator's definition here")?
             }
             None => pass
-                .rewrite(&Context { graph, selected, fitted }, site)
+                .rewrite(&task.context(graph, fitted), site)
                 .map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
         };
         let done = match verdict {
@@ -334,7 +364,9 @@ impl Run<'_> {
         for n in graph.nodes() {
             let all = Selection::default();
             let count = |body: &Graph| match all.resolve(body) {
-                Ok(selected) => pass.sites(&Context { graph: body, selected: &selected, fitted: None }).len(),
+                Ok(selected) => {
+                    pass.sites(&Context { graph: body, selected: &selected, survey: None, fitted: None }).len()
+                }
                 Err(_) => 0,
             };
             let sites: usize = graph.node(n).bodies().map(count).sum();

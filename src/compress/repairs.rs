@@ -1,15 +1,15 @@
 //! Steps with calibration data: layer after layer in the order they run, each fitted to what the teacher gives there.
 
-use super::{Run, row};
+use super::{Run, Task, row};
 use crate::analysis::linear::Linear;
-use crate::calibrate::{Calibration, Twins, Walk};
+use crate::calibrate::{Calibration, Look, Twins, Walk};
 use crate::error::Result;
 use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options::{self, Selected};
 use crate::passes::refit::refit;
-use crate::passes::{Context, Fitted, Pass, Retarget, Site};
+use crate::passes::{Fitted, Pass, Retarget, Site, Survey};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +32,7 @@ impl<'a> Repairs<'a> {
         Repairs { data, shell, teacher: None, twins: Twins::default(), constants: HashMap::new(), changed: false }
     }
 
-    /// Runs a pass over all its sites, and fits the layers behind the first change.
+    /// Runs a pass over all its sites, and fits the layers behind the first change, unless the step is not to repair.
     pub fn visit_all(
         &mut self,
         run: &mut Run<'_>,
@@ -40,10 +40,13 @@ impl<'a> Repairs<'a> {
         pass: &dyn Pass,
         selected: &Selected<'_>,
     ) -> Result<()> {
-        let teacher = self.teacher.get_or_insert_with(|| graph.clone());
-        let sites = pass.sites(&Context { graph, selected, fitted: None });
+        self.teacher.get_or_insert_with(|| graph.clone());
+        let survey = self.survey(run, graph, Task { pass, selected, survey: None })?;
+        let task = Task { pass, selected, survey: survey.as_ref() };
+        let cx = task.context(graph, None);
+        let sites = pass.sites(&cx);
         let count = sites.len();
-        let together = pass.rewrite_together(&Context { graph, selected, fitted: None }, &sites);
+        let together = pass.rewrite_together(&cx, &sites);
         let sites = match together.map_err(|e| e.at(pass.name()))? {
             Some(mut together) => {
                 let cuts = std::mem::take(&mut together.patch.cuts);
@@ -55,18 +58,54 @@ impl<'a> Repairs<'a> {
         };
         let mut at_layer: HashMap<NodeId, Site> = HashMap::new();
         for (i, site) in sites.into_iter().enumerate() {
-            match layer_of(graph, &site) {
+            match layer_of(graph, &site).filter(|_| selected.repairs()) {
                 Some(n) => drop(at_layer.insert(n, site)),
                 None if site.lives(graph) => {
                     run.observer.site(i, count, &site.label(graph));
-                    let cuts = run.visit(graph, pass, site, selected, None)?;
+                    let cuts = run.visit(graph, task, site, None)?;
                     self.changed |= cuts.is_some();
                     cuts.into_iter().flatten().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
                 }
                 None => {}
             }
         }
+        if selected.repairs() {
+            self.fit_all(run, graph, task, at_layer)?;
+        }
+        run.unentered_bodies(graph, pass);
+        Ok(())
+    }
 
+    /// What the data says to the questions of a pass.
+    fn survey(&self, run: &Run<'_>, graph: &Graph, task: Task<'_>) -> Result<Option<Survey>> {
+        let questions = task.pass.questions(&task.context(graph, None));
+        let (Some(questions), Some(teacher)) = (questions, &self.teacher) else { return Ok(None) };
+        let layers = options::layers(graph);
+        let mut later: HashSet<NodeId> = layers.iter().copied().collect();
+        let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
+        let mut survey = Survey::new();
+        for n in layers {
+            if questions.layers.contains(&n) {
+                run.observer.site(survey.len(), questions.layers.len(), graph.label(n));
+                let linear = Linear::of(graph, n);
+                let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
+                survey.insert(n, seen.tell(|fitted| (questions.note)(&fitted?))?);
+            }
+            later.remove(&n);
+        }
+        Ok(Some(survey))
+    }
+
+    /// Goes from layer to layer. Those in `at_layer` are sites of the pass; others are fitted as they are.
+    fn fit_all(
+        &mut self,
+        run: &mut Run<'_>,
+        graph: &mut Graph,
+        task: Task<'_>,
+        mut at_layer: HashMap<NodeId, Site>,
+    ) -> Result<()> {
+        let Some(teacher) = &self.teacher else { return Ok(()) };
+        let others = task.pass.fits_others();
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
@@ -74,42 +113,24 @@ impl<'a> Repairs<'a> {
         for (i, n) in layers.into_iter().enumerate() {
             run.observer.site(i, count, graph.label(n));
             let site = at_layer.remove(&n).filter(|s| s.lives(graph));
-            let refused = site.as_ref().is_some_and(|s| selected.refuses(graph, s).is_some());
+            let refused = site.as_ref().is_some_and(|s| task.selected.refuses(graph, s).is_some());
             let rewritten = site.is_some() && !refused;
-            if (rewritten || self.changed) && !selected.skips(n) {
+            if (rewritten || others && self.changed) && !task.selected.skips(n) {
                 let linear = Linear::of(graph, n);
-                let look = match &linear {
-                    Ok(linear) => walk.look(graph, linear, &self.twins, &later),
-                    Err(why) => Err(Ok(why.clone())),
-                };
-                let seen = look.and_then(|look| Ok((look.moments()?, look)));
-                let failed = RefCell::new(None);
-                let retarget = |layer: &Layer, fit: &Fit| match seen.as_ref().ok()?.1.retarget(layer, fit) {
-                    Ok(layer) => Some(layer),
-                    Err(e) => {
-                        *failed.borrow_mut() = e.err();
-                        None
+                let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
+                self.changed |= seen.tell(|fitted| {
+                    if rewritten {
+                        let site = site.unwrap_or(Site::Node(n));
+                        let done = run.visit(graph, task, site, fitted.as_ref().ok().copied())?.is_some();
+                        if let (Err(why), Some(row)) = (fitted, run.rows.last_mut().filter(|r| r.done)) {
+                            row.note.push_str(&format!("; not repaired: {why}"));
+                        }
+                        return Ok(done);
                     }
-                };
-                let fitted = match (&linear, &seen) {
-                    (Ok(linear), Ok((layer, look))) => {
-                        let retarget: Retarget<'_> = &retarget;
-                        Ok(Fitted { linear, layer, retarget: look.is_bounded().then_some(retarget) })
-                    }
-                    (_, Err(Ok(why))) | (Err(why), _) => Err(why.clone()),
-                    (_, Err(Err(_))) => Err(String::new()),
-                };
-                if rewritten {
-                    let site = site.unwrap_or(Site::Node(n));
-                    self.changed |= run.visit(graph, pass, site, selected, fitted.as_ref().ok().copied())?.is_some();
-                    if let (Err(why), Some(row)) = (&fitted, run.rows.last_mut().filter(|r| r.done)) {
-                        row.note.push_str(&format!("; not repaired: {why}"));
-                    }
-                } else {
                     if let Some(site) = site {
-                        run.visit(graph, pass, site, selected, None)?;
+                        run.visit(graph, task, site, None)?;
                     }
-                    let mut row = row(graph, pass, &Site::Node(n));
+                    let mut row = row(graph, task.pass, &Site::Node(n));
                     let repaired = fitted.and_then(|fitted| refit(graph, &fitted));
                     row.done = repaired.is_ok();
                     row.note = match repaired {
@@ -120,17 +141,13 @@ impl<'a> Repairs<'a> {
                         Err(why) => format!("not refitted: {why}"),
                     };
                     run.rows.push(row);
-                }
-                let failed = failed.into_inner();
-                if let Some(e) = failed.or(seen.err().and_then(std::result::Result::err)) {
-                    return Err(e.at(format!("calibrating \"{}\"", graph.label(n))));
-                }
+                    Ok(false)
+                })??;
             } else if let Some(site) = site {
-                run.visit(graph, pass, site, selected, None)?;
+                run.visit(graph, task, site, None)?;
             }
             later.remove(&n);
         }
-        run.unentered_bodies(graph, pass);
         Ok(())
     }
 
@@ -150,6 +167,51 @@ impl<'a> Repairs<'a> {
             now.insert(n, constants);
         }
         self.constants = now;
+    }
+}
+
+/// What was seen of a layer, or why nothing was.
+struct Seen<'w> {
+    what: Result<(&'w Linear, Layer, Look<'w>), String>,
+    place: String,
+}
+
+impl<'w> Seen<'w> {
+    /// Looks at the layer of a node and sums up what it reads and should give.
+    fn at(
+        walk: &'w mut Walk<'_>,
+        graph: &Graph,
+        node: NodeId,
+        linear: &'w Result<Linear, String>,
+        twins: &'w Twins,
+        later: &HashSet<NodeId>,
+    ) -> Result<Seen<'w>> {
+        let place = format!("calibrating \"{}\"", graph.label(node));
+        let look = linear.as_ref().map_err(|why| Ok(why.clone()));
+        let look = look.and_then(|linear| Ok((linear, walk.look(graph, linear, twins, later)?)));
+        let what = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
+            Ok(seen) => Ok(seen),
+            Err(Ok(why)) => Err(why),
+            Err(Err(e)) => return Err(e.at(place)),
+        };
+        Ok(Seen { what, place })
+    }
+
+    /// Tells it as passes hear it.
+    fn tell<T>(&self, hear: impl FnOnce(Result<Fitted<'_>, String>) -> T) -> Result<T> {
+        let (linear, layer, look) = match &self.what {
+            Ok(seen) => seen,
+            Err(why) => return Ok(hear(Err(why.clone()))),
+        };
+        let failed = RefCell::new(None);
+        let retarget =
+            |layer: &Layer, fit: &Fit| look.retarget(layer, fit).map_err(|e| *failed.borrow_mut() = e.err()).ok();
+        let retarget: Retarget<'_> = &retarget;
+        let heard = hear(Ok(Fitted { linear, layer, retarget: look.is_bounded().then_some(retarget) }));
+        match failed.into_inner() {
+            Some(e) => Err(e.at(&self.place)),
+            None => Ok(heard),
+        }
     }
 }
 

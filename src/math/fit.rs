@@ -6,13 +6,15 @@
 
 use super::moments::{Centred, Moments, Retarget};
 use super::{ridge, solve};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 /// λ of the ridge, as a share of the mean of the diagonal; where that fits much better than it generalizes, ten times as
 /// much, and so on.
 const RIDGES: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
 /// Held-back error over fitted error above which a larger λ is tried.
 const OVERFIT: f64 = 1.1;
+/// A factor on an output beyond this, or below its inverse, comes of data that says nothing.
+const MAX_FACTOR: f64 = 1e3;
 
 /// The moments of one layer, or of one group of a convolution in groups.
 #[derive(Debug, Clone)]
@@ -121,6 +123,31 @@ impl Layer {
         Fit { b: if self.intercept { biases.collect() } else { vec![0.0; self.outputs() * w.len()] }, w }
     }
 
+    /// The weights with a factor on every output that gives it the standard deviation that it should have, and the biases
+    /// that make the means agree, on the samples that are fitted to.
+    pub fn matched(&self, fit: &Fit) -> Fit {
+        let scaled = |(part, w): (&Part, &Array2<f64>)| {
+            let has = variances(&part.fit, w.view());
+            let factors = part.fit.yy.iter().zip(has).map(|(wanted, has)| (wanted / has).sqrt());
+            let sound = factors.map(|g| if (1.0 / MAX_FACTOR..=MAX_FACTOR).contains(&g) { g } else { 1.0 });
+            w * &Array1::from_iter(sound).insert_axis(Axis(1))
+        };
+        self.with_bias(self.parts.iter().zip(&fit.w).map(scaled).collect())
+    }
+
+    /// How far means and standard deviations of the outputs are from what they should be on the held-back samples: the root
+    /// of the sum of squares, as a share of ‖Y − ȳ‖.
+    pub fn mismatch(&self, fit: &Fit) -> f64 {
+        let (mut off, mut all) = (0.0, 0.0);
+        for ((part, w), b) in self.parts.iter().zip(&fit.w).zip(fit.b.chunks(self.outputs())) {
+            let means = &part.held.y - &w.dot(&part.held.x) - ArrayView1::from(b);
+            let spreads = part.held.yy.mapv(f64::sqrt) - variances(&part.held, w.view()).mapv(f64::sqrt);
+            off += means.dot(&means) + spreads.dot(&spreads);
+            all += part.held.yy.sum();
+        }
+        relative(off, all)
+    }
+
     /// Σ ‖Y − W X − b‖² a sample over the held-back samples, and Σ ‖Y − ȳ‖².
     pub fn held_back(&self, fit: &Fit) -> (f64, f64) {
         self.lost_on(fit, |p| &p.held)
@@ -142,6 +169,12 @@ impl Fit {
     pub fn is_finite(&self) -> bool {
         self.w.iter().flatten().chain(&self.b).all(|v| v.is_finite())
     }
+}
+
+/// The variance of every output of W X.
+fn variances(c: &Centred, w: ArrayView2<'_, f64>) -> Array1<f64> {
+    let seen = solve::times(w, c.xx.view());
+    Array1::from_shape_fn(w.nrows(), |o| seen.row(o).dot(&w.row(o)).max(0.0))
 }
 
 /// E (y − w x − b)² of every output.

@@ -17,6 +17,7 @@ pub mod separate;
 pub mod solve;
 pub mod spatial;
 pub mod svd;
+pub mod worth;
 
 pub use fit::{Fit, Layer};
 pub use kmeans::{Clustering, kmeans_1d};

@@ -45,6 +45,8 @@ pub struct Moments {
     yy: Array1<f64>,
     x: Array1<f64>,
     y: Array1<f64>,
+    /// Samples at which x is not zero.
+    nonzero: Array1<f64>,
 }
 
 /// Means and second moments about them, per sample.
@@ -60,6 +62,8 @@ pub struct Centred {
     pub x: Array1<f64>,
     /// ȳ, m.
     pub y: Array1<f64>,
+    /// The share of samples at which x is not zero, n.
+    pub nonzero: Array1<f64>,
 }
 
 impl Moments {
@@ -71,6 +75,7 @@ impl Moments {
             yy: Array1::zeros(outputs),
             x: Array1::zeros(inputs),
             y: Array1::zeros(outputs),
+            nonzero: Array1::zeros(inputs),
         }
     }
 
@@ -81,8 +86,9 @@ impl Moments {
         }
         add(&mut self.xx, x, x, true);
         add(&mut self.yx, y, x, false);
-        for (sum, row) in self.x.iter_mut().zip(x.rows()) {
+        for ((sum, count), row) in self.x.iter_mut().zip(&mut self.nonzero).zip(x.rows()) {
             *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+            *count += row.iter().filter(|&&v| v != 0.0).count() as f64;
         }
         add_rows(&mut self.y, &mut self.yy, y);
         self.samples += x.ncols();
@@ -112,7 +118,7 @@ impl Moments {
         }
         let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
         let finite = xx.iter().chain(&yx).chain(&yy).all(|v| v.is_finite());
-        finite.then_some(Centred { xx: Arc::new(xx), yx, yy, x, y })
+        finite.then_some(Centred { xx: Arc::new(xx), yx, yy, x, y, nonzero: self.nonzero / n })
     }
 }
 
@@ -159,7 +165,8 @@ impl Retarget {
         }
         let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
         let finite = yx.iter().chain(&yy).all(|v| v.is_finite());
-        finite.then_some(Centred { xx: old.xx.clone(), yx, yy, x: old.x.clone(), y })
+        let (xx, x, nonzero) = (old.xx.clone(), old.x.clone(), old.nonzero.clone());
+        finite.then_some(Centred { xx, yx, yy, x, y, nonzero })
     }
 }
 
@@ -276,6 +283,8 @@ mod tests {
         let near = |a: &Array2<f64>, b: Array2<f64>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-12);
         assert!(near(&got.xx, xc.dot(&xc.t()) / 30.0) && near(&got.yx, yc.dot(&xc.t()) / 30.0));
         assert!(got.yy.iter().zip(yc.dot(&yc.t()).diag()).all(|(a, b)| (a - b / 30.0).abs() < 1e-12));
+        let nonzero = x.rows().into_iter().map(|row| row.iter().filter(|&&v| v != 0.0).count() as f64 / 30.0);
+        assert_eq!(got.nonzero.to_vec(), nonzero.collect::<Vec<_>>());
         assert!((&got.x - &xm).iter().chain(&(&got.y - &ym)).all(|d| d.abs() < 1e-12));
 
         moments.add(Array2::from_elem((4, 1), f32::NAN).view(), y.slice(s![.., ..1]));

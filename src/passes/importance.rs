@@ -1,40 +1,177 @@
-//! How important units of channels are.
+//! How important units of channels are: by the weights that make them, or by what calibration data says of the layers that
+//! read them.
 
 use crate::analysis::channels::{Channels, Group};
 use crate::analysis::evaluate::Evaluator;
-use crate::ir::{Graph, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
+use crate::math::worth;
+use crate::passes::refit::current;
+use crate::passes::{Fitted, Questions, Survey};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-/// What makes a unit important. (Li et al. 2017, Pruning Filters for Efficient ConvNets.)
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// What makes a unit important.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Importance {
-    /// The sum of the magnitudes of the weights that make it.
-    #[default]
+    /// The sum of the magnitudes of the weights that make it. (Li et al. 2017, Pruning Filters for Efficient ConvNets.)
     L1,
     /// The root of the sum of their squares.
     L2,
+    /// The mean of its square where it is read.
+    ActivationEnergy,
+    /// How often it is not zero where it is read.
+    NonzeroShare,
+    /// How much of what its readers give it alone could give.
+    Fidelity,
+    /// What its readers lose for good when it goes.
+    Schur,
+}
+
+impl Importance {
+    pub const WITHOUT_DATA: Importance = Importance::L1;
+    pub const WITH_DATA: Importance = Importance::Schur;
+
+    /// As recipes spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Importance::L1 => "l1",
+            Importance::L2 => "l2",
+            Importance::ActivationEnergy => "activation-energy",
+            Importance::NonzeroShare => "nonzero-share",
+            Importance::Fidelity => "fidelity",
+            Importance::Schur => "schur",
+        }
+    }
+
+    /// Whether it is about what flows through a unit, which only data shows.
+    pub fn needs_data(self) -> bool {
+        !matches!(self, Importance::L1 | Importance::L2)
+    }
+
+    /// Asks the layers that read units of these groups what the units are worth to them. The answer has a number for every
+    /// position along the axis that carries the units; those of a unit add up.
+    pub fn questions<'a>(self, graph: &'a Graph, channels: &Channels, groups: &[&Group]) -> Questions<'a> {
+        let open: HashSet<u32> = groups.iter().flat_map(|g| g.units.iter().copied()).collect();
+        let mut readers: HashMap<NodeId, Vec<u32>> = readers(graph, channels).into_iter().collect();
+        readers.retain(|_, units| units.iter().any(|u| open.contains(u)));
+        let layers = readers.keys().copied().collect();
+        let note = move |fitted: &Fitted<'_>| {
+            let units = readers.get(&fitted.linear.node).ok_or("it reads no channels")?;
+            self.worth(graph, fitted, units, &open)
+        };
+        Questions { layers, note: Box::new(note) }
+    }
+
+    /// What the units at the positions of a layer's input are worth to it, as far as they are `open`: the others stay.
+    fn worth(self, graph: &Graph, fitted: &Fitted<'_>, units: &[u32], open: &HashSet<u32>) -> Result<Vec<f64>, String> {
+        let (linear, layer) = (fitted.linear, fitted.layer);
+        let channels = linear.inputs / linear.taps;
+        if units.len() != linear.groups * channels {
+            return Err("it sums over something else than channels".into());
+        }
+        let mut number: HashMap<u32, usize> = HashMap::new();
+        let mut sizes: Vec<f64> = Vec::new();
+        let mut columns: Vec<Vec<Vec<usize>>> = vec![Vec::new(); linear.groups];
+        for (position, unit) in units.iter().enumerate().filter(|(_, u)| open.contains(u)) {
+            let next = number.len();
+            let u = *number.entry(*unit).or_insert(next);
+            columns.iter_mut().for_each(|c| c.resize(c.len().max(u + 1), Vec::new()));
+            sizes.resize(sizes.len().max(u + 1), 0.0);
+            sizes[u] += 1.0;
+            let first = position % channels * linear.taps;
+            columns[position / channels][u].extend(first..first + linear.taps);
+        }
+        let fit = current(graph, linear)?;
+        let worth = match self {
+            Importance::NonzeroShare => worth::nonzero(layer, &columns),
+            Importance::Fidelity => worth::fidelity(layer, &fit, &columns),
+            Importance::Schur => worth::removal(layer, &fit, &columns).ok_or("its moments have no inverse")?,
+            Importance::ActivationEnergy | Importance::L1 | Importance::L2 => worth::energy(layer, &columns),
+        };
+        Ok(units.iter().map(|u| number.get(u).map_or(0.0, |&u| worth[u] / sizes[u])).collect())
+    }
+}
+
+/// Layers that sum over channels, each with the units of what it reads, by position.
+fn readers(graph: &Graph, channels: &Channels) -> Vec<(NodeId, Vec<u32>)> {
+    let data = channels.contractions().iter().filter(|c| c.slot == 0);
+    data.filter_map(|c| Some((c.node, channels.units(graph.input(c.node, 0)?, c.axis)?))).collect()
+}
+
+/// Scores of the units of a graph.
+pub struct Scores<'a> {
+    channels: &'a Channels,
+    importance: Importance,
+    norms: Norms<'a>,
+    /// What the readers of each unit said in all, for an importance that needs data.
+    sums: HashMap<u32, f64>,
+    /// Why a reader of a unit said nothing.
+    silent: HashMap<u32, String>,
+}
+
+/// Scores of a group's units, and how they were found where that is worth a word.
+pub struct Scored {
+    pub scores: Vec<f64>,
+    pub how: String,
+}
+
+impl<'a> Scores<'a> {
+    pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, survey: Option<&Survey>) -> Self {
+        let norm = if importance == Importance::L2 { Norm::L2 } else { Norm::L1 };
+        let (mut sums, mut silent) = (HashMap::new(), HashMap::new());
+        let readers = if importance.needs_data() { readers(graph, channels) } else { Vec::new() };
+        for (node, units) in readers {
+            match survey.and_then(|s| s.get(&node)) {
+                Some(Ok(numbers)) => {
+                    units.into_iter().zip(numbers).for_each(|(u, n)| *sums.entry(u).or_insert(0.0) += n);
+                }
+                other => {
+                    let why = other.and_then(|a| a.as_ref().err()).map_or("no weights can be fitted for it", |w| w);
+                    let why = format!("\"{}\" could not be asked: {why}", graph.label(node));
+                    units.into_iter().for_each(|u| _ = silent.entry(u).or_insert_with(|| why.clone()));
+                }
+            }
+        }
+        Scores { channels, importance, norms: Norms::of(graph, norm), sums, silent }
+    }
+
+    /// The scores of a group's units. Where data is wanted and no reader of some unit could be asked, by the weights.
+    ///
+    /// # Errors
+    /// If a weight is not float, or made by what cannot be computed.
+    pub fn scores(&mut self, group: &Group) -> Result<Scored, String> {
+        let mut how = String::new();
+        if self.importance.needs_data() {
+            let said: Option<Vec<f64>> = group.units.iter().map(|u| self.sums.get(u).copied()).collect();
+            if let Some(scores) = said {
+                return Ok(Scored { scores, how: format!(", by {}", self.importance.name()) });
+            }
+            let why = group.units.iter().find_map(|u| self.silent.get(u)).map_or("nothing sums over them", |w| w);
+            how = format!(", by l1: {why}");
+        }
+        Ok(Scored { scores: self.norms.scores(self.channels, group)?, how })
+    }
 }
 
 /// Norms of the weights along the axes that make channels, each computed once.
-pub struct Norms<'a> {
+struct Norms<'a> {
     constants: Evaluator<'a>,
     graph: &'a Graph,
-    importance: Importance,
+    norm: Norm,
     sums: HashMap<(ValueId, usize), Result<Vec<f64>, String>>,
 }
 
 impl<'a> Norms<'a> {
-    pub fn of(graph: &'a Graph, importance: Importance) -> Norms<'a> {
-        Norms { constants: Evaluator::of(graph), graph, importance, sums: HashMap::new() }
+    fn of(graph: &'a Graph, norm: Norm) -> Norms<'a> {
+        Norms { constants: Evaluator::of(graph), graph, norm, sums: HashMap::new() }
     }
 
-    /// The importance of a group's units: a norm of the weights that make them.
+    /// A norm of the weights that make each unit of a group.
     ///
     /// # Errors
     /// If a weight is not float, or made by what cannot be computed.
-    pub fn scores(&mut self, channels: &Channels, group: &Group) -> Result<Vec<f64>, String> {
+    fn scores(&mut self, channels: &Channels, group: &Group) -> Result<Vec<f64>, String> {
         let mut sums: HashMap<u32, f64> = group.units.iter().map(|&u| (u, 0.0)).collect();
         for &(weight, axis) in &group.weights {
             let units = channels.units(weight, axis).unwrap_or_default();
@@ -42,7 +179,7 @@ impl<'a> Norms<'a> {
                 sums.entry(unit).and_modify(|total| *total += sum);
             }
         }
-        Ok(group.units.iter().map(|u| self.importance.finish(sums[u])).collect())
+        Ok(group.units.iter().map(|u| self.norm.finish(sums[u])).collect())
     }
 
     /// For every position of a weight's axis, the sum over the weights there.
@@ -53,14 +190,21 @@ impl<'a> Norms<'a> {
         let name = &self.graph.value(weight).name;
         let sums = match self.constants.tensor(weight) {
             None => Err(format!("its weight \"{name}\" is made by operators that tutee cannot compute")),
-            Some(t) => self.importance.along(&t, axis).ok_or_else(|| format!("its weight \"{name}\" is {}", t.dtype())),
+            Some(t) => self.norm.along(&t, axis).ok_or_else(|| format!("its weight \"{name}\" is {}", t.dtype())),
         };
         self.sums.insert((weight, axis), sums.clone());
         sums
     }
 }
 
-impl Importance {
+/// A norm of weights.
+#[derive(Debug, Clone, Copy)]
+enum Norm {
+    L1,
+    L2,
+}
+
+impl Norm {
     fn along(self, t: &Tensor, axis: usize) -> Option<Vec<f64>> {
         let (values, n) = (t.floats()?, *t.shape().get(axis)?);
         let inner: usize = t.shape()[axis + 1..].iter().product();
@@ -73,15 +217,15 @@ impl Importance {
 
     fn of(self, w: f64) -> f64 {
         match self {
-            Importance::L1 => w.abs(),
-            Importance::L2 => w * w,
+            Norm::L1 => w.abs(),
+            Norm::L2 => w * w,
         }
     }
 
     fn finish(self, sum: f64) -> f64 {
         match self {
-            Importance::L1 => sum,
-            Importance::L2 => sum.sqrt(),
+            Norm::L1 => sum,
+            Norm::L2 => sum.sqrt(),
         }
     }
 }
@@ -100,11 +244,11 @@ mod tests {
     #[test]
     fn norms_are_taken_across_the_other_axes() {
         let t = Tensor::f32([2, 3, 1], &[1.0, -2.0, 3.0, -4.0, 5.0, -6.0]);
-        assert_eq!(Importance::L1.along(&t, 0).unwrap(), [6.0, 15.0]);
-        assert_eq!(Importance::L1.along(&t, 1).unwrap(), [5.0, 7.0, 9.0]);
-        assert_eq!(Importance::L2.along(&t, 2).unwrap(), [91.0]);
-        assert_eq!(Importance::L2.along(&Tensor::f32([0, 3], &[]), 1).unwrap(), [0.0; 3]);
-        assert_eq!(Importance::L1.along(&Tensor::i64([2], &[1, 2]), 0), None);
+        assert_eq!(Norm::L1.along(&t, 0).unwrap(), [6.0, 15.0]);
+        assert_eq!(Norm::L1.along(&t, 1).unwrap(), [5.0, 7.0, 9.0]);
+        assert_eq!(Norm::L2.along(&t, 2).unwrap(), [91.0]);
+        assert_eq!(Norm::L2.along(&Tensor::f32([0, 3], &[]), 1).unwrap(), [0.0; 3]);
+        assert_eq!(Norm::L1.along(&Tensor::i64([2], &[1, 2]), 0), None);
         assert_eq!(relative(&[1.0, f64::NAN, 5.0]), [0.5, 0.0, 2.5]);
         assert_eq!(relative(&[0.0, 0.0]), [0.0, 0.0]);
     }

@@ -30,6 +30,7 @@ use crate::ir::{Graph, NodeId, Patch, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
 use options::{OptionsError, Selected, Selection};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// When a pass may run: Clean before and between Shrink steps, Encode after them.
@@ -155,9 +156,24 @@ pub struct Context<'a> {
     pub graph: &'a Graph,
     /// What the recipe selects, for passes that weigh sites against each other; the driver sees to single sites.
     pub selected: &'a Selected<'a>,
+    /// What calibration data said to the pass's questions, if there is any and the pass has some.
+    pub survey: Option<&'a Survey>,
     /// What calibration data says of the layer at the site, if there is any.
     pub fitted: Option<Fitted<'a>>,
 }
+
+/// Numbers of a pass's own by layer, or why the data says nothing of the layer.
+pub type Survey = HashMap<NodeId, Result<Vec<f64>, String>>;
+
+/// What a pass wants to know of the layers as they are, before it decides anything.
+pub struct Questions<'a> {
+    pub layers: HashSet<NodeId>,
+    /// What to note of one of them, or why there is nothing to note. The moments are gone after that.
+    pub note: Note<'a>,
+}
+
+/// Makes numbers of what data says of a layer.
+pub type Note<'a> = Box<dyn Fn(&Fitted<'_>) -> Result<Vec<f64>, String> + 'a>;
 
 /// Gives a layer other outputs to aim at, after those that a fit gives.
 pub type Retarget<'a> = &'a dyn Fn(&Layer, &Fit) -> Option<Layer>;
@@ -199,12 +215,27 @@ pub trait Pass: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether calibration data may change the layers, too, that are no sites of it or are not selected.
+    fn fits_others(&self) -> bool {
+        true
+    }
+
+    /// The option, as written, that cannot be had without calibration data, if there is one.
+    fn needs_data(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the options fit a model.
     ///
     /// # Errors
     /// If they name what is not there.
     fn fits(&self, _graph: &Graph) -> Result<(), OptionsError> {
         Ok(())
+    }
+
+    /// What the pass asks calibration data, if there is any, before anything else: the answers are in the context then.
+    fn questions<'a>(&'a self, _cx: &Context<'a>) -> Option<Questions<'a>> {
+        None
     }
 
     /// Places worth a look, in the order of the graph.

@@ -50,9 +50,9 @@ use crate::analysis::channels::{Channels, Group, Reach};
 use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
-use crate::passes::importance::{Importance, Norms, relative};
+use crate::passes::importance::{Importance, Scored, Scores, relative};
 use crate::passes::options::{OptionsError, Selection, Share, matching, one_of};
-use crate::passes::{Context, Fidelity, Part, Pass, Phase, Reason, Site, Together, Verdict};
+use crate::passes::{Context, Fidelity, Part, Pass, Phase, Questions, Reason, Site, Together, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use wildmatch::WildMatch;
@@ -64,7 +64,7 @@ pub struct PruneChannels {
     width: BTreeMap<String, Share>,
     params: Option<Share>,
     macs: Option<Share>,
-    importance: Importance,
+    importance: Option<Importance>,
     round_to: Option<std::num::NonZeroUsize>,
 }
 
@@ -111,6 +111,19 @@ impl Pass for PruneChannels {
         matching(graph, "width", self.width.keys()).map(drop)
     }
 
+    fn needs_data(&self) -> Option<String> {
+        let importance = self.importance.filter(|i| i.needs_data())?;
+        Some(format!("`importance` = \"{}\"", importance.name()))
+    }
+
+    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+        let importance = self.importance.unwrap_or(Importance::WITH_DATA);
+        let channels = Channels::of(cx.graph).ok()?;
+        let groups = channels.groups();
+        let open: Vec<&Group> = groups.iter().filter(|g| refuses(cx, g).is_none()).collect();
+        importance.needs_data().then(|| importance.questions(cx.graph, &channels, &open))
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let Ok(channels) = Channels::of(cx.graph) else { return Vec::new() };
         let groups = channels.groups();
@@ -136,18 +149,17 @@ impl Pass for PruneChannels {
         let channels = Channels::of(g)?;
         let groups = channels.groups();
         let by_producers: HashMap<&[NodeId], &Group> = groups.iter().map(|g| (g.producers.as_slice(), g)).collect();
-        let mut norms = Norms::of(g, self.importance);
+        let mut scores = self.by(cx, &channels);
         let mut choices: Vec<Result<Choice<'_>, String>> = Vec::new();
         for site in sites {
             let Site::Channels { producers, keep } = site else { return Ok(None) };
             let group = by_producers.get(producers.as_slice()).copied();
             choices.push(match (group, keep) {
                 (None, _) => Err("its channels became coupled to others".into()),
-                (Some(group), None) => match self.scores(cx, &channels, group, &mut norms) {
+                (Some(group), keep) => match score(cx, group, &mut scores) {
                     Err(why) => Err(why),
-                    Ok(_) => Err(format!("all {} units stay", group.units.len())),
+                    Ok(scored) => Choice::of(group, keep.as_deref(), scored.how),
                 },
-                (Some(group), Some(keep)) => Choice::of(group, keep),
             });
         }
         // A removal that some node cannot follow is one that no group at that node can be part of.
@@ -179,19 +191,30 @@ impl Pass for PruneChannels {
     }
 }
 
+/// Why a group is left alone, if it is.
+fn refuses(cx: &Context<'_>, group: &Group) -> Option<String> {
+    let site = || Site::Channels { producers: group.producers.clone(), keep: None };
+    let frozen = group.frozen.as_ref().map(|freeze| freeze.explain(cx.graph));
+    frozen.or_else(|| cx.selected.refuses(cx.graph, &site()))
+}
+
+/// The importance of a group's units, or why the group is left alone.
+fn score(cx: &Context<'_>, group: &Group, by: &mut Scores<'_>) -> Result<Scored, String> {
+    refuses(cx, group).map_or_else(|| by.scores(group), Err)
+}
+
 /// Units that go out of a group.
 struct Choice<'a> {
     group: &'a Group,
     gone: Vec<u32>,
+    /// How they were found.
+    how: String,
 }
 
 impl<'a> Choice<'a> {
-    fn of(group: &'a Group, keep: &[usize]) -> Result<Choice<'a>, String> {
+    fn of(group: &'a Group, keep: Option<&[usize]>, how: String) -> Result<Choice<'a>, String> {
         let all = group.units.len();
-        if let Some(freeze) = &group.frozen {
-            return Err(format!("its channels became frozen: {}", freeze.why));
-        }
-        let stay: HashSet<usize> = keep.iter().copied().collect();
+        let stay: HashSet<usize> = keep.map_or((0..all).collect(), |k| k.iter().copied().collect());
         if stay.iter().any(|&i| i >= all) {
             return Err("its channels became coupled to others".into());
         }
@@ -199,14 +222,14 @@ impl<'a> Choice<'a> {
             return Err(format!("all {all} units stay"));
         }
         let gone = (0..all).filter(|i| !stay.contains(i)).map(|i| group.units[i]).collect();
-        Ok(Choice { group, gone })
+        Ok(Choice { group, gone, how })
     }
 
     fn note(&self, graph: &Graph) -> String {
         let all = self.group.units.len();
         let rest = self.group.rest.as_ref();
         let rest = rest.map_or(String::new(), |(n, why)| format!("; {n} more are frozen: {}", why.explain(graph)));
-        format!("kept {} of {all} units{rest}", all - self.gone.len())
+        format!("kept {} of {all} units{}{rest}", all - self.gone.len(), self.how)
     }
 }
 
@@ -217,9 +240,9 @@ impl PruneChannels {
 
     /// Which units of every group stay, or why it is left alone.
     fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<Vec<usize>, String>> {
-        let mut norms = Norms::of(cx.graph, self.importance);
+        let mut by = self.by(cx, channels);
         let scores: Vec<Result<Vec<f64>, String>> =
-            groups.iter().map(|g| self.scores(cx, channels, g, &mut norms)).collect();
+            groups.iter().map(|g| score(cx, g, &mut by).map(|s| s.scores)).collect();
         let relative: Vec<Vec<f64>> = scores.iter().map(|s| s.as_deref().map_or(Vec::new(), relative)).collect();
         let plan = Plan { graph: cx.graph, channels, groups, scores: &relative };
         let gone = match self.budget().ok().flatten() {
@@ -236,22 +259,10 @@ impl PruneChannels {
         groups.iter().zip(scores).map(|(group, scores)| scores.map(|_| keep(group))).collect()
     }
 
-    /// The importance of a group's units, or why the group is left alone.
-    fn scores(
-        &self,
-        cx: &Context<'_>,
-        channels: &Channels,
-        group: &Group,
-        norms: &mut Norms,
-    ) -> Result<Vec<f64>, String> {
-        if let Some(freeze) = &group.frozen {
-            return Err(freeze.explain(cx.graph));
-        }
-        let site = Site::Channels { producers: group.producers.clone(), keep: None };
-        if let Some(why) = cx.selected.refuses(cx.graph, &site) {
-            return Err(why);
-        }
-        norms.scores(channels, group)
+    /// What units are judged by.
+    fn by<'a>(&self, cx: &Context<'a>, channels: &'a Channels) -> Scores<'a> {
+        let default = if cx.survey.is_some() { Importance::WITH_DATA } else { Importance::WITHOUT_DATA };
+        Scores::of(cx.graph, channels, self.importance.unwrap_or(default), cx.survey)
     }
 
     fn width_of(&self, graph: &Graph, group: &Group) -> f64 {

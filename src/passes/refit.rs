@@ -52,6 +52,14 @@ pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), Stri
     let chosen = settle(fitted, &before, solve);
     let note = chosen.note();
     let Some((fit, _)) = chosen.repaired else { return Err(note) };
+    Ok((write(graph, linear, &fit)?, note))
+}
+
+/// Gives a layer these weights and biases.
+///
+/// # Errors
+/// If its weight is not its own, or they are not finite in its type.
+pub fn write(graph: &Graph, linear: &Linear, fit: &Fit) -> Result<Patch, String> {
     let mut patch = Patch::at_node(graph, linear.node);
     let tensor = graph.value(linear.weight).constant().ok_or("its weight is not constant")?;
     let weight = finite(linear.tensor(tensor.dtype(), tensor.shape(), &fit.w))?;
@@ -60,7 +68,7 @@ pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), Stri
     }
     patch.set_constant(linear.weight, weight);
     set_bias(graph, &mut patch, linear, &fit.b)?;
-    Ok((patch, note))
+    Ok(patch)
 }
 
 /// The weights of a fit with zeros where `like` has them: what a zero loses is made up for by the weights that stay.
