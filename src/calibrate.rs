@@ -11,7 +11,7 @@ use crate::analysis::linear::{Bias, Linear};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::ir::op::binary::{Binary, Kind};
-use crate::ir::{Graph, Model, NodeId, Op, ValueId};
+use crate::ir::{Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use crate::math::fit::Fit;
 use crate::math::moments::Retarget;
 use crate::math::{self, Layer, Moments};
@@ -87,6 +87,18 @@ impl<'a> Calibration<'a> {
 
     pub fn samples(&self) -> usize {
         self.picks.iter().map(|&i| self.feed.rows(i).len()).sum()
+    }
+
+    /// About how many multiplications it takes to run a layer of student and teacher and to fit it.
+    pub fn work(&self, graph: &Graph, layer: &Linear) -> u64 {
+        let (n, m, groups) = (layer.inputs as f64, layer.outputs as f64, layer.groups as f64);
+        let dims = graph.value(layer.y).ty.as_ref().and_then(Type::shape).map_or(&[][..], |s| &s.0);
+        let outputs: f64 = dims.iter().skip(1).filter_map(Dim::known).map(|d| d as f64).product();
+        let positions = (outputs / (m * groups)).max(1.0) * self.samples() as f64;
+        let rows = positions.min((ROWS_AN_INPUT as f64 * n).max(MIN_ROWS as f64));
+        // Moments once, and some rounds of new targets and a solution in double precision.
+        let fit = rows * n * (n / 2.0 + 9.0 * m) + 16.0 * (n * n * n / 3.0 + 2.0 * n * n * m);
+        (groups * (2.0 * positions * n * m + fit)) as u64
     }
 
     fn chunks(&self) -> usize {

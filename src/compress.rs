@@ -31,8 +31,8 @@ pub trait Observer {
     /// Before step `index` (from 0) of `count`.
     fn step(&self, _index: usize, _count: usize, _name: &str) {}
 
-    /// At site `done` of `count` of the running step.
-    fn site(&self, _done: usize, _count: usize, _site: &str) {}
+    /// At a site of the running step, of whose work `done` of `all` is behind.
+    fn site(&self, _done: u64, _all: u64, _site: &str) {}
 
     /// After a step; `index` counts from 1, and 0 is the model as loaded.
     ///
@@ -298,7 +298,7 @@ impl Run<'_> {
         };
         for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
             if site.lives(graph) {
-                self.observer.site(i, count, &site.label(graph));
+                self.observer.site(i as u64, count as u64, &site.label(graph));
                 changed |= self.visit(graph, task, site, None)?.is_some();
             }
         }
@@ -386,11 +386,20 @@ impl Run<'_> {
             done: true,
             note: what.into(),
             cost: None,
+            error: None,
         });
     }
 }
 
 fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
     let op = if let Site::Node(n) = site { graph.node(*n).kind() } else { String::new() };
-    Row { pass: pass.name().into(), site: site.label(graph), op, done: false, note: String::new(), cost: None }
+    Row {
+        pass: pass.name().into(),
+        site: site.label(graph),
+        op,
+        done: false,
+        note: String::new(),
+        cost: None,
+        error: None,
+    }
 }

@@ -70,6 +70,19 @@ pub struct Row {
     /// The whole model's cost before and after, where the pass is one that changes it on purpose.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cost: Option<(Cost, Cost)>,
+    /// Where weights were fitted to calibration data.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<Repair>,
+}
+
+/// What fitting did to the output error of a layer, as a share of the outputs' spread, behind the activation, on samples
+/// that were held back.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Repair {
+    pub before: f64,
+    pub after: f64,
+    /// Whether the fitted weights were kept: those before, if not.
+    pub kept: bool,
 }
 
 impl Report {

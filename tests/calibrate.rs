@@ -201,3 +201,119 @@ fn the_predicted_error_is_the_measured_one() {
         assert!(measured > 0.02, "{step}: {measured} says nothing");
     }
 }
+
+/// Four neurons: the third is never above zero, whatever its weights say, and the fourth says what the second says.
+const NEURONS: &str = r#"model "neurons" opset 17 {
+  input %x : f32[N,2]
+  const %w1 : f32[2,4] = {1.0,0.0,90.0,0.0,0.0,1.0,0.0,2.0}
+  const %b1 : f32[4] = {0.1,0.3,-900.0,0.6}
+  const %w2 : f32[4,2] = {1.0,0.5,1.0,-1.0,80.0,80.0,0.2,0.3}
+
+  %h : f32[N,4] = Gemm(%x, %w1, %b1) @hidden
+  %a : f32[N,4] = Relu(%h)
+  %y : f32[N,2] = MatMul(%a, %w2)
+
+  output %y
+}"#;
+
+fn neurons() -> (Model, Dataset) {
+    let values: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(400).collect();
+    let x = Array::from_f32(vec![200, 2], &values).unwrap();
+    (text::parse::model(NEURONS).unwrap(), Dataset::from_arrays("calib.npz", [("x".to_string(), x)]))
+}
+
+/// The biases of the neurons that an importance keeps: they tell which ones.
+fn kept(options: &str) -> (Vec<f32>, String) {
+    let (teacher, data) = neurons();
+    let step = format!("[{{ pass = \"prune-channels\", skip-first = 0, repair = \"none\", {options} }}]");
+    let done = run(&teacher, &data, &Normalise::default(), 512, &step).unwrap();
+    let graph = &done.student.graph;
+    let b1 = graph.values().find(|&v| graph.value(v).name == "b1").unwrap();
+    let note = done.report.steps[0].rows[0].note.clone();
+    (graph.value(b1).constant().unwrap().as_f32().unwrap().to_vec(), note)
+}
+
+#[test]
+fn importances_by_data_see_what_weights_do_not() {
+    for importance in ["activation-energy", "nonzero-share", "fidelity", "schur"] {
+        let (biases, note) = kept(&format!("width-mult = 0.75, importance = \"{importance}\""));
+        assert_eq!(biases, [0.1, 0.3, 0.6], "{importance}");
+        assert_eq!(note, format!("kept 3 of 4 units, by {importance}"));
+        let (biases, _) = kept(&format!("params = 0.8, importance = \"{importance}\""));
+        assert_eq!(biases, [0.1, 0.3, 0.6], "{importance} with a target");
+    }
+    // The weights say that the dead one matters most.
+    assert!(kept("width-mult = 0.25, importance = \"l1\"").0.contains(&-900.0));
+    // Of two that say the same, one goes before what nothing else says.
+    let (biases, _) = kept("width-mult = 0.5, importance = \"schur\"");
+    assert!(biases[0] == 0.1 && biases.len() == 2 && biases[1] > 0.0, "{biases:?}");
+    assert!(kept("width-mult = 0.5").1.contains("kept 2 of 4 units, by schur"));
+}
+
+#[test]
+fn a_group_that_nobody_can_be_asked_about_goes_by_its_weights() {
+    let text = NEURONS
+        .replace("Relu(%h)\n", "Relu(%h)\n  %c : f32[N,4,1] = Reshape(%a, %shape)\n")
+        .replace("  const %w2", "  const %shape : i64[3] = {0,-1,1}\n  const %w2")
+        .replace("%w2 : f32[4,2]", "%w2 : f32[4,2,1]")
+        .replace("%y : f32[N,2] = MatMul(%a, %w2)", "%y : f32[N,2,1] = ConvTranspose(%c, %w2) @deconv");
+    let teacher = text::parse::model(&text).unwrap();
+    let steps = "[{ pass = \"prune-channels\", skip-first = 0, width-mult = 0.75, importance = \"schur\" }]";
+    let done = run(&teacher, &neurons().1, &Normalise::default(), 512, steps).unwrap();
+    let note = &done.report.steps[0].rows[0].note;
+    assert_eq!(note, "kept 3 of 4 units, by l1: \"deconv\" could not be asked: no weights can be fitted for it");
+}
+
+#[test]
+fn matching_statistics_brings_back_means_and_deviations() {
+    let teacher = load("resnet_small_bn.onnx");
+    let data = Dataset::load(&root().join("fixtures/fashion_calib.npz")).unwrap();
+    let pruned =
+        "{ pass = \"clean\" }, { pass = \"prune-channels\", width-mult = 0.75, skip-first = 0, repair = \"none\" }";
+    let plain = run(&teacher, &data, &fashion(), 40, &format!("[{pruned}]")).unwrap();
+    let steps = format!("[{pruned}, {{ pass = \"match-statistics\", skip-first = 1 }}]");
+    let matched = run(&teacher, &data, &fashion(), 40, &steps).unwrap();
+    let (before, after) = (agreement(&plain.student), agreement(&matched.student));
+    assert!(after >= before + 0.2, "{before} → {after}");
+    let rows = &matched.report.steps[2].rows;
+    assert!(rows.iter().any(|r| r.done && r.error.is_some_and(|e| e.kept && e.after < e.before)));
+    // What is not selected is not fitted either.
+    assert!(rows.iter().all(|r| !r.note.contains("refitted")), "{rows:?}");
+}
+
+/// Student and teacher give the same mean and spread per output on samples that are like those that were fitted to.
+#[test]
+fn matched_outputs_have_the_teachers_moments() {
+    let (teacher, _) = neurons();
+    let noise: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(40).collect();
+    // Of every ten alike one is held back.
+    let values: Vec<f32> = (0..400).map(|i| noise[i / 20 * 2 + i % 2]).collect();
+    let x = Array::from_f32(vec![200, 2], &values).unwrap();
+    let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
+    let steps = "[{ pass = \"prune-channels\", skip-first = 0, width-mult = 0.5, repair = \"none\", importance = \"l1\" }, \
+        { pass = \"match-statistics\" }]";
+    let done = run(&teacher, &data, &Normalise::default(), 512, steps).unwrap();
+    let moments = |model: &Model| {
+        let network = Network::from_bytes("m", &onnx::to_bytes(model).unwrap()).unwrap();
+        let fitted = (0..200).filter(|i| i % 10 != 9).map(|i| {
+            let x = Array::from_f32(vec![1, 2], &values[2 * i..2 * i + 2]).unwrap();
+            network.run(&[x]).unwrap()[0].to_f64()
+        });
+        let answers: Vec<Vec<f64>> = fitted.collect();
+        let n = answers.len() as f64;
+        (0..2)
+            .flat_map(|o| {
+                [answers.iter().map(|a| a[o] / n).sum::<f64>(), answers.iter().map(|a| a[o] * a[o] / n).sum()]
+            })
+            .collect::<Vec<f64>>()
+    };
+    let (wanted, got) = (moments(&teacher), moments(&done.student));
+    // The MatMul has no bias: of its outputs the second moments agree.
+    for o in [1, 3] {
+        assert!(
+            (wanted[o] - got[o]).abs() < 1e-4 * wanted[o],
+            "{wanted:?} and {got:?}: {:?}",
+            done.report.steps[1].rows
+        );
+    }
+}

@@ -282,6 +282,7 @@ const CASES: &[Case] = &[
     ("a width above all", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=1.5"),
     ("a width and a target", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0.5,macs=0.5"),
     ("two targets", fine, "compress teacher.onnx -o student.onnx -p prune-channels:params=0.5,macs=50%"),
+    ("an importance that needs data", fine, "compress teacher.onnx -o student.onnx -p prune-channels:importance=schur"),
     ("rounding to nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:round-to=0"),
     (
         "a width for no node",

@@ -1,4 +1,5 @@
-//! Progress on standard error: a bar on a terminal, a line a step otherwise, nothing with `-q`.
+//! Progress on standard error: a bar on a terminal, otherwise a line a step and now and then one about a long step, nothing
+//! with `-q`.
 
 use crate::compress::Observer;
 use crate::error::Result;
@@ -7,11 +8,18 @@ use crate::onnx::{Atomic, Pages};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Between two lines about one step.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Shows steps and sites, and dumps the IR after every step if asked to.
 pub struct Progress {
     quiet: bool,
     bar: ProgressBar,
+    /// When the step began, and when it last had a line.
+    since: Mutex<(Instant, Instant)>,
     dump: Option<PathBuf>,
     pages: Pages,
 }
@@ -21,10 +29,11 @@ impl Progress {
         let shown = !quiet && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg} (eta {eta})") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} % {msg} ({eta} left)") {
             bar.set_style(style.progress_chars("=> "));
         }
-        Progress { quiet, bar, dump, pages: Pages::default() }
+        let since = Mutex::new((Instant::now(), Instant::now()));
+        Progress { quiet, bar, since, dump, pages: Pages::default() }
     }
 
     /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
@@ -45,6 +54,20 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// A line about a step that takes long.
+    fn line(&self, done: u64, all: u64, site: &str) {
+        let Ok(mut since) = self.since.lock() else { return };
+        if since.1.elapsed() < PAUSE || done == 0 || done > all {
+            return;
+        }
+        let share = done as f64 / all as f64;
+        let left = since.0.elapsed().as_secs_f64() * (1.0 - share) / share;
+        eprintln!("  {:.0} %, about {left:.0} s left: {site}", 100.0 * share);
+        since.1 = Instant::now();
+    }
+}
+
 impl Observer for Progress {
     fn step(&self, index: usize, count: usize, name: &str) {
         let title = format!("step {}/{count} {name}", index + 1);
@@ -53,12 +76,18 @@ impl Observer for Progress {
         }
         self.bar.set_prefix(title);
         self.bar.reset();
+        if let Ok(mut since) = self.since.lock() {
+            *since = (Instant::now(), Instant::now());
+        }
     }
 
-    fn site(&self, done: usize, count: usize, site: &str) {
-        self.bar.set_length(count as u64);
-        self.bar.set_position(done as u64);
+    fn site(&self, done: u64, all: u64, site: &str) {
+        self.bar.set_length(all);
+        self.bar.set_position(done);
         self.bar.set_message(site.to_string());
+        if !self.quiet && self.bar.is_hidden() {
+            self.line(done, all, site);
+        }
         self.pages.release();
     }
 

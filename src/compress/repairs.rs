@@ -10,7 +10,8 @@ use crate::math::fit::Fit;
 use crate::passes::options::{self, Selected};
 use crate::passes::refit::refit;
 use crate::passes::{Fitted, Pass, Retarget, Site, Survey};
-use std::cell::RefCell;
+use crate::report::Repair;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 /// What steps with calibration data know of the teacher, from step to step.
@@ -41,7 +42,8 @@ impl<'a> Repairs<'a> {
         selected: &Selected<'_>,
     ) -> Result<()> {
         self.teacher.get_or_insert_with(|| graph.clone());
-        let survey = self.survey(run, graph, Task { pass, selected, survey: None })?;
+        let mut work = Work::default();
+        let survey = self.survey(run, graph, Task { pass, selected, survey: None }, &mut work)?;
         let task = Task { pass, selected, survey: survey.as_ref() };
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);
@@ -61,7 +63,7 @@ impl<'a> Repairs<'a> {
             match layer_of(graph, &site).filter(|_| selected.repairs()) {
                 Some(n) => drop(at_layer.insert(n, site)),
                 None if site.lives(graph) => {
-                    run.observer.site(i, count, &site.label(graph));
+                    run.observer.site(i as u64, count as u64, &site.label(graph));
                     let cuts = run.visit(graph, task, site, None)?;
                     self.changed |= cuts.is_some();
                     cuts.into_iter().flatten().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
@@ -70,23 +72,28 @@ impl<'a> Repairs<'a> {
             }
         }
         if selected.repairs() {
-            self.fit_all(run, graph, task, at_layer)?;
+            self.fit_all(run, graph, task, at_layer, work)?;
         }
         run.unentered_bodies(graph, pass);
         Ok(())
     }
 
     /// What the data says to the questions of a pass.
-    fn survey(&self, run: &Run<'_>, graph: &Graph, task: Task<'_>) -> Result<Option<Survey>> {
+    fn survey(&self, run: &Run<'_>, graph: &Graph, task: Task<'_>, work: &mut Work) -> Result<Option<Survey>> {
         let questions = task.pass.questions(&task.context(graph, None));
         let (Some(questions), Some(teacher)) = (questions, &self.teacher) else { return Ok(None) };
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
+        let asked = |n: &NodeId| questions.layers.contains(n);
+        work.plan(self.data, graph, layers.iter().copied().filter(asked));
+        if task.selected.repairs() {
+            work.plan(self.data, graph, layers.iter().copied());
+        }
         let mut survey = Survey::new();
         for n in layers {
-            if questions.layers.contains(&n) {
-                run.observer.site(survey.len(), questions.layers.len(), graph.label(n));
+            if asked(&n) {
+                work.start(run, graph, n);
                 let linear = Linear::of(graph, n);
                 let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
                 survey.insert(n, seen.tell(|fitted| (questions.note)(&fitted?))?);
@@ -103,15 +110,17 @@ impl<'a> Repairs<'a> {
         graph: &mut Graph,
         task: Task<'_>,
         mut at_layer: HashMap<NodeId, Site>,
+        mut work: Work,
     ) -> Result<()> {
         let Some(teacher) = &self.teacher else { return Ok(()) };
         let others = task.pass.fits_others();
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
-        let count = layers.len();
-        for (i, n) in layers.into_iter().enumerate() {
-            run.observer.site(i, count, graph.label(n));
+        work.all = work.done;
+        work.plan(self.data, graph, layers.iter().copied());
+        for n in layers {
+            work.start(run, graph, n);
             let site = at_layer.remove(&n).filter(|s| s.lives(graph));
             let refused = site.as_ref().is_some_and(|s| task.selected.refuses(graph, s).is_some());
             let rewritten = site.is_some() && !refused;
@@ -122,8 +131,11 @@ impl<'a> Repairs<'a> {
                     if rewritten {
                         let site = site.unwrap_or(Site::Node(n));
                         let done = run.visit(graph, task, site, fitted.as_ref().ok().copied())?.is_some();
-                        if let (Err(why), Some(row)) = (fitted, run.rows.last_mut().filter(|r| r.done)) {
-                            row.note.push_str(&format!("; not repaired: {why}"));
+                        if let Some(row) = run.rows.last_mut() {
+                            row.error = fitted.as_ref().ok().and_then(repair);
+                            if let Some(why) = fitted.err().filter(|_| row.done) {
+                                row.note.push_str(&format!("; not repaired: {why}"));
+                            }
                         }
                         return Ok(done);
                     }
@@ -131,7 +143,11 @@ impl<'a> Repairs<'a> {
                         run.visit(graph, task, site, None)?;
                     }
                     let mut row = row(graph, task.pass, &Site::Node(n));
-                    let repaired = fitted.and_then(|fitted| refit(graph, &fitted));
+                    let repaired = fitted.and_then(|fitted| {
+                        let repaired = refit(graph, &fitted);
+                        row.error = repair(&fitted);
+                        repaired
+                    });
                     row.done = repaired.is_ok();
                     row.note = match repaired {
                         Ok((patch, what)) => {
@@ -170,6 +186,31 @@ impl<'a> Repairs<'a> {
     }
 }
 
+/// How far a step is.
+#[derive(Default)]
+struct Work {
+    /// What each layer takes.
+    layers: HashMap<NodeId, u64>,
+    done: u64,
+    all: u64,
+}
+
+impl Work {
+    /// Adds layers to what is to be done.
+    fn plan(&mut self, data: &Calibration<'_>, graph: &Graph, layers: impl Iterator<Item = NodeId>) {
+        for n in layers {
+            let work = Linear::of(graph, n).map_or(0, |linear| data.work(graph, &linear));
+            self.layers.insert(n, work);
+            self.all += work;
+        }
+    }
+
+    fn start(&mut self, run: &Run<'_>, graph: &Graph, n: NodeId) {
+        run.observer.site(self.done, self.all, graph.label(n));
+        self.done += self.layers.get(&n).copied().unwrap_or(0);
+    }
+}
+
 /// What was seen of a layer, or why nothing was.
 struct Seen<'w> {
     what: Result<(&'w Linear, Layer, Look<'w>), String>,
@@ -203,16 +244,22 @@ impl<'w> Seen<'w> {
             Ok(seen) => seen,
             Err(why) => return Ok(hear(Err(why.clone()))),
         };
-        let failed = RefCell::new(None);
+        let (failed, judged) = (RefCell::new(None), Cell::new(None));
         let retarget =
             |layer: &Layer, fit: &Fit| look.retarget(layer, fit).map_err(|e| *failed.borrow_mut() = e.err()).ok();
         let retarget: Retarget<'_> = &retarget;
-        let heard = hear(Ok(Fitted { linear, layer, retarget: look.is_bounded().then_some(retarget) }));
+        let retarget = look.is_bounded().then_some(retarget);
+        let heard = hear(Ok(Fitted { linear, layer, retarget, judged: &judged }));
         match failed.into_inner() {
             Some(e) => Err(e.at(&self.place)),
             None => Ok(heard),
         }
     }
+}
+
+/// What came of a fit, for the report.
+fn repair(fitted: &Fitted<'_>) -> Option<Repair> {
+    fitted.judged.get().map(|j| Repair { before: j.before, after: j.after, kept: j.kept })
 }
 
 /// The layer that a site is about, if it is about one that data can be looked at for.

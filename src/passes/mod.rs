@@ -13,6 +13,7 @@ mod fuse_gemm;
 mod importance;
 mod inline_ifs;
 mod lift_constants;
+mod match_statistics;
 mod merge_duplicates;
 pub mod options;
 mod prune_channels;
@@ -30,6 +31,7 @@ use crate::ir::{Graph, NodeId, Patch, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
 use options::{OptionsError, Selected, Selection};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -186,6 +188,16 @@ pub struct Fitted<'a> {
     /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
     /// the teacher's own will do.
     pub retarget: Option<Retarget<'a>>,
+    /// Where it is noted what a repair did to the layer's error, for the report.
+    pub judged: &'a Cell<Option<Judged>>,
+}
+
+/// What a repair did to a layer: relative output errors on held-back samples, and whether it was kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judged {
+    pub before: f64,
+    pub after: f64,
+    pub kept: bool,
 }
 
 /// A named rewrite. A pass's struct is its options.
@@ -318,6 +330,7 @@ pub const REGISTRY: &[Entry] = registry![
     factorize_convs::FactorizeConvs = "factorize-convs",
     prune_channels::PruneChannels = "prune-channels",
     prune_weights::PruneWeights = "prune-weights",
+    match_statistics::MatchStatistics = "match-statistics",
     cluster_weights::ClusterWeights = "cluster-weights",
 ];
 

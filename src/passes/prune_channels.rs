@@ -12,10 +12,35 @@
 //!   is given.
 //! * `params`, `macs`: instead, a share of the model's parameters or MACs to keep at most; one threshold on the importance,
 //!   relative to the group's mean, finds which units go. A share that cannot be reached is a missed target (exit code 2).
-//! * `importance`: `l1` or `l2` norm of the weights that make a unit. (Li et al. 2017, Pruning Filters for Efficient
-//!   ConvNets.)
+//! * `importance`: what makes a unit important; unless set, `schur` with calibration data, `l1` without. By its own weights:
+//!   * `l1`, `l2`: the norm of the weights that make it. (Li et al. 2017, Pruning Filters for Efficient ConvNets.)
+//!
+//!   Or, which takes calibration data, what the unit is worth to the layers that read it, behind activations and poolings,
+//!   summed over all of them:
+//!   * `activation-energy`: the mean of its square.
+//!   * `nonzero-share`: how often it is not zero. (1 − APoZ; Hu et al. 2016, Network Trimming.)
+//!   * `fidelity`: how much of what a reader gives the unit alone could give, ⟨a, y⟩² / (|a|² |y|²) of its contribution a
+//!     to the reader's output y. (ModHiFi, 2025.)
+//!   * `schur`: the share of a reader's output that is lost for good, the weights of the other units made up for it, as
+//!     units go one after the other, the least loss first. Of two channels that say the same, one is worth nothing.
+//!     (Hassibi & Stork 1993, Optimal Brain Surgeon, by units.)
 //! * `round-to`: round the number of units that stay down to a multiple of this, where there are as many.
 //! * `skip-first` is 3 unless set: a group is left alone if one of its producers is among the first three layers.
+//!
+//! Data is used for the importance also with `repair = "none"`. A group with a unit that no reader can be asked about (one
+//! with too many inputs, say, or a ConvTranspose) goes by `l1`, and its row says why.
+//!
+//! The default is what wins here, on average and nearly everywhere: accuracy in percent on 5,000 images of train.npz that
+//! nothing was fitted to, with a share of the channels kept in every layer (`skip-first = 0`) and 512 images to fit to.
+//!
+//! | network | kept | `l1` | `l2` | `activation-energy` | `nonzero-share` | `fidelity` | `schur` |
+//! |---|---|---|---|---|---|---|---|
+//! | teacher_cnn, 86.36 | 0.75 | 79.16 | 79.58 | 80.46 | 79.84 | 79.06 | **81.68** |
+//! | | 0.5 | 67.76 | 68.32 | 69.18 | 65.78 | 67.06 | **72.30** |
+//! | resnet_small_bn, 90.62 | 0.75 | 89.98 | 89.74 | **90.32** | 89.64 | 90.00 | 90.14 |
+//! | | 0.5 | 86.68 | 86.90 | 87.78 | 86.88 | 86.88 | **89.30** |
+//! | lenet5, 99.80 | 0.5 | 99.56 | 99.54 | 99.56 | 99.44 | 99.46 | **99.60** |
+//! | lenet300, 99.30 | 0.5 | 98.68 | 98.84 | 98.52 | 96.98 | 97.98 | **99.06** |
 //!
 //! ```text
 //! # run = [{ pass = "prune-channels", width-mult = 0.5, skip-first = 0 }]

@@ -5,7 +5,7 @@ use crate::ir::{Graph, Patch, Ref, Tensor};
 use crate::math::Layer;
 use crate::math::feedback::feedback;
 use crate::math::fit::{Fit, Part, relative};
-use crate::passes::Fitted;
+use crate::passes::{Fitted, Judged};
 use ndarray::Array2;
 
 /// Relative output error below which there is nothing to repair: rounding, to within the moments' precision.
@@ -122,6 +122,10 @@ pub fn settle<F>(
         least = least.min(lost);
         let (Some(next), true) = (next, worth) else { break };
         layer = next;
+    }
+    let (before, after, kept) = (chosen.before, chosen.after, chosen.repaired.is_some());
+    if after.is_finite() {
+        fitted.judged.set(Some(Judged { before, after, kept }));
     }
     chosen
 }
