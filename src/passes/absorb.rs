@@ -81,7 +81,7 @@ pub fn into_producer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affin
     affine.check(channels)?;
     if affine.scales() {
         let weight = private(g, layer, w, "weight")?;
-        patch.set_constant(w, scaled(weight, |i| affine.scale(channel.of(i)))?);
+        patch.set_constant(w, scaled(weight, &channel, affine)?);
     }
     let beta = if let Op::Gemm(gemm) = op { gemm.beta as f64 } else { 1.0 };
     match g.input(layer, b_slot) {
@@ -151,13 +151,13 @@ pub fn into_consumer(g: &Graph, patch: &mut Patch, layer: NodeId, affine: &Affin
         let alpha = if let Op::Gemm(gemm) = op { gemm.alpha as f64 } else { 1.0 };
         let mut shift = vec![0.0; output.channels];
         let values = weight.iter_floats().ok_or("the layer's weight is not of a float type")?;
-        for (i, v) in values.enumerate() {
-            shift[output.of(i)] += alpha * v * affine.shift(input.of(i));
+        for ((v, to), from) in values.zip(output.each()).zip(input.each()) {
+            shift[to] += alpha * v * affine.shift(from);
         }
         into_producer(g, patch, layer, &Affine { scale: Vec::new(), shift }, room)?;
     }
     if affine.scales() {
-        patch.set_constant(w, scaled(weight, |i| affine.scale(input.of(i)))?);
+        patch.set_constant(w, scaled(weight, &input, affine)?);
     }
     Ok(())
 }
@@ -182,8 +182,10 @@ struct Channel {
 }
 
 impl Channel {
-    fn of(&self, element: usize) -> usize {
-        element / self.group * self.per_group + element / self.stride % self.per_group
+    /// The channel of every element, in order, without end.
+    fn each(&self) -> impl Iterator<Item = usize> {
+        let of = |run: usize| run * self.stride / self.group * self.per_group + run % self.per_group;
+        (0..).flat_map(move |run| std::iter::repeat_n(of(run), self.stride))
     }
 
     /// `channels` along an axis after which there are `stride` elements, in one group.
@@ -263,10 +265,10 @@ fn set_bias(g: &Graph, patch: &mut Patch, layer: NodeId, slot: usize, bias: Tens
     patch.set_inputs(layer, &inputs);
 }
 
-/// The weight with each element multiplied by what `by` says for its index.
-fn scaled(weight: &Tensor, by: impl Fn(usize) -> f64) -> Result<Tensor, String> {
+/// The weight with each element multiplied by the scale of its channel.
+fn scaled(weight: &Tensor, channel: &Channel, affine: &Affine) -> Result<Tensor, String> {
     let values = weight.iter_floats().ok_or("the layer's weight is not of a float type")?;
-    rounded(weight.dtype(), weight.shape(), values.enumerate().map(|(i, v)| v * by(i)))
+    rounded(weight.dtype(), weight.shape(), values.zip(channel.each()).map(|(v, c)| v * affine.scale(c)))
 }
 
 /// A tensor of these values, which must be in the range of its type. They go straight into its bytes: there are as many
