@@ -113,21 +113,21 @@ fn run(
         let mut run = Run { rows: Vec::new(), missed: Vec::new(), costs: Costs::default(), observer };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
-        match action {
+        match &action {
             Action::Nothing => {}
             Action::Clean => run.clean(&mut student.graph, &passes::clean(), None)?,
             Action::Pass(pass, selection) => {
                 let located = |e| step.error(e);
                 if pass.phase() == Phase::Clean {
                     selection.resolve(&student.graph).map_err(located)?;
-                    run.clean(&mut student.graph, &[pass], Some(&selection))?;
+                    run.clean(&mut student.graph, std::slice::from_ref(pass), Some(selection))?;
                 } else {
                     let selected = selection.resolve(&student.graph).map_err(located)?;
                     pass.fits(&student.graph).map_err(located)?;
                     match repairs.as_mut() {
                         #[cfg(feature = "exec")]
-                        Some(repairs) => repairs.visit_all(&mut run, &mut student.graph, &*pass, &selected)?,
-                        _ => drop(run.visit_all(&mut student.graph, &*pass, &selected)?),
+                        Some(repairs) => repairs.visit_all(&mut run, &mut student.graph, &**pass, &selected)?,
+                        _ => drop(run.visit_all(&mut student.graph, &**pass, &selected)?),
                     }
                 }
             }
@@ -146,6 +146,9 @@ fn run(
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
         }
         let after = measure(&student)?;
+        if let Action::Pass(pass, _) = &action {
+            run.missed.extend(pass.missed(size.cost, after.cost));
+        }
         let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
         steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows });
         missed.extend(run.missed.into_iter().map(|m| format!("{}: {m}", step.place())));
@@ -333,7 +336,7 @@ impl Run<'_> {
         let mut row = row(graph, pass, &site);
         let verdict = match selected.refuses(graph, &site) {
             Some(why) => Verdict::skip(why)?,
-            None if matches!(site, Site::Node(n) if pass.phase() != Phase::Clean && graph.node(n).inconsistent) => {
+            None if site.node().is_some_and(|n| pass.phase() != Phase::Clean && graph.node(n).inconsistent) => {
                 Verdict::skip("the file contradicts the operator's definition here")?
             }
             None => pass
@@ -392,7 +395,7 @@ impl Run<'_> {
 }
 
 fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
-    let op = if let Site::Node(n) = site { graph.node(*n).kind() } else { String::new() };
+    let op = site.node().map_or_else(String::new, |n| graph.node(n).kind());
     Row {
         pass: pass.name().into(),
         site: site.label(graph),

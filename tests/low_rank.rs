@@ -264,5 +264,30 @@ fn one_way_of_naming_the_rank_at_a_time() {
         let done = run(&x, &format!("[{{ pass = \"{pass}\", rank = 3, energy = 0.5 }}]"));
         let error = done.expect_err("an error").to_string();
         assert!(error.contains("`rank` and `energy` exclude each other"), "{error}");
+        let done = run(&x, &format!("[{{ pass = \"{pass}\", params = 0.5, macs = 0.5 }}]"));
+        let error = done.expect_err("an error").to_string();
+        assert!(error.contains("`params` and `macs` exclude each other"), "{error}");
+    }
+}
+
+#[test]
+fn a_budget_is_kept_or_missed() {
+    let conv = conv_layer(&[2, 16, 6, 6], &array(&[32, 16, 3, 3], 3), "pads=[1,1,1,1]");
+    let product = layer(&[5, 64], &array(&[64, 80], 4), "", 17, "MatMul(%x, %w)");
+    for (pass, model) in [("separate-convs", &conv), ("factorize-convs", &conv), ("factorize-linear", &product)] {
+        for key in ["params", "macs"] {
+            for (share, reached) in [(0.9, true), (0.4, true), (0.001, false)] {
+                let step = format!("[{{ pass = \"{pass}\", {key} = {share}, skip-first = 0 }}]");
+                let report = run(model, &step).unwrap().report;
+                let cost = |size: tutee::report::Size| match key {
+                    "params" => size.cost.parameters,
+                    _ => size.cost.macs.unwrap(),
+                };
+                let (before, after) = (cost(report.teacher) as f64, cost(report.student) as f64);
+                assert_eq!(after <= share * before, reached, "{step}: {after} of {before}");
+                assert_eq!(report.missed.is_empty(), reached, "{step}: {:?}", report.missed);
+                assert!(after < before, "{step}");
+            }
+        }
     }
 }

@@ -265,7 +265,7 @@ fn repair(fitted: &Fitted<'_>) -> Option<Repair> {
 /// The layer that a site is about, if it is about one that data can be looked at for.
 fn layer_of(graph: &Graph, site: &Site) -> Option<NodeId> {
     match site {
-        Site::Node(n) => options::weight(graph, *n).map(|_| *n),
+        Site::Node(n) | Site::Layer { node: n, .. } => options::weight(graph, *n).map(|_| *n),
         Site::Value(v) => reader(graph, *v),
         Site::Weight { .. } | Site::Channels { .. } => None,
     }

@@ -10,6 +10,7 @@ mod dense;
 pub mod feedback;
 pub mod fit;
 pub mod kmeans;
+pub mod knapsack;
 pub mod low_rank;
 pub mod magnitude;
 pub mod moments;

@@ -15,6 +15,7 @@
 //! | `rank` | r, the same for all layers | |
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
+//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
 //! Convolutions in groups and 1×1 convolutions (`factorize-linear` splits those) are left alone.
@@ -44,15 +45,17 @@
 //! }
 //! ```
 
+use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
-use crate::ir::{NodeId, Op, Patch};
+use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Part;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
+use crate::passes::budget;
 use crate::passes::options::{Selection, Share};
-use crate::passes::split::{self, Half, Weight, factorize, rank_of};
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
+use crate::passes::split::{self, Half, Size, SizeOptions, Weight, factorize};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit};
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -61,7 +64,7 @@ use std::num::NonZeroUsize;
 #[serde(try_from = "Options")]
 pub struct FactorizeConvs {
     scheme: Scheme,
-    rank: Rank,
+    size: Size,
 }
 
 #[derive(Default, Deserialize)]
@@ -71,6 +74,8 @@ struct Options {
     rank: Option<NonZeroUsize>,
     ratio: Option<Share>,
     energy: Option<Share>,
+    params: Option<Share>,
+    macs: Option<Share>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -88,7 +93,8 @@ impl TryFrom<Options> for FactorizeConvs {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
-        Ok(FactorizeConvs { scheme: o.scheme, rank: rank_of(o.rank, o.ratio, o.energy)? })
+        let Options { scheme, rank, ratio, energy, params, macs } = o;
+        Ok(FactorizeConvs { scheme, size: SizeOptions { rank, ratio, energy, params, macs }.size()? })
     }
 }
 
@@ -109,20 +115,40 @@ impl Pass for FactorizeConvs {
         Selection { skip_first: 1, ..Selection::default() }
     }
 
+    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
+        self.size.budget().and_then(|b| b.missed(b.of(before), b.of(after)))
+    }
+
+    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+        let (g, selected) = (cx.graph, cx.selected);
+        let ours = |n: &NodeId| selected.refuses(g, &Site::Node(*n)).is_none() && self.conv(g, *n).is_ok();
+        let note = |fitted: &Fitted<'_>| match self.scheme {
+            Scheme::Channel => split::low_rank_lost(g, fitted),
+            Scheme::Spatial => spatial_lost(g, fitted),
+        };
+        self.size.budget().map(|_| Questions { layers: convs(g).filter(ours).collect(), note: Box::new(note) })
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_))).map(Site::Node).collect()
+        let Some(budget) = self.size.budget() else { return convs(g).map(Site::Node).collect() };
+        let layers: Vec<budget::Layer> = convs(g).filter_map(|n| self.ways(cx, n)).collect();
+        budget::sites(cx, budget, convs(g).collect(), &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
-        Ok(Verdict::of(self.split(cx, n)))
+        let Some((n, rank)) = self.size.at(&site) else { return Verdict::skip("it is not a node") };
+        Ok(Verdict::of(self.split(cx, n, rank)))
     }
 }
 
+fn convs(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
+    g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_)))
+}
+
 impl FactorizeConvs {
-    fn split(&self, cx: &Context<'_>, n: NodeId) -> Result<(Patch, String), String> {
-        let graph = cx.graph;
+    /// A convolution that can be split.
+    fn conv<'g>(&self, graph: &'g Graph, n: NodeId) -> Result<(&'g Conv, Weight<'g>, Kernel), String> {
         let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
         let weight = Weight::at(graph, n, 1)?;
         let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
@@ -132,76 +158,117 @@ impl FactorizeConvs {
         if kernel.taps() == 1 {
             return Err("it is 1×1: `factorize-linear` splits it".into());
         }
+        if self.scheme == Scheme::Spatial && kernel.size.len() != 2 {
+            return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into());
+        }
+        Ok((conv, weight, kernel))
+    }
+
+    fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {
+        let (conv, weight, kernel) = self.conv(cx.graph, n)?;
+        let rank = rank.ok_or(budget::WHOLE)?;
         let whole = conv.grouped(&kernel, 1);
-        let (what, halves, b) = match (self.scheme, kernel.size.as_slice()) {
-            (Scheme::Spatial, &[_, width]) => self.spatial(cx, &whole, &kernel, width, &weight)?,
-            (Scheme::Spatial, _) => return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into()),
-            (Scheme::Channel, _) => self.channel(cx, whole, &kernel, &weight)?,
+        let (what, halves, b) = match self.scheme {
+            Scheme::Spatial => spatial(cx, rank, &whole, &kernel, &weight)?,
+            Scheme::Channel => channel(cx, rank, whole, &kernel, &weight)?,
         };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
-        Ok((split::patch(graph, n, 1, halves, bias)?, what))
+        Ok((split::patch(cx.graph, n, 1, halves, bias)?, what))
     }
 
-    /// By the rank of the weight as a matrix C·k_h × M·k_w.
-    fn spatial(
-        &self,
-        cx: &Context<'_>,
-        whole: &Conv,
-        kernel: &Kernel,
-        width: usize,
-        weight: &Weight<'_>,
-    ) -> Result<Halves, String> {
-        let (outputs, rows) = (kernel.outputs, weight.tensor.len() / (kernel.outputs * width));
-        // Height and input channel are one axis as the weight lies.
-        let w = ArrayView3::from_shape((outputs, rows, width), &weight.data).map_err(|e| e.to_string())?;
-        let w = w.permuted_axes([1, 2, 0]);
-        let w = w.to_shape((rows, width * outputs)).map_err(|e| e.to_string())?;
-        let (factors, mut what) = factorize(self.rank, w.view(), weight)?;
-        let terms = factors.left.ncols();
-        let across = |(m, z): (usize, usize)| f64::from(factors.right[(z % terms, z / terms * outputs + m)]);
-        let across = Array2::from_shape_fn((outputs, width * terms), across);
-        let mut found = Spatial { down: factors.left.t().mapv(f64::from), across };
-        let mut bias = None;
-        if let Some(fitted) = &cx.fitted {
-            let find = |part: &Part, prior: ArrayView2<'_, f64>, lambda| {
-                let found = Spatial::fitted(part, prior, width, terms, lambda)?.mix(part, lambda)?;
-                let w = found.product();
-                Some((found, w))
-            };
-            if let Some((better, b)) = split::fit(cx.graph, fitted, found.product(), &mut what, find)? {
-                (found, bias) = (better, Some(b));
+    /// What a budget may do with a convolution.
+    fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
+        let graph = cx.graph;
+        let (_, weight, kernel) = self.conv(graph, n).ok().filter(|(_, weight, _)| !weight.is_shared())?;
+        cx.selected.refuses(graph, &Site::Node(n)).is_none().then_some(())?;
+        let (w, positions) = match self.scheme {
+            // The first of the two has the input's width.
+            Scheme::Spatial => {
+                let w = tall(&kernel, &weight).ok()?;
+                let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
+                (w, budget::spread(graph, n, 3).map(|wide| first * wide + 1.0 - first))
             }
-        }
-        let terms = found.down.nrows();
-        let down = weight.like([terms, kernel.inputs, rows / kernel.inputs, 1], found.down.iter().map(|&v| v as f32));
-        let across = Array4::from_shape_fn((outputs, terms, 1, width), |(m, t, _, b)| found.across[(m, b * terms + t)]);
-        let across = weight.like(across.shape(), across.iter().map(|&v| v as f32));
-        let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
-        let halves =
-            [Half { suffix: "v", op: part(0), weight: down }, Half { suffix: "h", op: part(1), weight: across }];
-        Ok((what, halves, bias))
+            Scheme::Channel => (flat(&kernel, &weight).ok()?.to_owned(), Some(1.0)),
+        };
+        let lost = cx.surveyed(n).map(<[f64]>::to_vec).or_else(|| split::plain_lost(w.view()))?;
+        Some(budget::Layer::new(graph, n, weight.tensor.len(), w.nrows() + w.ncols(), positions, &lost))
     }
+}
 
-    /// By the rank of the weight as a matrix M × C·k…: a convolution to as many channels as there are terms, then a 1×1.
-    fn channel(&self, cx: &Context<'_>, whole: Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<Halves, String> {
-        let Kernel { outputs, inputs, ref size, .. } = *kernel;
-        let w = ArrayView2::from_shape((outputs, inputs * kernel.taps()), &weight.data).map_err(|e| e.to_string())?;
-        let (Factors { mut left, mut right, .. }, mut what) = factorize(self.rank, w, weight)?;
-        let (terms, axes) = (left.ncols(), size.len());
-        let mut bias = None;
-        if let Some(fitted) = &cx.fitted {
-            let plain = left.dot(&right).mapv(f64::from);
-            let find = split::low_rank(terms);
-            if let Some((better, b)) = split::fit(cx.graph, fitted, plain, &mut what, find)? {
-                (left, right) = (better.0.mapv(|v| v as f32), better.1.mapv(|v| v as f32));
-                bias = Some(b);
-            }
+/// The weight as a matrix C·k_h × k_w·M.
+fn tall(kernel: &Kernel, weight: &Weight<'_>) -> Result<Array2<f32>, String> {
+    let (outputs, width) = (kernel.outputs, kernel.size.last().copied().unwrap_or(1));
+    let rows = weight.tensor.len() / (outputs * width).max(1);
+    // Input channel and height are one axis as the weight lies.
+    let w = ArrayView3::from_shape((outputs, rows, width), &weight.data).map_err(|e| e.to_string())?;
+    let w = w.permuted_axes([1, 2, 0]);
+    Ok(w.to_shape((rows, width * outputs)).map_err(|e| e.to_string())?.into_owned())
+}
+
+/// The weight as a matrix M × C·k….
+fn flat<'a>(kernel: &Kernel, weight: &'a Weight<'_>) -> Result<ArrayView2<'a, f32>, String> {
+    let shape = (kernel.outputs, kernel.inputs * kernel.taps());
+    ArrayView2::from_shape(shape, &weight.data).map_err(|e| e.to_string())
+}
+
+/// The share of a convolution's output that is lost with so many terms, from 0 on.
+fn spatial_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
+    let current = refit::current(graph, fitted.linear)?;
+    let width = graph.value(fitted.linear.weight).constant().and_then(|t| t.shape().last().copied()).unwrap_or(1);
+    let lost = fitted.layer.parts.iter().zip(&current.w).map(|(part, w)| {
+        let most = (w.ncols() / width.max(1)).min(w.nrows() * width);
+        Spatial::fitted(part, w.view(), width, most, budget::RIDGE)?.lost(part, budget::RIDGE)
+    });
+    budget::shares(fitted.layer, lost)
+}
+
+/// By the rank of the weight as a matrix C·k_h × k_w·M.
+fn spatial(cx: &Context<'_>, rank: Rank, whole: &Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<Halves, String> {
+    let w = tall(kernel, weight)?;
+    let (outputs, rows, width) = (kernel.outputs, w.nrows(), w.ncols() / kernel.outputs);
+    let (factors, mut what) = factorize(rank, w.view(), weight)?;
+    let terms = factors.left.ncols();
+    let across = |(m, z): (usize, usize)| f64::from(factors.right[(z % terms, z / terms * outputs + m)]);
+    let across = Array2::from_shape_fn((outputs, width * terms), across);
+    let mut found = Spatial { down: factors.left.t().mapv(f64::from), across };
+    let mut bias = None;
+    if let Some(fitted) = &cx.fitted {
+        let find = |part: &Part, prior: ArrayView2<'_, f64>, lambda| {
+            let found = Spatial::fitted(part, prior, width, terms, lambda)?.mix(part, lambda)?;
+            let w = found.product();
+            Some((found, w))
+        };
+        if let Some((better, b)) = split::fit(cx.graph, fitted, found.product(), &mut what, find)? {
+            (found, bias) = (better, Some(b));
         }
-        let down = weight.like([&[terms, inputs], size.as_slice()].concat(), right.iter().copied());
-        let up = weight.like([&[outputs, terms], vec![1; axes].as_slice()].concat(), left.iter().copied());
-        let pointwise = Conv::pointwise(axes, 1).into();
-        let halves =
-            [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }];
-        Ok((what, halves, bias))
     }
+    let terms = found.down.nrows();
+    let down = weight.like([terms, kernel.inputs, rows / kernel.inputs, 1], found.down.iter().map(|&v| v as f32));
+    let across = Array4::from_shape_fn((outputs, terms, 1, width), |(m, t, _, b)| found.across[(m, b * terms + t)]);
+    let across = weight.like(across.shape(), across.iter().map(|&v| v as f32));
+    let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
+    let halves = [Half { suffix: "v", op: part(0), weight: down }, Half { suffix: "h", op: part(1), weight: across }];
+    Ok((what, halves, bias))
+}
+
+/// By the rank of the weight as a matrix M × C·k…: a convolution to as many channels as there are terms, then a 1×1.
+fn channel(cx: &Context<'_>, rank: Rank, whole: Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<Halves, String> {
+    let Kernel { outputs, inputs, ref size, .. } = *kernel;
+    let (Factors { mut left, mut right, .. }, mut what) = factorize(rank, flat(kernel, weight)?, weight)?;
+    let (terms, axes) = (left.ncols(), size.len());
+    let mut bias = None;
+    if let Some(fitted) = &cx.fitted {
+        let plain = left.dot(&right).mapv(f64::from);
+        let find = split::low_rank(terms);
+        if let Some((better, b)) = split::fit(cx.graph, fitted, plain, &mut what, find)? {
+            (left, right) = (better.0.mapv(|v| v as f32), better.1.mapv(|v| v as f32));
+            bias = Some(b);
+        }
+    }
+    let down = weight.like([&[terms, inputs], size.as_slice()].concat(), right.iter().copied());
+    let up = weight.like([&[outputs, terms], vec![1; axes].as_slice()].concat(), left.iter().copied());
+    let pointwise = Conv::pointwise(axes, 1).into();
+    let halves =
+        [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }];
+    Ok((what, halves, bias))
 }

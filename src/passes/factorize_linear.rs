@@ -13,6 +13,7 @@
 //! | `rank` | r, the same for all layers | |
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
+//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
 //! | `min-weights` | smaller weights are left alone | 4096 |
 //! | `min-side` | so are weights with fewer rows or columns: a classifier of ten classes has no rank to spare | 16 |
 //!
@@ -41,14 +42,16 @@
 //! }
 //! ```
 
+use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
-use crate::ir::{NodeId, Op, Patch};
+use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::Rank;
+use crate::passes::budget;
 use crate::passes::options::{Selection, Share};
-use crate::passes::split::{self, Half, Weight, factorize, rank_of};
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict, options};
+use crate::passes::split::{self, Half, Size, SizeOptions, Weight, factorize};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, options};
 use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -56,7 +59,7 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct FactorizeLinear {
-    rank: Rank,
+    size: Size,
     min_side: usize,
 }
 
@@ -66,12 +69,14 @@ struct Options {
     rank: Option<NonZeroUsize>,
     ratio: Option<Share>,
     energy: Option<Share>,
+    params: Option<Share>,
+    macs: Option<Share>,
     min_side: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { rank: None, ratio: None, energy: None, min_side: 16 }
+        Options { rank: None, ratio: None, energy: None, params: None, macs: None, min_side: 16 }
     }
 }
 
@@ -79,7 +84,8 @@ impl TryFrom<Options> for FactorizeLinear {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
-        Ok(FactorizeLinear { rank: rank_of(o.rank, o.ratio, o.energy)?, min_side: o.min_side })
+        let Options { rank, ratio, energy, params, macs, min_side } = o;
+        Ok(FactorizeLinear { size: SizeOptions { rank, ratio, energy, params, macs }.size()?, min_side })
     }
 }
 
@@ -100,31 +106,58 @@ impl Pass for FactorizeLinear {
         Selection { min_weights: 4096, ..Selection::default() }
     }
 
+    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
+        self.size.budget().and_then(|b| b.missed(b.of(before), b.of(after)))
+    }
+
+    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+        let (g, selected) = (cx.graph, cx.selected);
+        let ours = |n: &NodeId| selected.refuses(g, &Site::Node(*n)).is_none() && self.matrix(g, *n).is_ok();
+        let note = |fitted: &Fitted<'_>| split::low_rank_lost(g, fitted);
+        self.size.budget().map(|_| Questions { layers: linear(g).filter(ours).collect(), note: Box::new(note) })
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let linear = |&n: &NodeId| match &g.node(n).op {
-            Op::Gemm(_) | Op::MatMul(_) => true,
-            Op::Conv(conv) => g.input(n, 1).is_some_and(|w| is_pointwise(conv, g.value(w).dims().as_deref())),
-            _ => false,
-        };
-        g.nodes().filter(linear).map(Site::Node).collect()
+        let Some(budget) = self.size.budget() else { return linear(g).map(Site::Node).collect() };
+        let layers: Vec<budget::Layer> = linear(g).filter_map(|n| self.ways(cx, n)).collect();
+        budget::sites(cx, budget, linear(g).collect(), &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
-        Ok(Verdict::of(self.split(cx, n)))
+        let Some((n, rank)) = self.size.at(&site) else { return Verdict::skip("it is not a node") };
+        Ok(Verdict::of(self.split(cx, n, rank)))
     }
 }
 
+fn linear(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
+    g.nodes().filter(|&n| match &g.node(n).op {
+        Op::Gemm(_) | Op::MatMul(_) => true,
+        Op::Conv(conv) => g.input(n, 1).is_some_and(|w| is_pointwise(conv, g.value(w).dims().as_deref())),
+        _ => false,
+    })
+}
+
+/// A layer whose weight can be split.
+struct Matrix<'a> {
+    weight: Weight<'a>,
+    slot: usize,
+    rows: usize,
+    columns: usize,
+    /// Axes of the weight beyond these two, all 1.
+    ones: usize,
+    ops: [Op; 2],
+    /// The factor that holds the axis which is summed over meets the data first.
+    sums_rows: bool,
+}
+
 impl FactorizeLinear {
-    fn split(&self, cx: &Context<'_>, n: NodeId) -> Result<(Patch, String), String> {
-        let graph = cx.graph;
+    fn matrix<'a>(&self, graph: &'a Graph, n: NodeId) -> Result<Matrix<'a>, String> {
         let (slot, _) = options::weight(graph, n).ok_or("it has no constant weight")?;
         let weight = Weight::at(graph, n, slot)?;
         let &[rows, columns, ref rest @ ..] = weight.tensor.shape() else {
             return Err("its weight is a vector".into());
         };
-        // The factor that holds the axis which is summed over meets the data first.
         let (ops, sums_rows) = match &graph.node(n).op {
             Op::Conv(conv) => {
                 let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
@@ -148,8 +181,26 @@ impl FactorizeLinear {
         if rows.min(columns) < self.min_side {
             return Err(format!("its weight is {rows} × {columns}, narrower than `min-side` = {}", self.min_side));
         }
+        let ones = rest.len();
+        Ok(Matrix { weight, slot, rows, columns, ones, ops, sums_rows })
+    }
+
+    /// What a budget may do with a layer.
+    fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
+        let graph = cx.graph;
+        let Matrix { weight, rows, columns, .. } = self.matrix(graph, n).ok().filter(|m| !m.weight.is_shared())?;
+        cx.selected.refuses(graph, &Site::Node(n)).is_none().then_some(())?;
+        let plain = || split::plain_lost(ArrayView2::from_shape((rows, columns), &weight.data).ok()?);
+        let lost = cx.surveyed(n).map(<[f64]>::to_vec).or_else(plain)?;
+        Some(budget::Layer::new(graph, n, weight.tensor.len(), rows + columns, Some(1.0), &lost))
+    }
+
+    fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {
+        let graph = cx.graph;
+        let Matrix { weight, slot, rows, columns, ones, ops, sums_rows } = self.matrix(graph, n)?;
+        let rank = rank.ok_or(budget::WHOLE)?;
         let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
-        let (mut factors, mut what) = factorize(self.rank, w, &weight)?;
+        let (mut factors, mut what) = factorize(rank, w, &weight)?;
         let mut bias = None;
         if let Some(fitted) = &cx.fitted {
             let plain = factors.left.dot(&factors.right).mapv(f64::from);
@@ -163,7 +214,7 @@ impl FactorizeLinear {
                 bias = Some(b);
             }
         }
-        let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; rest.len()]].concat(), f.iter().copied());
+        let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; ones]].concat(), f.iter().copied());
         let (left, right) = (tensor(factors.left), tensor(factors.right));
         let [down, up] = if sums_rows { [left, right] } else { [right, left] };
         let [first, second] = ops;

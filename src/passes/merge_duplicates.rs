@@ -114,7 +114,9 @@ impl Pass for MergeDuplicates {
                 }
                 Ok(Verdict::Patch(patch, format!("merged into \"{}\"", g.label(m))))
             }
-            Site::Weight { .. } | Site::Channels { .. } => Verdict::skip("it is neither a node nor a value"),
+            Site::Weight { .. } | Site::Layer { .. } | Site::Channels { .. } => {
+                Verdict::skip("it is neither a node nor a value")
+            }
         }
     }
 }

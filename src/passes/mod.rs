@@ -2,6 +2,7 @@
 //! it edits nothing, runs nothing and knows no other pass.
 
 mod absorb;
+mod budget;
 mod cluster_weights;
 mod factorize_convs;
 mod factorize_linear;
@@ -62,6 +63,11 @@ pub enum Site {
         value: ValueId,
         zeros: usize,
     },
+    /// A layer, and the rank that it gets: that is weighed over all layers (`None`: it stays as it is).
+    Layer {
+        node: NodeId,
+        rank: Option<usize>,
+    },
     /// Coupled channels: the nodes that make them, and which of their units stay (`None`: that is not decided here).
     Channels {
         producers: Vec<NodeId>,
@@ -73,7 +79,7 @@ impl Site {
     /// Whether the site is still there after other patches.
     pub fn lives(&self, graph: &Graph) -> bool {
         match self {
-            Site::Node(n) => graph.has_node(*n),
+            Site::Node(n) | Site::Layer { node: n, .. } => graph.has_node(*n),
             Site::Value(v) | Site::Weight { value: v, .. } => graph.has_value(*v),
             Site::Channels { producers, .. } => producers.iter().all(|&n| graph.has_node(n)),
         }
@@ -82,16 +88,24 @@ impl Site {
     /// The nodes that `skip`, `only`, `skip-first` and `skip-last` are about.
     pub fn nodes(&self, graph: &Graph) -> Vec<NodeId> {
         match self {
-            Site::Node(n) => vec![*n],
+            Site::Node(n) | Site::Layer { node: n, .. } => vec![*n],
             Site::Value(v) | Site::Weight { value: v, .. } => graph.uses(*v).into_iter().map(|u| u.node()).collect(),
             Site::Channels { producers, .. } => producers.clone(),
+        }
+    }
+
+    /// The node that the site is, if it is one.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Site::Node(n) | Site::Layer { node: n, .. } => Some(*n),
+            Site::Value(_) | Site::Weight { .. } | Site::Channels { .. } => None,
         }
     }
 
     /// The name of the site in reports.
     pub fn label(&self, graph: &Graph) -> String {
         match self {
-            Site::Node(n) => graph.label(*n).to_string(),
+            Site::Node(n) | Site::Layer { node: n, .. } => graph.label(*n).to_string(),
             Site::Value(v) | Site::Weight { value: v, .. } => graph.value(*v).name.clone(),
             Site::Channels { producers, .. } => {
                 let names: Vec<_> = producers.iter().map(|&n| graph.label(n)).collect();
@@ -162,6 +176,13 @@ pub struct Context<'a> {
     pub survey: Option<&'a Survey>,
     /// What calibration data says of the layer at the site, if there is any.
     pub fitted: Option<Fitted<'a>>,
+}
+
+impl<'a> Context<'a> {
+    /// What calibration data said of a layer.
+    pub fn surveyed(&self, node: NodeId) -> Option<&'a [f64]> {
+        self.survey?.get(&node)?.as_deref().ok()
+    }
 }
 
 /// Numbers of a pass's own by layer, or why the data says nothing of the layer.
@@ -243,6 +264,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
     /// If they name what is not there.
     fn fits(&self, _graph: &Graph) -> Result<(), OptionsError> {
         Ok(())
+    }
+
+    /// The target among its options that a model of cost `after` misses, if it does; `before` is from before the step.
+    fn missed(&self, _before: Cost, _after: Cost) -> Option<String> {
+        None
     }
 
     /// What the pass asks calibration data, if there is any, before anything else: the answers are in the context then.

@@ -116,6 +116,15 @@ pub fn one_of<T>(options: impl IntoIterator<Item = (&'static str, Option<T>)>) -
     }
 }
 
+/// # Errors
+/// If a share that is given is 0.
+pub fn not_zero(shares: impl IntoIterator<Item = (&'static str, Option<Share>)>) -> Result<(), String> {
+    match shares.into_iter().find(|s| s.1 == Some(Share(0.0))) {
+        Some((key, _)) => Err(format!("`{key}` = 0 would leave nothing")),
+        None => Ok(()),
+    }
+}
+
 /// Which sites a step works on.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Selection {
@@ -297,7 +306,7 @@ impl Selected<'_> {
             .map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
         let weights = match site {
             Site::Value(v) | Site::Weight { value: v, .. } => graph.value(*v).constant().map(|t| t.len()),
-            Site::Node(_) | Site::Channels { .. } => weights.max(),
+            Site::Node(_) | Site::Layer { .. } | Site::Channels { .. } => weights.max(),
         };
         match weights {
             Some(n) if n < self.rule.min_weights => {

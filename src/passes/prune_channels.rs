@@ -75,6 +75,7 @@ use crate::analysis::channels::{Channels, Group, Reach};
 use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
+use crate::passes::budget::Budget;
 use crate::passes::importance::{Importance, Scored, Scores, relative};
 use crate::passes::options::{OptionsError, Selection, Share, matching, one_of};
 use crate::passes::{Context, Fidelity, Part, Pass, Phase, Questions, Reason, Site, Together, Verdict};
@@ -91,13 +92,6 @@ pub struct PruneChannels {
     macs: Option<Share>,
     importance: Option<Importance>,
     round_to: Option<std::num::NonZeroUsize>,
-}
-
-/// What a share is of.
-#[derive(Debug, Clone, Copy)]
-enum Budget {
-    Params(Share),
-    Macs(Share),
 }
 
 impl Pass for PruneChannels {
@@ -201,7 +195,7 @@ impl Pass for PruneChannels {
         };
         let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
         let mut tally = Tally::of(g);
-        let limit = self.budget().ok().flatten().map(|b| (b, b.of(&tally)));
+        let limit = self.budget().ok().flatten().map(|b| (b, b.of(tally.cost())));
         let mut part = |(choice, places): (Result<Choice<'_>, String>, Vec<Reach>)| match choice {
             Err(why) => Part { what: Err(Reason(why)), cost: None },
             Ok(choice) => {
@@ -211,7 +205,7 @@ impl Pass for PruneChannels {
             }
         };
         let parts = choices.into_iter().zip(reach).map(&mut part).collect();
-        let missed = limit.and_then(|(budget, whole)| budget.missed(whole, budget.of(&tally)));
+        let missed = limit.and_then(|(budget, whole)| budget.missed(whole, budget.of(tally.cost())));
         Ok(Some(Together { patch, parts, missed: missed.into_iter().collect() }))
     }
 }
@@ -260,7 +254,7 @@ impl<'a> Choice<'a> {
 
 impl PruneChannels {
     fn budget(&self) -> Result<Option<Budget>, String> {
-        one_of([("params", self.params.map(Budget::Params)), ("macs", self.macs.map(Budget::Macs))])
+        one_of(Budget::options(self.params, self.macs))
     }
 
     /// Which units of every group stay, or why it is left alone.
@@ -304,32 +298,6 @@ impl PruneChannels {
     }
 }
 
-impl Budget {
-    /// The cost that is limited; `None` if it depends on run-time dims.
-    fn of(self, tally: &Tally<'_>) -> Option<u64> {
-        match self {
-            Budget::Params(_) => Some(tally.cost().parameters),
-            Budget::Macs(_) => tally.cost().macs,
-        }
-    }
-
-    fn share(self) -> f64 {
-        match self {
-            Budget::Params(s) | Budget::Macs(s) => s.0,
-        }
-    }
-
-    fn missed(self, whole: Option<u64>, left: Option<u64>) -> Option<String> {
-        let what = if let Budget::Params(_) = self { "parameters" } else { "MACs" };
-        let Some((whole, left)) = whole.zip(left) else {
-            return Some(format!("the model's {what} depend on run-time dims, so no share of them can be aimed at"));
-        };
-        let share = 100.0 * left as f64 / whole.max(1) as f64;
-        let wanted = 100.0 * self.share();
-        (share > wanted).then(|| format!("{share:.1} % of the {what} are left, not {wanted:.1} %"))
-    }
-}
-
 /// Groups with the scores of their units; a group without scores stays whole.
 struct Plan<'a> {
     graph: &'a Graph,
@@ -359,14 +327,14 @@ impl Plan<'_> {
         let mut steps: Vec<f64> = self.scores.iter().flatten().copied().chain([-1.0]).collect();
         steps.sort_by(f64::total_cmp);
         steps.dedup();
-        let whole = budget.of(&Tally::of(self.graph));
+        let whole = budget.of(Tally::of(self.graph).cost());
         let limit = whole.map(|n| budget.share() * n as f64);
         let gone = |at: usize| self.gone(|i| count(i, steps[at]));
         let fits = |gone: &HashSet<u32>| {
             let mut tally = Tally::of(self.graph);
             let units: Vec<u32> = gone.iter().copied().collect();
             self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
-            budget.of(&tally).zip(limit).is_none_or(|(n, limit)| n as f64 <= limit)
+            budget.of(tally.cost()).zip(limit).is_none_or(|(n, limit)| n as f64 <= limit)
         };
         let (mut low, mut high) = (0, steps.len() - 1);
         while low < high {

@@ -12,7 +12,8 @@
 //! |---|---|---|
 //! | `rank` | base filters a channel | 2 |
 //! | `energy` | instead of `rank`: the fewest, layer by layer, that keep this share of the squared weights | |
-//! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at about as many parameters, or with `energy` if it takes fewer | `auto` |
+//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
+//! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at about as many parameters, or with `energy` if it takes fewer; with a budget, depthwise first | `auto` |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
 //! A convolution in groups is split inside its groups. Depthwise and 1×1 convolutions are left alone, and so is one that would
@@ -43,18 +44,23 @@
 //! }
 //! ```
 
+use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
-use crate::math::{Layer, Separable, separate};
-use crate::passes::options::{Selection, Share, one_of};
-use crate::passes::split::{self, Half, NO_SVD, Weight, note};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Site, Verdict, refit};
-use ndarray::{Array3, ArrayView3, ArrayView4, Axis};
+use crate::math::{Layer, separate};
+use crate::passes::budget::{self, Budget};
+use crate::passes::options::{Selection, Share, not_zero, one_of};
+use crate::passes::split::{self, NO_SVD, Weight, note};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit};
+use form::{First, Form, decompose};
+use ndarray::{Array3, Axis};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
+
+mod form;
 
 /// Rounds in which every channel's filters are fitted to what the others leave over.
 const SWEEPS: usize = 1;
@@ -71,6 +77,8 @@ pub struct SeparateConvs {
 struct Options {
     rank: Option<NonZeroUsize>,
     energy: Option<Share>,
+    params: Option<Share>,
+    macs: Option<Share>,
     order: Order,
 }
 
@@ -78,6 +86,7 @@ struct Options {
 enum Terms {
     Rank(usize),
     Energy(f64),
+    Within(Budget),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -93,12 +102,12 @@ impl TryFrom<Options> for SeparateConvs {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
-        if o.energy == Some(Share(0.0)) {
-            return Err("`energy` = 0 would leave nothing".into());
-        }
+        not_zero([("energy", o.energy), ("params", o.params), ("macs", o.macs)])?;
         let rank = ("rank", o.rank.map(|r| Terms::Rank(r.get())));
         let energy = ("energy", o.energy.map(|s| Terms::Energy(s.0)));
-        Ok(SeparateConvs { terms: one_of([rank, energy])?.unwrap_or(Terms::Rank(2)), order: o.order })
+        let budgets = Budget::options(o.params, o.macs).map(|(key, b)| (key, b.map(Terms::Within)));
+        let terms = one_of([rank, energy].into_iter().chain(budgets))?.unwrap_or(Terms::Rank(2));
+        Ok(SeparateConvs { terms, order: o.order })
     }
 }
 
@@ -119,30 +128,58 @@ impl Pass for SeparateConvs {
         Selection { skip_first: 1, ..Selection::default() }
     }
 
+    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
+        let Terms::Within(budget) = self.terms else { return None };
+        budget.missed(budget.of(before), budget.of(after))
+    }
+
+    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+        let (g, selected) = (cx.graph, cx.selected);
+        let wanted = matches!(self.terms, Terms::Within(_)) && self.order != Order::PointwiseFirst;
+        let layers = || convs(g).filter(|&n| selected.refuses(g, &Site::Node(n)).is_none() && conv(g, n).is_ok());
+        wanted.then(|| Questions { layers: layers().collect(), note: Box::new(|fitted| lost(g, fitted)) })
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_))).map(Site::Node).collect()
+        let Terms::Within(budget) = self.terms else { return convs(g).map(Site::Node).collect() };
+        let layers: Vec<budget::Layer> = convs(g).filter_map(|n| self.ways(cx, n)).collect();
+        budget::sites(cx, budget, convs(g).collect(), &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
-        Ok(Verdict::of(self.split(cx, n)))
+        Ok(Verdict::of(match site {
+            Site::Node(n) => self.split(cx, n, Some(self.terms)),
+            Site::Layer { node, rank } => self.split(cx, node, rank.map(Terms::Rank)),
+            _ => Err("it is not a node".into()),
+        }))
     }
 }
 
+fn convs(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
+    g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_)))
+}
+
+/// A convolution that can be split.
+fn conv(graph: &Graph, n: NodeId) -> Result<(&Conv, Weight<'_>, Kernel), String> {
+    let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
+    let weight = Weight::at(graph, n, 1)?;
+    let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
+    if kernel.inputs == 1 && kernel.groups > 1 {
+        return Err("it is depthwise: it mixes no channels".into());
+    }
+    if kernel.taps() == 1 {
+        return Err("it is 1×1: there is nothing spatial to split off".into());
+    }
+    Ok((conv, weight, kernel))
+}
+
 impl SeparateConvs {
-    fn split(&self, cx: &Context<'_>, n: NodeId) -> Result<(Patch, String), String> {
+    fn split(&self, cx: &Context<'_>, n: NodeId, terms: Option<Terms>) -> Result<(Patch, String), String> {
         let graph = cx.graph;
-        let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
-        let weight = Weight::at(graph, n, 1)?;
-        let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
-        if kernel.inputs == 1 && kernel.groups > 1 {
-            return Err("it is depthwise: it mixes no channels".into());
-        }
-        if kernel.taps() == 1 {
-            return Err("it is 1×1: there is nothing spatial to split off".into());
-        }
-        let form = self.form(conv, &kernel, &weight, cx.fitted.is_some()).ok_or(NO_SVD)?;
+        let (conv, weight, kernel) = conv(graph, n)?;
+        let terms = terms.ok_or(budget::WHOLE)?;
+        let form = self.form(terms, conv, &kernel, &weight, cx.fitted.is_some()).ok_or(NO_SVD)?;
         let (order, rank, full) = (form.order(), form.terms, form.separable.full());
         if let Some(why) = weight.refuses(rank, full, form.parameters_a_term()) {
             return Err(format!("{order}, {why}"));
@@ -160,29 +197,58 @@ impl SeparateConvs {
         Ok((split::patch(graph, n, 1, halves, Some((fitted.linear, &b)))?, what))
     }
 
+    /// What a budget may do with a convolution.
+    fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
+        let graph = cx.graph;
+        let (conv, weight, kernel) =
+            conv(graph, n).ok().filter(|_| cx.selected.refuses(graph, &Site::Node(n)).is_none())?;
+        let form = self.form(Terms::Rank(1), conv, &kernel, &weight, true).filter(|_| !weight.is_shared())?;
+        let plain = || (0..=form.separable.full()).map(|t| form.separable.error(t).powi(2)).collect();
+        let lost = cx.surveyed(n).map_or_else(plain, <[f64]>::to_vec);
+        let a_term = form.parameters_a_term();
+        // Pointwise first, the mixing runs at every position of the input.
+        let positions = match form.first {
+            First::Depthwise => Some(1.0),
+            First::Pointwise => budget::spread(graph, n, 2).map(|wide| {
+                let filters = form.filter_parameters() as f64 / a_term as f64;
+                filters + (1.0 - filters) * wide
+            }),
+        };
+        Some(budget::Layer::new(graph, n, weight.tensor.len(), a_term, positions, &lost))
+    }
+
     /// The form that the options ask for. `None` if the decomposition fails.
-    fn form<'a>(&self, conv: &Conv, kernel: &'a Kernel, weight: &Weight<'_>, data: bool) -> Option<Form<'a>> {
+    fn form<'a>(
+        &self,
+        terms: Terms,
+        conv: &Conv,
+        kernel: &'a Kernel,
+        weight: &Weight<'_>,
+        data: bool,
+    ) -> Option<Form<'a>> {
         let form = |first| {
             let separable = decompose(first, kernel, &weight.data)?;
-            let terms = match self.terms {
+            let terms = match terms {
                 Terms::Rank(rank) => rank.min(separable.full()),
                 Terms::Energy(share) => separable.terms_for_energy(share),
+                Terms::Within(_) => return None,
             };
             Some(Form { first, kernel, separable, terms })
         };
+        let within = matches!(self.terms, Terms::Within(_));
         let strided = conv.window.strides.iter().any(|&s| s > 1);
         match self.order {
             Order::PointwiseFirst => return form(First::Pointwise),
             Order::DepthwiseFirst => return form(First::Depthwise),
             // Pointwise first, the 1×1 would run at all positions, also those between the strides, and its filters cannot
             // be found from the moments of the input.
-            Order::Auto if strided || data => return form(First::Depthwise),
+            Order::Auto if strided || data || within => return form(First::Depthwise),
             Order::Auto => {}
         }
         let (depthwise, mut pointwise) = (form(First::Depthwise)?, form(First::Pointwise)?);
-        let better = match self.terms {
+        let better = match terms {
             Terms::Energy(_) => pointwise.parameters() < depthwise.parameters(),
-            Terms::Rank(_) => {
+            Terms::Rank(_) | Terms::Within(_) => {
                 let (budget, a_term) = (depthwise.parameters(), pointwise.parameters_a_term());
                 let nearest = (2 * budget + a_term) / (2 * a_term);
                 pointwise.terms = nearest.min(pointwise.separable.full());
@@ -191,6 +257,14 @@ impl SeparateConvs {
         };
         Some(if better { pointwise } else { depthwise })
     }
+}
+
+/// The share of a convolution's output that is lost with so many terms a channel, from 0 on.
+fn lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
+    let current = refit::current(graph, fitted.linear)?;
+    let groups = fitted.layer.parts.iter().zip(&current.w);
+    let lost = groups.map(|(p, w)| separate::fitted::lost(p, w.view(), fitted.linear.taps));
+    budget::shares(fitted.layer, lost)
 }
 
 /// The filters and mixes that the data asks for, depthwise first, and the bias that goes with them; plain ones if those
@@ -227,128 +301,4 @@ fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -
         ndarray::concatenate(Axis(0), &views).map_err(|e| e.to_string())
     };
     Ok((Mixed { filters: join(|m| &m.filters)?, mixes: join(|m| &m.mixes)? }, fit.b))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum First {
-    Depthwise,
-    Pointwise,
-}
-
-/// One way to split a convolution.
-struct Form<'a> {
-    first: First,
-    kernel: &'a Kernel,
-    separable: Separable,
-    terms: usize,
-}
-
-/// The weight by input channel (outputs of its group × taps) or by output channel (inputs of its group × taps).
-fn decompose(first: First, kernel: &Kernel, weight: &[f32]) -> Option<Separable> {
-    let Kernel { outputs, inputs, groups, .. } = *kernel;
-    let (a_group, taps) = (outputs / groups, kernel.taps());
-    match first {
-        First::Depthwise => {
-            let w = ArrayView4::from_shape((groups, a_group, inputs, taps), weight).ok()?.permuted_axes([0, 2, 1, 3]);
-            Separable::new(w.to_shape((groups * inputs, a_group, taps)).ok()?.view())
-        }
-        First::Pointwise => Separable::new(ArrayView3::from_shape((outputs, inputs, taps), weight).ok()?),
-    }
-}
-
-impl Form<'_> {
-    fn order(&self) -> &'static str {
-        match self.first {
-            First::Depthwise => "depthwise first",
-            First::Pointwise => "pointwise first",
-        }
-    }
-
-    /// Channels that the depthwise convolution reads, or pointwise first, writes.
-    fn channels(&self) -> usize {
-        match self.first {
-            First::Depthwise => self.kernel.groups * self.kernel.inputs,
-            First::Pointwise => self.kernel.outputs,
-        }
-    }
-
-    fn parameters_a_term(&self) -> usize {
-        self.channels() * self.kernel.taps() + self.kernel.outputs * self.kernel.inputs
-    }
-
-    fn parameters(&self) -> usize {
-        self.terms * self.parameters_a_term()
-    }
-
-    /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
-    fn halves(
-        &self,
-        conv: &Conv,
-        weight: &Weight<'_>,
-        filters: ArrayView3<'_, f32>,
-        mixes: ArrayView3<'_, f32>,
-    ) -> Option<[Half; 2]> {
-        let (kernel, terms, channels) = (self.kernel, self.terms, self.channels());
-        let Kernel { outputs, inputs, groups, .. } = *kernel;
-        let shape = |to: usize, from: usize, size: &[usize]| [&[to, from], size].concat();
-        let ones = vec![1; kernel.size.len()];
-        let (spatial_weight, mixing_weight) = match self.first {
-            First::Depthwise => {
-                // By input channel and term to, for each output, the input channels of its group and their terms.
-                let by_group = mixes.to_shape((groups, inputs, outputs / groups, terms)).ok()?;
-                let by_output = by_group.view().permuted_axes([0, 2, 1, 3]);
-                let mixing = weight.like(shape(outputs, inputs * terms, &ones), by_output.iter().copied());
-                (weight.like(shape(channels * terms, 1, &kernel.size), filters.iter().copied()), mixing)
-            }
-            First::Pointwise => {
-                let by_term = mixes.permuted_axes([0, 2, 1]);
-                let mixing = weight.like(shape(outputs * terms, inputs, &ones), by_term.iter().copied());
-                (weight.like(shape(outputs, terms, &kernel.size), filters.iter().copied()), mixing)
-            }
-        };
-        let spatial = Half { suffix: "dw", op: conv.grouped(kernel, channels).into(), weight: spatial_weight };
-        let mixing = Half { suffix: "pw", op: Conv::pointwise(ones.len(), groups).into(), weight: mixing_weight };
-        Some(if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ir::text::parse;
-
-    /// A rank that is exact never pays, so no graph shows it: the two weights are multiplied out here.
-    #[test]
-    fn all_terms_are_exact() {
-        let text = "model \"m\" opset 17 {
-            input %x : f32[1,6,8,8]
-            const %w : f32[8,3,3,2] = seed(1)
-
-            %y : f32[1,8,6,7] = Conv<group=2>(%x, %w) @conv
-
-            output %y
-        }";
-        let graph = parse::model(text).unwrap().graph;
-        let n = graph.nodes().next().unwrap();
-        let Op::Conv(conv) = &graph.node(n).op else { panic!("a Conv") };
-        let weight = Weight::at(&graph, n, 1).unwrap();
-        let kernel = conv.kernel(weight.tensor.shape()).unwrap();
-        for first in [First::Depthwise, First::Pointwise] {
-            let separable = decompose(first, &kernel, &weight.data).unwrap();
-            let terms = separable.full();
-            let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
-            let form = Form { first, kernel: &kernel, separable, terms };
-            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).unwrap();
-            let [a, b] = halves.map(|h| h.weight.as_f32().unwrap().into_owned());
-            for (at, w) in weight.data.iter().enumerate() {
-                let (output, input, tap) = (at / 18, at / 6 % 3, at % 6);
-                let channel = output / 4 * 3 + input;
-                let product = |t: usize| match first {
-                    First::Depthwise => a[(channel * terms + t) * 6 + tap] * b[(output * 3 + input) * terms + t],
-                    First::Pointwise => a[(output * terms + t) * 3 + input] * b[(output * terms + t) * 6 + tap],
-                };
-                assert!(((0..terms).map(product).sum::<f32>() - w).abs() < 1e-5, "{first:?} at {at}");
-            }
-        }
-    }
 }

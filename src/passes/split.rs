@@ -4,10 +4,13 @@ use crate::analysis::linear::{Bias, Linear};
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
 use crate::math::fit::{Fit, Part};
 use crate::math::low_rank::Spectrum;
+use crate::math::svd::singular_values;
 use crate::math::{self, Factors, Layer, Rank};
-use crate::passes::options::{Share, one_of};
-use crate::passes::{Fitted, refit};
+use crate::passes::budget::{self, Budget};
+use crate::passes::options::{Share, not_zero, one_of};
+use crate::passes::{Fitted, Site, refit};
 use ndarray::{Array2, ArrayView2};
+use serde::Deserialize;
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
@@ -53,6 +56,11 @@ impl<'a> Weight<'a> {
         })
     }
 
+    /// Whether other places read it, too.
+    pub fn is_shared(&self) -> bool {
+        self.readers > 1
+    }
+
     /// A tensor of the weight's dtype.
     pub fn like(&self, shape: impl Into<Vec<usize>>, values: impl IntoIterator<Item = f32>) -> Tensor {
         Tensor::from_floats(self.tensor.dtype(), shape, values.into_iter().map(f64::from))
@@ -65,18 +73,73 @@ pub fn note(how: &str, rank: usize, full: usize, error: f64, parameters: (usize,
     format!("{how}rank {rank} of {full}, weight error {:.1} %, {before} → {after} parameters", 100.0 * error)
 }
 
-/// What the options `rank`, `ratio` and `energy` ask for, of which one may be given; half the parameters if none is.
+/// How many terms a factorization keeps, or what tells.
+#[derive(Debug, Clone, Copy)]
+pub enum Size {
+    Rank(Rank),
+    Within(Budget),
+}
+
+/// The options that say how many terms to keep, of which one may be given; half the parameters if none is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SizeOptions {
+    pub rank: Option<NonZeroUsize>,
+    pub ratio: Option<Share>,
+    pub energy: Option<Share>,
+    pub params: Option<Share>,
+    pub macs: Option<Share>,
+}
+
+impl SizeOptions {
+    /// # Errors
+    /// If more than one is given, or one that leaves nothing.
+    pub fn size(self) -> Result<Size, String> {
+        let SizeOptions { rank, ratio, energy, params, macs } = self;
+        not_zero([("ratio", ratio), ("energy", energy), ("params", params), ("macs", macs)])?;
+        let rank = ("rank", rank.map(|r| Size::Rank(Rank::Terms(r.get()))));
+        let ratio = ("ratio", ratio.map(|s| Size::Rank(Rank::Ratio(s.0))));
+        let energy = ("energy", energy.map(|s| Size::Rank(Rank::Energy(s.0))));
+        let budgets = Budget::options(params, macs).map(|(key, b)| (key, b.map(Size::Within)));
+        Ok(one_of([rank, ratio, energy].into_iter().chain(budgets))?.unwrap_or(Size::Rank(Rank::Ratio(0.5))))
+    }
+}
+
+impl Size {
+    pub fn budget(self) -> Option<Budget> {
+        if let Size::Within(budget) = self { Some(budget) } else { None }
+    }
+
+    /// The node at a site, and the rank that it is to get.
+    pub fn at(self, site: &Site) -> Option<(NodeId, Option<Rank>)> {
+        match (site, self) {
+            (Site::Node(n), Size::Rank(rank)) => Some((*n, Some(rank))),
+            (Site::Layer { node, rank }, _) => Some((*node, rank.map(Rank::Terms))),
+            _ => None,
+        }
+    }
+}
+
+/// Σ_{i>t} σ_i² / Σ σ_i² of the weight, seen as the matrix `w`, for every t from 0.
+pub fn plain_lost(w: ArrayView2<'_, f32>) -> Option<Vec<f64>> {
+    let squares: Vec<f64> = singular_values(w)?.iter().map(|s| s * s).collect();
+    let all: f64 = squares.iter().sum();
+    let lost = |t: usize| if all > 0.0 { squares[t..].iter().sum::<f64>() / all } else { 0.0 };
+    Some((0..=squares.len()).map(lost).collect())
+}
+
+/// The share of a layer's output that is lost with the best factors of t terms, for every t from 0.
 ///
 /// # Errors
-/// If more than one is given.
-pub fn rank_of(rank: Option<NonZeroUsize>, ratio: Option<Share>, energy: Option<Share>) -> Result<Rank, String> {
-    if let Some((key, _)) = [("ratio", ratio), ("energy", energy)].into_iter().find(|o| o.1 == Some(Share(0.0))) {
-        return Err(format!("`{key}` = 0 would leave nothing"));
-    }
-    let rank = ("rank", rank.map(|r| Rank::Terms(r.get())));
-    let ratio = ("ratio", ratio.map(|s| Rank::Ratio(s.0)));
-    let energy = ("energy", energy.map(|s| Rank::Energy(s.0)));
-    Ok(one_of([rank, ratio, energy])?.unwrap_or(Rank::Ratio(0.5)))
+/// If the data does not say.
+pub fn low_rank_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
+    let current = refit::current(graph, fitted.linear)?;
+    let lost = fitted.layer.parts.iter().zip(&current.w).map(|(part, w)| {
+        let terms = w.nrows().min(w.ncols());
+        let spectrum = Spectrum::new(part, w.view(), terms, budget::RIDGE)?;
+        Some((0..=terms).map(|t| spectrum.lost(t)).collect())
+    });
+    budget::shares(fitted.layer, lost)
 }
 
 /// Two factors in place of the whole weight, seen as the matrix `w`, and how that reads in a report.

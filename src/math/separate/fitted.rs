@@ -102,6 +102,17 @@ pub fn mix(part: &Part, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
     Some(Mixed { filters: mixed.filters.clone(), mixes })
 }
 
+/// What is lost of E ‖Y − ȳ‖² with t terms a channel and the best mixes, for every t from 0: filters as in [`fitted`],
+/// without sweeps. `None` as there.
+pub fn lost(part: &Part, prior: ArrayView2<'_, f64>, taps: usize) -> Option<Vec<f64>> {
+    let terms = prior.nrows().min(taps);
+    let mixed = fitted(part, prior, taps, terms, 0, None)?;
+    let channels = mixed.filters.dim().0;
+    let order: Vec<usize> = (0..terms).flat_map(|t| (0..channels).map(move |ch| ch * terms + t)).collect();
+    let lost = banks::lost(part, &mixed.banks(), &order, RIDGE)?;
+    Some(lost.into_iter().step_by(channels.max(1)).collect())
+}
+
 /// Filters and mixes of one channel: the truncated decomposition of `w` in the metric of its moments.
 fn split(mixed: &mut Mixed, channel: usize, root: &Whitening, w: ArrayView2<'_, f64>) -> Option<()> {
     let terms = mixed.filters.dim().1;

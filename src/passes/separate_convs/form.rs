@@ -1,0 +1,136 @@
+//! The two ways to split a convolution, and the layers that they make.
+
+use crate::ir::op::conv::{Conv, Kernel};
+use crate::math::Separable;
+use crate::passes::split::{Half, Weight};
+use ndarray::{ArrayView3, ArrayView4};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    Depthwise,
+    Pointwise,
+}
+
+/// One way to split a convolution.
+pub struct Form<'a> {
+    pub first: First,
+    pub kernel: &'a Kernel,
+    pub separable: Separable,
+    pub terms: usize,
+}
+
+/// The weight by input channel (outputs of its group × taps) or by output channel (inputs of its group × taps).
+pub fn decompose(first: First, kernel: &Kernel, weight: &[f32]) -> Option<Separable> {
+    let Kernel { outputs, inputs, groups, .. } = *kernel;
+    let (a_group, taps) = (outputs / groups, kernel.taps());
+    match first {
+        First::Depthwise => {
+            let w = ArrayView4::from_shape((groups, a_group, inputs, taps), weight).ok()?.permuted_axes([0, 2, 1, 3]);
+            Separable::new(w.to_shape((groups * inputs, a_group, taps)).ok()?.view())
+        }
+        First::Pointwise => Separable::new(ArrayView3::from_shape((outputs, inputs, taps), weight).ok()?),
+    }
+}
+
+impl Form<'_> {
+    pub fn order(&self) -> &'static str {
+        match self.first {
+            First::Depthwise => "depthwise first",
+            First::Pointwise => "pointwise first",
+        }
+    }
+
+    /// Channels that the depthwise convolution reads, or pointwise first, writes.
+    fn channels(&self) -> usize {
+        match self.first {
+            First::Depthwise => self.kernel.groups * self.kernel.inputs,
+            First::Pointwise => self.kernel.outputs,
+        }
+    }
+
+    pub fn parameters_a_term(&self) -> usize {
+        self.filter_parameters() + self.kernel.outputs * self.kernel.inputs
+    }
+
+    /// Those of the depthwise convolution, for a term.
+    pub fn filter_parameters(&self) -> usize {
+        self.channels() * self.kernel.taps()
+    }
+
+    pub fn parameters(&self) -> usize {
+        self.terms * self.parameters_a_term()
+    }
+
+    /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
+    pub fn halves(
+        &self,
+        conv: &Conv,
+        weight: &Weight<'_>,
+        filters: ArrayView3<'_, f32>,
+        mixes: ArrayView3<'_, f32>,
+    ) -> Option<[Half; 2]> {
+        let (kernel, terms, channels) = (self.kernel, self.terms, self.channels());
+        let Kernel { outputs, inputs, groups, .. } = *kernel;
+        let shape = |to: usize, from: usize, size: &[usize]| [&[to, from], size].concat();
+        let ones = vec![1; kernel.size.len()];
+        let (spatial_weight, mixing_weight) = match self.first {
+            First::Depthwise => {
+                // By input channel and term to, for each output, the input channels of its group and their terms.
+                let by_group = mixes.to_shape((groups, inputs, outputs / groups, terms)).ok()?;
+                let by_output = by_group.view().permuted_axes([0, 2, 1, 3]);
+                let mixing = weight.like(shape(outputs, inputs * terms, &ones), by_output.iter().copied());
+                (weight.like(shape(channels * terms, 1, &kernel.size), filters.iter().copied()), mixing)
+            }
+            First::Pointwise => {
+                let by_term = mixes.permuted_axes([0, 2, 1]);
+                let mixing = weight.like(shape(outputs * terms, inputs, &ones), by_term.iter().copied());
+                (weight.like(shape(outputs, terms, &kernel.size), filters.iter().copied()), mixing)
+            }
+        };
+        let spatial = Half { suffix: "dw", op: conv.grouped(kernel, channels).into(), weight: spatial_weight };
+        let mixing = Half { suffix: "pw", op: Conv::pointwise(ones.len(), groups).into(), weight: mixing_weight };
+        Some(if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Op;
+    use crate::ir::text::parse;
+
+    /// A rank that is exact never pays, so no graph shows it: the two weights are multiplied out here.
+    #[test]
+    fn all_terms_are_exact() {
+        let text = "model \"m\" opset 17 {
+            input %x : f32[1,6,8,8]
+            const %w : f32[8,3,3,2] = seed(1)
+
+            %y : f32[1,8,6,7] = Conv<group=2>(%x, %w) @conv
+
+            output %y
+        }";
+        let graph = parse::model(text).unwrap().graph;
+        let n = graph.nodes().next().unwrap();
+        let Op::Conv(conv) = &graph.node(n).op else { panic!("a Conv") };
+        let weight = Weight::at(&graph, n, 1).unwrap();
+        let kernel = conv.kernel(weight.tensor.shape()).unwrap();
+        for first in [First::Depthwise, First::Pointwise] {
+            let separable = decompose(first, &kernel, &weight.data).unwrap();
+            let terms = separable.full();
+            let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
+            let form = Form { first, kernel: &kernel, separable, terms };
+            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).unwrap();
+            let [a, b] = halves.map(|h| h.weight.as_f32().unwrap().into_owned());
+            for (at, w) in weight.data.iter().enumerate() {
+                let (output, input, tap) = (at / 18, at / 6 % 3, at % 6);
+                let channel = output / 4 * 3 + input;
+                let product = |t: usize| match first {
+                    First::Depthwise => a[(channel * terms + t) * 6 + tap] * b[(output * 3 + input) * terms + t],
+                    First::Pointwise => a[(output * terms + t) * 3 + input] * b[(output * terms + t) * 6 + tap],
+                };
+                assert!(((0..terms).map(product).sum::<f32>() - w).abs() < 1e-5, "{first:?} at {at}");
+            }
+        }
+    }
+}
