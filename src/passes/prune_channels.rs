@@ -42,6 +42,9 @@
 //! | lenet5, 99.80 | 0.5 | 99.56 | 99.54 | 99.56 | 99.44 | 99.46 | **99.60** |
 //! | lenet300, 99.30 | 0.5 | 98.68 | 98.84 | 98.52 | 96.98 | 97.98 | **99.06** |
 //!
+//! With a target, layers that can do without lose more. `params = 0.25`, which is as many parameters as a width of 0.5
+//! leaves, gives 86.04 for teacher_cnn and 89.42 for resnet_small_bn there.
+//!
 //! ```text
 //! # run = [{ pass = "prune-channels", width-mult = 0.5, skip-first = 0 }]
 //! model "chain" opset 17 {
