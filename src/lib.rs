@@ -1,6 +1,7 @@
 //! A compiler that takes a trained ONNX network and writes a smaller, faster one.
 
 pub mod analysis;
+pub mod architectures;
 #[cfg(feature = "exec")]
 pub mod calibrate;
 #[cfg(feature = "exec")]
@@ -8,6 +9,8 @@ pub mod check;
 pub mod cli;
 pub mod compress;
 pub mod data;
+#[cfg(feature = "distill")]
+pub mod distill;
 pub mod error;
 #[cfg(feature = "exec")]
 pub mod exec;

@@ -80,7 +80,7 @@ impl Args {
         recipe.plan()?;
         let formats: Vec<_> = self.report.iter().map(|p| Format::of(p)).collect::<Result<_>>()?;
         let to_stdout = self.output == Path::new("-");
-        let target = if to_stdout { Target::Stdout } else { Target::File(self.output.clone()) };
+        let target = super::target(self.output.clone());
         target.check()?;
         for path in self.report.iter().chain(&self.depfile) {
             Target::File(path.clone()).check()?;

@@ -7,15 +7,18 @@ mod compress;
 #[cfg(feature = "exec")]
 mod data;
 mod explain;
+mod new;
 mod passes;
 mod places;
 mod progress;
 mod show;
 
 use crate::error::{Error, Result};
+use crate::onnx::Target;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Compress trained ONNX networks: smaller, faster, and checked.
@@ -31,7 +34,8 @@ Examples:
   tutee compress teacher.onnx -o student.onnx
   tutee compress teacher.onnx -o student.onnx -p clean -p cluster-weights:bits=4,groups=16
   tutee check teacher.onnx student.onnx --data test.npz
-  tutee show student.onnx"
+  tutee show student.onnx
+  tutee new student-net --classes 10 --input 3x32x32 -o student.onnx"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -46,6 +50,7 @@ enum Command {
     Show(show::Args),
     Passes(passes::Args),
     Explain(explain::Args),
+    New(new::Args),
     Completions(completions::Args),
 }
 
@@ -66,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Show(args) => args.run(),
         Command::Passes(args) => args.run(),
         Command::Explain(args) => args.run(),
+        Command::New(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match done {
@@ -86,6 +92,11 @@ fn print(text: &str) -> Result<ExitCode> {
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Where a model goes that is to be written to a file or, for `-`, to standard output.
+fn target(output: PathBuf) -> Target {
+    if output.as_os_str() == "-" { Target::Stdout } else { Target::File(output) }
 }
 
 /// Sizes the pool that everything parallel runs on.

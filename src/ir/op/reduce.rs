@@ -87,7 +87,7 @@ impl Function {
 
 impl Reduce {
     /// Which axes of a tensor of that rank go. `given` is input 1, where that is present.
-    fn reduced(&self, given: Option<&[i64]>, rank: usize) -> Result<Vec<bool>, String> {
+    pub fn reduced(&self, given: Option<&[i64]>, rank: usize) -> Result<Vec<bool>, String> {
         let axes = given.or(self.axes.as_deref()).unwrap_or_default();
         let mut reduced = vec![axes.is_empty() && !self.noop_with_empty_axes; rank];
         for &a in axes {

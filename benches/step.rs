@@ -1,0 +1,59 @@
+//! Time of one full training step: forward in training mode, distillation loss, backward, AdamW.
+//!
+//! `cargo bench --bench step`, with `RAYON_NUM_THREADS=1` for one thread; `step.py` beside this does the same in PyTorch.
+
+use std::path::Path;
+use std::time::Instant;
+use tutee::architectures::StudentNet;
+use tutee::distill::{Method, Mode, Optimizer, Tape, loss, weights};
+use tutee::ir::{Graph, text};
+use tutee::onnx;
+
+fn time(name: &str, graph: &Graph, input: &str, shape: &[usize]) {
+    let shapes = [(input.to_string(), shape.to_vec())];
+    let mut tape = Tape::<f32>::new(graph, &shapes, graph.outputs(), &weights(graph)).unwrap();
+    let mut optimizer = Optimizer::new(Method::ADAM_W, 0.01);
+    let n = tape.output(0).len();
+    let classes = n / shape[0];
+    let noise: Vec<f32> = text::parse::noise(1).take(n).map(|v| v as f32).collect();
+    let targets = loss::soften(&noise, classes, 4.0);
+    tape.input_mut(0).iter_mut().zip(text::parse::noise(2)).for_each(|(x, v)| *x = v as f32);
+    let mut phases = [0.0; 3];
+    let mut best = f64::INFINITY;
+    for step in 0..12 {
+        let start = Instant::now();
+        tape.forward(Mode::Train);
+        let forward = start.elapsed();
+        let (_, by) = loss::distillation(tape.output(0), &targets, None, classes, 4.0, 1.0);
+        tape.backward(&[by]);
+        let backward = start.elapsed();
+        optimizer.step(&mut tape, 1e-3);
+        let all = start.elapsed();
+        if step >= 2 {
+            best = best.min(all.as_secs_f64());
+            let parts = [forward, backward - forward, all - backward].map(|d| d.as_secs_f64() / 10.0);
+            phases.iter_mut().zip(parts).for_each(|(p, t)| *p += t);
+        }
+    }
+    let mean: f64 = phases.iter().sum();
+    println!(
+        "{name}: best {:.1} ms, mean {:.1} ms (forward {:.1}, backward {:.1}, update {:.1}), {:.0} images/s, {:.0} MB",
+        best * 1e3,
+        mean * 1e3,
+        phases[0] * 1e3,
+        phases[1] * 1e3,
+        phases[2] * 1e3,
+        shape[0] as f64 / mean,
+        tape.bytes() as f64 / 1e6
+    );
+}
+
+fn main() {
+    println!("{} threads", rayon::current_num_threads());
+    let net = StudentNet { base: 16, width_mult: 1.0, classes: 11, input: [3, 32, 32], seed: 0 };
+    time("StudentNet 128x3x32x32", &net.build().unwrap().graph, "input", &[128, 3, 32, 32]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/resnet_small_bn.onnx");
+    let graph = onnx::load(&path).unwrap().model.graph;
+    let input = graph.runtime_inputs().map(|v| graph.value(v).name.clone()).next().unwrap();
+    time("resnet_small 128x1x28x28", &graph, &input, &[128, 1, 28, 28]);
+}

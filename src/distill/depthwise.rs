@@ -1,0 +1,260 @@
+//! Depthwise convolutions, plane by plane: along a padded plane every tap of the window is one shifted run.
+
+use super::conv::channel_sums;
+use super::real::{PIECES, Real, dot};
+use super::sweep::Sweep;
+use super::tape::{Backward, Keeps, Kernel, Mode, Scratch};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Y[N, M, …] = X[N, C, …] ∗ W[M, 1, k…] + B[M], channel `m` from channel `m / (M / C)`.
+pub struct Depthwise {
+    sweep: Sweep,
+    images: usize,
+    channels: usize,
+    outputs: usize,
+    /// Rows and columns of a plane with its padding.
+    padded: [usize; 2],
+    /// How far each tap lies behind the first in a padded plane.
+    offsets: Vec<usize>,
+}
+
+impl Depthwise {
+    pub fn new(sweep: Sweep, images: usize, channels: usize, outputs: usize) -> Depthwise {
+        let reach = |axis: usize| {
+            let windows =
+                (sweep.output[axis] - 1) * sweep.stride[axis] + (sweep.kernel[axis] - 1) * sweep.dilation[axis];
+            (windows + 1).max(sweep.pad[axis] + sweep.input[axis])
+        };
+        let padded = [reach(0), reach(1)];
+        let tap = |i: usize| {
+            let (y, x) = (i / sweep.kernel[1], i % sweep.kernel[1]);
+            y * sweep.dilation[0] * padded[1] + x * sweep.dilation[1]
+        };
+        let offsets = (0..sweep.taps()).map(tap).collect();
+        Depthwise { sweep, images, channels, outputs, padded, offsets }
+    }
+
+    fn piece(&self) -> usize {
+        self.images.div_ceil(PIECES)
+    }
+
+    fn pieces(&self) -> usize {
+        self.images.div_ceil(self.piece())
+    }
+
+    /// Elements of a padded plane.
+    fn plane(&self) -> usize {
+        self.padded[0] * self.padded[1]
+    }
+
+    /// From the first window's first element to the last one's, in a padded plane.
+    fn run(&self) -> usize {
+        let [rows, columns] = [0, 1].map(|axis| (self.sweep.output[axis] - 1) * self.sweep.stride[axis]);
+        rows * self.padded[1] + columns + 1
+    }
+
+    /// The last tap's offset.
+    fn reach(&self) -> usize {
+        self.offsets.last().copied().unwrap_or(0)
+    }
+
+    /// Where each row of an input plane lies in its padded plane, and in itself.
+    fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        let s = &self.sweep;
+        (0..s.input[0]).map(|y| ((y + s.pad[0]) * self.padded[1] + s.pad[1], y * s.input[1]))
+    }
+
+    fn pad<T: Real>(&self, x: &[T], padded: &mut [T]) {
+        let width = self.sweep.input[1];
+        self.rows().for_each(|(at, from)| padded[at..at + width].copy_from_slice(&x[from..from + width]));
+    }
+
+    /// Where each row of windows begins in a padded plane, and in the output.
+    fn starts(&self) -> impl Iterator<Item = (usize, usize)> {
+        let s = &self.sweep;
+        (0..s.output[0]).map(|y| (y * s.stride[0] * self.padded[1], y * s.output[1]))
+    }
+
+    /// Puts each output where its window begins.
+    fn spread<T: Real>(&self, y: &[T], to: &mut [T]) {
+        let (width, stride) = (self.sweep.output[1], self.sweep.stride[1]);
+        for (at, from) in self.starts() {
+            to[at..].iter_mut().step_by(stride).zip(&y[from..from + width]).for_each(|(to, &y)| *to = y);
+        }
+    }
+
+    /// The runs of a padded plane on which windows begin: one of all, where rows are not skipped.
+    fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let row = (self.sweep.output[1] - 1) * self.sweep.stride[1] + 1;
+        let whole = (self.sweep.stride[0] == 1).then(|| 0..self.run());
+        let rows = self.starts().filter(move |_| self.sweep.stride[0] > 1).map(move |(at, _)| at..at + row);
+        whole.into_iter().chain(rows)
+    }
+
+    /// Scratch memory of a piece: partial sums, a padded plane, one with room for a shift either way, a plane.
+    fn room(&self) -> [usize; 4] {
+        let plane = self.plane();
+        [self.outputs * self.sweep.taps(), plane, plane + 2 * self.reach(), plane]
+    }
+
+    fn split<'a, T: Real>(&self, scratch: &'a mut [T]) -> [&'a mut [T]; 4] {
+        let [a, b, c, _] = self.room();
+        let (partial, rest) = scratch.split_at_mut(a);
+        let (padded, rest) = rest.split_at_mut(b);
+        let (shifted, made) = rest.split_at_mut(c);
+        padded.fill(T::ZERO);
+        shifted.fill(T::ZERO);
+        [partial, padded, shifted, made]
+    }
+
+    /// Elements of a piece of the input and of the output.
+    fn per_piece(&self) -> [usize; 2] {
+        let piece = self.piece();
+        [piece * self.channels * self.sweep.plane(), piece * self.outputs * self.sweep.windows()]
+    }
+
+    /// Planes of the output, and the channel of each.
+    fn outputs_of<'a, T>(&self, y: &'a [T]) -> impl Iterator<Item = (usize, &'a [T])> {
+        let outputs = self.outputs;
+        y.chunks_exact(self.sweep.windows()).enumerate().map(move |(i, y)| (i % outputs, y))
+    }
+}
+
+/// y[i] = Σ w[k] x[i + offsets[k]].
+fn correlate<T: Real>(x: &[T], w: &[T], offsets: &[usize], y: &mut [T]) {
+    let n = y.len();
+    let from = |k: usize| &x[offsets[k]..][..n];
+    if let &[a, b, c, d, e, f, g, h, i] = w {
+        // A window of 3 × 3 in one go; another one tap by tap.
+        let (xa, xb, xc) = (from(0), from(1), from(2));
+        let (xd, xe, xf) = (from(3), from(4), from(5));
+        let (xg, xh, xi) = (from(6), from(7), from(8));
+        for j in 0..n {
+            let top = a * xa[j] + b * xb[j] + c * xc[j];
+            let middle = d * xd[j] + e * xe[j] + f * xf[j];
+            y[j] = top + middle + (g * xg[j] + h * xh[j] + i * xi[j]);
+        }
+        return;
+    }
+    y.fill(T::ZERO);
+    for (k, &w) in w.iter().enumerate() {
+        y.iter_mut().zip(from(k)).for_each(|(y, &x)| *y += w * x);
+    }
+}
+
+impl<T: Real> Kernel<T> for Depthwise {
+    fn keeps(&self) -> Keeps {
+        Keeps { inputs: 0b11, output: false }
+    }
+
+    fn scratch(&self) -> Scratch {
+        let room = self.pieces() * self.room().iter().sum::<usize>();
+        Scratch { forward: room, backward: room }
+    }
+
+    fn forward(&mut self, x: &[&[T]], y: &mut [T], scratch: &mut [T], _: Mode) {
+        let (s, room, multiplier) = (&self.sweep, self.room().iter().sum(), self.outputs / self.channels);
+        let ([per_x, per_y], taps) = (self.per_piece(), s.taps());
+        let (w, bias) = (x[1], x.get(2));
+        let ends = x[0].par_chunks(per_x).zip(y.par_chunks_mut(per_y));
+        ends.zip(scratch.par_chunks_mut(room)).for_each(|((x, y), scratch)| {
+            let [_, padded, _, made] = self.split(scratch);
+            let of_channel = y.chunks_exact_mut(multiplier * s.windows());
+            for (i, (x, ys)) in x.chunks_exact(s.plane()).zip(of_channel).enumerate() {
+                self.pad(x, padded);
+                for (j, y) in ys.chunks_exact_mut(s.windows()).enumerate() {
+                    let m = i % self.channels * multiplier + j;
+                    for run in self.runs() {
+                        correlate(&padded[run.start..], &w[m * taps..][..taps], &self.offsets, &mut made[run]);
+                    }
+                    let bias = bias.map_or(T::ZERO, |b| b[m]);
+                    for (at, to) in self.starts() {
+                        let from = made[at..].iter().step_by(s.stride[1]);
+                        y[to..to + s.output[1]].iter_mut().zip(from).for_each(|(y, &v)| *y = v + bias);
+                    }
+                }
+            }
+        });
+    }
+
+    fn backward(&mut self, back: Backward<'_, T>) {
+        let Backward { x, dy, dx, scratch, .. } = back;
+        let (s, room, multiplier) = (&self.sweep, self.room().iter().sum(), self.outputs / self.channels);
+        let ([per_x, per_y], taps, reach) = (self.per_piece(), s.taps(), self.reach());
+        let mut dx = dx.into_iter();
+        if let Some(dx) = dx.next().flatten() {
+            let back: Vec<usize> = self.offsets.iter().map(|o| reach - o).collect();
+            let ends = dx.zeroed().par_chunks_mut(per_x).zip(dy.par_chunks(per_y));
+            ends.zip(scratch.par_chunks_mut(room)).for_each(|((dx, dy), scratch)| {
+                let [_, _, shifted, made] = self.split(scratch);
+                let first = |i: usize| i / self.outputs * self.channels;
+                for (i, (m, dy)) in self.outputs_of(dy).enumerate() {
+                    self.spread(dy, &mut shifted[reach..]);
+                    correlate(shifted, &x[1][m * taps..][..taps], &back, made);
+                    let dx = &mut dx[(first(i) + m / multiplier) * s.plane()..][..s.plane()];
+                    for (at, to) in self.rows() {
+                        let to = &mut dx[to..to + s.input[1]];
+                        to.iter_mut().zip(&made[at..]).for_each(|(dx, &v)| *dx += v);
+                    }
+                }
+            });
+        }
+        if let Some(dw) = dx.next().flatten() {
+            let ends = x[0].par_chunks(per_x).zip(dy.par_chunks(per_y));
+            ends.zip(scratch.par_chunks_mut(room)).for_each(|((x, dy), scratch)| {
+                let [partial, padded, shifted, _] = self.split(scratch);
+                partial.fill(T::ZERO);
+                for (i, (m, dy)) in self.outputs_of(dy).enumerate() {
+                    if m % multiplier == 0 {
+                        let channel = i / self.outputs * self.channels + m / multiplier;
+                        self.pad(&x[channel * s.plane()..], padded);
+                    }
+                    self.spread(dy, &mut shifted[reach..]);
+                    for (dw, &offset) in partial[m * taps..][..taps].iter_mut().zip(&self.offsets) {
+                        for run in self.runs() {
+                            let from = offset + run.start;
+                            *dw += dot(&shifted[reach..][run.clone()], &padded[from..from + run.len()]);
+                        }
+                    }
+                }
+            });
+            dw.add_partial(scratch, room);
+        }
+        if let Some(db) = dx.next().flatten() {
+            channel_sums(dy, db, s.windows());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::distill::testing::check;
+
+    fn depthwise(op: &str, x: &str, w: &str) {
+        let m = w.split(',').next().unwrap();
+        check(
+            13,
+            &format!(
+                "const %x : f64[{x}] = seed(1) const %w : f64[{w}] = seed(2) const %b : f64[{m}] = seed(3)
+             %y : ? = Conv<{op}>(%x, %w, %b)"
+            ),
+        );
+    }
+
+    #[test]
+    fn three_by_three() {
+        depthwise("group=3, pads=[1,1,1,1]", "2,3,5,4", "3,1,3,3");
+        depthwise("group=2, pads=[1,1,1,1]", "9,2,2,2", "2,1,3,3");
+        depthwise("group=2, pads=[1,1,1,1], strides=[2,2]", "2,2,6,5", "2,1,3,3");
+    }
+
+    #[test]
+    fn other_windows() {
+        depthwise("group=2, pads=[2,1,0,3], strides=[1,2]", "2,2,5,6", "2,1,4,2");
+        depthwise("dilations=[2,3], group=2, pads=[2,3,2,3]", "1,2,5,6", "2,1,3,3");
+        depthwise("group=2, strides=[3,2]", "1,2,8,8", "4,1,2,3");
+        depthwise("group=3, pads=[2,2]", "2,3,7", "6,1,5");
+        depthwise("group=2", "2,2,3,3", "2,1,1,1");
+    }
+}

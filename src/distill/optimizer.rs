@@ -1,0 +1,116 @@
+//! How gradients change parameters.
+
+use super::real::{PIECE, Real};
+use super::tape::Tape;
+use rayon::prelude::*;
+
+/// A rule for the step along a gradient.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Method {
+    /// Stochastic gradient descent with Nesterov's momentum; decay is part of the gradient. (Sutskever et al. 2013, in
+    /// the form of PyTorch's `SGD`.)
+    Sgd { momentum: f64 },
+    /// Adam with bias correction; decay is apart from the gradient. (Loshchilov, Hutter 2019: AdamW.)
+    AdamW { beta1: f64, beta2: f64, epsilon: f64 },
+}
+
+impl Method {
+    pub const SGD: Method = Method::Sgd { momentum: 0.9 };
+    pub const ADAM_W: Method = Method::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+}
+
+/// A method and what it remembers of the steps so far.
+#[derive(Debug, Clone)]
+pub struct Optimizer<T> {
+    method: Method,
+    /// Share of a matrix or kernel that decays in a step of rate 1; biases and scales of normalization do not decay.
+    weight_decay: f64,
+    steps: i32,
+    /// Running averages by parameter: of gradients, and of their squares.
+    moments: Vec<[Vec<T>; 2]>,
+}
+
+impl<T: Real> Optimizer<T> {
+    pub fn new(method: Method, weight_decay: f64) -> Optimizer<T> {
+        Optimizer { method, weight_decay, steps: 0, moments: Vec::new() }
+    }
+
+    /// Changes the parameters of the tape by their gradients.
+    pub fn step(&mut self, tape: &mut Tape<T>, rate: f64) {
+        self.steps = self.steps.saturating_add(1);
+        for i in 0..tape.parameters().len() {
+            let decay = if tape.parameters()[i].decays() { self.weight_decay } else { 0.0 };
+            let (w, g) = tape.parameter_mut(i);
+            if self.moments.len() == i {
+                let squares = matches!(self.method, Method::AdamW { .. });
+                self.moments.push([vec![T::ZERO; w.len()], vec![T::ZERO; if squares { w.len() } else { 0 }]]);
+            }
+            let [first, second] = &mut self.moments[i];
+            let (rate, decay) = (T::of(rate), T::of(decay));
+            let pieces = w.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(first.par_chunks_mut(PIECE));
+            match self.method {
+                Method::Sgd { momentum } => {
+                    let keep = T::of(momentum);
+                    pieces.for_each(|((w, g), first)| {
+                        for ((w, &g), v) in w.iter_mut().zip(g).zip(first) {
+                            let g = g + decay * *w;
+                            *v = keep * *v + g;
+                            *w -= rate * (g + keep * *v);
+                        }
+                    });
+                }
+                Method::AdamW { beta1, beta2, epsilon } => {
+                    let correct = |beta: f64| T::of(1.0 / (1.0 - beta.powi(self.steps)));
+                    let (by1, by2) = (correct(beta1), correct(beta2));
+                    let (b1, b2, epsilon) = (T::of(beta1), T::of(beta2), T::of(epsilon));
+                    pieces.zip(second.par_chunks_mut(PIECE)).for_each(|(((w, g), first), second)| {
+                        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(first).zip(second) {
+                            *m = b1 * *m + (T::ONE - b1) * g;
+                            *v = b2 * *v + (T::ONE - b2) * g * g;
+                            *w -= rate * decay * *w;
+                            *w -= rate * (*m * by1) / ((*v * by2).sqrt() + epsilon);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distill::{Mode, weights};
+    use crate::ir::text::parse;
+
+    /// The weights of y = x w, [1, 2] at first, after three steps along the gradient [x₁ w₁, x₂ w₂] of ½ Σ y.
+    fn three(method: Method, decay: f64) -> Vec<f64> {
+        let text = "model m opset 17 {
+            const %x : f64[1,2] = {0.5,-1} const %w : f64[2,1] = {1,2}
+            %y : f64[1,1] = MatMul(%x, %w)
+            output %y
+        }";
+        let graph = parse::model(text).unwrap().graph;
+        let trainable = weights(&graph).into_iter().filter(|&v| graph.value(v).name == "w").collect();
+        let mut tape = Tape::new(&graph, &[], graph.outputs(), &trainable).unwrap();
+        let mut optimizer = Optimizer::new(method, decay);
+        for _ in 0..3 {
+            tape.forward(Mode::Train);
+            tape.backward(&[vec![1.0]]);
+            optimizer.step(&mut tape, 0.1);
+        }
+        tape.parameter(0).to_vec()
+    }
+
+    #[test]
+    fn steps() {
+        let close = |a: Vec<f64>, b: [f64; 2]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-7), "{a:?}");
+        // g = [0.5, −1]; v = g, 1.9 g, 2.71 g; w −= 0.1 (g + 0.9 v)
+        let along = 0.1 * (3.0 + 0.9 * (1.0 + 1.9 + 2.71));
+        close(three(Method::SGD, 0.0), [1.0 - 0.5 * along, 2.0 + along]);
+        // A constant gradient: steps of the rate, by sign.
+        close(three(Method::ADAM_W, 0.0), [0.7, 2.3]);
+        let decayed = |w: f64, step: f64| (0..3).fold(w, |w, _| w * 0.99 - step);
+        close(three(Method::ADAM_W, 0.1), [decayed(1.0, 0.1), decayed(2.0, -0.1)]);
+    }
+}

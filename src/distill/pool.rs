@@ -1,0 +1,196 @@
+//! Pooling. (ONNX Operators: MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool.)
+
+use super::build::Site;
+use super::pointwise::{Function as Pointwise, Map};
+use super::real::Real;
+use super::reduce::sum;
+use super::sweep::Sweep;
+use super::tape::{Backward, Kernel, Mode};
+use crate::ir::op::conv::Window;
+use crate::ir::op::pool::{Function, GlobalPool, Pool};
+use rayon::prelude::*;
+
+pub fn build<T: Real>(site: &mut Site<'_, '_, T>, op: &Pool) -> Result<(), String> {
+    let (x, y) = (site.dims(0)?, site.out(0)?);
+    let kernel: Option<Vec<usize>> = op.window.kernel.iter().map(|&k| usize::try_from(k).ok()).collect();
+    let sweep = Sweep::new(&op.window, &x, &y, &kernel.ok_or("its window does not fit")?)?;
+    let slot = site.read(0)?;
+    match op.function {
+        Function::Max { .. } => site.emit(MaxPool::new(sweep, y.iter().product()), &[slot]),
+        Function::Average { count_include_pad } => site.emit(AveragePool { sweep, count_include_pad }, &[slot]),
+        Function::Lp { .. } => Err("its slope is not known here".into()),
+    }
+}
+
+pub fn global<T: Real>(site: &mut Site<'_, '_, T>, op: &GlobalPool) -> Result<(), String> {
+    let (x, y) = (site.dims(0)?, site.out(0)?);
+    let (slot, n) = (site.read(0)?, y.iter().product::<usize>());
+    match op.0 {
+        Function::Max { .. } => {
+            let sweep = Sweep::new(&Window::default(), &x, &y, &x[2..])?;
+            site.emit(MaxPool::new(sweep, n), &[slot])
+        }
+        Function::Average { .. } => {
+            let total = sum(site, slot, &x, &y)?;
+            site.emit(Map(Pointwise::scale(n as f64 / x.iter().product::<usize>() as f64)), &[total])
+        }
+        Function::Lp { .. } => Err("its slope is not known here".into()),
+    }
+}
+
+/// The largest element of each window; the gradient goes to the first such.
+struct MaxPool {
+    sweep: Sweep,
+    /// Where in its plane each output's element lies.
+    places: Vec<u32>,
+}
+
+impl MaxPool {
+    fn new(sweep: Sweep, outputs: usize) -> MaxPool {
+        MaxPool { sweep, places: vec![0; outputs] }
+    }
+}
+
+impl<T: Real> Kernel<T> for MaxPool {
+    fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
+        let s = &self.sweep;
+        let ends = y.par_chunks_mut(s.windows()).zip(self.places.par_chunks_mut(s.windows()));
+        ends.zip(x[0].par_chunks(s.plane())).for_each(|((y, places), x)| {
+            y.fill(T::of(f64::NEG_INFINITY));
+            for ky in 0..s.kernel[0] {
+                for row in s.inside(0, ky) {
+                    let from = s.at(0, row, ky) * s.input[1];
+                    for kx in 0..s.kernel[1] {
+                        let inside = s.inside(1, kx);
+                        let first = if inside.is_empty() { continue } else { s.at(1, inside.start, kx) };
+                        let to = row * s.output[1] + inside.start..row * s.output[1] + inside.end;
+                        let found = y[to.clone()].iter_mut().zip(&mut places[to]);
+                        for (i, (y, place)) in found.enumerate() {
+                            let at = from + first + i * s.stride[1];
+                            // NaN wins, and stays.
+                            if x[at] > *y || x[at].is_nan() {
+                                (*y, *place) = (x[at], at as u32);
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn backward(&mut self, back: Backward<'_, T>) {
+        let s = &self.sweep;
+        for to in back.dx.into_iter().flatten() {
+            let fresh = to.fresh;
+            let ends = back.dy.par_chunks(s.windows()).zip(self.places.par_chunks(s.windows()));
+            to.to.par_chunks_mut(s.plane()).zip(ends).for_each(|(to, (dy, places))| {
+                if fresh {
+                    to.fill(T::ZERO);
+                }
+                dy.iter().zip(places).for_each(|(&d, &place)| to[place as usize] += d);
+            });
+        }
+    }
+}
+
+/// The mean of each window: of its elements inside the input, or inside the padded input.
+struct AveragePool {
+    sweep: Sweep,
+    count_include_pad: bool,
+}
+
+impl AveragePool {
+    /// Elements that each window counts, along an axis.
+    fn counts(&self, axis: usize) -> Vec<usize> {
+        let s = &self.sweep;
+        let mut counts = vec![0; s.output[axis]];
+        let end = s.pad[axis] + s.input[axis] + s.pad_end[axis];
+        for tap in 0..s.kernel[axis] {
+            if self.count_include_pad {
+                let reach = |&w: &usize| w * s.stride[axis] + tap * s.dilation[axis] < end;
+                (0..s.output[axis]).filter(reach).for_each(|w| counts[w] += 1);
+            } else {
+                s.inside(axis, tap).for_each(|w| counts[w] += 1);
+            }
+        }
+        counts
+    }
+
+    /// Calls `f` with each element of a window that lies inside: places of output and input, in their planes.
+    fn pairs(&self, mut f: impl FnMut(usize, usize)) {
+        let s = &self.sweep;
+        for ky in 0..s.kernel[0] {
+            for y in s.inside(0, ky) {
+                for kx in 0..s.kernel[1] {
+                    for x in s.inside(1, kx) {
+                        f(y * s.output[1] + x, s.at(0, y, ky) * s.input[1] + s.at(1, x, kx));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One by the count of each window.
+    fn shares<T: Real>(&self) -> Vec<T> {
+        let (rows, columns) = (self.counts(0), self.counts(1));
+        let share = |r: &usize, c: &usize| T::of(1.0 / (r * c).max(1) as f64);
+        rows.iter().flat_map(|r| columns.iter().map(move |c| share(r, c))).collect()
+    }
+}
+
+impl<T: Real> Kernel<T> for AveragePool {
+    fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
+        let (s, shares) = (&self.sweep, self.shares::<T>());
+        y.par_chunks_mut(s.windows()).zip(x[0].par_chunks(s.plane())).for_each(|(y, x)| {
+            y.fill(T::ZERO);
+            self.pairs(|to, from| y[to] += x[from]);
+            y.iter_mut().zip(&shares).for_each(|(y, &share)| *y *= share);
+        });
+    }
+
+    fn backward(&mut self, back: Backward<'_, T>) {
+        let (s, shares) = (&self.sweep, self.shares::<T>());
+        for to in back.dx.into_iter().flatten() {
+            let fresh = to.fresh;
+            to.to.par_chunks_mut(s.plane()).zip(back.dy.par_chunks(s.windows())).for_each(|(to, dy)| {
+                if fresh {
+                    to.fill(T::ZERO);
+                }
+                self.pairs(|from, at| to[at] += dy[from] * shares[from]);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::distill::testing::check;
+
+    #[test]
+    fn windows() {
+        let windows = [
+            ("kernel_shape=[2,2], strides=[2,2]", "2,3,4,5"),
+            ("kernel_shape=[3,2], pads=[1,0,2,1], strides=[2,1]", "1,2,5,4"),
+            ("ceil_mode=1, kernel_shape=[3,3], strides=[2,2]", "1,2,6,6"),
+            ("ceil_mode=1, kernel_shape=[2,2], pads=[0,0,1,1], strides=[2,2]", "1,2,4,5"),
+            ("auto_pad=\"SAME_UPPER\", kernel_shape=[3,3], strides=[2,2]", "1,1,6,5"),
+            ("kernel_shape=[3], strides=[2]", "2,2,7"),
+        ];
+        for (window, x) in windows {
+            for op in ["MaxPool", "AveragePool", "AveragePool<count_include_pad=1"] {
+                let joined = if op.contains('<') { format!("{op}, {window}>") } else { format!("{op}<{window}>") };
+                check(19, &format!("const %x : f64[{x}] = seed(1) %y : ? = {joined}(%x)"));
+            }
+        }
+        let dilated = "dilations=[2,1], kernel_shape=[2,2]";
+        check(12, &format!("const %x : f64[2,2,5,5] = seed(1) %y : ? = MaxPool<{dilated}>(%x)"));
+    }
+
+    #[test]
+    fn whole_planes() {
+        for op in ["GlobalAveragePool", "GlobalMaxPool"] {
+            check(13, &format!("const %x : f64[2,3,4,5] = seed(1) %y : ? = {op}(%x)"));
+            check(13, &format!("const %x : f64[2,3,7] = seed(1) %y : ? = {op}(%x)"));
+        }
+    }
+}
