@@ -113,6 +113,7 @@ fn run(
         let mut run = Run { rows: Vec::new(), missed: Vec::new(), costs: Costs::default(), observer };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
+        let before = exact.then(|| student.clone());
         match &action {
             Action::Nothing => {}
             Action::Clean => run.clean(&mut student.graph, &passes::clean(), None)?,
@@ -132,18 +133,26 @@ fn run(
                 }
             }
         }
+        student.graph.infer_all()?;
+        if let Some(before) = before {
+            let grown = onnx::encoded_len(&student)?.saturating_sub(onnx::encoded_len(&before)?);
+            if grown > 0 {
+                student = before;
+                run.rows.clear();
+                run.note(&name, &format!("left as it was: the file would be {grown} bytes larger"), false);
+            }
+        }
         #[cfg(feature = "exec")]
         if let Some(repairs) = &mut repairs {
             repairs.after_step(&student.graph, exact);
         }
-        student.graph.infer_all()?;
         student.graph.verify().map_err(|e| e.at(format!("after {}", step.place())))?;
         for learned in same_interface(&interface, &student.graph, exact)? {
-            run.note("infer", &learned);
+            run.note("infer", &learned, true);
         }
         interface = student.graph.interface();
         if !teacher.graph.has_unlisted() && student.raise_ir() {
-            run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs");
+            run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs", true);
         }
         let after = measure(&student)?;
         if let Action::Pass(pass, _) = &action {
@@ -381,12 +390,12 @@ impl Run<'_> {
         }
     }
 
-    fn note(&mut self, pass: &str, what: &str) {
+    fn note(&mut self, pass: &str, what: &str, done: bool) {
         self.rows.push(Row {
             pass: pass.into(),
             site: "model".into(),
             op: String::new(),
-            done: true,
+            done,
             note: what.into(),
             cost: None,
             error: None,

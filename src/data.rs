@@ -10,7 +10,7 @@ mod normalise;
 mod npy;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
@@ -26,6 +26,7 @@ pub struct Dataset {
     name: String,
     arrays: Vec<(String, Result<Array, String>)>,
     warnings: Vec<String>,
+    files: Vec<PathBuf>,
 }
 
 impl Dataset {
@@ -38,10 +39,11 @@ impl Dataset {
         let mut warnings = Vec::new();
         let meta = path.metadata().map_err(|e| io("read", path, &e).help(FORMS))?;
         if meta.is_dir() {
-            let (x, y) = images::read_folder(path, &mut warnings)?;
+            let mut files = vec![path.to_path_buf()];
+            let (x, y) = images::read_folder(path, &mut warnings, &mut files)?;
             let mut arrays = vec![("x".into(), Ok(x))];
             arrays.extend(y.map(|y| ("y".into(), Ok(y))));
-            return Ok(Dataset { name, arrays, warnings });
+            return Ok(Dataset { name, arrays, warnings, files });
         }
         let not_data = |why: &str| Error::input(format!("{name} is not a data set")).because(why).help(FORMS);
         if !meta.is_file() {
@@ -59,13 +61,18 @@ impl Dataset {
             }
             None => return Err(not_data("its first bytes are neither those of a zip archive nor NumPy's")),
         };
-        Ok(Dataset { name, arrays, warnings })
+        Ok(Dataset { name, arrays, warnings, files: vec![path.to_path_buf()] })
     }
 
     /// A data set made in memory; `name` stands for the file in messages.
     pub fn from_arrays(name: impl Into<String>, arrays: impl IntoIterator<Item = (String, Array)>) -> Dataset {
         let arrays = arrays.into_iter().map(|(name, array)| (name, Ok(array))).collect();
-        Dataset { name: name.into(), arrays, warnings: Vec::new() }
+        Dataset { name: name.into(), arrays, warnings: Vec::new(), files: Vec::new() }
+    }
+
+    /// The files and folders that it was read from.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Where it came from, for messages.

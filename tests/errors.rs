@@ -171,6 +171,14 @@ const CASES: &[Case] = &[
         "compress teacher.onnx -o s.onnx -p none --external-data --depfile s.onnx.data",
     ),
     (
+        "a student's data over the teacher's",
+        |d| {
+            write(d, "student.onnx.data", [0; 16]);
+            weight(d, external("w", &[4], &[("location", "student.onnx.data")]));
+        },
+        "compress teacher.onnx -o student.onnx -p none --external-data",
+    ),
+    (
         "a student over its recipe",
         |d| recipe(d, "version = 1\n"),
         "compress teacher.onnx -o recipe.toml -r recipe.toml",
@@ -463,6 +471,20 @@ fn no_arguments_print_the_help_and_are_an_error() {
     let run = Command::new(env!("CARGO_BIN_EXE_tutee")).output().unwrap();
     assert_eq!(run.status.code(), Some(1));
     assert!(String::from_utf8(run.stderr).unwrap().contains("Usage: tutee"));
+}
+
+#[test]
+fn nobody_listening_is_no_reason_to_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    fine(folder.path());
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let Ok(full) = full else { return };
+    for (arguments, code) in [("compress teacher.onnx -o made.onnx -p none", 0), ("show nothing.onnx", 1)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        command.args(arguments.split_whitespace()).current_dir(&folder).stderr(full.try_clone().unwrap());
+        assert_eq!(command.status().unwrap().code(), Some(code), "{arguments}");
+    }
+    assert!(folder.path().join("made.onnx").is_file());
 }
 
 /// A folder without write permission: nothing for the golden file, since root may write everywhere.

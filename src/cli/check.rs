@@ -53,7 +53,7 @@ impl Args {
         let result = check(&self.teacher, &self.student, &data, &normalise, &|done, of| progress.samples(done, of));
         progress.finish();
         let result = result?;
-        result.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         let text = match self.json {
             true => serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?,
             false => result.to_string(),

@@ -14,6 +14,7 @@ use crate::compress::{Outcome, compress};
 #[cfg(feature = "exec")]
 use crate::data::{Dataset, Normalise};
 use crate::error::{Error, Result};
+use crate::ir::op::OPSETS;
 use crate::onnx::{self, Atomic, SaveOptions, Target};
 #[cfg(feature = "exec")]
 use crate::passes::options::Share;
@@ -73,6 +74,9 @@ pub struct Args {
     quiet: bool,
 }
 
+/// A teacher of fewer bytes has no student that needs external data.
+const MAY_BE_EXTERNAL: u64 = 1 << 30;
+
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         super::set_threads(self.threads)?;
@@ -96,14 +100,21 @@ impl Args {
         read.extend(test.iter().map(|t| ("the test data", t.path.as_path())));
         #[cfg(feature = "exec")]
         read.extend(calib.iter().map(|c| ("the calibration data", c.0.as_path())));
-        self.check_places(&read)?;
+        self.check_places(&read, loaded.bytes)?;
         #[cfg(feature = "exec")]
         test.as_ref().map_or(Ok(()), |t| check_data(&self.teacher, &t.data, &t.normalise))?;
+        let mut warnings = loaded.warnings;
+        let opset = loaded.model.graph.opset;
+        if !OPSETS.contains(&opset) {
+            let (first, last) = (OPSETS.start(), OPSETS.end());
+            warnings.push(format!(
+                "tutee reasons about operators of opsets {first} to {last}: of opset {opset} it carries them untouched"
+            ));
+        }
         if !self.quiet {
-            loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+            warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         }
         let progress = Progress::new(self.quiet, self.dump_ir.clone()).releasing(loaded.pages.clone());
-        let mut warnings = loaded.warnings;
         #[cfg(not(feature = "exec"))]
         let outcome = compress(&loaded.model, loaded.bytes, &recipe, self.stop_after, &progress);
         #[cfg(feature = "exec")]
@@ -113,7 +124,7 @@ impl Args {
                 let normalise = self.check.normalise.over(&recipe.data)?;
                 let data = Calibration::new(data, &normalise, &loaded.model, self.calib.calib_samples)?;
                 if !self.quiet {
-                    data.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+                    data.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
                 }
                 warnings.extend(data.warnings.iter().cloned());
                 compress_on(&data, &loaded.model, loaded.bytes, &recipe, self.stop_after, &progress)
@@ -131,7 +142,9 @@ impl Args {
             let mut sources = loaded.files;
             sources.extend(recipe.path.clone());
             #[cfg(feature = "exec")]
-            sources.extend(calib.iter().map(|c| c.0.clone()).chain(test.iter().map(|t| t.path.clone())));
+            sources.extend(
+                calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data)).flat_map(|d| d.files().to_vec()),
+            );
             write_text(path, &depfile(&self.output, &sources))?;
         }
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
@@ -148,14 +161,14 @@ impl Args {
         }
         match (self.quiet, to_stdout) {
             (true, _) => {}
-            (false, true) => eprint!("{table}"),
+            (false, true) => super::say(&table.trim_end()),
             (false, false) => super::print(&table).map(drop)?,
         }
         super::targets(&report.missed)
     }
 
     /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.
-    fn check_places(&self, read: &[places::Named<'_>]) -> Result<()> {
+    fn check_places(&self, read: &[places::Named<'_>], bytes: u64) -> Result<()> {
         let mut written: Vec<places::Named<'_>> = Vec::new();
         let mut data = self.output.clone().into_os_string();
         data.push(".data");
@@ -168,7 +181,12 @@ impl Args {
         }
         let others: Vec<_> = read.iter().copied().filter(|(_, path)| *path != self.teacher).collect();
         places::check(&written, &others)?;
+        // What takes the teacher's place may take that of its data too.
+        let apart = places::check(&written, read).is_ok();
         written.push(("the student's data", Path::new(&data)));
+        if apart && (self.external_data || bytes > MAY_BE_EXTERNAL) {
+            places::check(&written, read)?;
+        }
         written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
         written.extend(self.depfile.iter().map(|p| ("the make rule", p.as_path())));
         // The first two are the student itself, which was looked at.
@@ -294,7 +312,7 @@ impl Test {
         let result = check(teacher, student, &self.data, &self.normalise, &|done, of| progress.samples(done, of));
         progress.finish();
         let result = result?;
-        result.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         Ok(result)
     }
 }

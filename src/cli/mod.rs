@@ -77,10 +77,15 @@ pub fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("{e}");
+            say(&e);
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// Writes a line of talk to standard error. Whether anybody can read it does not matter to the work.
+fn say(line: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes a product to standard output. A reader that went away is no error.

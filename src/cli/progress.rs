@@ -63,7 +63,7 @@ impl Progress {
         }
         let share = done as f64 / all as f64;
         let left = since.0.elapsed().as_secs_f64() * (1.0 - share) / share;
-        eprintln!("  {:.0} %, about {left:.0} s left: {site}", 100.0 * share);
+        super::say(&format!("  {:.0} %, about {left:.0} s left: {site}", 100.0 * share));
         since.1 = Instant::now();
     }
 }
@@ -72,7 +72,7 @@ impl Observer for Progress {
     fn step(&self, index: usize, count: usize, name: &str) {
         let title = format!("step {}/{count} {name}", index + 1);
         if !self.quiet && self.bar.is_hidden() {
-            eprintln!("{title}");
+            super::say(&title);
         }
         self.bar.set_prefix(title);
         self.bar.reset();

@@ -30,7 +30,7 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let loaded = onnx::load(&self.model)?;
-        loaded.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        loaded.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         let g = &loaded.model.graph;
         if self.channels {
             return super::print(&channels(g)?);

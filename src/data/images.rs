@@ -9,13 +9,17 @@ use rayon::prelude::*;
 use super::array::{Array, Dtype};
 use crate::error::{Error, Result, io};
 
-/// The arrays of a folder: `x` u8 [N,C,H,W] (C is 1 if all pictures are grey, else 3: red, green, blue) and, if it has
-/// sub-folders, `y` i64 [N]: the place of the picture's sub-folder among the sorted names. Pictures come in the order of
-/// their names; hidden files are passed over, other files named in a warning.
 /// Classes that are spelled out.
 const SHOWN: usize = 20;
 
-pub(super) fn read_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<(Array, Option<Array>)> {
+/// The arrays of a folder: `x` u8 [N,C,H,W] (C is 1 if all pictures are grey, else 3: red, green, blue) and, if it has
+/// sub-folders, `y` i64 [N]: the place of the picture's sub-folder among the sorted names. Pictures come in the order of
+/// their names; hidden files are passed over, other files named in a warning. What was read joins `read`.
+pub(super) fn read_folder(
+    folder: &Path,
+    warnings: &mut Vec<String>,
+    read: &mut Vec<PathBuf>,
+) -> Result<(Array, Option<Array>)> {
     let (folders, mut files) = list(folder)?;
     let labelled = !folders.is_empty();
     let mut labels = Vec::new();
@@ -53,6 +57,7 @@ pub(super) fn read_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<(
         warnings
             .push(format!("{}: ignored {n} entries that are no pictures of a class, {first} first", folder.display()));
     }
+    read.extend(folders.into_iter().chain(files.iter().cloned()));
     let (Some(first_file), Some(first)) = (files.first(), files.first().map(|f| decode(f)).transpose()?) else {
         return Err(Error::input(format!("no pictures in {}", folder.display()))
             .because("it has no .png, .jpg or .jpeg file, itself or in its sub-folders")
@@ -148,7 +153,7 @@ mod tests {
         grey(&dir.path().join("c/1.PNG"), 31);
         fs::write(dir.path().join("c/notes.txt"), "").unwrap();
         let mut warnings = Vec::new();
-        let (x, y) = read_folder(dir.path(), &mut warnings).unwrap();
+        let (x, y) = read_folder(dir.path(), &mut warnings, &mut Vec::new()).unwrap();
         assert_eq!(x.shape(), [3, 1, 2, 3]);
         assert_eq!([x.row(0)[0], x.row(1)[0], x.row(2)[0]], [11, 12, 31]);
         assert_eq!(y.unwrap().to_f64(), [0., 0., 2.]);
@@ -161,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         grey(&dir.path().join("1.png"), 5);
         RgbImage::from_pixel(3, 2, Rgb([1, 2, 3])).save(dir.path().join("2.png")).unwrap();
-        let (x, y) = read_folder(dir.path(), &mut Vec::new()).unwrap();
+        let (x, y) = read_folder(dir.path(), &mut Vec::new(), &mut Vec::new()).unwrap();
         assert_eq!((x.shape(), y), (&[2, 3, 2, 3][..], None));
         assert_eq!(x.row(0), [5; 18]);
         assert_eq!(x.row(1), [[1; 6], [2; 6], [3; 6]].concat());
@@ -170,7 +175,7 @@ mod tests {
     #[test]
     fn bad_folders_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = || read_folder(dir.path(), &mut Vec::new()).unwrap_err().to_string();
+        let refused = || read_folder(dir.path(), &mut Vec::new(), &mut Vec::new()).unwrap_err().to_string();
         assert!(refused().contains("no pictures"));
         fs::write(dir.path().join("1.png"), "not a picture").unwrap();
         assert!(refused().contains("cannot read the picture"));

@@ -105,31 +105,51 @@ pub fn target(from: Option<&Shape>, wanted: &[Dim], allow_zero: bool) -> Result<
 }
 
 /// Splits a change of shape into the smallest runs of axes that hold the same elements on both sides: `[N,64,7,7]` to
-/// `[N,3136]` is `0..1 → 0..1`, `1..4 → 1..2`. `None` where dims are not known well enough to tell.
+/// `[N,3136]` is `0..1 → 0..1`, `1..4 → 1..2`. Around dims that are not known well enough to tell, what matches is taken off
+/// at both ends: `[N,5,16]` to `[?,16]` is `0..2 → 0..1`, `2..3 → 1..2`. `None` if the elements are not as many.
 pub fn runs(from: &Shape, to: &Shape) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+    let (from, to) = (&from.0[..], &to.0[..]);
     let (mut i, mut j) = (0, 0);
     let mut runs = Vec::new();
-    while i < from.rank() && j < to.rank() {
-        let (i0, j0) = (i, j);
-        (i, j) = (i + 1, j + 1);
-        if from.0[i0] != to.0[j0] || from.0[i0] == Dim::Unknown {
-            let (mut a, mut b) = (from.0[i0].known()?, to.0[j0].known()?);
-            while a != b {
-                let (n, dims, at) = if a < b { (&mut a, &from.0, &mut i) } else { (&mut b, &to.0, &mut j) };
-                *n = n.checked_mul(dims.get(*at)?.known()?)?;
-                *at += 1;
-            }
-        }
-        runs.push((i0..i, j0..j));
+    while let Some((m, n)) = run(from[i..].iter(), to[j..].iter()) {
+        runs.push((i..i + m, j..j + n));
+        (i, j) = (i + m, j + n);
     }
-    let ones = |dims: &[Dim]| dims.iter().all(|d| *d == Dim::Known(1));
-    if !ones(&from.0[i..]) || !ones(&to.0[j..]) {
+    let (mut i_end, mut j_end) = (from.len(), to.len());
+    let mut back = Vec::new();
+    while let Some((m, n)) = run(from[i..i_end].iter().rev(), to[j..j_end].iter().rev()) {
+        back.push((i_end - m..i_end, j_end - n..j_end));
+        (i_end, j_end) = (i_end - m, j_end - n);
+    }
+    let count = |dims: &[Dim]| dims.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?));
+    if let (Some(m), Some(n)) = (count(&from[i..i_end]), count(&to[j..j_end]))
+        && m != n
+    {
         return None;
     }
-    if i < from.rank() || j < to.rank() {
-        runs.push((i..from.rank(), j..to.rank()));
+    if i < i_end || j < j_end {
+        runs.push((i..i_end, j..j_end));
     }
+    runs.extend(back.into_iter().rev());
     Some(runs)
+}
+
+/// How many dims at the beginning of two lists, at least one of each, have the same product: the fewest. `None` if that
+/// cannot be told.
+fn run<'a>(mut from: impl Iterator<Item = &'a Dim>, mut to: impl Iterator<Item = &'a Dim>) -> Option<(usize, usize)> {
+    let (a, b) = (from.next()?, to.next()?);
+    let (mut i, mut j) = (1, 1);
+    if a != b || *a == Dim::Unknown {
+        let (mut a, mut b) = (a.known()?, b.known()?);
+        while a != b {
+            if a < b {
+                (a, i) = (a.checked_mul(from.next()?.known()?)?, i + 1);
+            } else {
+                (b, j) = (b.checked_mul(to.next()?.known()?)?, j + 1);
+            }
+        }
+    }
+    Some((i, j))
 }
 
 /// Fact of a result that has the elements of input 0 in another shape.
@@ -500,6 +520,14 @@ mod tests {
         let split = vec![(0..1, 0..1), (1..2, 1..3), (2..3, 3..4)];
         assert_eq!(runs(&shape(&[64, 5]), &shape(&[8, 8, 5])), Some(split));
         assert_eq!(runs(&shape(&[6, 1]), &shape(&[6])), Some(vec![(0..1, 0..1), (1..2, 1..2), (2..3, 2..2)]));
-        assert_eq!(runs(&shape(&[6]), &Shape::known([6, 2])), None);
+        assert_eq!(runs(&Shape::known([6]), &Shape::known([6, 2])), None);
+        assert_eq!(runs(&shape(&[6]), &Shape::known([6, 2])), Some(vec![(0..2, 0..2)]));
+        let unknown =
+            |dims: &[u64]| Shape(std::iter::once(Dim::Unknown).chain(dims.iter().map(|&d| Dim::Known(d))).collect());
+        assert_eq!(runs(&shape(&[5, 16]), &unknown(&[16])), Some(vec![(0..2, 0..1), (2..3, 1..2)]));
+        assert_eq!(runs(&unknown(&[40]), &shape(&[5, 4, 10])), Some(vec![(0..1, 0..2), (1..2, 2..4)]));
+        let space = Shape(vec![n.clone(), Dim::Known(8), Dim::sym("H"), Dim::sym("W")]);
+        let flat = Shape(vec![n.clone(), Dim::Known(8), Dim::Unknown]);
+        assert_eq!(runs(&space, &flat), Some(vec![(0..1, 0..1), (1..2, 1..2), (2..4, 2..3)]));
     }
 }
