@@ -1,7 +1,8 @@
 //! Merges nodes that compute the same from the same inputs, and constants of the same content.
 //!
 //! Only operators whose meaning is known are compared, and none that draws random numbers. Two outputs of the model
-//! keep their two names, and so their two nodes.
+//! keep their two names, and so their two nodes. Vectors of a number for each channel (biases, scales, slopes) stay apart
+//! unless the nodes that read them become one: sharing one saves a few bytes, and couples the channels of all its readers.
 //!
 //! ```text
 //! # run = [{ pass = "merge-duplicates" }]
@@ -59,7 +60,7 @@ impl Pass for MergeDuplicates {
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
         let classes = constant_classes(g);
-        let first = classes.iter().map(|c| Site::Value(c[0]));
+        let first = classes.iter().filter(|c| !is_by_channel(g, c[0])).map(|c| Site::Value(c[0]));
         // A value stands for all that will be merged into it.
         let mut stands: HashMap<ValueId, ValueId> = classes.iter().flat_map(|c| c.iter().map(|&v| (v, c[0]))).collect();
         let mut seen: HashMap<u64, Vec<Seen>> = HashMap::new();
@@ -126,6 +127,12 @@ fn candidate(g: &Graph, v: ValueId) -> bool {
     g.value(v).constant().is_some() && !g.is_held(v)
 }
 
+/// Whether a value is a float constant that varies along one axis alone.
+fn is_by_channel(g: &Graph, v: ValueId) -> bool {
+    let vector = |t: &Tensor| t.dtype().is_float() && t.shape().iter().filter(|&&d| d > 1).count() == 1;
+    g.value(v).constant().is_some_and(vector)
+}
+
 /// Constants of equal content, in order of creation: every class has at least two.
 fn constant_classes(g: &Graph) -> Vec<Vec<ValueId>> {
     let mut by_hash: HashMap<u64, Vec<Vec<ValueId>>> = HashMap::new();
@@ -183,12 +190,21 @@ fn mergeable(g: &Graph, n: NodeId, m: NodeId) -> bool {
     a.op_type == b.op_type && a.op == b.op && slots(n) == slots(m) && !both_held()
 }
 
-/// Another node that does the same to the same inputs: it must be among the readers of each.
+/// Another node that does the same to the same inputs: it must be among the readers of each, but of vectors by channel.
 fn twin(g: &Graph, n: NodeId) -> Option<NodeId> {
     let inputs = g.node_inputs(n);
-    let read_at_most =
-        |limit| inputs.iter().flatten().copied().find(move |&v| g.readers(v).take(limit + 1).count() <= limit);
+    let shared = || inputs.iter().flatten().copied().filter(|&v| !is_by_channel(g, v));
+    let read_at_most = |limit| shared().find(move |&v| g.readers(v).take(limit + 1).count() <= limit);
+    shared().next()?;
     let least_read = (0..usize::BITS).find_map(|bits| read_at_most(1 << bits))?;
     let mut others = g.readers(least_read).filter(|&m| m != n && comparable(g, m));
-    others.find(|&m| g.node_inputs(m) == inputs && mergeable(g, n, m))
+    let same = |a: Option<ValueId>, b: Option<ValueId>| match (a, b) {
+        (Some(a), Some(b)) if a != b => is_by_channel(g, a) && g.value(a).constant() == g.value(b).constant(),
+        _ => a == b,
+    };
+    let equal = |m| {
+        let theirs = g.node_inputs(m);
+        theirs.len() == inputs.len() && inputs.iter().zip(theirs).all(|(&a, b)| same(a, b))
+    };
+    others.find(|&m| equal(m) && mergeable(g, n, m))
 }
