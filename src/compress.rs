@@ -104,13 +104,15 @@ fn run(
     let mut student = teacher.clone();
     let mut steps: Vec<StepReport> = Vec::new();
     let mut missed = Vec::new();
-    let mut size = Size { bytes: teacher_bytes, ..measure(&student)? };
-    let teacher_size = size;
+    let loaded = measure(&student)?;
+    let mut encoded = loaded.bytes;
+    let teacher_size = Size { bytes: teacher_bytes, ..loaded };
+    let mut size = teacher_size;
     let count = plan.len().min(stop_after.unwrap_or(usize::MAX));
     observer.model(0, "load", &student)?;
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
-        let mut run = Run { rows: Vec::new(), missed: Vec::new(), costs: Costs::default(), observer };
+        let mut run = Run { rows: Vec::new(), costs: Costs::default(), observer };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
         let before = exact.then(|| student.clone());
@@ -135,7 +137,7 @@ fn run(
         }
         student.graph.infer_all()?;
         if let Some(before) = before {
-            let grown = onnx::encoded_len(&student)?.saturating_sub(onnx::encoded_len(&before)?);
+            let grown = onnx::encoded_len(&student)?.saturating_sub(encoded);
             if grown > 0 {
                 student = before;
                 run.rows.clear();
@@ -156,12 +158,12 @@ fn run(
         }
         let after = measure(&student)?;
         if let Action::Pass(pass, _) = &action {
-            run.missed.extend(pass.missed(size.cost, after.cost));
+            let what = pass.missed(size.cost, after.cost);
+            missed.extend(what.map(|what| format!("{}: {what}", step.place())));
         }
         let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
         steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows });
-        missed.extend(run.missed.into_iter().map(|m| format!("{}: {m}", step.place())));
-        size = after;
+        (size, encoded) = (after, after.bytes);
         observer.model(i + 1, &name, &student)?;
     }
     let last = steps.last().and_then(|s| s.zstd_bytes);
@@ -233,12 +235,14 @@ fn same_interface(before: &[(String, Option<Type>)], graph: &Graph, exact: bool)
 struct Task<'a> {
     pass: &'a dyn Pass,
     selected: &'a Selected<'a>,
+    /// Whether it is to be fitted to calibration data.
+    repairs: bool,
     survey: Option<&'a Survey>,
 }
 
 impl Task<'_> {
     fn context<'c>(&'c self, graph: &'c Graph, fitted: Option<Fitted<'c>>) -> Context<'c> {
-        Context { graph, selected: self.selected, survey: self.survey, fitted }
+        Context { graph, selected: self.selected, repairs: self.repairs, survey: self.survey, fitted }
     }
 }
 
@@ -247,8 +251,6 @@ type Cuts = Vec<(crate::ir::ValueId, usize, Vec<usize>)>;
 
 struct Run<'a> {
     rows: Vec<Row>,
-    /// Targets among the pass's options that it did not reach.
-    missed: Vec<String>,
     costs: Costs,
     observer: &'a dyn Observer,
 }
@@ -295,7 +297,7 @@ impl Run<'_> {
 
     /// Visits every site of a pass once, each against the graph as the earlier ones left it.
     fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
-        let task = Task { pass, selected, survey: None };
+        let task = Task { pass, selected, repairs: false, survey: None };
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);
         let count = sites.len();
@@ -329,7 +331,6 @@ impl Run<'_> {
             self.rows.push(row);
         }
         graph.apply(all.patch).map_err(|e| e.at(pass.name()))?;
-        self.missed.extend(all.missed);
         Ok(self.rows[before..].iter().any(|r| r.done))
     }
 
@@ -377,7 +378,8 @@ impl Run<'_> {
             let all = Selection::default();
             let count = |body: &Graph| match all.resolve(body) {
                 Ok(selected) => {
-                    pass.sites(&Context { graph: body, selected: &selected, survey: None, fitted: None }).len()
+                    let task = Task { pass, selected: &selected, repairs: false, survey: None };
+                    pass.sites(&task.context(body, None)).len()
                 }
                 Err(_) => 0,
             };

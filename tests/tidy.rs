@@ -132,8 +132,13 @@ fn nothing_is_left_unfinished() {
         concat!("dbg", "!("),
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
+        concat!("<<<<", "<<< "),
+        concat!(">>>>", ">>> "),
     ];
-    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+    let top = std::fs::read_dir(common::root()).unwrap().map(|entry| entry.unwrap().path());
+    let top = top.filter(|p| p.extension().is_some_and(|e| e == "md" || e == "toml"));
+    let code = ["src", "tests", "benches"].into_iter().flat_map(|folder| files(folder, "rs"));
+    for path in code.chain(files("fixtures", "md")).chain(files("examples", "toml")).chain(top) {
         let text = std::fs::read_to_string(&path).unwrap();
         for mark in marks {
             assert!(!text.contains(mark), "{} has {mark}", name(&path));

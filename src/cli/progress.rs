@@ -52,9 +52,7 @@ impl Progress {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
-}
 
-impl Progress {
     /// A line about a step that takes long.
     fn line(&self, done: u64, all: u64, site: &str) {
         let Ok(mut since) = self.since.lock() else { return };

@@ -43,8 +43,9 @@ impl<'a> Repairs<'a> {
     ) -> Result<()> {
         self.teacher.get_or_insert_with(|| graph.clone());
         let mut work = Work::default();
-        let survey = self.survey(run, graph, Task { pass, selected, survey: None }, &mut work)?;
-        let task = Task { pass, selected, survey: survey.as_ref() };
+        let task = Task { pass, selected, repairs: selected.repairs(), survey: None };
+        let survey = self.survey(run, graph, task, &mut work)?;
+        let task = Task { survey: survey.as_ref(), ..task };
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);
         let count = sites.len();
@@ -60,7 +61,7 @@ impl<'a> Repairs<'a> {
         };
         let mut at_layer: HashMap<NodeId, Site> = HashMap::new();
         for (i, site) in sites.into_iter().enumerate() {
-            match layer_of(graph, &site).filter(|_| selected.repairs()) {
+            match layer_of(graph, &site).filter(|_| task.repairs) {
                 Some(n) => drop(at_layer.insert(n, site)),
                 None if site.lives(graph) => {
                     run.observer.site(i as u64, count as u64, &site.label(graph));
@@ -71,7 +72,7 @@ impl<'a> Repairs<'a> {
                 None => {}
             }
         }
-        if selected.repairs() {
+        if task.repairs {
             self.fit_all(run, graph, task, at_layer, work)?;
         }
         run.unentered_bodies(graph, pass);
@@ -87,7 +88,7 @@ impl<'a> Repairs<'a> {
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
         let asked = |n: &NodeId| questions.layers.contains(n);
         work.plan(self.data, graph, layers.iter().copied().filter(asked));
-        if task.selected.repairs() {
+        if task.repairs {
             work.plan(self.data, graph, layers.iter().copied());
         }
         let mut survey = Survey::new();
@@ -132,7 +133,7 @@ impl<'a> Repairs<'a> {
                         let site = site.unwrap_or(Site::Node(n));
                         let done = run.visit(graph, task, site, fitted.as_ref().ok().copied())?.is_some();
                         if let Some(row) = run.rows.last_mut() {
-                            row.error = fitted.as_ref().ok().and_then(repair);
+                            row.error = fitted.as_ref().ok().and_then(|fitted| repair(fitted, row.done));
                             if let Some(why) = fitted.err().filter(|_| row.done) {
                                 row.note.push_str(&format!("; not repaired: {why}"));
                             }
@@ -145,10 +146,10 @@ impl<'a> Repairs<'a> {
                     let mut row = row(graph, task.pass, &Site::Node(n));
                     let repaired = fitted.and_then(|fitted| {
                         let repaired = refit(graph, &fitted);
-                        row.error = repair(&fitted);
+                        row.done = repaired.is_ok();
+                        row.error = repair(&fitted, row.done);
                         repaired
                     });
-                    row.done = repaired.is_ok();
                     row.note = match repaired {
                         Ok((patch, what)) => {
                             graph.apply(patch)?;
@@ -257,9 +258,9 @@ impl<'w> Seen<'w> {
     }
 }
 
-/// What came of a fit, for the report.
-fn repair(fitted: &Fitted<'_>) -> Option<Repair> {
-    fitted.judged.get().map(|j| Repair { before: j.before, after: j.after, kept: j.kept })
+/// What came of a fit, for the report: none is kept at a site where nothing is `done`.
+fn repair(fitted: &Fitted<'_>, done: bool) -> Option<Repair> {
+    fitted.judged.get().map(|j| Repair { before: j.before, after: j.after, kept: j.kept && done })
 }
 
 /// The layer that a site is about, if it is about one that data can be looked at for.

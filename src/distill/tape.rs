@@ -19,9 +19,15 @@ pub enum Mode {
 /// What a kernel's backward reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Keeps {
-    /// Inputs, by bit.
+    /// Inputs, by bit: only some of the first 64 can be kept.
     pub inputs: u64,
     pub output: bool,
+}
+
+impl Keeps {
+    fn input(self, index: usize) -> bool {
+        index < 64 && self.inputs & (1 << index) != 0
+    }
 }
 
 /// Scratch memory that a kernel asks for, in elements.
@@ -208,7 +214,7 @@ impl<T: Real> Tape<T> {
         for (i, step) in steps.iter().enumerate() {
             let keeps = if trains[step.output] { step.kernel.keeps() } else { Keeps::default() };
             for (k, &s) in step.inputs.iter().enumerate() {
-                let kept = keeps.inputs & (1 << k) != 0;
+                let kept = keeps.input(k);
                 until[s] = until[s].max(if kept { back_at(i) } else { i });
                 needed[s] = needed[s].min(back_at(i));
             }
@@ -342,7 +348,7 @@ impl<T: Real> Tape<T> {
                 back.inputs.iter().map(|g| g.map(|(p, _)| std::mem::take(&mut self.memory[p.block]))).collect();
             let mut scratch = std::mem::take(&mut self.memory[back.scratch.block]);
             let kept = |(k, p): (usize, &Place)| {
-                if back.keeps.inputs & (1 << k) != 0 { p.of(&self.memory) } else { &[] }
+                if back.keeps.input(k) { p.of(&self.memory) } else { &[] }
             };
             let x: Vec<&[T]> = step.inputs.iter().enumerate().map(kept).collect();
             let dx = taken.iter_mut().zip(&back.inputs).map(|(taken, place)| {

@@ -42,7 +42,7 @@ pub enum Augment {
     /// Left becomes right in every other image.
     Flip,
     /// Images move by up to so many pixels along each axis, with zeros where nothing was.
-    Crop(usize),
+    Crop(u16),
 }
 
 impl FromStr for Augment {
@@ -452,7 +452,7 @@ fn augment(x: &[f32], to: &mut [f32], shape: &[usize], how: &[Augment], random: 
     for how in how {
         match *how {
             Augment::Flip => flip = below(2, random) == 1,
-            Augment::Crop(n) => by = [(); 2].map(|_| below(2 * n + 1, random) as isize - n as isize),
+            Augment::Crop(n) => by = [(); 2].map(|_| below(2 * usize::from(n) + 1, random) as isize - n as isize),
         }
     }
     let &[_, height, width] = shape else { return to.copy_from_slice(x) };

@@ -60,15 +60,8 @@ fn behind(c: &Centred, banks: &[Bank<'_>]) -> (Array2<f64>, Array2<f64>) {
 #[cfg(test)]
 mod tests {
     use super::super::Moments;
+    use super::super::testing::noise;
     use super::*;
-
-    fn noise(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
-        let mut state = seed;
-        Array2::from_shape_simple_fn((rows, columns), || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        })
-    }
 
     /// Every other input goes to one bank, the rest to two more: the filters in one matrix say what is right.
     #[test]

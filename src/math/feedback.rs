@@ -50,18 +50,13 @@ pub fn feedback(
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::noise;
     use super::*;
 
     #[test]
     fn correlated_inputs_share_the_error() {
-        let mut state = 1u64;
-        let mut noise = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        };
-        let common: Vec<f64> = (0..400).map(|_| noise()).collect();
-        let x = Array2::from_shape_fn((20, 400), |(_, s)| common[s] + 0.3 * noise());
-        let w = Array2::from_shape_fn((17, 20), |_| noise());
+        let x = noise(1, 400, 1) + 0.3 * noise(20, 400, 2);
+        let w = noise(17, 20, 3);
         let xx = x.dot(&x.t());
         let round = |_: usize, _: usize, v: f64| (v * 2.0).round() / 2.0;
         let lost = |q: &Array2<f64>| (&w - q).dot(&x).mapv(|e| e * e).sum();

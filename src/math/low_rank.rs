@@ -103,15 +103,22 @@ impl Spectrum {
     /// W' = L R with `terms` terms, both factors at one scale, term by term: L is m × r, R is r × n.
     pub fn factors(&self, terms: usize) -> (Array2<f64>, Array2<f64>) {
         let terms = terms.min(self.sigma.len());
-        let norm = |t: usize| self.right.row(t).dot(&self.right.row(t)).sqrt().max(f64::MIN_POSITIVE);
-        let scale: Vec<f64> = (0..terms).map(|t| (self.sigma[t] / norm(t)).sqrt()).collect();
-        let left = |(i, t): (usize, usize)| self.u[(i, t)] * self.sigma[t] / scale[t].max(f64::MIN_POSITIVE);
-        let right = |(t, j): (usize, usize)| self.right[(t, j)] * scale[t];
+        let norm = |t: usize| self.right.row(t).dot(&self.right.row(t)).sqrt();
+        let scales: Vec<(f64, f64)> = (0..terms).map(|t| balanced(self.sigma[t], norm(t))).collect();
+        let left = |(i, t): (usize, usize)| self.u[(i, t)] * scales[t].1;
+        let right = |(t, j): (usize, usize)| self.right[(t, j)] * scales[t].0;
         (
             Array2::from_shape_fn((self.u.nrows(), terms), left),
             Array2::from_shape_fn((terms, self.right.ncols()), right),
         )
     }
+}
+
+/// What a filter of this norm, and what it is mixed by, are multiplied with so that a term of singular value `sigma` has its
+/// root in each: both factors are at one scale. A filter that is nothing stays so.
+pub(super) fn balanced(sigma: f64, norm: f64) -> (f64, f64) {
+    let filter = if norm > 0.0 { (sigma / norm).sqrt() } else { 0.0 };
+    (filter, if filter > 0.0 { sigma / filter } else { 0.0 })
 }
 
 /// The root of a lost share of the energy.
@@ -123,15 +130,12 @@ pub(super) fn relative(lost: f64, total: f64) -> f64 {
 mod tests {
     use super::super::Moments;
     use super::super::fit::residual;
+    use super::super::testing::noise;
     use super::*;
     use ndarray::{ArrayView1, array};
 
     fn matrix(m: usize, n: usize) -> Array2<f32> {
-        let mut x = 1u32;
-        Array2::from_shape_simple_fn((m, n), || {
-            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            x as f32 / 2f32.powi(31) - 1.0
-        })
+        noise(m, n, 1).mapv(|v| v as f32)
     }
 
     fn norm(a: &Array2<f32>) -> f64 {

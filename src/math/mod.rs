@@ -18,6 +18,8 @@ pub mod separate;
 pub mod solve;
 pub mod spatial;
 pub mod svd;
+#[cfg(test)]
+mod testing;
 pub mod worth;
 
 pub use fit::{Fit, Layer};

@@ -65,15 +65,13 @@ impl Separable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::noise;
     use super::*;
     use ndarray::array;
 
     fn weight(slices: usize, n: usize, taps: usize) -> Array3<f32> {
-        let mut x = 1u32;
-        Array3::from_shape_simple_fn((slices, n, taps), || {
-            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            x as f32 / 2f32.powi(31) - 1.0
-        })
+        let rows = noise(slices * n, taps, 1);
+        Array3::from_shape_fn((slices, n, taps), |(i, j, k)| rows[(i * n + j, k)] as f32)
     }
 
     /// ‖W − W'‖ / ‖W‖.

@@ -46,23 +46,18 @@ pub fn ridge(g: &Array2<f64>, b: &Array2<f64>, toward: Option<&Array2<f64>>, lam
     if n == 0 || g.diag().iter().all(|&d| d == 0.0) {
         return Some(toward.cloned().unwrap_or_else(|| Array2::zeros(b.raw_dim())));
     }
-    let mut lambda = lambda_rel;
-    loop {
-        if let Some(lower) = factor(g.view(), lambda)
-            && let Some(mut step) = solve(lower.as_ref(), rest.clone())
-        {
-            if let Some(prior) = toward {
-                step += prior;
-            }
-            if finite(step.view()) {
-                return Some(step);
-            }
+    larger(lambda_rel).find_map(|lambda| {
+        let mut step = solve(factor(g.view(), lambda)?.as_ref(), rest.clone())?;
+        if let Some(prior) = toward {
+            step += prior;
         }
-        if lambda >= 1.0 {
-            return None;
-        }
-        lambda = (lambda * 10.0).max(1e-12);
-    }
+        finite(step.view()).then_some(step)
+    })
+}
+
+/// Ever larger λ, to be tried until one will do.
+fn larger(first: f64) -> impl Iterator<Item = f64> {
+    std::iter::successors(Some(first), |lambda| (*lambda < 1.0).then_some((lambda * 10.0).max(1e-12)))
 }
 
 /// What each of the inputs explains of Y beyond those before it: ‖Y − PX‖² + λ‖P‖² falls by that much with it. `g` and `b` as
@@ -74,8 +69,7 @@ pub fn explained(g: &Array2<f64>, b: Array2<f64>, lambda_rel: f64) -> Option<Vec
     if g.diag().iter().all(|&d| d == 0.0) {
         return Some(vec![0.0; g.nrows()]);
     }
-    let grow = |lambda: &f64| (*lambda < 1.0).then_some((lambda * 10.0).max(1e-12));
-    let lower = std::iter::successors(Some(lambda_rel), grow).find_map(|lambda| factor(g.view(), lambda))?;
+    let lower = larger(lambda_rel).find_map(|lambda| factor(g.view(), lambda))?;
     let whitened = by_rows(b.as_standard_layout().into_owned(), |rows| {
         solve_lower_triangular_in_place(lower.as_ref(), rows, Par::Seq);
     })?;
@@ -235,6 +229,7 @@ fn by_rows(mut rows: Array2<f64>, solve: impl Fn(MatMut<'_, f64>) + Sync) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::noise;
     use super::*;
     use ndarray::array;
 
@@ -243,11 +238,7 @@ mod tests {
     }
 
     fn second_moment(n: usize, samples: usize) -> (Array2<f64>, Array2<f64>) {
-        let mut state = 1u64;
-        let x = Array2::from_shape_simple_fn((n, samples), || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        });
+        let x = noise(n, samples, 1);
         (x.dot(&x.t()), x)
     }
 

@@ -3,6 +3,7 @@
 
 use super::banks::{self, Bank};
 use super::fit::Part;
+use super::low_rank::balanced;
 use super::solve::{Whitening, ridge, times};
 use super::svd::Svd;
 use ndarray::{Array2, ArrayView2, Slice, s};
@@ -41,11 +42,8 @@ impl Spatial {
         }
         let mut across = Array2::zeros((outputs, width * terms));
         for (t, mut filter) in down.rows_mut().into_iter().enumerate() {
-            // Filters of norm √σ keep both factors at one scale.
-            let norm = filter.dot(&filter).sqrt();
-            let scale = if norm > 0.0 { (svd.sigma[t] / norm).sqrt() } else { 0.0 };
+            let (scale, mix) = balanced(svd.sigma[t], filter.dot(&filter).sqrt());
             filter *= scale;
-            let mix = if scale > 0.0 { svd.sigma[t] / scale } else { 0.0 };
             for b in 0..width {
                 let u = svd.u.slice(s![b * outputs..(b + 1) * outputs, t]);
                 across.column_mut(b * terms + t).assign(&(&u * mix));
@@ -94,15 +92,8 @@ impl Spatial {
 mod tests {
     use super::super::Moments;
     use super::super::fit::residual;
+    use super::super::testing::noise;
     use super::*;
-
-    fn noise(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
-        let mut state = seed;
-        Array2::from_shape_simple_fn((rows, columns), || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        })
-    }
 
     #[test]
     fn every_term_lowers_the_error_and_all_of_them_are_exact() {

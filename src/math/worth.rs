@@ -156,15 +156,11 @@ impl<'a> State<'a> {
 mod tests {
     use super::*;
     use crate::math::Moments;
+    use crate::math::testing::noise;
 
     /// Inputs of which 2 is always 0, 3 is twice 1, and the others are on their own; the layer gives Σ w x.
     fn layer(w: &Array2<f64>) -> Layer {
-        let mut state = 1u64;
-        let mut noise = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        let mut x = Array2::from_shape_simple_fn((5, 400), &mut noise);
+        let mut x = noise(5, 400, 1).mapv(|v| v as f32);
         x.row_mut(2).fill(0.0);
         x.row_mut(4).iter_mut().for_each(|v| *v = v.max(0.0));
         let twice = &x.row(1) * 2.0;

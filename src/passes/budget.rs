@@ -2,6 +2,7 @@
 //! its parameters or MACs.
 
 use crate::analysis::cost::{Cost, batch_symbol, cost, node_macs};
+use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::math;
 use crate::math::knapsack::{self, choose};
@@ -30,16 +31,23 @@ impl Budget {
         }
     }
 
-    pub fn share(self) -> f64 {
+    fn share(self) -> f64 {
         match self {
             Budget::Params(s) | Budget::Macs(s) => s.0,
         }
     }
 
-    /// How far a model is from the target, if it is.
-    pub fn missed(self, whole: Option<u64>, left: Option<u64>) -> Option<String> {
+    /// How much may be left by what the pass does itself: of its share, what repair may add is taken off. `None` if the
+    /// costs are not known.
+    pub fn limit(self, cx: &Context<'_>) -> Option<u64> {
+        let all = (self.share() * self.of(cost(cx.graph))? as f64 + 1e-9) as u64;
+        Some(all.saturating_sub(self.of(biases(cx))?))
+    }
+
+    /// How far from the target a model is that had the cost `before`, if it is.
+    pub fn missed(self, before: Cost, after: Cost) -> Option<String> {
         let what = if let Budget::Params(_) = self { "parameters" } else { "MACs" };
-        let Some((whole, left)) = whole.zip(left) else {
+        let Some((whole, left)) = self.of(before).zip(self.of(after)) else {
             return Some(format!("the model's {what} depend on run-time dims, so no share of them can be aimed at"));
         };
         let share = 100.0 * left as f64 / whole.max(1) as f64;
@@ -127,7 +135,7 @@ pub fn sites(cx: &Context<'_>, budget: Budget, nodes: Vec<NodeId>, layers: &[Lay
 fn plan(cx: &Context<'_>, budget: Budget, layers: &[Layer]) -> Option<HashMap<NodeId, usize>> {
     let whole = budget.of(cost(cx.graph))?;
     let own: u64 = layers.iter().map(|l| budget.of(l.whole)).sum::<Option<u64>>()?;
-    let others = whole.saturating_sub(own) + budget.of(biases(cx))?;
+    let others = whole.saturating_sub(own);
     let places: Vec<Vec<knapsack::Way>> = layers
         .iter()
         .map(|l| {
@@ -136,8 +144,7 @@ fn plan(cx: &Context<'_>, budget: Budget, layers: &[Layer]) -> Option<HashMap<No
             std::iter::once(Some(whole)).chain(smaller).collect()
         })
         .collect::<Option<_>>()?;
-    let limit = (budget.share() * whole as f64 + 1e-9) as u64;
-    let chosen = choose(&places, limit.saturating_sub(others));
+    let chosen = choose(&places, budget.limit(cx)?.saturating_sub(others));
     let rank = |(layer, way): (&Layer, usize)| Some((layer.node, layer.ways.get(way.checked_sub(1)?)?.rank));
     Some(layers.iter().zip(chosen).filter_map(rank).collect())
 }
@@ -145,7 +152,7 @@ fn plan(cx: &Context<'_>, budget: Budget, layers: &[Layer]) -> Option<HashMap<No
 /// What repair may add: biases, in layers that have none.
 fn biases(cx: &Context<'_>) -> Cost {
     let g = cx.graph;
-    let without = layers(g).into_iter().filter(|&n| cx.survey.is_some() && g.input(n, 2).is_none());
-    let outputs = without.filter_map(|n| crate::analysis::linear::Linear::of(g, n).ok()).map(|l| l.groups * l.outputs);
+    let without = layers(g).into_iter().filter(|&n| cx.repairs && g.input(n, 2).is_none());
+    let outputs = without.filter_map(|n| Linear::of(g, n).ok()).map(|l| l.groups * l.outputs);
     Cost { parameters: outputs.sum::<usize>() as u64, macs: Some(0) }
 }

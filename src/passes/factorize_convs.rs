@@ -54,7 +54,7 @@ use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
 use crate::passes::budget;
 use crate::passes::options::{Selection, Share};
-use crate::passes::split::{self, Half, Size, SizeOptions, Weight, factorize};
+use crate::passes::split::{self, Half, Size, SizeOptions, Weight, convs, factorize};
 use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit};
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3};
 use serde::Deserialize;
@@ -64,7 +64,7 @@ use std::num::NonZeroUsize;
 #[serde(try_from = "Options")]
 pub struct FactorizeConvs {
     scheme: Scheme,
-    size: Size,
+    size: Size<Rank>,
 }
 
 #[derive(Default, Deserialize)]
@@ -116,7 +116,7 @@ impl Pass for FactorizeConvs {
     }
 
     fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.size.budget().and_then(|b| b.missed(b.of(before), b.of(after)))
+        self.size.budget().and_then(|b| b.missed(before, after))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
@@ -137,13 +137,9 @@ impl Pass for FactorizeConvs {
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, rank)) = self.size.at(&site) else { return Verdict::skip("it is not a node") };
+        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a node") };
         Ok(Verdict::of(self.split(cx, n, rank)))
     }
-}
-
-fn convs(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
-    g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_)))
 }
 
 impl FactorizeConvs {

@@ -59,7 +59,7 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct FactorizeLinear {
-    size: Size,
+    size: Size<Rank>,
     min_side: usize,
 }
 
@@ -107,7 +107,7 @@ impl Pass for FactorizeLinear {
     }
 
     fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.size.budget().and_then(|b| b.missed(b.of(before), b.of(after)))
+        self.size.budget().and_then(|b| b.missed(before, after))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
@@ -125,7 +125,7 @@ impl Pass for FactorizeLinear {
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, rank)) = self.size.at(&site) else { return Verdict::skip("it is not a node") };
+        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a node") };
         Ok(Verdict::of(self.split(cx, n, rank)))
     }
 }

@@ -154,8 +154,6 @@ pub struct Together {
     pub patch: Patch,
     /// For each site, in order.
     pub parts: Vec<Part>,
-    /// Targets among the options that could not be reached.
-    pub missed: Vec<String>,
 }
 
 /// What becomes of one of several sites.
@@ -172,6 +170,8 @@ pub struct Context<'a> {
     pub graph: &'a Graph,
     /// What the recipe selects, for passes that weigh sites against each other; the driver sees to single sites.
     pub selected: &'a Selected<'a>,
+    /// Whether weights are fitted to calibration data in this step.
+    pub repairs: bool,
     /// What calibration data said to the pass's questions, if there is any and the pass has some.
     pub survey: Option<&'a Survey>,
     /// What calibration data says of the layer at the site, if there is any.

@@ -24,7 +24,8 @@
 //!   * `schur`: the share of a reader's output that is lost for good, the weights of the other units made up for it, as
 //!     units go one after the other, the least loss first. Of two channels that say the same, one is worth nothing.
 //!     (Hassibi & Stork 1993, Optimal Brain Surgeon, by units.)
-//! * `round-to`: round the number of units that stay down to a multiple of this, where there are as many.
+//! * `round-to`: round the number of units that stay down to a multiple of this, but to no less than once this; a group of
+//!   fewer units stays whole.
 //! * `skip-first` is 3 unless set: a group is left alone if one of its producers is among the first three layers.
 //!
 //! Data is used for the importance also with `repair = "none"`. A group with a unit that no reader can be asked about (one
@@ -75,6 +76,7 @@
 //! ```
 
 use crate::analysis::channels::{Channels, Group, Reach};
+use crate::analysis::cost::Cost;
 use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
@@ -131,6 +133,10 @@ impl Pass for PruneChannels {
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
         matching(graph, "width", self.width.keys()).map(drop)
+    }
+
+    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
+        self.budget().ok().flatten().and_then(|b| b.missed(before, after))
     }
 
     fn needs_data(&self) -> Option<String> {
@@ -198,7 +204,6 @@ impl Pass for PruneChannels {
         };
         let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
         let mut tally = Tally::of(g);
-        let limit = self.budget().ok().flatten().map(|b| (b, b.of(tally.cost())));
         let mut part = |(choice, places): (Result<Choice<'_>, String>, Vec<Reach>)| match choice {
             Err(why) => Part { what: Err(Reason(why)), cost: None },
             Ok(choice) => {
@@ -208,8 +213,7 @@ impl Pass for PruneChannels {
             }
         };
         let parts = choices.into_iter().zip(reach).map(&mut part).collect();
-        let missed = limit.and_then(|(budget, whole)| budget.missed(whole, budget.of(tally.cost())));
-        Ok(Some(Together { patch, parts, missed: missed.into_iter().collect() }))
+        Ok(Some(Together { patch, parts }))
     }
 }
 
@@ -272,7 +276,7 @@ impl PruneChannels {
                 let all = groups[i].units.len();
                 self.rounded((all as f64 * self.width_of(cx.graph, &groups[i])) as usize, all)
             }),
-            Some(budget) => plan.within(budget, |i, threshold| {
+            Some(budget) => plan.within(budget, budget.limit(cx), |i, threshold| {
                 let scores = &relative[i];
                 self.rounded(scores.iter().filter(|&&s| s > threshold).count(), scores.len())
             }),
@@ -294,7 +298,7 @@ impl PruneChannels {
         special.map_or(self.width_mult.map_or(rest, |w| w.0), |(_, w)| w.0)
     }
 
-    /// At least 1, at most all, and a multiple of `round-to` where there are as many.
+    /// A multiple of `round-to`, at least one, at most all.
     fn rounded(&self, count: usize, all: usize) -> usize {
         let step = self.round_to.map_or(1, |r| r.get());
         (count / step * step).max(step).min(all)
@@ -325,19 +329,18 @@ impl Plan<'_> {
         gone
     }
 
-    /// The units below the lowest threshold on the scores that meets a budget; `count` is how many of a group are above.
-    fn within(&self, budget: Budget, count: impl Fn(usize, f64) -> usize) -> HashSet<u32> {
+    /// The units below the lowest threshold on the scores that leaves at most `limit`; `count` is how many of a group are
+    /// above. Without a limit none go.
+    fn within(&self, budget: Budget, limit: Option<u64>, count: impl Fn(usize, f64) -> usize) -> HashSet<u32> {
         let mut steps: Vec<f64> = self.scores.iter().flatten().copied().chain([-1.0]).collect();
         steps.sort_by(f64::total_cmp);
         steps.dedup();
-        let whole = budget.of(Tally::of(self.graph).cost());
-        let limit = whole.map(|n| budget.share() * n as f64);
         let gone = |at: usize| self.gone(|i| count(i, steps[at]));
         let fits = |gone: &HashSet<u32>| {
             let mut tally = Tally::of(self.graph);
             let units: Vec<u32> = gone.iter().copied().collect();
             self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
-            budget.of(tally.cost()).zip(limit).is_none_or(|(n, limit)| n as f64 <= limit)
+            budget.of(tally.cost()).zip(limit).is_none_or(|(n, limit)| n <= limit)
         };
         let (mut low, mut high) = (0, steps.len() - 1);
         while low < high {

@@ -53,7 +53,7 @@ use crate::math::separate::fitted::Mixed;
 use crate::math::{Layer, separate};
 use crate::passes::budget::{self, Budget};
 use crate::passes::options::{Selection, Share, not_zero, one_of};
-use crate::passes::split::{self, NO_SVD, Weight, note};
+use crate::passes::split::{self, NO_SVD, Size, Weight, convs, note};
 use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit};
 use form::{First, Form, decompose};
 use ndarray::{Array3, Axis};
@@ -68,7 +68,7 @@ const SWEEPS: usize = 1;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct SeparateConvs {
-    terms: Terms,
+    size: Size<Terms>,
     order: Order,
 }
 
@@ -86,7 +86,6 @@ struct Options {
 enum Terms {
     Rank(usize),
     Energy(f64),
-    Within(Budget),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -103,11 +102,11 @@ impl TryFrom<Options> for SeparateConvs {
 
     fn try_from(o: Options) -> Result<Self, String> {
         not_zero([("energy", o.energy), ("params", o.params), ("macs", o.macs)])?;
-        let rank = ("rank", o.rank.map(|r| Terms::Rank(r.get())));
-        let energy = ("energy", o.energy.map(|s| Terms::Energy(s.0)));
-        let budgets = Budget::options(o.params, o.macs).map(|(key, b)| (key, b.map(Terms::Within)));
-        let terms = one_of([rank, energy].into_iter().chain(budgets))?.unwrap_or(Terms::Rank(2));
-        Ok(SeparateConvs { terms, order: o.order })
+        let rank = ("rank", o.rank.map(|r| Size::Rank(Terms::Rank(r.get()))));
+        let energy = ("energy", o.energy.map(|s| Size::Rank(Terms::Energy(s.0))));
+        let budgets = Budget::options(o.params, o.macs).map(|(key, b)| (key, b.map(Size::Within)));
+        let size = one_of([rank, energy].into_iter().chain(budgets))?.unwrap_or(Size::Rank(Terms::Rank(2)));
+        Ok(SeparateConvs { size, order: o.order })
     }
 }
 
@@ -129,35 +128,27 @@ impl Pass for SeparateConvs {
     }
 
     fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        let Terms::Within(budget) = self.terms else { return None };
-        budget.missed(budget.of(before), budget.of(after))
+        self.size.budget().and_then(|b| b.missed(before, after))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
-        let wanted = matches!(self.terms, Terms::Within(_)) && self.order != Order::PointwiseFirst;
+        let wanted = self.size.budget().is_some() && self.order != Order::PointwiseFirst;
         let layers = || convs(g).filter(|&n| selected.refuses(g, &Site::Node(n)).is_none() && conv(g, n).is_ok());
         wanted.then(|| Questions { layers: layers().collect(), note: Box::new(|fitted| lost(g, fitted)) })
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let Terms::Within(budget) = self.terms else { return convs(g).map(Site::Node).collect() };
+        let Some(budget) = self.size.budget() else { return convs(g).map(Site::Node).collect() };
         let layers: Vec<budget::Layer> = convs(g).filter_map(|n| self.ways(cx, n)).collect();
         budget::sites(cx, budget, convs(g).collect(), &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        Ok(Verdict::of(match site {
-            Site::Node(n) => self.split(cx, n, Some(self.terms)),
-            Site::Layer { node, rank } => self.split(cx, node, rank.map(Terms::Rank)),
-            _ => Err("it is not a node".into()),
-        }))
+        let Some((n, terms)) = self.size.at(&site, Terms::Rank) else { return Verdict::skip("it is not a node") };
+        Ok(Verdict::of(self.split(cx, n, terms)))
     }
-}
-
-fn convs(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
-    g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_)))
 }
 
 /// A convolution that can be split.
@@ -231,24 +222,22 @@ impl SeparateConvs {
             let terms = match terms {
                 Terms::Rank(rank) => rank.min(separable.full()),
                 Terms::Energy(share) => separable.terms_for_energy(share),
-                Terms::Within(_) => return None,
             };
             Some(Form { first, kernel, separable, terms })
         };
-        let within = matches!(self.terms, Terms::Within(_));
         let strided = conv.window.strides.iter().any(|&s| s > 1);
         match self.order {
             Order::PointwiseFirst => return form(First::Pointwise),
             Order::DepthwiseFirst => return form(First::Depthwise),
             // Pointwise first, the 1×1 would run at all positions, also those between the strides, and its filters cannot
             // be found from the moments of the input.
-            Order::Auto if strided || data || within => return form(First::Depthwise),
+            Order::Auto if strided || data || self.size.budget().is_some() => return form(First::Depthwise),
             Order::Auto => {}
         }
         let (depthwise, mut pointwise) = (form(First::Depthwise)?, form(First::Pointwise)?);
         let better = match terms {
             Terms::Energy(_) => pointwise.parameters() < depthwise.parameters(),
-            Terms::Rank(_) | Terms::Within(_) => {
+            Terms::Rank(_) => {
                 let (budget, a_term) = (depthwise.parameters(), pointwise.parameters_a_term());
                 let nearest = (2 * budget + a_term) / (2 * a_term);
                 pointwise.terms = nearest.min(pointwise.separable.full());

@@ -17,6 +17,11 @@ use std::num::NonZeroUsize;
 /// The reason where the numerical library gives up.
 pub const NO_SVD: &str = "its weight has no singular value decomposition";
 
+/// The convolutions of a graph.
+pub fn convs(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
+    g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_)))
+}
+
 /// A weight that can be computed with.
 pub struct Weight<'a> {
     pub tensor: &'a Tensor,
@@ -73,10 +78,10 @@ pub fn note(how: &str, rank: usize, full: usize, error: f64, parameters: (usize,
     format!("{how}rank {rank} of {full}, weight error {:.1} %, {before} → {after} parameters", 100.0 * error)
 }
 
-/// How many terms a factorization keeps, or what tells.
+/// How many terms a factorization keeps, in words of the pass's own, or what decides it layer by layer.
 #[derive(Debug, Clone, Copy)]
-pub enum Size {
-    Rank(Rank),
+pub enum Size<R> {
+    Rank(R),
     Within(Budget),
 }
 
@@ -94,7 +99,7 @@ pub struct SizeOptions {
 impl SizeOptions {
     /// # Errors
     /// If more than one is given, or one that leaves nothing.
-    pub fn size(self) -> Result<Size, String> {
+    pub fn size(self) -> Result<Size<Rank>, String> {
         let SizeOptions { rank, ratio, energy, params, macs } = self;
         not_zero([("ratio", ratio), ("energy", energy), ("params", params), ("macs", macs)])?;
         let rank = ("rank", rank.map(|r| Size::Rank(Rank::Terms(r.get()))));
@@ -105,16 +110,20 @@ impl SizeOptions {
     }
 }
 
-impl Size {
-    pub fn budget(self) -> Option<Budget> {
-        if let Size::Within(budget) = self { Some(budget) } else { None }
+impl<R> Size<R> {
+    pub fn budget(&self) -> Option<Budget> {
+        if let Size::Within(budget) = self { Some(*budget) } else { None }
     }
 
-    /// The node at a site, and the rank that it is to get.
-    pub fn at(self, site: &Site) -> Option<(NodeId, Option<Rank>)> {
+    /// The node at a site, and the rank that it is to get: none leaves it whole. `terms` says a number of terms in the pass's
+    /// words.
+    pub fn at(&self, site: &Site, terms: impl Fn(usize) -> R) -> Option<(NodeId, Option<R>)>
+    where
+        R: Copy,
+    {
         match (site, self) {
-            (Site::Node(n), Size::Rank(rank)) => Some((*n, Some(rank))),
-            (Site::Layer { node, rank }, _) => Some((*node, rank.map(Rank::Terms))),
+            (Site::Node(n), Size::Rank(rank)) => Some((*n, Some(*rank))),
+            (Site::Layer { node, rank }, _) => Some((*node, rank.map(terms))),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::super::banks::{self, Bank};
 use super::super::fit::Part;
+use super::super::low_rank::balanced;
 use super::super::solve::{self, Whitening, ridge};
 use super::super::svd::Svd;
 use ndarray::{Array2, Array3, ArrayView2, s};
@@ -120,10 +121,7 @@ fn split(mixed: &mut Mixed, channel: usize, root: &Whitening, w: ArrayView2<'_, 
     let filters = root.unwhiten(svd.vt.view())?;
     for t in 0..terms {
         let Some(&sigma) = svd.sigma.get(t) else { break };
-        // Filters of norm √σ keep both factors at one scale.
-        let norm = filters.row(t).dot(&filters.row(t)).sqrt();
-        let scale = if norm > 0.0 { (sigma * norm).sqrt() / norm } else { 0.0 };
-        let mix = if scale > 0.0 { sigma / scale } else { 0.0 };
+        let (scale, mix) = balanced(sigma, filters.row(t).dot(&filters.row(t)).sqrt());
         mixed.filters.slice_mut(s![channel, t, ..]).assign(&(&filters.row(t) * scale));
         mixed.mixes.slice_mut(s![channel, .., t]).assign(&(&svd.u.column(t) * mix));
     }
