@@ -4,7 +4,7 @@
 //! column for each sample and position; W has a row for each output. A convolution in groups is one such layer a group.
 
 use crate::ir::op::binary::{Binary, Kind};
-use crate::ir::op::conv::{AutoPad, Conv, Kernel};
+use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::op::gemm::Gemm;
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
 use ndarray::Array2;
@@ -221,18 +221,6 @@ fn added(graph: &Graph, y: ValueId, outputs: usize) -> Option<(Bias, ValueId)> {
     vector.then_some((Bias::At { node, slot, value: Some(value), scale: 1.0 }, graph.output(node)?))
 }
 
-/// Padding before an axis of size `n`; with `auto_pad` it is what `windows` windows need. (ONNX Operators, Conv.)
-fn pad_before(conv: &Conv, axis: usize, axes: usize, n: i64, k: i64, windows: i64) -> i64 {
-    let extent = (k - 1) * conv.window.dilation(axis) + 1;
-    let all = ((windows - 1) * conv.window.stride(axis) + extent - n).max(0);
-    match conv.window.auto_pad {
-        AutoPad::NotSet => conv.window.pad(axis, axes).0,
-        AutoPad::Valid => 0,
-        AutoPad::SameUpper => all / 2,
-        AutoPad::SameLower => all - all / 2,
-    }
-}
-
 /// ONNX Operators, Conv: windows in row-major order of their positions.
 fn im2col(
     conv: &Conv,
@@ -253,7 +241,7 @@ fn im2col(
     let mut taps: Vec<Vec<Vec<Option<usize>>>> = Vec::new();
     for (axis, (&n, &k)) in size.iter().zip(&kernel.size).enumerate() {
         let windows = conv.window.output(axis, axes, &crate::ir::Dim::Known(n as u64), k as u64).ok()?.known()?;
-        let begin = pad_before(conv, axis, axes, n as i64, k as i64, windows as i64);
+        let begin = conv.window.padding(axis, axes, n as i64, k as i64, windows as i64).0;
         let at = |window: i64, tap: i64| {
             let i = window * conv.window.stride(axis) + tap * conv.window.dilation(axis) - begin;
             usize::try_from(i).ok().filter(|&i| i < n)

@@ -1,6 +1,6 @@
 //! How windows slide over planes: what convolutions and pooling share.
 
-use crate::ir::op::conv::{AutoPad, Window};
+use crate::ir::op::conv::Window;
 use std::ops::Range;
 
 /// A window over planes of two axes; one axis is a plane of height 1. (ONNX Operators: Conv, attributes.)
@@ -45,18 +45,8 @@ impl Sweep {
             let to = axis + 2 - axes;
             let (n, k, out) = (x[axis + 2], kernel[axis], y[axis + 2]);
             let (stride, dilation) = (size(window.stride(axis))?, size(window.dilation(axis))?);
-            let wanted = (out - 1).checked_mul(stride).zip((k - 1).checked_mul(dilation));
-            let wanted = wanted.and_then(|(a, b)| a.checked_add(b)).ok_or("a window beyond 64 bits")?;
-            let same = (wanted + 1).saturating_sub(n);
-            let (begin, end) = match window.auto_pad {
-                AutoPad::Valid => (0, 0),
-                AutoPad::SameUpper => (same / 2, same - same / 2),
-                AutoPad::SameLower => (same - same / 2, same / 2),
-                AutoPad::NotSet => {
-                    let (begin, end) = window.pad(axis, axes);
-                    (size(begin)?, size(end)?)
-                }
-            };
+            let (begin, end) = window.padding(axis, axes, n as i64, k as i64, out as i64);
+            let (begin, end) = (size(begin)?, size(end)?);
             if (k - 1).saturating_mul(dilation).max(begin).max(end) > FAR {
                 return Err(format!("its window or its padding is larger than {FAR}"));
             }
@@ -111,6 +101,7 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::op::conv::AutoPad;
 
     #[test]
     fn what_is_inside() {

@@ -84,6 +84,20 @@ impl Window {
         (at(axis), at(axes + axis))
     }
 
+    /// Padding before and after an axis of `n` elements over which go `windows` windows of `k` taps: declared, or with
+    /// `auto_pad` what they need. (ONNX Operators, Conv.)
+    pub fn padding(&self, axis: usize, axes: usize, n: i64, k: i64, windows: i64) -> (i64, i64) {
+        let reach = |steps: i64, by: i64| (steps - 1).saturating_mul(by);
+        let needed = reach(windows, self.stride(axis)).saturating_add(reach(k, self.dilation(axis))).saturating_add(1);
+        let all = needed.saturating_sub(n).max(0);
+        match self.auto_pad {
+            AutoPad::NotSet => self.pad(axis, axes),
+            AutoPad::Valid => (0, 0),
+            AutoPad::SameUpper => (all / 2, all - all / 2),
+            AutoPad::SameLower => (all - all / 2, all / 2),
+        }
+    }
+
     /// The part of the window that lies along one of `axes` axes: 1 wide along the others.
     pub fn along(&self, axis: usize, axes: usize) -> Window {
         let only = |value: i64, other: i64| (0..axes).map(|i| if i == axis { value } else { other }).collect();
