@@ -286,7 +286,7 @@ fn total<'a>(diffs: impl Iterator<Item = &'a Diff>) -> OutputDiff {
     out.cosine = match (all.teacher_square.sqrt(), all.student_square.sqrt()) {
         (0.0, 0.0) => 1.0,
         (t, s) if t == 0.0 || s == 0.0 => 0.0,
-        (t, s) => all.dot / t / s,
+        (t, s) => (all.dot / t / s).clamp(-1.0, 1.0),
     };
     out
 }

@@ -13,7 +13,7 @@ use crate::analysis::cost::{Costs, cost};
 #[cfg(feature = "exec")]
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
-use crate::ir::{Graph, Model, NodeId, Type};
+use crate::ir::{Graph, Model, NodeId, Op, Type};
 use crate::onnx;
 use crate::passes::options::{Selected, Selection};
 use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict};
@@ -317,7 +317,7 @@ impl Run<'_> {
             }
         }
         if pass.phase() != Phase::Clean {
-            self.unentered_bodies(graph, pass);
+            self.passed_by(graph, pass);
         }
         Ok(changed)
     }
@@ -372,9 +372,13 @@ impl Run<'_> {
         Ok(done)
     }
 
-    /// Passes that change the function work on the main graph alone, and say what they passed by.
-    fn unentered_bodies(&mut self, graph: &Graph, pass: &dyn Pass) {
+    /// Passes that change the function work on the main graph and on floats alone, and say what they passed by.
+    fn passed_by(&mut self, graph: &Graph, pass: &dyn Pass) {
         for n in graph.nodes() {
+            if matches!(graph.node(n).op, Op::QConv(_) | Op::QMatMul(_)) {
+                let note = "it computes with integers: passes that change weights take floats".into();
+                self.rows.push(Row { note, ..row(graph, pass, &Site::Node(n)) });
+            }
             let all = Selection::default();
             let count = |body: &Graph| match all.resolve(body) {
                 Ok(selected) => {
@@ -386,7 +390,8 @@ impl Run<'_> {
             let sites: usize = graph.node(n).bodies().map(count).sum();
             if sites > 0 {
                 let mut row = row(graph, pass, &Site::Node(n));
-                row.note = format!("{sites} sites inside its bodies: only clean passes enter bodies of control flow");
+                let what = if sites == 1 { "1 site is".into() } else { format!("{sites} sites are") };
+                row.note = format!("{what} inside its bodies: only clean passes enter bodies of control flow");
                 self.rows.push(row);
             }
         }

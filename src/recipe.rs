@@ -96,11 +96,13 @@ impl Recipe {
         let spanned = toml::de::DeTable::parse(text).map_err(|e| {
             bad(format!("the recipe is not TOML: {}", e.message()), line_of(e.span().map_or(0, |s| s.start)))
         })?;
-        let mut table: toml::Table =
-            text.parse().map_err(|e: toml::de::Error| bad(format!("the recipe is not TOML: {}", e.message()), 1))?;
-        let line = |key: &str| {
-            spanned.get_ref().iter().find(|(k, _)| k.get_ref() == key).map_or(1, |(k, _)| line_of(k.span().start))
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            bad(format!("a value is none that TOML has: {}", e.message()), e.span().map_or(1, |s| line_of(s.start)))
+        })?;
+        let line_in = |table: &toml::de::DeTable<'_>, key: &str| {
+            table.iter().find(|(k, _)| k.get_ref() == key).map(|(k, _)| line_of(k.span().start))
         };
+        let line = |key: &str| line_in(spanned.get_ref(), key).unwrap_or(1);
         match table.remove("version") {
             Some(toml::Value::Integer(1)) => {}
             Some(v) => {
@@ -113,7 +115,11 @@ impl Recipe {
             Some(toml::Value::Table(t)) => Ok(t),
             Some(_) => Err(bad(format!("`{key}` must be a section"), line(key)).help(format!("write [{key}]"))),
         };
-        let located = |e: OptionsError, key: &str| option_error(e, &format!("{file}:{}, [{key}]", line(key)));
+        let located = |e: OptionsError, section: &str| {
+            let inner = spanned.get_ref().get(section).and_then(|v| v.get_ref().as_table());
+            let at = inner.zip(e.key.as_deref()).and_then(|(table, key)| line_in(table, key));
+            option_error(e, &format!("{file}:{}, [{section}]", at.unwrap_or_else(|| line(section))))
+        };
         let mut data_table = section(&mut table, "data")?;
         for key in ["mean", "std"] {
             if let Some(v) = data_table.get_mut(key).filter(|v| v.as_float().is_some() || v.as_integer().is_some()) {
@@ -149,8 +155,12 @@ impl Recipe {
             });
             let named = options.remove("pass").or_else(|| options.remove("stage"));
             let Some(name) = named.as_ref().and_then(|v| v.as_str()) else {
+                let given = options.keys().map(String::as_str).collect::<Vec<_>>().join("`, `");
+                let given = if given.is_empty() { "is empty".into() } else { format!("has only `{given}`") };
+                let why = named.map_or(format!("it {given}"), |v| format!("the name is {v}, not a text"));
                 return Err(Error::input("a step names no pass")
                     .at(place)
+                    .because(why)
                     .help("write pass = \"NAME\"; `tutee passes` lists them"));
             };
             let place = format!("{place} `{name}`");

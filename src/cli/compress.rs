@@ -90,7 +90,9 @@ impl Args {
             Target::File(path.clone()).check()?;
         }
         #[cfg(feature = "exec")]
-        let test = self.check.plan(&recipe, to_stdout)?;
+        let normalise = self.check.normalise.over(&recipe.data)?;
+        #[cfg(feature = "exec")]
+        let test = self.check.plan(&recipe, &normalise, to_stdout)?;
         #[cfg(feature = "exec")]
         let calib = self.calib.load(&recipe)?;
         let loaded = onnx::load(&self.teacher)?;
@@ -121,7 +123,6 @@ impl Args {
         let outcome = match &calib {
             None => compress(&loaded.model, loaded.bytes, &recipe, self.stop_after, &progress),
             Some((_, data)) => {
-                let normalise = self.check.normalise.over(&recipe.data)?;
                 let data = Calibration::new(data, &normalise, &loaded.model, self.calib.calib_samples)?;
                 if !self.quiet {
                     data.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
@@ -286,7 +287,7 @@ struct Test {
 #[cfg(feature = "exec")]
 impl CheckArgs {
     /// The test that arguments and recipe ask for, with its data read: what is wrong with it shows before the work.
-    fn plan(&self, recipe: &Recipe, to_stdout: bool) -> Result<Option<Test>> {
+    fn plan(&self, recipe: &Recipe, normalise: &Normalise, to_stdout: bool) -> Result<Option<Test>> {
         let max_drop = self.max_drop.or(recipe.target.max_drop).map(|s| s.0);
         let min_agreement = recipe.target.min_agreement.map(|s| s.0);
         let Some(path) = self.test.clone().or(recipe.data.test.clone()) else {
@@ -301,7 +302,7 @@ impl CheckArgs {
                 .because("the check runs the written file")
                 .help("give a file name with -o"));
         }
-        let normalise = self.normalise.over(&recipe.data)?;
+        let normalise = normalise.clone();
         Ok(Some(Test { data: Dataset::load(&path)?, path, normalise, max_drop, min_agreement }))
     }
 }

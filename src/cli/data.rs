@@ -23,10 +23,7 @@ impl NormaliseArgs {
     pub fn over(&self, recipe: &recipe::Data) -> Result<Normalise> {
         let scale = self.scale.as_ref().or(recipe.scale.as_ref());
         let list = |own: &Vec<f32>, other: &Vec<f32>| if own.is_empty() { other.clone() } else { own.clone() };
-        Ok(Normalise {
-            scale: scale.map_or(Ok(1.0), |s| parse_scale(s))?,
-            mean: list(&self.mean, &recipe.mean),
-            std: list(&self.std, &recipe.std),
-        })
+        let scale = scale.map_or(Ok(1.0), |s| parse_scale(s))?;
+        Normalise::new(scale, list(&self.mean, &recipe.mean), list(&self.std, &recipe.std))
     }
 }

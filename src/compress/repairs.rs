@@ -75,7 +75,7 @@ impl<'a> Repairs<'a> {
         if task.repairs {
             self.fit_all(run, graph, task, at_layer, work)?;
         }
-        run.unentered_bodies(graph, pass);
+        run.passed_by(graph, pass);
         Ok(())
     }
 

@@ -19,6 +19,23 @@ impl Default for Normalise {
     }
 }
 
+impl Normalise {
+    /// # Errors
+    /// If values are not finite, a standard deviation is 0, or there are so many means and so many deviations.
+    pub fn new(scale: f64, mean: Vec<f32>, std: Vec<f32>) -> Result<Normalise> {
+        let n = mean.len().max(std.len());
+        let help = "give one number, or one a channel, as those that the network was trained with";
+        if [mean.len(), std.len()].iter().any(|&len| len > 1 && len != n) {
+            let what = format!("the mean has {} values and the standard deviation {}", mean.len(), std.len());
+            return Err(Error::input(what).help(help));
+        }
+        if mean.iter().any(|m| !m.is_finite()) || std.iter().any(|s| !s.is_finite() || *s == 0.0) {
+            return Err(Error::input("mean and standard deviation must be finite, and the latter not 0").help(help));
+        }
+        Ok(Normalise { scale, mean, std })
+    }
+}
+
 /// Parses a scale: a number, or one number over another (`1/255`).
 pub fn parse_scale(text: &str) -> Result<f64> {
     let number = |t: &str| t.trim().parse::<f64>().ok();

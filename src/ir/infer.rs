@@ -41,11 +41,18 @@ pub struct Infer<'a> {
     graph: &'a Graph,
     node: NodeId,
     inputs: Vec<Option<ValueId>>,
+    /// Values that are taken to be constants.
+    assumed: &'a [(ValueId, Tensor)],
 }
 
 impl<'a> Infer<'a> {
     pub fn new(graph: &'a Graph, node: NodeId) -> Infer<'a> {
-        Infer { graph, node, inputs: graph.node_inputs(node) }
+        Infer { graph, node, inputs: graph.node_inputs(node), assumed: &[] }
+    }
+
+    /// The same, if these values were constants.
+    pub fn assuming(self, assumed: &'a [(ValueId, Tensor)]) -> Infer<'a> {
+        Infer { assumed, ..self }
     }
 
     pub fn opset(&self) -> i64 {
@@ -83,16 +90,16 @@ impl<'a> Infer<'a> {
 
     /// The input's tensor, if it is constant.
     pub fn constant(&self, slot: usize) -> Option<&'a Tensor> {
-        self.graph.value(self.inputs.get(slot).copied()??).constant()
+        let v = self.inputs.get(slot).copied()??;
+        self.assumed.iter().find(|a| a.0 == v).map(|a| &a.1).or_else(|| self.graph.value(v).constant())
     }
 
     /// Content of a small integer input of rank 0 or 1, as far as it is known.
     pub fn ints(&self, slot: usize) -> Option<Vec<Dim>> {
-        let value = self.graph.value(self.inputs.get(slot).copied()??);
-        match value.constant() {
+        match self.constant(slot) {
             Some(t) if t.rank() <= 1 && t.len() <= MAX_INTS => Some(t.ints()?.into_iter().map(int_dim).collect()),
             Some(_) => None,
-            None => value.ints.clone(),
+            None => self.graph.value(self.inputs.get(slot).copied()??).ints.clone(),
         }
     }
 

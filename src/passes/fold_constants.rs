@@ -31,7 +31,7 @@ use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::infer::Infer;
 use crate::ir::tensor::{byte_len, elements};
-use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Tensor, Type, Value, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Tensor, Type, Use, Value, ValueId};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -96,6 +96,9 @@ impl Pass for FoldConstants {
             Ok(results) => results,
             Err(why) => return Verdict::skip(why),
         };
+        if let Some(why) = contradicted(g, &results) {
+            return Verdict::skip(why);
+        }
         let mut patch = Patch::at_node(g, n).revealing();
         for (value, tensor) in results {
             let new = patch.constant_named(format!("{}.folded", g.value(value).name), tensor);
@@ -148,6 +151,18 @@ fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
     }
     fits(placed.iter().map(|(v, t)| place(*v, t.stored_len())).sum())?;
     Ok(placed)
+}
+
+/// What reads the results and could not, once it is told them: a branch that is never taken may be of no sense for the
+/// shapes at hand, and whoever runs the model is to learn of it no sooner than from the file as it was.
+fn contradicted(g: &Graph, results: &[(ValueId, Tensor)]) -> Option<String> {
+    let mut readers = results.iter().flat_map(|&(v, _)| g.uses(v)).map(Use::node);
+    readers.find_map(|n| {
+        let rule = g.node(n).op.operator().filter(|_| !g.node(n).inconsistent)?;
+        rule.infer(&Infer::new(g, n)).ok()?;
+        let why = rule.infer(&Infer::new(g, n).assuming(results)).err()?;
+        Some(format!("{} \"{}\" would be refused with what it computes: {why}", g.node(n).kind(), g.label(n)))
+    })
 }
 
 /// A node and what computes its inputs from constants: what stays when it is too large may be part of something small.

@@ -216,7 +216,13 @@ impl Operator for Clip {
                 Some(t) => t.float_scalar().map(Some),
                 None => Some(attr.map(f64::from)),
             };
-            let clip = clip(read(1, self.min)?, read(2, self.max)?);
+            let (low, high) = (read(1, self.min)?, read(2, self.max)?);
+            // A limit that is not given is, by the definition, the last finite number: runtimes do not agree on that.
+            let finite = x.iter_floats()?.chain(low).chain(high).all(f64::is_finite);
+            if !finite {
+                return None;
+            }
+            let clip = clip(low, high);
             return Some(vec![Tensor::from_floats(x.dtype(), x.shape(), x.iter_floats()?.map(clip))]);
         }
         if !x.dtype().is_int() || self.min.is_some() || self.max.is_some() {

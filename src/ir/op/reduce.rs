@@ -71,13 +71,13 @@ impl Function {
         })
     }
 
-    /// Before the result wraps to its width.
+    /// `None` also where the result, or a number on the way to it, does not fit into 64 bits.
     fn integer(self, x: &[i64]) -> Option<i64> {
         Some(match self {
-            Sum => x.iter().fold(0, |s, &v| s.wrapping_add(v)),
-            Prod => x.iter().fold(1, |s, &v| s.wrapping_mul(v)),
-            L1 => x.iter().fold(0, |s, &v| s.wrapping_add(v.wrapping_abs())),
-            SumSquare => x.iter().fold(0, |s, &v| s.wrapping_add(v.wrapping_mul(v))),
+            Sum => x.iter().try_fold(0i64, |s, &v| s.checked_add(v))?,
+            Prod => x.iter().try_fold(1i64, |s, &v| s.checked_mul(v))?,
+            L1 => x.iter().try_fold(0i64, |s, &v| s.checked_add(v.checked_abs()?))?,
+            SumSquare => x.iter().try_fold(0i64, |s, &v| s.checked_add(v.checked_mul(v)?))?,
             Max => *x.iter().max()?,
             Min => *x.iter().min()?,
             _ => return None,
@@ -158,7 +158,9 @@ impl Operator for Reduce {
             Tensor::from_floats(x.dtype(), shape, y)
         } else if x.dtype().is_int() || x.dtype() == DType::BOOL && matches!(self.function, Max | Min) {
             let y = reduce(&x.ints()?, x.shape(), &reduced, |g| self.function.integer(g))?;
-            Tensor::from_ints(x.dtype(), shape, y)
+            // Runtimes do not agree on what comes out of an overflow.
+            let tensor = Tensor::from_ints(x.dtype(), shape, y.iter().copied());
+            return (tensor.ints()? == y).then(|| vec![tensor]);
         } else {
             return None;
         };
@@ -387,7 +389,8 @@ mod tests {
     #[test]
     fn integers_and_empty_axes() {
         let ints = |body: &str| fold(18, body).map(|t| t.ints().unwrap());
-        assert_eq!(ints("const %x : u8[3] = {200,100,1} %y : ? = ReduceSum(%x)").unwrap(), [45]);
+        assert_eq!(ints("const %x : u8[3] = {200,10,1} %y : ? = ReduceSum(%x)").unwrap(), [211]);
+        assert_eq!(ints("const %x : u8[3] = {200,100,1} %y : ? = ReduceSum(%x)"), None);
         assert_eq!(ints("const %x : i64[2] = {7,8} %y : ? = ReduceMean(%x)"), None);
         assert_eq!(ints("const %x : i64[0,2] const %a : i64[1] = {0} %y : ? = ReduceSum(%x, %a)").unwrap(), [0, 0]);
         assert_eq!(ints("const %x : i64[0,2] const %a : i64[1] = {0} %y : ? = ReduceMax(%x, %a)"), None);
