@@ -69,7 +69,7 @@ impl Counts {
     fn at(network: &Network, shapes: &[Vec<usize>]) -> Result<Counts> {
         let model = onnx::load(network.path())?.model;
         let inputs: Vec<_> = network.inputs().iter().map(|i| i.name.clone()).zip(shapes.iter().cloned()).collect();
-        let Cost { parameters, macs } = cost(&model.graph.at_sizes(&inputs)?);
+        let Cost { parameters, macs, .. } = cost(&model.graph.at_sizes(&inputs)?);
         Ok(Counts { parameters: Some(parameters), macs })
     }
 }

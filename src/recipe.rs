@@ -27,6 +27,8 @@ pub struct Recipe {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Data {
     pub calib: Option<PathBuf>,
+    /// Samples of the calibration data to use.
+    pub calib_samples: Option<usize>,
     pub train: Option<PathBuf>,
     pub test: Option<PathBuf>,
     /// A number or a fraction: `"1/255"`.

@@ -1,8 +1,9 @@
 //! What a graph costs: parameters stored and multiply-accumulate operations done.
 
-use crate::ir::graph::{Graph, NodeId, ValueId};
-use crate::ir::op::Sizes;
+use crate::ir::graph::{Graph, NodeId, Use, ValueId};
+use crate::ir::op::{Op, Sizes};
 use crate::ir::shape::Dim;
+use crate::ir::tensor::Tensor;
 use crate::ir::value::Source;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -10,11 +11,14 @@ use std::collections::HashMap;
 /// Cost of a model for one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Elements of all constants, whatever they are for.
+    /// Elements of all constants, whatever they are for but the limits of Clip, which are attributes before opset 11.
     pub parameters: u64,
     /// Multiply-accumulates of convolutions and matrix products, at batch 1. `None` if they depend on dims that are
     /// known only at run time.
     pub macs: Option<u64>,
+    /// Bytes of all constants.
+    #[serde(skip)]
+    pub stored: u64,
 }
 
 /// Cost of a graph and the bodies in it. Of the branches of an `If` the dearest counts; other bodies count once.
@@ -29,25 +33,34 @@ fn total(graph: &Graph, batch: Option<&Dim>) -> Cost {
 
 /// What a graph stores itself, and what `node` says of each of its nodes.
 fn sum(graph: &Graph, mut node: impl FnMut(NodeId) -> Cost) -> Cost {
-    let stored = graph.values().map(|v| match &graph.value(v).source {
-        Source::Constant(t, _) | Source::Input { default: Some((t, _)) } => t.len() as u64,
-        _ => 0,
-    });
-    let mut cost = Cost { parameters: stored.sum(), macs: Some(0) };
+    let mut cost = Cost { parameters: 0, macs: Some(0), stored: 0 };
+    for v in graph.values() {
+        if let Source::Constant(t, _) | Source::Input { default: Some((t, _)) } = &graph.value(v).source {
+            cost.parameters += if is_limit(graph, v, t) { 0 } else { t.len() as u64 };
+            cost.stored += t.byte_len() as u64;
+        }
+    }
     for id in graph.nodes() {
         let here = node(id);
         cost.parameters += here.parameters;
+        cost.stored += here.stored;
         cost.macs = cost.macs.zip(here.macs).and_then(|(a, b)| a.checked_add(b));
     }
     cost
 }
 
+fn is_limit(graph: &Graph, v: ValueId, t: &Tensor) -> bool {
+    let limits = |u: Use| matches!(u, Use::Input(n, 1 | 2) if matches!(graph.node(n).op, Op::Clip(_)));
+    t.len() == 1 && !graph.is_unused(v) && !graph.is_held(v) && graph.uses(v).into_iter().all(limits)
+}
+
 /// A node with its bodies: what those store, and its multiply-accumulates or the dearest body's.
 fn whole(graph: &Graph, id: NodeId, batch: Option<&Dim>) -> Cost {
-    let mut cost = Cost { parameters: 0, macs: node_macs(graph, id, batch) };
+    let mut cost = Cost { parameters: 0, macs: node_macs(graph, id, batch), stored: 0 };
     for body in graph.node(id).bodies() {
         let inner = total(body, batch);
         cost.parameters += inner.parameters;
+        cost.stored += inner.stored;
         cost.macs = cost.macs.zip(inner.macs).map(|(a, b)| a.max(b));
     }
     cost

@@ -176,7 +176,7 @@ impl Kept for KeptAround<'_> {
     }
 }
 
-/// The cost of a graph while positions of its axes go, kept up to date where they go.
+/// The parameters and MACs of a graph while positions of its axes go, kept up to date where they go.
 pub struct Tally<'a> {
     graph: &'a Graph,
     batch: Option<Dim>,
@@ -225,7 +225,7 @@ impl<'a> Tally<'a> {
             }),
             None => Some(0),
         });
-        Cost { parameters, macs: macs.into_iter().try_fold(0u64, |sum, m| sum.checked_add(m?)) }
+        Cost { parameters, macs: macs.into_iter().try_fold(0u64, |sum, m| sum.checked_add(m?)), stored: 0 }
     }
 
     fn dims(&self, value: Option<ValueId>) -> Option<Vec<u64>> {

@@ -14,7 +14,6 @@ use crate::ir::op::reshape::Flatten;
 use crate::ir::text::parse::noise;
 use crate::ir::value::Form;
 use crate::ir::{DType, Dim, Graph, Model, Node, Op, Shape, Source, Tensor, Type, Value, ValueId};
-use bytes::Bytes;
 
 const OPSET: i64 = 17;
 const IR: i64 = 8;
@@ -103,7 +102,7 @@ impl StudentNet {
         net.graph.add_output(logits);
         net.graph.infer_all()?;
         net.graph.verify()?;
-        Ok(Model { graph: net.graph, ir_version: IR, opsets: vec![(String::new(), OPSET)], carried: Bytes::new() })
+        Ok(Model { graph: net.graph, ir_version: IR, opsets: vec![(String::new(), OPSET)], carried: Vec::new() })
     }
 }
 

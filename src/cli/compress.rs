@@ -123,7 +123,7 @@ impl Args {
         let outcome = match &calib {
             None => compress(&loaded.model, loaded.bytes, &recipe, self.stop_after, &progress),
             Some((_, data)) => {
-                let data = Calibration::new(data, &normalise, &loaded.model, self.calib.calib_samples)?;
+                let data = Calibration::new(data, &normalise, &loaded.model, self.calib.samples(&recipe))?;
                 if !self.quiet {
                     data.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
                 }
@@ -247,13 +247,21 @@ struct CalibArgs {
     /// Unlabelled data, in the form `tutee check` takes: weights are then fitted to what the teacher gives on it
     #[arg(long, value_name = "DATA")]
     calib: Option<PathBuf>,
-    /// Samples of the calibration data to use, evenly chosen
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    calib_samples: usize,
+    /// Samples of the calibration data to use, evenly chosen; 512 if neither this nor the recipe says otherwise
+    #[arg(long, value_name = "N")]
+    calib_samples: Option<usize>,
 }
+
+/// Samples of calibration data, if nobody says how many.
+#[cfg(feature = "exec")]
+const CALIB_SAMPLES: usize = 512;
 
 #[cfg(feature = "exec")]
 impl CalibArgs {
+    fn samples(&self, recipe: &Recipe) -> usize {
+        self.calib_samples.or(recipe.data.calib_samples).unwrap_or(CALIB_SAMPLES)
+    }
+
     fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
         let path = self.calib.clone().or(recipe.data.calib.clone());
         path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()

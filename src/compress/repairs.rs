@@ -267,8 +267,8 @@ fn repair(fitted: &Fitted<'_>, done: bool) -> Option<Repair> {
 fn layer_of(graph: &Graph, site: &Site) -> Option<NodeId> {
     match site {
         Site::Node(n) | Site::Layer { node: n, .. } => options::weight(graph, *n).map(|_| *n),
-        Site::Value(v) => reader(graph, *v),
-        Site::Weight { .. } | Site::Channels { .. } => None,
+        Site::Codes { value, .. } => reader(graph, *value),
+        Site::Value(_) | Site::Weight { .. } | Site::Channels { .. } => None,
     }
 }
 

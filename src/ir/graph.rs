@@ -59,8 +59,8 @@ pub struct Graph {
     pub name: String,
     /// Version of the ONNX operator set that the nodes are read by; 0 if the model imports none.
     pub opset: i64,
-    /// What else the GraphProto says (doc string, sparse initializers, annotations), encoded.
-    pub carried: Bytes,
+    /// What else the GraphProto says (doc string, sparse initializers, annotations), encoded, in pieces.
+    pub carried: Vec<Bytes>,
     net: DiGraph<Vertex, Slot, u32>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
@@ -76,7 +76,7 @@ impl Graph {
         Graph {
             name: name.into(),
             opset,
-            carried: Bytes::new(),
+            carried: Vec::new(),
             net: DiGraph::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),

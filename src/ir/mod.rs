@@ -33,8 +33,8 @@ pub struct Model {
     pub ir_version: i64,
     /// Operator set imports: domain (`""` is ONNX itself) and version, in file order.
     pub opsets: Vec<(String, i64)>,
-    /// Everything of the file that no pass reasons about (metadata, local functions, training info, …), encoded.
-    pub carried: Bytes,
+    /// Everything of the file that no pass reasons about (metadata, local functions, training info, …), encoded, in pieces.
+    pub carried: Vec<Bytes>,
 }
 
 impl Model {

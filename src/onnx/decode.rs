@@ -2,7 +2,7 @@
 
 use super::external::{self, ExternalData, Pages};
 use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
-use super::{tensors, unknown, wire};
+use super::{pieces, tensors, unknown, wire};
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
@@ -94,7 +94,7 @@ fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded
             graph.label(node)
         ));
     }
-    let model = Model { graph, ir_version, opsets, carried: proto.encode_to_vec().into() };
+    let model = Model { graph, ir_version, opsets, carried: pieces::encode(&proto) };
     let bytes = length as u64 + data.paths.iter().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum::<u64>();
     Ok(Loaded { model, warnings, files: data.paths, bytes, pages: data.pages })
 }
@@ -183,7 +183,7 @@ impl Decoder<'_> {
             }
         }
         proto.name.take_if(|n| !n.is_empty());
-        graph.carried = proto.encode_to_vec().into();
+        graph.carried = pieces::encode(&proto);
         Ok(graph)
     }
 

@@ -1,5 +1,6 @@
 //! IR to ONNX protobuf. Weights stay shared: only small things are copied.
 
+use super::pieces;
 use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
@@ -25,7 +26,7 @@ pub fn encoded_len(m: &Model) -> Result<u64> {
 /// # Errors
 /// Internal ones only: a graph that was never verified, or carried bytes that do not decode.
 pub fn model(m: &Model) -> Result<ModelProto> {
-    let mut out: ModelProto = carried(&m.carried)?;
+    let mut out: ModelProto = in_pieces(&m.carried)?;
     let graph = self::graph(&m.graph, &HashMap::new())?;
     out.ir_version = Some(m.ir_version);
     for (domain, version) in &m.opsets {
@@ -37,15 +38,19 @@ pub fn model(m: &Model) -> Result<ModelProto> {
     Ok(out)
 }
 
+fn in_pieces<M: Message + Default>(pieces: &[Bytes]) -> Result<M> {
+    pieces::decode(pieces).map_err(|e| Error::internal(format!("carried bytes do not decode: {e}")))
+}
+
 fn carried<M: Message + Default>(bytes: &Bytes) -> Result<M> {
-    M::decode(bytes.clone()).map_err(|e| Error::internal(format!("carried bytes do not decode: {e}")))
+    in_pieces(std::slice::from_ref(bytes))
 }
 
 /// Names of the enclosing graphs' values, by the name a body knows them by.
 type Outer = HashMap<String, String>;
 
 fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
-    let mut out: GraphProto = carried(&g.carried)?;
+    let mut out: GraphProto = in_pieces(&g.carried)?;
     if !g.name.is_empty() {
         out.name = Some(g.name.clone());
     }

@@ -4,6 +4,7 @@ mod decode;
 mod encode;
 mod external;
 mod packed;
+mod pieces;
 mod proto {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));

@@ -1,5 +1,5 @@
 //! Budgets: what the passes share that find out for each layer how far to go, so that the model as a whole keeps a share of
-//! its parameters or MACs.
+//! its parameters, its MACs or the bytes of its weights.
 
 use crate::analysis::cost::{Cost, batch_symbol, cost, node_macs};
 use crate::analysis::linear::Linear;
@@ -9,12 +9,15 @@ use crate::math::knapsack::{self, choose};
 use crate::passes::options::{Share, layers};
 use crate::passes::{Context, Site};
 use std::collections::HashMap;
+use std::hash::Hash;
 
 /// What of a model may be left.
 #[derive(Debug, Clone, Copy)]
 pub enum Budget {
     Params(Share),
     Macs(Share),
+    /// Of the bytes of all constants.
+    Size(Share),
 }
 
 impl Budget {
@@ -28,12 +31,13 @@ impl Budget {
         match self {
             Budget::Params(_) => Some(cost.parameters),
             Budget::Macs(_) => cost.macs,
+            Budget::Size(_) => Some(cost.stored),
         }
     }
 
     fn share(self) -> f64 {
         match self {
-            Budget::Params(s) | Budget::Macs(s) => s.0,
+            Budget::Params(s) | Budget::Macs(s) | Budget::Size(s) => s.0,
         }
     }
 
@@ -46,7 +50,11 @@ impl Budget {
 
     /// How far from the target a model is that had the cost `before`, if it is.
     pub fn missed(self, before: Cost, after: Cost) -> Option<String> {
-        let what = if let Budget::Params(_) = self { "parameters" } else { "MACs" };
+        let what = match self {
+            Budget::Params(_) => "parameters",
+            Budget::Macs(_) => "MACs",
+            Budget::Size(_) => "bytes of weights",
+        };
         let Some((whole, left)) = self.of(before).zip(self.of(after)) else {
             return Some(format!("the model's {what} depend on run-time dims, so no share of them can be aimed at"));
         };
@@ -84,15 +92,15 @@ pub fn shares(layer: &math::Layer, lost: impl IntoIterator<Item = Option<Vec<f64
     if all > 0.0 { Ok((0..terms).map(share).collect()) } else { Err("what it gives does not vary".into()) }
 }
 
-/// A layer that can be made smaller.
-pub struct Layer {
-    pub node: NodeId,
+/// A layer, or a weight, that can be made smaller.
+pub struct Layer<K = NodeId> {
+    pub place: K,
     /// Of its weight, as it is.
     pub whole: Cost,
     pub ways: Vec<Way>,
 }
 
-/// A layer of a rank.
+/// A layer of a rank, or a weight of so many values.
 pub struct Way {
     pub rank: usize,
     pub cost: Cost,
@@ -116,11 +124,12 @@ impl Layer {
         let cost = |parameters: usize, positions: Option<f64>| Cost {
             parameters: parameters as u64,
             macs: macs.zip(positions).map(|(macs, times)| (macs * times * parameters as f64).ceil() as u64),
+            stored: 0,
         };
         let (least, whole) = (lost.last().copied().unwrap_or(0.0), cost(weights, Some(1.0)));
         let ranks = lost.iter().enumerate().skip(1).take_while(|(rank, _)| rank * a_term < weights);
         let way = |(rank, lost): (usize, &f64)| Way { rank, cost: cost(rank * a_term, positions), loss: lost - least };
-        Layer { node, whole, ways: ranks.map(way).collect() }
+        Layer { place: node, whole, ways: ranks.map(way).collect() }
     }
 }
 
@@ -131,8 +140,9 @@ pub fn sites(cx: &Context<'_>, budget: Budget, nodes: Vec<NodeId>, layers: &[Lay
     nodes.into_iter().map(|node| Site::Layer { node, rank: ranks.get(&node).copied() }).collect()
 }
 
-/// `None` if the costs are not known.
-fn plan(cx: &Context<'_>, budget: Budget, layers: &[Layer]) -> Option<HashMap<NodeId, usize>> {
+/// The ranks of `layers` that keep a budget at the least loss; of those that stay as they are there is none. `None` if the
+/// costs are not known.
+pub fn plan<K: Copy + Eq + Hash>(cx: &Context<'_>, budget: Budget, layers: &[Layer<K>]) -> Option<HashMap<K, usize>> {
     let whole = budget.of(cost(cx.graph))?;
     let own: u64 = layers.iter().map(|l| budget.of(l.whole)).sum::<Option<u64>>()?;
     let others = whole.saturating_sub(own);
@@ -145,7 +155,7 @@ fn plan(cx: &Context<'_>, budget: Budget, layers: &[Layer]) -> Option<HashMap<No
         })
         .collect::<Option<_>>()?;
     let chosen = choose(&places, budget.limit(cx)?.saturating_sub(others));
-    let rank = |(layer, way): (&Layer, usize)| Some((layer.node, layer.ways.get(way.checked_sub(1)?)?.rank));
+    let rank = |(layer, way): (&Layer<K>, usize)| Some((layer.place, layer.ways.get(way.checked_sub(1)?)?.rank));
     Some(layers.iter().zip(chosen).filter_map(rank).collect())
 }
 
@@ -154,5 +164,6 @@ fn biases(cx: &Context<'_>) -> Cost {
     let g = cx.graph;
     let without = layers(g).into_iter().filter(|&n| cx.repairs && g.input(n, 2).is_none());
     let outputs = without.filter_map(|n| Linear::of(g, n).ok()).map(|l| l.groups * l.outputs);
-    Cost { parameters: outputs.sum::<usize>() as u64, macs: Some(0) }
+    let parameters = outputs.sum::<usize>() as u64;
+    Cost { parameters, macs: Some(0), stored: 4 * parameters }
 }

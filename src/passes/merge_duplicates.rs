@@ -115,9 +115,7 @@ impl Pass for MergeDuplicates {
                 }
                 Ok(Verdict::Patch(patch, format!("merged into \"{}\"", g.label(m))))
             }
-            Site::Weight { .. } | Site::Layer { .. } | Site::Channels { .. } => {
-                Verdict::skip("it is neither a node nor a value")
-            }
+            _ => Verdict::skip("it is neither a node nor a value"),
         }
     }
 }

@@ -63,6 +63,11 @@ pub enum Site {
         value: ValueId,
         zeros: usize,
     },
+    /// A constant weight, and how many values a codebook of it has: that may be weighed over all weights (`None`: it stays).
+    Codes {
+        value: ValueId,
+        levels: Option<usize>,
+    },
     /// A layer, and the rank that it gets: that is weighed over all layers (`None`: it stays as it is).
     Layer {
         node: NodeId,
@@ -80,7 +85,7 @@ impl Site {
     pub fn lives(&self, graph: &Graph) -> bool {
         match self {
             Site::Node(n) | Site::Layer { node: n, .. } => graph.has_node(*n),
-            Site::Value(v) | Site::Weight { value: v, .. } => graph.has_value(*v),
+            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => graph.has_value(*v),
             Site::Channels { producers, .. } => producers.iter().all(|&n| graph.has_node(n)),
         }
     }
@@ -89,7 +94,9 @@ impl Site {
     pub fn nodes(&self, graph: &Graph) -> Vec<NodeId> {
         match self {
             Site::Node(n) | Site::Layer { node: n, .. } => vec![*n],
-            Site::Value(v) | Site::Weight { value: v, .. } => graph.uses(*v).into_iter().map(|u| u.node()).collect(),
+            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
+                graph.uses(*v).into_iter().map(|u| u.node()).collect()
+            }
             Site::Channels { producers, .. } => producers.clone(),
         }
     }
@@ -98,7 +105,7 @@ impl Site {
     pub fn node(&self) -> Option<NodeId> {
         match self {
             Site::Node(n) | Site::Layer { node: n, .. } => Some(*n),
-            Site::Value(_) | Site::Weight { .. } | Site::Channels { .. } => None,
+            Site::Value(_) | Site::Weight { .. } | Site::Codes { .. } | Site::Channels { .. } => None,
         }
     }
 
@@ -106,7 +113,9 @@ impl Site {
     pub fn label(&self, graph: &Graph) -> String {
         match self {
             Site::Node(n) | Site::Layer { node: n, .. } => graph.label(*n).to_string(),
-            Site::Value(v) | Site::Weight { value: v, .. } => graph.value(*v).name.clone(),
+            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
+                graph.value(*v).name.clone()
+            }
             Site::Channels { producers, .. } => {
                 let names: Vec<_> = producers.iter().map(|&n| graph.label(n)).collect();
                 names.join(" + ")

@@ -305,7 +305,9 @@ impl Selected<'_> {
             .filter_map(|&n| weight(graph, n))
             .map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
         let weights = match site {
-            Site::Value(v) | Site::Weight { value: v, .. } => graph.value(*v).constant().map(|t| t.len()),
+            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
+                graph.value(*v).constant().map(|t| t.len())
+            }
             Site::Node(_) | Site::Layer { .. } | Site::Channels { .. } => weights.max(),
         };
         match weights {

@@ -192,7 +192,7 @@ impl<'a> Parser<'a> {
             return Err(format!("%{} is never defined", graph.value(lost).name));
         }
         graph.infer_all().map_err(|e| e.to_string())?;
-        Ok(Model { graph, ir_version: 10, opsets, carried: Bytes::new() })
+        Ok(Model { graph, ir_version: 10, opsets, carried: Vec::new() })
     }
 
     fn graph(&mut self, title: String, opset: i64) -> Parse<Graph> {

@@ -1,6 +1,6 @@
 //! The nodes that turn codes into weights, in operators that every opset has.
 
-use super::{Clustered, Part};
+use super::clustered::{Clustered, Part};
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::cast::Cast;
 use crate::ir::op::concat::Concat;

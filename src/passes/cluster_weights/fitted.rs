@@ -1,6 +1,6 @@
 //! Codebooks and codes that give what a layer should give on its data, not just what its weights were.
 
-use super::Clustered;
+use super::clustered::Clustered;
 use crate::analysis::linear::Linear;
 use crate::ir::{DType, Graph, Tensor};
 use crate::math::fit::Fit;
@@ -70,7 +70,7 @@ pub fn cluster(
 }
 
 /// E[x²] of the input that each weight meets.
-fn importance(layer: &Layer, linear: &Linear, len: usize) -> Vec<f32> {
+pub fn importance(layer: &Layer, linear: &Linear, len: usize) -> Vec<f32> {
     let mut out = vec![0.0f32; len];
     for (part, places) in layer.parts.iter().zip(linear.places()) {
         for ((_, i), at) in places.indexed_iter() {

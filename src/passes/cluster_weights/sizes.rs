@@ -1,0 +1,77 @@
+//! How many values each weight gets where a budget decides.
+
+use super::clustered::{Clustered, layouts};
+use super::{ClusterWeights, NODES, open};
+use crate::analysis::cost::Cost;
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
+use crate::math::codes::{Layout, codes_per_byte};
+use crate::passes::budget::{self, Budget, Layer, Way};
+use crate::passes::options::{self, weight};
+use crate::passes::{Context, Fitted, Questions, Site};
+use std::collections::HashSet;
+
+/// The most levels for each number of codes that a byte holds.
+const LEVELS: [usize; 6] = [2, 3, 4, 6, 16, 256];
+
+/// Asks of every layer what share of its output's variance each number of levels loses.
+pub fn questions<'a>(pass: &'a ClusterWeights, cx: &Context<'a>) -> Questions<'a> {
+    let graph = cx.graph;
+    let layers: HashSet<NodeId> = options::layers(graph)
+        .into_iter()
+        .filter(|&n| weight(graph, n).is_some_and(|w| open(graph, w.1).is_ok()))
+        .collect();
+    Questions { layers, note: Box::new(move |fitted| lost(pass, graph, fitted)) }
+}
+
+fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
+    let (tensor, axis) = open(graph, fitted.linear.weight)?;
+    let all: f64 = fitted.layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
+    if all <= 0.0 {
+        return Err("what it gives does not vary".into());
+    }
+    let values = tensor.as_f32().ok_or("its weights are no numbers")?;
+    let weights = super::fitted::importance(fitted.layer, fitted.linear, tensor.len());
+    let scale = fitted.linear.scale().powi(2);
+    let share = |levels: usize| {
+        let new = Clustered::new(tensor, axis, levels, pass.groups(levels), Some(&weights))?;
+        let each = values.iter().zip(new.weights()).zip(&weights);
+        let lost: f64 = each.map(|((&w, rounded), &x)| f64::from(x) * (f64::from(w) - rounded).powi(2)).sum();
+        Some(scale * lost / all)
+    };
+    LEVELS.into_iter().map(|levels| share(levels).ok_or("it holds numbers that are not finite".into())).collect()
+}
+
+/// The weights, each with the levels that the budget gives it.
+pub fn sites(pass: &ClusterWeights, budget: Budget, cx: &Context<'_>, weights: Vec<ValueId>) -> Vec<Site> {
+    let layers: Vec<Layer<ValueId>> = weights.iter().filter_map(|&v| ways(pass, cx, v)).collect();
+    let chosen = budget::plan(cx, budget, &layers).unwrap_or_default();
+    weights.into_iter().map(|value| Site::Codes { value, levels: chosen.get(&value).copied() }).collect()
+}
+
+/// What the budget may do with a weight.
+fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Option<Layer<ValueId>> {
+    let (tensor, axis) = open(cx.graph, value).ok()?;
+    let site = Site::Codes { value, levels: None };
+    cx.selected.refuses(cx.graph, &site).is_none().then_some(())?;
+    let layer = cx.graph.sole_use(value).map(|u| u.node());
+    let told = layer.and_then(|n| cx.surveyed(n));
+    let stored = |bytes: usize| Cost { parameters: 0, macs: Some(0), stored: bytes as u64 };
+    let mut ways = Vec::new();
+    for (i, levels) in LEVELS.into_iter().enumerate() {
+        let groups = pass.groups(levels);
+        let bytes = bytes(tensor, axis, levels, groups)? + NODES;
+        if bytes < tensor.byte_len() {
+            let plain = || Some(Clustered::new(tensor, axis, levels, groups, None)?.error(tensor));
+            let loss = told.map_or_else(plain, |told| told.get(i).copied())?;
+            ways.push(Way { rank: levels, cost: stored(bytes), loss });
+        }
+    }
+    Some(Layer { place: value, whole: stored(tensor.byte_len()), ways })
+}
+
+/// Bytes of codes and codebooks.
+fn bytes(tensor: &Tensor, axis: usize, levels: usize, groups: usize) -> Option<usize> {
+    let width = tensor.byte_len().checked_div(tensor.len())?;
+    let part = |l: Layout| l.padded() / codes_per_byte(levels) + l.groups * levels * width;
+    Some(layouts(tensor, axis, levels, groups)?.into_iter().map(|(_, layout)| part(layout)).sum())
+}
