@@ -167,6 +167,8 @@ fn relative_error(answers: &[[Vec<f64>; 2]], outputs: usize, inner: usize, centr
 fn the_predicted_error_is_the_measured_one() {
     let gemm = "  const %w : f32[48,64] = seed(1)\n  const %b : f32[48] = seed(2)\n  %y : f32[N,48] = Gemm<transB=1>(%x, %w, %b)";
     let product = "  const %w : f32[64,48] = seed(1)\n  %y : f32[N,5,48] = MatMul(%x, %w)";
+    let on_left = "  const %w : f32[48,64] = seed(1)\n  %y : f32[N,48,5] = MatMul(%w, %x)";
+    let gemm_on_left = "  const %w : f32[64,48] = seed(1)\n  %y : f32[48,N] = Gemm<alpha=0.5, transA=1, transB=1>(%w, %x)";
     let conv =
         "  const %w : f32[16,8,3,3] = seed(1)\n  %y : f32[N,16,4,4] = Conv<strides=[2,2], pads=[1,1,1,1]>(%x, %w)";
     for (input, layer, step) in [
@@ -174,6 +176,8 @@ fn the_predicted_error_is_the_measured_one() {
         // Fewer samples than unknowns: the ridge matters.
         (&[50, 64], gemm, "\"factorize-linear\", rank = 20, min-weights = 0"),
         (&[100, 5, 64], product, "\"factorize-linear\", rank = 12, min-weights = 0"),
+        (&[100, 64, 5], on_left, "\"factorize-linear\", rank = 12, min-weights = 0"),
+        (&[300, 64], gemm_on_left, "\"factorize-linear\", rank = 12, min-weights = 0"),
         (&[60, 8, 8, 8], conv, "\"factorize-convs\", scheme = \"channel\", rank = 6, skip-first = 0"),
         (&[60, 8, 8, 8], conv, "\"factorize-convs\", rank = 8, skip-first = 0"),
         (&[60, 8, 8, 8], conv, "\"separate-convs\", rank = 2, skip-first = 0"),
@@ -194,12 +198,39 @@ fn the_predicted_error_is_the_measured_one() {
             [teacher.run(&x).unwrap()[0].to_f64(), student.run(&x).unwrap()[0].to_f64()]
         });
         let answers: Vec<[Vec<f64>; 2]> = fitted.collect();
-        // A MatMul has no bias that could make up for a mean.
-        let (outputs, inner) = if layer.contains("Conv") { (16, 16) } else { (48, 1) };
-        let measured = relative_error(&answers, outputs, inner, !layer.contains("MatMul"));
+        let (outputs, inner) = match layer {
+            l if l.contains("Conv") => (16, 16),
+            l if l == on_left => (48, 5),
+            _ => (48, 1),
+        };
+        // A product has no bias that could make up for a mean.
+        let measured = relative_error(&answers, outputs, inner, layer == gemm || layer == conv);
         assert!((measured - predicted / 100.0).abs() < 1e-3, "{step}: {measured} measured, {note}");
         assert!(measured > 0.02, "{step}: {measured} says nothing");
     }
+}
+
+/// A budget is kept to, and dealt out by what the data says: not all layers get the same.
+#[test]
+fn budgets_are_kept() {
+    let teacher = load("resnet_small_bn.onnx");
+    let data = Dataset::load(&root().join("fixtures/fashion_calib.npz")).unwrap();
+    let run = |step: &str| {
+        let steps = format!("[{{ pass = \"clean\" }}, {{ pass = {step} }}]");
+        run(&teacher, &data, &fashion(), 40, &steps).unwrap()
+    };
+    let codes = run("\"cluster-weights\", size = \"10%\"");
+    let [before, after] = [codes.report.steps[0].after, codes.report.steps[1].after].map(|s| s.cost.stored);
+    assert!(10 * after <= before && 11 * after > before, "{before} → {after}");
+    let notes: Vec<&str> = codes.report.steps[1].rows.iter().map(|r| r.note.as_str()).collect();
+    assert!(["4 levels", "6 levels", "16 levels"].iter().all(|l| notes.iter().any(|n| n.starts_with(l))), "{notes:?}");
+    assert!(agreement(&codes.student) > 0.95);
+    let missed = run("\"cluster-weights\", size = \"1%\"").report.missed;
+    assert!(missed[0].contains("of the bytes of weights are left, not 1.0 %"), "{missed:?}");
+    let ranks = run("\"separate-convs\", params = 0.4");
+    let left = ranks.report.steps[1].after.cost.parameters as f64 / ranks.report.steps[0].after.cost.parameters as f64;
+    assert!((0.38..=0.4).contains(&left) && ranks.report.missed.is_empty(), "{left}");
+    assert!(agreement(&ranks.student) > 0.8);
 }
 
 /// Four neurons: the third is never above zero, whatever its weights say, and the fourth says what the second says.

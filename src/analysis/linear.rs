@@ -44,6 +44,13 @@ enum Form {
     Conv(Conv, Kernel),
     Gemm(Gemm),
     MatMul,
+    /// The weight on the left of a product, [outputs, inputs] or, if `turned`, the other way round; X is `upright` where it
+    /// has the inputs on its last axis but one.
+    Left {
+        turned: bool,
+        upright: bool,
+        alpha: f64,
+    },
 }
 
 impl Linear {
@@ -53,15 +60,17 @@ impl Linear {
     /// Why it is none that weights can be fitted for.
     pub fn of(graph: &Graph, node: NodeId) -> Result<Linear, String> {
         let constant = |v: ValueId| graph.value(v).constant();
-        let weight = graph.input(node, 1).ok_or("it has no weight")?;
-        let tensor = constant(weight).ok_or("its weight, the second input, is not constant")?;
+        let on_left = |v: &ValueId| constant(*v).is_none() && !matches!(graph.node(node).op, Op::Conv(_));
+        let slot = if graph.input(node, 1).as_ref().is_some_and(on_left) { 0 } else { 1 };
+        let weight = graph.input(node, slot).ok_or("it has no weight")?;
+        let tensor = constant(weight).ok_or("its weight is not constant")?;
         if !tensor.dtype().is_float() {
             return Err(format!("its weight is {}, not float", tensor.dtype()));
         }
         if graph.node(node).inconsistent {
             return Err("the file contradicts the operator's definition here".into());
         }
-        let x = graph.input(node, 0).ok_or("it has no input")?;
+        let x = graph.input(node, 1 - slot).ok_or("it has no input")?;
         let y = graph.output(node).ok_or("it has no output")?;
         let own = |scale: f64| Bias::At { node, slot: 2, value: graph.input(node, 2), scale };
         let (groups, outputs, inputs, taps, form, bias, y) = match &graph.node(node).op {
@@ -70,6 +79,19 @@ impl Linear {
                 let (groups, taps) = (kernel.groups, kernel.taps());
                 let (outputs, inputs) = (kernel.outputs / groups, kernel.inputs * taps);
                 (groups, outputs, inputs, taps, Form::Conv(conv.clone(), kernel), own(1.0), y)
+            }
+            Op::Gemm(gemm) if slot == 0 => {
+                if graph.input(node, 2).is_some() || gemm.alpha == 0.0 {
+                    return Err("its weight is on the left, and it adds something or multiplies by 0".into());
+                }
+                let form = Form::Left { turned: gemm.trans_a, upright: !gemm.trans_b, alpha: gemm.alpha.into() };
+                let (outputs, inputs) = on_the_left(tensor, gemm.trans_a)?;
+                (1, outputs, inputs, 1, form, Bias::None, y)
+            }
+            Op::MatMul(_) if slot == 0 => {
+                let form = Form::Left { turned: false, upright: true, alpha: 1.0 };
+                let (outputs, inputs) = on_the_left(tensor, false)?;
+                (1, outputs, inputs, 1, form, Bias::None, y)
             }
             Op::Gemm(gemm) => {
                 let &[a, b] = tensor.shape() else { return Err("its weight is no matrix".into()) };
@@ -94,12 +116,16 @@ impl Linear {
         if outputs == 0 || inputs == 0 {
             return Err("its weight has no elements".into());
         }
-        Ok(Linear { node, x, y, slot: 1, weight, bias, groups, outputs, inputs, taps, form })
+        Ok(Linear { node, x, y, slot, weight, bias, groups, outputs, inputs, taps, form })
     }
 
     /// The axis of Y that counts the outputs of all groups.
     pub fn channel_axis(&self, rank: usize) -> usize {
-        if let Form::Conv(..) = self.form { 1 } else { rank.saturating_sub(1) }
+        match self.form {
+            Form::Conv(..) => 1,
+            Form::Gemm(_) | Form::MatMul => rank.saturating_sub(1),
+            Form::Left { .. } => rank.saturating_sub(2),
+        }
     }
 
     /// W, by group. `None` if the tensor has not the layer's shape.
@@ -121,7 +147,11 @@ impl Linear {
 
     /// What the layer multiplies its weight by.
     pub fn scale(&self) -> f64 {
-        if let Form::Gemm(g) = &self.form { g.alpha.into() } else { 1.0 }
+        match &self.form {
+            Form::Gemm(g) => g.alpha.into(),
+            Form::Left { alpha, .. } => *alpha,
+            Form::Conv(..) | Form::MatMul => 1.0,
+        }
     }
 
     /// Where in the weight, row-major, each number of the matrices is.
@@ -131,6 +161,7 @@ impl Linear {
             Form::Conv(..) => false,
             Form::Gemm(g) => !g.trans_b,
             Form::MatMul => true,
+            Form::Left { turned, .. } => *turned,
         };
         let place = |group: usize, o: usize, i: usize| if by_input { i * m + o } else { (group * m + o) * n + i };
         (0..self.groups).map(|g| Array2::from_shape_fn((m, n), |(o, i)| place(g, o, i) as u32)).collect()
@@ -174,6 +205,14 @@ impl Linear {
                 let rows = (0..samples).filter(|&s| n == self.inputs && taken(s));
                 rows.for_each(|s| out.extend((0..n).map(|i| x[i * samples + s])));
             }
+            Form::Left { upright: true, .. } => {
+                let &[.., n, samples] = shape else { return None };
+                let rows = (0..x.len() / n.max(1)).filter(|&row| n == self.inputs && taken(row));
+                rows.for_each(|row| {
+                    let (matrix, s) = (row / samples * n, row % samples);
+                    out.extend((0..n).map(|i| x[(matrix + i) * samples + s]));
+                });
+            }
             _ if shape.last() != Some(&self.inputs) => return None,
             _ => x.chunks(self.inputs).enumerate().filter(|r| taken(r.0)).for_each(|r| out.extend_from_slice(r.1)),
         }
@@ -206,6 +245,15 @@ impl Linear {
             out.extend(channels.iter().map(|&c| y[(o * all + c) * inner + i]));
         }
         Some(())
+    }
+}
+
+/// Outputs and inputs of a weight on the left.
+fn on_the_left(weight: &Tensor, turned: bool) -> Result<(usize, usize), String> {
+    match *weight.shape() {
+        [inputs, outputs] if turned => Ok((outputs, inputs)),
+        [outputs, inputs] => Ok((outputs, inputs)),
+        _ => Err("its weight is no matrix".into()),
     }
 }
 
