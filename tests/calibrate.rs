@@ -168,7 +168,8 @@ fn the_predicted_error_is_the_measured_one() {
     let gemm = "  const %w : f32[48,64] = seed(1)\n  const %b : f32[48] = seed(2)\n  %y : f32[N,48] = Gemm<transB=1>(%x, %w, %b)";
     let product = "  const %w : f32[64,48] = seed(1)\n  %y : f32[N,5,48] = MatMul(%x, %w)";
     let on_left = "  const %w : f32[48,64] = seed(1)\n  %y : f32[N,48,5] = MatMul(%w, %x)";
-    let gemm_on_left = "  const %w : f32[64,48] = seed(1)\n  %y : f32[48,N] = Gemm<alpha=0.5, transA=1, transB=1>(%w, %x)";
+    let gemm_on_left =
+        "  const %w : f32[64,48] = seed(1)\n  %y : f32[48,N] = Gemm<alpha=0.5, transA=1, transB=1>(%w, %x)";
     let conv =
         "  const %w : f32[16,8,3,3] = seed(1)\n  %y : f32[N,16,4,4] = Conv<strides=[2,2], pads=[1,1,1,1]>(%x, %w)";
     for (input, layer, step) in [
