@@ -211,6 +211,19 @@ fn the_predicted_error_is_the_measured_one() {
     }
 }
 
+/// What a shape is computed from is behind when the shape is used again: tract has to be told it all the same.
+#[test]
+fn shapes_outlive_what_they_are_of() {
+    let body = "  const %w1 : f32[64,48] = seed(1)\n  const %c : f32[48] = seed(2)\n  const %w2 : f32[48,48] = seed(3)
+  %h : f32[N,48] = MatMul(%x, %w1)\n  %s : i64[2] = Shape(%h)\n  %e : f32[N,48] = Expand(%c, %s)
+  %a : f32[N,48] = Add(%h, %e)\n  %g : f32[N,48] = MatMul(%a, %w2)\n  %r : f32[?,?] = Reshape(%g, %s)
+  %y : f32[N,48] = MatMul(%r, %w2)";
+    let (teacher, data) = one_layer(&[60, 64], body);
+    let steps = "[{ pass = \"factorize-linear\", rank = 12, min-weights = 0 }]";
+    let done = run(&teacher, &data, &Normalise::default(), 512, steps).unwrap();
+    assert!(done.report.steps[0].rows[0].error.is_some_and(|e| e.kept && e.after < e.before));
+}
+
 /// A budget is kept to, and dealt out by what the data says: not all layers get the same.
 #[test]
 fn budgets_are_kept() {

@@ -4,10 +4,10 @@ use super::spool::Spool;
 use crate::data::{Array, Dtype};
 use crate::error::{Error, Result};
 use crate::exec::Network;
-use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};
+use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Tensor, Type, ValueId};
 use crate::onnx;
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Chunks that are run at a time.
 const BATCH: usize = 64;
@@ -27,6 +27,10 @@ const DTYPES: [(DType, Dtype); 12] = [
     (DType::F32, Dtype::F32),
     (DType::F64, Dtype::F64),
 ];
+
+fn ours(dtype: Dtype) -> DType {
+    DTYPES.iter().find(|d| d.1 == dtype).map_or(DType::F32, |d| d.0)
+}
 
 /// The data's word for one of our types.
 pub fn plain(dtype: DType) -> Option<Dtype> {
@@ -106,23 +110,46 @@ impl Side {
         Ok(())
     }
 
+    /// What a value is for every chunk, if it is such as the shapes of values are made of: tract has to know these before it
+    /// runs.
+    fn fixed(&self, value: ValueId) -> Result<Option<Tensor>> {
+        let spool = &self.live[&value];
+        let Some((dtype @ (Dtype::I64 | Dtype::I32), shape)) = spool.first() else { return Ok(None) };
+        if !Tensor::small_ints(ours(dtype), shape) {
+            return Ok(None);
+        }
+        let first = spool.read(0)?;
+        for i in 1..self.chunks {
+            let other = spool.read(i)?;
+            if (other.shape(), other.bytes()) != (first.shape(), first.bytes()) {
+                return Ok(None);
+            }
+        }
+        Ok(Tensor::new(ours(dtype), shape.to_vec(), first.bytes().to_vec().into()))
+    }
+
     fn run(&mut self, graph: &Graph, order: &[NodeId], outputs: &[ValueId]) -> Result<()> {
         let reads = |&n: &NodeId| {
             let captured = graph.node_captures(n).into_iter().map(|c| c.2);
             graph.node_inputs(n).into_iter().flatten().chain(captured).collect::<Vec<_>>()
         };
         let read: BTreeSet<ValueId> = order.iter().flat_map(reads).collect();
-        let inputs: Vec<ValueId> = read.into_iter().filter(|v| self.live.contains_key(v)).collect();
+        let read = || read.iter().copied().filter(|v| self.live.contains_key(v));
+        let mut fixed = HashMap::new();
+        for v in read() {
+            fixed.extend(self.fixed(v)?.map(|tensor| (v, tensor)));
+        }
+        let inputs: Vec<ValueId> = read().filter(|v| !fixed.contains_key(v)).collect();
         let (mut types, mut shapes) = (Vec::new(), Vec::new());
         for &v in &inputs {
             let Some((dtype, shape)) = self.live[&v].first() else { continue };
-            let ours = DTYPES.iter().find(|d| d.1 == dtype).map_or(DType::F32, |d| d.0);
+            let ours = ours(dtype);
             let dims = shape.iter().map(|&d| Dim::Known(d as u64)).collect();
             types.push((v, Type::tensor(ours, Shape(dims))));
             shapes.push(shape.to_vec());
         }
         let mut part = self.shell.clone();
-        part.graph = graph.extract(order, &types, outputs)?;
+        part.graph = graph.extract(order, &types, &fixed, outputs)?;
         let network = Network::from_bytes(self.name, &onnx::to_bytes(&part)?)?;
         let runner = network.runner(&shapes)?;
         let mut spools = outputs.iter().map(|_| Spool::new()).collect::<Result<Vec<_>>>()?;

@@ -3,16 +3,23 @@
 use crate::error::Result;
 use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::shape::Type;
+use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source, Value};
 use std::collections::HashMap;
 
 impl Graph {
-    /// The graph of `nodes`, in this order, that reads `inputs`, of these types, and gives `outputs`. Values keep their
-    /// names. Everything else that the nodes read must be constant.
+    /// The graph of `nodes`, in this order, that reads `inputs`, of these types, and gives `outputs`; `fixed` are values that
+    /// are constants in it. Values keep their names. Everything else that the nodes read must be constant.
     ///
     /// # Errors
     /// Internal ones: a node that comes before what it reads.
-    pub fn extract(&self, nodes: &[NodeId], inputs: &[(ValueId, Type)], outputs: &[ValueId]) -> Result<Graph> {
+    pub fn extract(
+        &self,
+        nodes: &[NodeId],
+        inputs: &[(ValueId, Type)],
+        fixed: &HashMap<ValueId, Tensor>,
+        outputs: &[ValueId],
+    ) -> Result<Graph> {
         let mut part = Graph::new(self.name.clone(), self.opset);
         let mut placed: HashMap<ValueId, ValueId> = HashMap::new();
         for (v, ty) in inputs {
@@ -29,12 +36,13 @@ impl Graph {
                 }
                 let value = self.value(v);
                 let source = match &value.source {
+                    _ if fixed.contains_key(&v) => Source::Constant(fixed[&v].clone(), Form::INITIALIZER),
                     Source::Constant(tensor, _) => Source::Constant(tensor.clone(), Form::INITIALIZER),
                     Source::Input { default: Some((tensor, _)) } => Source::Constant(tensor.clone(), Form::INITIALIZER),
                     _ => Source::Node,
                 };
                 let mut copy = Value::new(value.name.clone(), source);
-                copy.ty = value.constant().map(|t| t.ty());
+                copy.ty = copy.constant().map(Tensor::ty);
                 let new = part.add_value(copy)?;
                 placed.insert(v, new);
                 Ok(new)
