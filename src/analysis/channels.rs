@@ -12,12 +12,15 @@
 
 mod classes;
 mod fold;
+mod groups;
 mod walk;
 
 use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::value::Source;
-use classes::{Classes, Labels};
+use classes::{Classes, Labels, MAX_BYTES};
 use fold::Fold;
+pub use groups::{Group, Tie};
+use groups::{Produced, Tied};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use walk::Walk;
@@ -49,22 +52,6 @@ pub struct Contraction {
     pub axis: usize,
 }
 
-/// Units that are made together.
-#[derive(Debug, Clone)]
-pub struct Group {
-    /// Nodes whose weights make the channels, in graph order.
-    pub producers: Vec<NodeId>,
-    /// The weights that make the channels, each with the axis that does.
-    pub weights: Vec<(ValueId, usize)>,
-    /// The least sets of channels that can be removed, each by a number that [`Channels::unit`] gives; all that there
-    /// are, if none can.
-    pub units: Vec<u32>,
-    /// Why no unit can be removed, if so.
-    pub frozen: Option<Freeze>,
-    /// How many other units the same weights make that cannot be removed, and why the first of them cannot.
-    pub rest: Option<(usize, Freeze)>,
-}
-
 /// Where some units are: at how many positions of which axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
@@ -74,7 +61,7 @@ pub struct Reach {
 }
 
 /// The channels of a graph.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Channels {
     labels: HashMap<(ValueId, usize), Labels>,
     classes: Classes,
@@ -84,16 +71,9 @@ pub struct Channels {
     /// Axes of results into which an axis without labels goes, with the value that has it.
     whole: HashMap<(ValueId, usize), ValueId>,
     produced: Vec<Produced>,
+    ties: Vec<Tied>,
     contractions: Vec<Contraction>,
     folds: Vec<Fold>,
-}
-
-/// Channels that a node makes from an axis of a weight.
-#[derive(Debug)]
-struct Produced {
-    node: NodeId,
-    weight: (ValueId, usize),
-    labels: Labels,
 }
 
 impl Channels {
@@ -102,7 +82,22 @@ impl Channels {
     /// # Errors
     /// If the graph has a cycle.
     pub fn of(graph: &Graph) -> crate::Result<Channels> {
-        let mut channels = Channels::default();
+        Channels::within(graph, MAX_BYTES)
+    }
+
+    /// As `of`; axes beyond `room` bytes of labels stay whole.
+    fn within(graph: &Graph, room: usize) -> crate::Result<Channels> {
+        let mut channels = Channels {
+            labels: HashMap::new(),
+            classes: Classes::within(room),
+            freezes: Vec::new(),
+            locked: HashMap::new(),
+            whole: HashMap::new(),
+            produced: Vec::new(),
+            ties: Vec::new(),
+            contractions: Vec::new(),
+            folds: Vec::new(),
+        };
         let mut weights: HashSet<ValueId> = graph.values().filter(|&v| graph.value(v).constant().is_some()).collect();
         for node in graph.topological()? {
             channels.visit(graph, node, &mut weights);
@@ -132,7 +127,7 @@ impl Channels {
             Some(op) if !op.ties(&mut walk) => "may need every channel: no rule says how channels run through it",
             Some(_) => "",
         };
-        walk.freeze_rest(rest);
+        walk.finish(rest);
         if walk.is_computed_from_weights() {
             weights.extend(graph.node_outputs(node).into_iter().flatten());
         }
@@ -161,52 +156,6 @@ impl Channels {
     /// Every place where channels are summed over.
     pub fn contractions(&self) -> &[Contraction] {
         &self.contractions
-    }
-
-    /// Groups of units, in the order of their first producers.
-    pub fn groups(&self) -> Vec<Group> {
-        // Producers that share a unit make one group: union-find over their numbers in `produced`.
-        let mut sets = Classes::default();
-        sets.fresh(self.produced.len());
-        let mut owner = vec![u32::MAX; self.classes.len()];
-        for (i, made) in self.produced.iter().enumerate() {
-            for &l in made.labels.iter() {
-                let first = &mut owner[self.classes.root(l) as usize];
-                match *first {
-                    u32::MAX => *first = i as u32,
-                    first => sets.unite(first, i as u32),
-                }
-            }
-        }
-        let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-        let (mut units, mut producers, mut weights) = (HashSet::new(), HashSet::new(), HashSet::new());
-        for (i, made) in self.produced.iter().enumerate() {
-            let group = groups.entry(sets.root(i as u32)).or_insert_with(|| Group {
-                producers: Vec::new(),
-                weights: Vec::new(),
-                units: Vec::new(),
-                frozen: None,
-                rest: None,
-            });
-            // One node's channels, and one weight's, may fall into several groups.
-            if producers.insert((sets.root(i as u32), made.node)) {
-                group.producers.push(made.node);
-            }
-            if weights.insert((sets.root(i as u32), made.weight)) {
-                group.weights.push(made.weight);
-            }
-            group.units.extend(made.labels.iter().map(|&l| self.classes.root(l)).filter(|&u| units.insert(u)));
-        }
-        let mut groups: Vec<Group> = groups.into_values().collect();
-        for group in &mut groups {
-            let (free, rest): (Vec<_>, Vec<_>) = group.units.iter().partition(|&&u| self.frozen(u).is_none());
-            let why = rest.first().and_then(|&u| self.frozen(u)).cloned();
-            match free.is_empty() {
-                true => group.frozen = why,
-                false => (group.units, group.rest) = (free, why.map(|why| (rest.len(), why))),
-            }
-        }
-        groups
     }
 
     /// Every axis that carries channels, once, with its labels.
@@ -322,7 +271,10 @@ impl Channels {
                 }
             }
             match chosen {
-                Some((i, labels)) => fold.tie(&mut self.classes, i, &labels),
+                Some((i, labels)) => {
+                    fold.tie(&mut self.classes, i, &labels);
+                    self.ties.push(Tied { node: fold.node, by: Tie::Node(fold.node), lists: vec![fold.grid] });
+                }
                 None => {
                     let whole = fold.factors.iter().flatten().flat_map(|f| f.iter()).find_map(|&l| self.frozen(l));
                     let because = whole.map_or(String::new(), |f| format!(": {}", f.explain(graph)));

@@ -98,6 +98,14 @@ impl<'a> Removal<'a> {
                         self.set_input(n, slot, new, new_inputs);
                     }
                 },
+                Change::Inputs(count) => self.inputs(n, new_inputs).truncate(count),
+                Change::Through(slot, op, tensors) => {
+                    let made = tensors.into_iter().map(|t| Some(patch.constant_named(format!("{label}.kept"), t)));
+                    let mut through: Vec<Option<Ref>> = made.collect();
+                    through.push(self.inputs(n, new_inputs).get(slot).copied().flatten());
+                    let new = patch.node_named(&format!("{label}.sizes"), op, &through);
+                    self.set_input(n, slot, new, new_inputs);
+                }
             }
         }
         Ok(())
@@ -129,9 +137,13 @@ impl<'a> Removal<'a> {
         }
     }
 
+    /// The inputs that a node gets, to begin with those that it has.
+    fn inputs<'m>(&self, n: NodeId, new: &'m mut BTreeMap<NodeId, Vec<Option<Ref>>>) -> &'m mut Vec<Option<Ref>> {
+        new.entry(n).or_insert_with(|| self.graph.node_inputs(n).into_iter().map(|v| v.map(Ref::Old)).collect())
+    }
+
     fn set_input(&self, n: NodeId, slot: usize, new: Ref, inputs: &mut BTreeMap<NodeId, Vec<Option<Ref>>>) {
-        let old = || self.graph.node_inputs(n).into_iter().map(|v| v.map(Ref::Old)).collect();
-        let slots = inputs.entry(n).or_insert_with(old);
+        let slots = self.inputs(n, inputs);
         slots.resize(slots.len().max(slot + 1), None);
         slots[slot] = Some(new);
     }

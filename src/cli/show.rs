@@ -1,10 +1,10 @@
 //! `tutee show MODEL`
 
-use crate::analysis::channels::Channels;
+use crate::analysis::channels::{Channels, Tie};
 use crate::analysis::cost::{batch_symbol, cost, node_macs};
 use crate::compress::measure;
 use crate::error::Result;
-use crate::ir::{Graph, text};
+use crate::ir::{Graph, NodeId, text};
 use crate::onnx;
 use crate::report::group_digits;
 use std::fmt::Write;
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 pub struct Args {
     /// The model to show
     model: PathBuf,
-    /// Print the groups of coupled channels instead: what makes them, what they reach, why some cannot change
+    /// Print the groups of coupled channels instead: what makes them, what ties them, what is cut with them, why some stay
     #[arg(long, conflicts_with = "json")]
     channels: bool,
     /// Print counts and layers as JSON instead
@@ -78,23 +78,86 @@ fn channels(g: &Graph) -> Result<String> {
     let channels = Channels::of(g)?;
     let groups = channels.groups();
     let reach = channels.reach(g, groups.iter().map(|group| group.units.as_slice()));
+    let ties = channels.ties(g, &groups);
+    let node = |n: NodeId| format!("{} \"{}\"", g.node(n).kind(), g.label(n));
     let mut out = String::new();
     let mut frozen = 0;
-    for (group, reach) in groups.iter().zip(reach) {
-        let names: Vec<_> =
-            group.producers.iter().map(|&n| format!("{} \"{}\"", g.node(n).kind(), g.label(n))).collect();
-        let _ = writeln!(out, "{} units made by {}", group.units.len(), names.join(", "));
+    for ((group, reach), ties) in groups.iter().zip(reach).zip(ties) {
+        let names: Vec<_> = group.producers.iter().map(|&n| node(n)).collect();
+        let _ = match group.units.len() {
+            0 => writeln!(out, "no units told apart in {}", names.join(", ")),
+            n => writeln!(out, "{n} units made by {}", names.join(", ")),
+        };
+        let ties = ties.into_iter().map(|tie| match tie {
+            Tie::Node(n) => node(n),
+            Tie::Weight(w) => format!("the shared weight {}", g.value(w).name),
+        });
         let constants = reach.iter().filter(|r| g.value(r.value).constant().is_some());
         let axes: Vec<_> = constants.map(|r| format!("{} axis {}", g.value(r.value).name, r.axis)).collect();
-        let _ = writeln!(out, "  cuts     {}", if axes.is_empty() { "nothing".into() } else { axes.join(", ") });
-        if let Some(freeze) = &group.frozen {
-            frozen += 1;
-            let _ = writeln!(out, "  frozen   {}", freeze.explain(g));
-        }
-        if let Some((count, freeze)) = &group.rest {
-            let _ = writeln!(out, "  frozen   {count} more units: {}", freeze.explain(g));
+        let freeze = group.frozen.iter().map(|freeze| freeze.explain(g));
+        let rest = group.rest.iter().map(|(count, freeze)| format!("{count} more units: {}", freeze.explain(g)));
+        let mut say = |what: &str, list: Vec<String>| {
+            if !list.is_empty() {
+                let _ = writeln!(out, "  {what:<8} {}", list.join(", "));
+            }
+        };
+        say("tied by", ties.collect());
+        say("cuts", axes);
+        say("frozen", freeze.chain(rest).collect());
+        frozen += usize::from(group.frozen.is_some());
+    }
+    for n in g.nodes() {
+        let bodies = g.node(n).bodies().map(|body| Ok(Channels::of(body)?.groups().len()));
+        let inside = bodies.sum::<Result<usize>>()?;
+        if inside > 0 {
+            let _ = writeln!(out, "{inside} groups in bodies of {}, which stay as they are", node(n));
         }
     }
     let _ = writeln!(out, "# {} groups, {frozen} of them frozen", groups.len());
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_say_what_ties_them() {
+        let text = r#"model "ties" opset 17 {
+  input %x : f32[N,3,8,8]
+  input %fed : f32[4,6]
+  const %w1 : f32[8,3,1,1]
+  const %scale : f32[8]
+  const %dw : f32[8,1,3,3]
+  const %w2 : f32[8,8,1,1]
+  const %w3 : f32[4,16,1,1]
+  const %lstm.w : f32[1,8,4]
+  const %lstm.r : f32[1,8,2]
+
+  %a : f32[N,8,8,8] = Conv(%x, %w1) @stem
+  %n : f32[N,8,8,8] = BatchNormalization(%a, %scale, %scale, %scale, %scale) @norm
+  %d : f32[N,8,8,8] = Conv<group=8, pads=[1,1,1,1]>(%n, %dw) @depthwise
+  %b : f32[N,8,8,8] = Conv(%d, %w2) @once
+  %c : f32[N,8,8,8] = Conv(%b, %w2) @again
+  %j : f32[N,16,8,8] = Concat<axis=1>(%d, %c) @join
+  %e : f32[N,4,8,8] = Conv(%j, %w3) @head
+  %s : f32[N,4,8] = ReduceMean<axes=[3], keepdims=0>(%e)
+  %t : f32[8,N,4] = Transpose<perm=[2,0,1]>(%s)
+  %y : f32[8,1,N,2] = LSTM<hidden_size=2>(%t, %lstm.w, %lstm.r) @lstm
+
+  output %y
+}
+"#;
+        let want = r#"8 units made by Conv "stem", Conv "once", Conv "again"
+  tied by  BatchNormalization "norm", Conv "depthwise", the shared weight w2, Concat "join"
+  cuts     w1 axis 0, scale axis 0, dw axis 0, w2 axis 0, w2 axis 1, w3 axis 1
+4 units made by Conv "head"
+  cuts     w3 axis 0, lstm.w axis 2
+no units told apart in LSTM "lstm"
+  frozen   LSTM "lstm" has hidden units that feed back into all of its gates: they stay
+# 3 groups, 1 of them frozen
+"#;
+        let model = text::parse::model(text).unwrap();
+        assert_eq!(channels(&model.graph).unwrap(), want);
+    }
 }

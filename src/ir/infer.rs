@@ -4,6 +4,7 @@ use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::node::Node;
 use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::Tensor;
+use crate::ir::value::Source;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Integer tensors up to this size take part in shape arithmetic.
@@ -92,6 +93,12 @@ impl<'a> Infer<'a> {
     pub fn constant(&self, slot: usize) -> Option<&'a Tensor> {
         let v = self.inputs.get(slot).copied()??;
         self.assumed.iter().find(|a| a.0 == v).map(|a| &a.1).or_else(|| self.graph.value(v).constant())
+    }
+
+    /// Whether the file has content for the input that a caller may feed another in place of.
+    pub fn is_overridable(&self, slot: usize) -> bool {
+        let value = self.inputs.get(slot).copied().flatten().map(|v| self.graph.value(v));
+        value.is_some_and(|v| matches!(v.source, Source::Input { default: Some(_) }))
     }
 
     /// Content of a small integer input of rank 0 or 1, as far as it is known.

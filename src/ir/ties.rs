@@ -5,6 +5,7 @@
 use crate::ir::infer::Infer;
 use crate::ir::shape::Shape;
 use crate::ir::tensor::Tensor;
+use std::ops::Range;
 
 /// An axis of an input or output: slot, then axis counted from the front.
 pub type Axis = (usize, usize);
@@ -32,11 +33,19 @@ pub trait Ties {
     /// The output axis carries channels of the input axis, the one at `from(i)` at `i`.
     fn select(&mut self, input: Axis, output: Axis, from: &dyn Fn(usize) -> usize);
 
+    /// Axes of the first output carry channels of the input axis, row-major, the one at `from(i)` at `i`; without such axes
+    /// the one at `from(0)` alone goes into the output.
+    fn select_grid(&mut self, input: Axis, outputs: Range<usize>, from: &dyn Fn(usize) -> usize);
+
     /// The output axis carries the channels of the inputs' axes, one after the other.
     fn concat(&mut self, inputs: &[Axis], output: Axis);
 
     /// The weight axis, `times` over, makes the channels of the output axis: they can be chosen here.
     fn produce(&mut self, weight: Axis, output: Axis, times: usize);
+
+    /// The node has weights, but makes no channels that could be told apart; `why` goes on where a sentence begins with the
+    /// node.
+    fn make_none(&mut self, why: &str);
 
     /// The output axis is made here from nothing but its size, which can be another.
     fn make(&mut self, output: Axis);
@@ -56,6 +65,16 @@ pub trait Ties {
 
     /// The operator does the same along an axis whatever its size: nothing is tied, nothing is said against change.
     fn ignore(&mut self, input: Axis);
+}
+
+/// Why channels cannot be chosen by an input that should be a weight.
+pub fn open_weight(cx: &Infer<'_>, slot: usize) -> String {
+    let why = match (cx.is_overridable(slot), cx.constant(slot)) {
+        (true, _) => "has a weight that the file lists as an input: a caller may feed another",
+        (false, None) => "has a weight that is computed at run time",
+        (false, Some(_)) => "has a weight that cannot be followed",
+    };
+    why.into()
 }
 
 /// Every axis of the inputs passes to the output axis that it broadcasts to. (ONNX Broadcasting.)
@@ -81,6 +100,10 @@ pub enum Change {
     Op(crate::ir::Op),
     /// The constant at an input: a target shape, sizes, indices.
     Constant(usize, Tensor),
+    /// The number of inputs: those that follow go.
+    Inputs(usize),
+    /// What feeds an input: an operator on these tensors and, after them, what fed it before.
+    Through(usize, crate::ir::Op, Vec<Tensor>),
 }
 
 /// Which positions stay, for an operator to say what that changes in its node.

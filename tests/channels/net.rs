@@ -171,10 +171,13 @@ impl Net {
         self.bound.get(word).cloned().unwrap_or_else(|| format!("{word}.{}", self.made))
     }
 
-    /// `(?a|b)` is one of them, `(!a|b)` the first before opset 13.
+    /// `(?a|b)` is one of them, `(!a|b)` the first before opset 13, `(!18 a|b)` before 18.
     fn choose(&mut self, text: &str) -> String {
         let Some(at) = text.find("(?").into_iter().chain(text.find("(!")).min() else { return text.into() };
-        let (mut depth, mut parts, mut from, mut end) = (0, Vec::new(), at + 2, text.len());
+        let digits = text[at + 2..].bytes().take_while(|b| b.is_ascii_digit()).count();
+        let since = text[at + 2..at + 2 + digits].parse().ok().filter(|_| text[at..].starts_with("(!"));
+        let skip = at + 2 + if since.is_some() { digits + 1 } else { 0 };
+        let (mut depth, mut parts, mut from, mut end) = (0, Vec::new(), skip, text.len());
         for (i, ch) in text.char_indices().skip(at + 1) {
             match ch {
                 '(' => depth += 1,
@@ -191,7 +194,7 @@ impl Net {
             }
         }
         let by_opset = text[at..].starts_with("(!");
-        let part = if by_opset { parts[usize::from(self.opset >= 13)] } else { self.any(&parts) };
+        let part = if by_opset { parts[usize::from(self.opset >= since.unwrap_or(13))] } else { self.any(&parts) };
         format!("{}{}{}", &text[..at], self.choose(part), self.choose(&text[end..]))
     }
 

@@ -2,7 +2,8 @@
 //!
 //! `%x` is an image of `c` channels, `h` by `w`, `%t` a sequence of `n` vectors of `d` numbers, `%v` a vector of `d`
 //! numbers, `%o` some value of the same shape. `m` and `g` are numbers of channels and of groups. `%y`, `%y1` and `%y2` are
-//! what later steps may build on. `(?a|b)` is one of them, `(!a|b)` the first before opset 13. Constants stand where they
+//! what later steps may build on. `(?a|b)` is one of them, `(!a|b)` the first before opset 13, `(!18 a|b)`
+//! before opset 18. Constants stand where they
 //! are read, as `net.rs` says.
 
 pub const ACTIVATIONS: &str = "(?Relu|Relu|LeakyRelu<alpha=0.1>|Sigmoid|HardSigmoid|Tanh|Softplus|Elu)";
@@ -40,16 +41,21 @@ pub const STEPS: &[(&str, &str)] = &[
     ),
     (
         "split",
-        "(?%a, %b = Split<axis=1>(%x)|\
+        "(?%a, %b = (!18 Split<axis=1>|Split<axis=1, num_outputs=2>)(%x)|\
            %a, %b = (!Split<axis=1, split=[1,$[c-1]]>(%x)|Split<axis=1>(%x, #i[1,c-1]))|\
            %a, %b = (!Split<axis=1, split=[$[c-2],2]>(%x)|Split<axis=1>(%x, #i[c-2,2]))); \
          (?%y = Concat<axis=1>(%b, %a)|%y1 = Relu(%a); %y2 = Tanh(%b)|%y = Sigmoid(%b))",
     ),
-    ("gate", "%a, %b = Split<axis=1>(%x); %s = Sigmoid(%b); %y = Mul(%a, %s)"),
+    ("gate", "%a, %b = (!18 Split<axis=1>|Split<axis=1, num_outputs=2>)(%x); %s = Sigmoid(%b); %y = Mul(%a, %s)"),
     (
         "slice",
         "%y1 = Slice(%x, #i[(?0|1|-3)], #i[(?c|c-1|9223372036854775807)], #i[1](?|, #i[1]|, #i[2])); \
          %y2 = Slice(%x, #i[1], #i[h], #i[2])",
+    ),
+    (
+        "slice-step",
+        "%y = Slice(%x, (?#i[-1], #i[-100], #i[1], #i[-1]|#i[c-2], #i[-100], #i[1], #i[-2]|\
+                          #i[(?0|1)], #i[c], #i[1], #i[2]|#i[0], #i[100], #i[1], #i[3]))",
     ),
     (
         "flatten",
@@ -94,7 +100,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ),
     (
         "squeeze-excite",
-        "%p = (?GlobalAveragePool|GlobalMaxPool|ReduceMean<axes=[2,3]>)(%x); %q = Conv(%p, #w[4,c,1,1], #w[4]); \
+        "%p = (?GlobalAveragePool(%x)|GlobalMaxPool(%x)|(!18 ReduceMean<axes=[2,3]>(%x)|ReduceMean(%x, #i[2,3]))); %q = Conv(%p, #w[4,c,1,1], #w[4]); \
          %r = Relu(%q); %s = Conv(%r, #w[c,4,1,1], #w[c]); %u = (?Sigmoid|HardSigmoid<alpha=0.1667>)(%s); \
          %y = Mul(%x, %u)",
     ),
@@ -131,7 +137,11 @@ pub const STEPS: &[(&str, &str)] = &[
         "%a = Conv(%x, #w[8,c,1,1]); %b = DepthToSpace<blocksize=2, mode=\"(?DCR|CRD)\">(%a); \
          %y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(%b)",
     ),
-    ("reduce", "%y = (?ReduceMean<axes=[2,3], keepdims=0>|ReduceMean<axes=[-1,-2]>|ReduceMax<axes=[3]>)(%x)"),
+    (
+        "reduce",
+        "%y = (!18 (?ReduceMean<axes=[2,3], keepdims=0>|ReduceMean<axes=[-1,-2]>|ReduceMax<axes=[3]>)(%x)|\
+                   (?ReduceMean<keepdims=0>(%x, #i[2,3])|ReduceMean(%x, #i[-1,-2])|ReduceMax(%x, #i[3])))",
+    ),
     (
         "squeeze",
         "%p = GlobalAveragePool(%x); %y1 = (!Squeeze<axes=[2,3]>(%p)|Squeeze(%p, #i[2,3])); \
@@ -141,6 +151,31 @@ pub const STEPS: &[(&str, &str)] = &[
         "gather",
         "(?%y = Gather<axis=1>(%x, #i[(?0,2,1|-1,0,0,1|3,c-1)])|\
            %a = Gather<axis=(?2|3)>(%x, #s[-1]); %y = Transpose<perm=[0,2,1]>(%a))",
+    ),
+    (
+        // Rows and columns of channels, and a channel by its number.
+        "gather-grid",
+        "(?%k : i64[2,2] = Constant<value=i64[2,2]{(?0,1,2,3|3,1,2,0|0,0,2,-1|0,2,0,2)}>(); %a = Gather<axis=1>(%x, %k); \
+           %b = ACT(%a); %y = Reshape(%b, #r[4,h,w])|\
+           %a = Gather<axis=1>(%x, #s[(?0|-1)]); %u = (!Unsqueeze<axes=[1]>(%a)|Unsqueeze(%a, #i[1])); %y = Mul(%x, %u))",
+    ),
+    ("tile", "%a = Tile(%x, #i[1,(?1|2),(?1|2),1]); %y = MaxPool<kernel_shape=[2,1], strides=[2,1]>(%a)"),
+    (
+        // As exporters write a class token.
+        "expand-computed",
+        "%s = Shape(%t); %n = Gather(%s, #i[0]); %l = Concat<axis=0>(%n, #i[1,(?1|d)]); %e = Expand(#w[1,1,d], %l); \
+         %j = Concat<axis=1>(%e, %t); %y1 = MatMul(%j, #w[d,d]); %y2 = Gather<axis=1>(%j, #s[0])",
+    ),
+    (
+        "einsum",
+        "%y = (!MatMul(%t, #w[d,m])|\
+               Einsum<equation=\"(?btd,de->bte|btn,nk->btk)\">(%t, #w[d,m]))",
+    ),
+    (
+        // A matrix for each of two heads.
+        "stack",
+        "%a = Reshape(%t, #r[n,2,d/2]); %b = Transpose<perm=[0,2,1,3]>(%a); %k = MatMul(%b, #w[2,d/2,m]); %p = ACT(%k); \
+         %y = MatMul(%p, #w[(?2|1),m,4])",
     ),
     ("hidden", "%a = (?Gemm(%v, #w[d,m], #w[m])|Gemm<transB=1>(%v, #w[m,d])|MatMul(%v, #w[d,m])); %y = ACT(%a)"),
     // Positions mixed: the weight is on the left.
@@ -159,7 +194,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ),
     (
         "mlp",
-        "%l = (!Identity(%t)|LayerNormalization<axis=-1>(%t, #w[d], #w[d])); %a = MatMul(%l, #w[d,2*d]); \
+        "%l = (!17 Identity(%t)|LayerNormalization<axis=-1>(%t, #w[d], #w[d])); %a = MatMul(%l, #w[d,2*d]); \
          %b = Add(%a, #w[2*d]); %p = Div(%b, #f[1.414]); %q = Erf(%p); %r = Add(%q, #f[1.0]); %s = Mul(%b, %r); \
          %u = Mul(%s, #f[0.5]); %e = MatMul(%u, #w[2*d,d]); %y = Add(%t, %e)",
     ),
@@ -176,7 +211,7 @@ pub const STEPS: &[(&str, &str)] = &[
         // One matrix; the heads taken apart by Split, or by Gather of an axis.
         "attention-joint",
         "%a = MatMul(%t, #w[d,3*d]); %b = Add(%a, #w[3*d]); \
-         (?%q, %k, %u = Split<axis=-1>(%b); \
+         (?%q, %k, %u = (!18 Split<axis=-1>|Split<axis=-1, num_outputs=3>)(%b); \
            %qs = Reshape(%q, #r[n,2,d/2]); %ks = Reshape(%k, #r[n,2,d/2]); %us = Reshape(%u, #r[n,2,d/2]); \
            %qt = Transpose<perm=[0,2,1,3]>(%qs); %kt = Transpose<perm=[0,2,1,3]>(%ks); \
            %ut = Transpose<perm=[0,2,1,3]>(%us)|\
@@ -252,16 +287,15 @@ pub const STEPS: &[(&str, &str)] = &[
     ),
     ("barrier-pad", "%y = Pad(%x, #i[0,1,0,0,0,1,0,0])"),
     ("barrier-cumsum", "%y = CumSum(%x, #s[1])"),
-    ("barrier-reverse", "%y = Slice(%x, #i[-1], #i[-100], #i[1], #i[-1])"),
     ("barrier-unknown", "%y : f32[$N,$c,$h,$w] = Relu<mystery=1>(%x)"),
     ("barrier-lrn", "%y = LRN<size=3>(%x)"),
     ("barrier-softmax", "%y = Softmax<axis=1>(%x)"),
     (
         "barrier-layer-norm",
         "%a = Transpose<perm=[0,2,3,1]>(%x); \
-         %b = (!Softmax<axis=-1>(%a)|LayerNormalization<axis=-1>(%a, #w[c], #w[c])); %y = Transpose<perm=[0,3,1,2]>(%b)",
+         %b = (!17 Softmax<axis=-1>(%a)|LayerNormalization<axis=-1>(%a, #w[c], #w[c])); %y = Transpose<perm=[0,3,1,2]>(%b)",
     ),
-    ("barrier-reduce", "%a = Reduce(?Mean|Max|Min)<axes=[1]>(%x); %y = Sub(%x, %a)"),
+    ("barrier-reduce", "%a = Reduce(?Mean|Max|Min)(!18 <axes=[1]>(%x)|(%x, #i[1])); %y = Sub(%x, %a)"),
     (
         "barrier-capture",
         "%a = ReduceMean<keepdims=0>(%x); %b = Greater(%a, #f[0.0]); \

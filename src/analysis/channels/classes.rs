@@ -5,26 +5,48 @@ use std::sync::Arc;
 /// One label for every position of an axis.
 pub type Labels = Arc<[u32]>;
 
-/// Labels beyond which no more are made, so that no model can make the analysis take memory without end.
-const MAX_LABELS: usize = 1 << 27;
+/// Bytes of labels and lists of them beyond which no more are made: no small file can make the analysis take memory without
+/// end.
+pub const MAX_BYTES: usize = 1 << 29;
+
+/// What a position of a list takes, and a label.
+const LISTED: usize = size_of::<u32>();
+const LABEL: usize = 2 * size_of::<u32>();
 
 const FREE: u32 = u32::MAX;
 
 /// Labels in classes; a class has the number of the first reason that froze it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Classes {
     parent: Vec<u32>,
     frozen: Vec<u32>,
+    /// Bytes that may still be taken.
+    room: usize,
 }
 
 impl Classes {
+    pub fn within(room: usize) -> Classes {
+        Classes { parent: Vec::new(), frozen: Vec::new(), room }
+    }
+
     /// New labels, each a class of its own; `None` if there are too many already.
     pub fn fresh(&mut self, n: usize) -> Option<Labels> {
         let from = self.parent.len();
-        let to = from.checked_add(n).filter(|&to| to <= MAX_LABELS)?;
-        self.parent.extend(from as u32..to as u32);
-        self.frozen.resize(to, FREE);
-        Some((from as u32..to as u32).collect())
+        self.take(n, LABEL + LISTED)?;
+        self.parent.extend(from as u32..(from + n) as u32);
+        self.frozen.resize(from + n, FREE);
+        Some((from as u32..(from + n) as u32).collect())
+    }
+
+    /// A list of `n` labels that there are; `None` if there are too many lists already.
+    pub fn list(&mut self, n: usize, labels: impl Iterator<Item = u32>) -> Option<Labels> {
+        self.take(n, LISTED)?;
+        Some(labels.take(n).collect())
+    }
+
+    fn take(&mut self, n: usize, bytes: usize) -> Option<()> {
+        self.room = self.room.checked_sub(n.checked_mul(bytes)?)?;
+        Some(())
     }
 
     pub fn len(&self) -> usize {
@@ -47,18 +69,19 @@ impl Classes {
         root
     }
 
-    /// The older label becomes the class's root: the outcome does not depend on the order of statements.
-    pub fn unite(&mut self, a: u32, b: u32) {
+    /// Makes one class of two, and says whether they were two. The older label becomes the root: the outcome does not depend
+    /// on the order of statements.
+    pub fn unite(&mut self, a: u32, b: u32) -> bool {
         let (a, b) = (self.find(a), self.find(b));
         let (root, child) = (a.min(b) as usize, a.max(b) as usize);
         self.parent[child] = root as u32;
         self.frozen[root] = self.frozen[root].min(self.frozen[child]);
+        root != child
     }
 
-    pub fn unite_all(&mut self, a: &Labels, b: &Labels) {
-        if !Arc::ptr_eq(a, b) {
-            a.iter().zip(b.iter()).for_each(|(&a, &b)| self.unite(a, b));
-        }
+    /// Unites labels position by position, and says whether that made a difference.
+    pub fn unite_all(&mut self, a: &[u32], b: &[u32]) -> bool {
+        !std::ptr::eq(a, b) && a.iter().zip(b).fold(false, |joined, (&a, &b)| self.unite(a, b) | joined)
     }
 
     pub fn freeze(&mut self, x: u32, reason: u32) {
@@ -76,5 +99,24 @@ impl Classes {
         for x in 0..self.parent.len() {
             self.parent[x] = self.parent[self.parent[x] as usize];
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_lists_of_them_take_room() {
+        let mut classes = Classes::within(10 * (LABEL + LISTED));
+        let nine = classes.fresh(9).unwrap();
+        assert!(classes.fresh(2).is_none());
+        assert_eq!(&*classes.list(3, nine.iter().rev().copied()).unwrap(), [8, 7, 6]);
+        assert!(classes.list(1, nine.iter().copied()).is_none());
+        assert!(classes.fresh(usize::MAX).is_none());
+        assert!(classes.unite(3, 1) && !classes.unite(1, 3));
+        assert!(classes.unite_all(&[0, 1], &[0, 2]) && !classes.unite_all(&[3, 5], &[2, 5]));
+        classes.freeze(2, 7);
+        assert_eq!((classes.frozen(3), classes.frozen(0)), (Some(7), None));
     }
 }

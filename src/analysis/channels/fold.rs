@@ -1,7 +1,7 @@
 //! Reshapes between one axis of channels and several, of which only one can be free: heads of an attention stay or go as
 //! blocks, a channel shuffle as residues.
 
-use super::classes::{Classes, Labels};
+use super::classes::{Classes, Labels, MAX_BYTES};
 use crate::ir::graph::NodeId;
 use std::collections::HashMap;
 
@@ -33,9 +33,9 @@ impl Fold {
             });
             pairs.push(pair);
         }
-        let mut local = Classes::default();
+        let mut local = Classes::within(MAX_BYTES);
         let Some(all) = local.fresh(number.len()) else { return 0 };
-        pairs.into_iter().for_each(|[a, b]| local.unite(a, b));
+        pairs.into_iter().for_each(|[a, b]| _ = local.unite(a, b));
         all.iter().filter(|&&l| local.root(l) == l).count()
     }
 

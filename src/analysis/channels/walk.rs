@@ -2,13 +2,15 @@
 
 use super::classes::Labels;
 use super::fold::{Fold, coordinate};
-use super::{Channels, Contraction, Freeze, Produced};
+use super::groups::{Produced, Tie, Tied};
+use super::{Channels, Contraction, Freeze};
+use crate::analysis::cost::node_macs;
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::infer::Infer;
 use crate::ir::op::reshape::runs;
 use crate::ir::shape::Shape;
 use crate::ir::tensor::elements;
-use crate::ir::ties::{Axis, Ties};
+use crate::ir::ties::{Axis, Ties, open_weight};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
@@ -27,6 +29,8 @@ pub struct Walk<'a> {
     weights: &'a HashSet<ValueId>,
     channels: &'a mut Channels,
     said: Vec<Axis>,
+    /// Whether the node has a word in a group.
+    grouped: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -40,6 +44,7 @@ impl<'a> Walk<'a> {
             weights,
             channels,
             said: Vec::new(),
+            grouped: false,
         }
     }
 
@@ -50,8 +55,33 @@ impl<'a> Walk<'a> {
             && !self.graph.node(self.node).has_bodies()
     }
 
-    /// Freezes every input axis that the operator said nothing about. Why, if not because it works across the axis.
-    pub fn freeze_rest(&mut self, why: &str) {
+    /// Sees to what the operator said nothing about: `why`, if not because it works across the axis.
+    pub fn finish(&mut self, why: &str) {
+        self.freeze_rest(why);
+        if self.grouped || self.is_computed_from_weights() {
+            return;
+        }
+        let node = self.graph.node(self.node);
+        let multiplies = || node.op.operator().is_none() || node_macs(self.graph, self.node, None) != Some(0);
+        if let Some(slot) = (0..self.inputs.len()).find(|&slot| self.is_untold(slot)).filter(|_| multiplies()) {
+            let why = match why {
+                "" => open_weight(&self.cx, slot),
+                why => why.into(),
+            };
+            self.make_none(&why);
+        }
+    }
+
+    /// Whether the input is a weight, as far as its shape shows, none of whose axes has labels.
+    fn is_untold(&self, slot: usize) -> bool {
+        let known = self.is_weight(slot) || self.cx.is_overridable(slot);
+        let Some(v) = self.in_value(slot).filter(|_| known) else { return false };
+        let rank = self.graph.value(v).rank().unwrap_or(0);
+        rank > 1 && (0..rank).all(|axis| !self.channels.labels.contains_key(&(v, axis)))
+    }
+
+    /// Freezes every input axis that the operator said nothing about.
+    fn freeze_rest(&mut self, why: &str) {
         for (slot, v) in self.inputs.clone().into_iter().enumerate() {
             let Some(v) = v else { continue };
             for axis in 0..self.graph.value(v).rank().unwrap_or(0) {
@@ -119,8 +149,24 @@ impl<'a> Walk<'a> {
             return self.channels.freeze_labels(&labels, why);
         }
         match self.channels.labels.get(&(v, output.1)).cloned() {
-            Some(met) => self.channels.classes.unite_all(&met, &labels),
+            Some(met) => {
+                if self.channels.classes.unite_all(&met, &labels) {
+                    self.tied(vec![labels]);
+                }
+            }
             None => drop(self.channels.labels.insert((v, output.1), labels)),
+        }
+    }
+
+    /// Notes that the node ties labels.
+    fn tied(&mut self, lists: Vec<Labels>) {
+        self.channels.ties.push(Tied { node: self.node, by: Tie::Node(self.node), lists });
+    }
+
+    /// Notes that a weight ties labels that it had before, if other nodes read it too.
+    fn tied_by_weight(&mut self, slot: usize, labels: Labels) {
+        if let Some(v) = self.in_value(slot).filter(|&v| self.graph.uses(v).len() > 1) {
+            self.channels.ties.push(Tied { node: self.node, by: Tie::Weight(v), lists: vec![labels] });
         }
     }
 
@@ -128,6 +174,12 @@ impl<'a> Walk<'a> {
     fn freeze_both(&mut self, labels: [Option<Labels>; 2], why: String) {
         let why = self.why(why);
         labels.into_iter().flatten().for_each(|l| self.channels.freeze_labels(&l, why.clone()));
+    }
+
+    /// The labels at `from(0)`, `from(1)` and so on.
+    fn chosen(&mut self, labels: &Labels, n: usize, from: &dyn Fn(usize) -> usize) -> Option<Labels> {
+        let there = (0..n).all(|i| from(i) < labels.len());
+        if there { self.channels.classes.list(n, (0..n).map(|i| labels[from(i)])) } else { None }
     }
 
     /// What is summed with what is not tracked: whose other side that is.
@@ -154,7 +206,7 @@ impl<'a> Walk<'a> {
         let flat: Option<Labels> = grid.and_then(|n| match carriers.as_slice() {
             [i] => {
                 let labels = factors[*i].as_ref()?;
-                Some((0..n).map(|p| labels[coordinate(p, &sizes, *i)]).collect())
+                self.channels.classes.list(n, (0..n).map(|p| labels[coordinate(p, &sizes, *i)]))
             }
             _ => {
                 let grid = self.channels.classes.fresh(n)?;
@@ -163,26 +215,27 @@ impl<'a> Walk<'a> {
                 Some(grid)
             }
         });
-        let long: Vec<usize> = (0..out_sizes.len()).filter(|&i| out_sizes[i] > 1).collect();
-        let parts: Option<Vec<Option<Labels>>> = match long.len() {
-            0 | 1 => Some(Vec::new()),
-            _ => {
-                let part = |&m: &usize| if m > 1 { self.channels.classes.fresh(m).map(Some) } else { Some(None) };
-                out_sizes.iter().map(part).collect()
-            }
-        };
-        let (Some(flat), Some(parts)) = (flat, parts) else {
-            return from.for_each(|a| self.freeze((0, a), "is too large to follow"));
-        };
-        if let [i] = long[..] {
-            return self.set_output((0, to.start + i), flat);
+        if flat.and_then(|flat| self.unfold(flat, to, out_sizes)).is_none() {
+            from.for_each(|a| self.freeze((0, a), "is too large to follow"));
         }
-        for (i, labels) in parts.iter().enumerate() {
+    }
+
+    /// Output axes of these sizes carry the labels, row-major. `None` if that is too much to follow.
+    fn unfold(&mut self, flat: Labels, to: Range<usize>, sizes: Vec<usize>) -> Option<()> {
+        let mut long = (0..sizes.len()).filter(|&i| sizes[i] > 1);
+        if let (Some(i), None) = (long.next(), long.next()) {
+            self.set_output((0, to.start + i), flat);
+            return Some(());
+        }
+        let part = |&m: &usize| if m > 1 { self.channels.classes.fresh(m).map(Some) } else { Some(None) };
+        let parts: Vec<Option<Labels>> = sizes.iter().map(part).collect::<Option<_>>()?;
+        for (axis, labels) in to.zip(&parts) {
             if let Some(labels) = labels {
-                self.set_output((0, to.start + i), labels.clone());
+                self.set_output((0, axis), labels.clone());
             }
         }
-        self.channels.folds.push(Fold { node: self.node, grid: flat, factors: parts, sizes: out_sizes });
+        self.channels.folds.push(Fold { node: self.node, grid: flat, factors: parts, sizes });
+        Some(())
     }
 }
 
@@ -247,10 +300,26 @@ impl Ties for Walk<'_> {
     fn select(&mut self, input: Axis, output: Axis, from: &dyn Fn(usize) -> usize) {
         let Some(labels) = self.in_labels(input) else { return };
         let count = self.size(self.out_value(output.0), output.1).filter(|&n| n <= MAX_GRID);
-        let chosen = count.and_then(|n| (0..n).map(|i| labels.get(from(i)).copied()).collect());
-        match chosen {
+        match count.and_then(|n| self.chosen(&labels, n, from)) {
             Some(chosen) => self.set_output(output, chosen),
             None => self.freeze(input, "selects positions that cannot be followed"),
+        }
+    }
+
+    fn select_grid(&mut self, input: Axis, outputs: Range<usize>, from: &dyn Fn(usize) -> usize) {
+        let Some(labels) = self.in_labels(input) else { return };
+        let sizes: Option<Vec<usize>> = outputs.clone().map(|a| self.size(self.out_value(0), a)).collect();
+        let count = sizes.as_deref().and_then(elements).filter(|&n| n <= MAX_GRID);
+        let done = count.and_then(|n| self.chosen(&labels, n, from)).zip(sizes).and_then(|(chosen, sizes)| {
+            if sizes.iter().any(|&n| n > 1) {
+                return self.unfold(chosen, outputs, sizes);
+            }
+            let why = self.why("takes one of them by its number");
+            self.channels.freeze_labels(&chosen, why);
+            Some(())
+        });
+        if done.is_none() {
+            self.freeze(input, "selects positions that cannot be followed");
         }
     }
 
@@ -259,7 +328,7 @@ impl Ties for Walk<'_> {
         if !inputs.iter().any(|&i| self.is_tracked(i)) && !inputs.iter().all(|i| self.is_weight(i.0)) {
             return inputs.iter().for_each(|&i| self.freeze(i, "joins them to a part that stays whole"));
         }
-        let mut all = Vec::new();
+        let mut lists: Vec<Labels> = Vec::new();
         for &i in inputs {
             let labels = match (self.in_labels(i), self.size(self.in_value(i.0), i.1)) {
                 (Some(labels), _) => labels,
@@ -271,22 +340,41 @@ impl Ties for Walk<'_> {
                 }
                 (None, None) => break,
             };
-            all.extend(labels.iter());
+            lists.push(labels);
         }
-        self.set_output(output, all.into());
+        let n = lists.iter().map(|l| l.len()).sum();
+        match self.channels.classes.list(n, lists.iter().flat_map(|l| l.iter().copied())) {
+            Some(all) => self.set_output(output, all),
+            None => inputs.iter().for_each(|&i| self.freeze(i, "is too large to follow")),
+        }
+        self.tied(lists);
     }
 
     fn produce(&mut self, weight: Axis, output: Axis, times: usize) {
         let Some(v) = self.in_value(weight.0) else { return };
+        let known = self.is_tracked(weight);
         let labels = match self.in_labels(weight) {
             Some(labels) => {
-                self.set_output(output, labels.repeat(times).into());
+                let n = labels.len().saturating_mul(times);
+                let all = match times {
+                    1 => Some(labels.clone()),
+                    _ => self.channels.classes.list(n, labels.iter().copied().cycle()),
+                };
+                match all {
+                    Some(all) => self.set_output(output, all),
+                    None => self.freeze(weight, "is too large to follow"),
+                }
+                if known {
+                    self.tied_by_weight(weight.0, labels.clone());
+                }
                 labels
             }
             // Nothing to remove, and a reason to give.
             None => {
                 let size = self.size(Some(v), weight.1).filter(|&n| n <= MAX_GRID);
-                let Some(labels) = size.and_then(|n| self.channels.classes.fresh(n)) else { return };
+                let Some(labels) = size.and_then(|n| self.channels.classes.fresh(n)) else {
+                    return self.make_none("has a weight that cannot be followed");
+                };
                 let why = match (labels.len(), self.graph.producer(v)) {
                     (0 | 1, _) => "makes a single channel".into(),
                     (_, Some((n, _))) => {
@@ -300,7 +388,15 @@ impl Ties for Walk<'_> {
                 labels
             }
         };
-        self.channels.produced.push(Produced { node: self.node, weight: (v, weight.1), labels });
+        self.grouped = true;
+        let weight = Some((v, weight.1));
+        self.channels.produced.push(Produced { node: self.node, weight, labels, whole: None });
+    }
+
+    fn make_none(&mut self, why: &str) {
+        self.grouped = true;
+        let whole = Some(self.why(why));
+        self.channels.produced.push(Produced { node: self.node, weight: None, labels: [].into(), whole });
     }
 
     fn make(&mut self, output: Axis) {
@@ -311,10 +407,20 @@ impl Ties for Walk<'_> {
     }
 
     fn tie(&mut self, a: Axis, b: Axis, map: &dyn Fn(usize) -> usize) {
+        // A layer's own bias is no news.
+        let parts = a.0 != b.0 && self.is_weight(a.0) && self.is_weight(b.0);
+        let known = self.is_tracked(a);
         let (x, y) = (self.in_labels(a), self.in_labels(b));
         let mapped = x.as_ref().zip(y.as_ref()).map(|(x, y)| (0..x.len()).map(|i| y.get(map(i)).copied()).collect());
         match (x, mapped) {
-            (Some(x), Some(Some(mapped))) => self.channels.classes.unite_all(&x, &mapped),
+            (Some(x), Some(Some(mapped))) => {
+                let mapped: Vec<u32> = mapped;
+                match self.channels.classes.unite_all(&x, &mapped) {
+                    true if !parts => self.tied(vec![x]),
+                    true if known => self.tied_by_weight(a.0, x),
+                    _ => {}
+                }
+            }
             (x, _) => {
                 let why = self.untracked(x.as_ref(), (a.0, b.0));
                 self.freeze_both([x, y], why);
@@ -323,10 +429,17 @@ impl Ties for Walk<'_> {
     }
 
     fn contract(&mut self, data: Axis, weight: Axis, groups: usize) {
+        let known = self.is_tracked(weight);
         match (self.in_labels(data), self.in_labels(weight)) {
             (Some(x), Some(w)) if w.len().checked_mul(groups) == Some(x.len()) => {
-                x.iter().enumerate().for_each(|(i, &l)| self.channels.classes.unite(l, w[i % w.len()]));
+                let all = x.iter().enumerate();
+                let joined = all.fold(false, |joined, (i, &l)| self.channels.classes.unite(l, w[i % w.len()]) | joined);
                 self.channels.contractions.push(Contraction { node: self.node, slot: data.0, axis: data.1 });
+                match joined {
+                    true if groups > 1 => self.tied(vec![x]),
+                    true if known => self.tied_by_weight(weight.0, x),
+                    _ => {}
+                }
             }
             (x, w) => {
                 let why = self.untracked(x.as_ref(), (data.0, weight.0));

@@ -4,7 +4,7 @@ use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
 /// How windows slide over the spatial axes, for convolutions and pooling. Empty lists stand for the defaults.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -303,7 +303,9 @@ impl Operator for Conv {
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let weight = t.cx().shape(1).and_then(|w| Some((w.0.first()?.known()? as usize, w.0.get(1)?.known()?)));
         let Some((m, per_group)) = weight.filter(|_| t.is_weight(1)) else {
-            t.freeze((0, 1), "has a weight that is computed at run time");
+            let why = open_weight(t.cx(), 1);
+            t.freeze((0, 1), &why);
+            t.make_none(&why);
             return true;
         };
         let groups = usize::try_from(self.group).unwrap_or(0);
@@ -313,7 +315,8 @@ impl Operator for Conv {
         t.pass((0, 0), (0, 0));
         if per_group == 1 && groups > 1 {
             let multiplier = m / groups;
-            t.pass((1, 0), (0, 1));
+            // A filter for every channel makes none, unless it is the first to tell them apart.
+            if t.is_tracked((0, 1)) { t.pass((1, 0), (0, 1)) } else { t.produce((1, 0), (0, 1), 1) }
             t.tie((1, 0), (0, 1), &|i| i / multiplier);
         } else {
             t.contract((0, 1), (1, 1), groups);

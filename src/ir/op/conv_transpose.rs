@@ -5,7 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::{AutoPad, Conv, Window, product};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
 /// The transpose of a convolution as a linear map: X[N, C, …], W[C, M/group, k…], B[M] to Y[N, M, …].
 #[derive(Debug, Clone, PartialEq)]
@@ -124,7 +124,9 @@ impl Operator for ConvTranspose {
     /// as many channels as every other.
     fn ties(&self, t: &mut dyn Ties) -> bool {
         if !t.is_weight(1) {
-            t.freeze((0, 1), "has a weight that is computed at run time");
+            let why = open_weight(t.cx(), 1);
+            t.freeze((0, 1), &why);
+            t.make_none(&why);
             return true;
         }
         let size = |axis: usize| usize::try_from(t.cx().shape(1)?.0.get(axis)?.known()?).ok().filter(|&n| n > 0);
@@ -136,6 +138,9 @@ impl Operator for ConvTranspose {
         }
         t.pass((0, 0), (0, 0));
         if groups > 1 && groups == c {
+            if !t.is_tracked((0, 1)) {
+                t.make_none("has a filter for every channel of its input, which stays whole");
+            }
             t.tie((1, 0), (0, 1), &|i| i);
             t.select((1, 0), (0, 1), &|i| i / per_group);
             if t.cx().has(2) {

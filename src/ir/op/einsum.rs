@@ -4,6 +4,7 @@ use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
+use crate::ir::ties::Ties;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -118,6 +119,41 @@ impl Operator for Einsum {
             ellipsis[skip..].iter_mut().zip(rest).for_each(|(e, &n)| *e = (*e).max(n));
         }
         by_letter.into_values().chain(ellipsis).try_fold(1u64, |n, d| n.checked_mul(d))
+    }
+
+    /// Of two factors, one of them a weight: an index that both have and the output has not is summed over, one of the weight
+    /// alone makes channels, and the others pass. Of two that are no weights only what both and the output have.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = |s: Option<&Shape>| s.map_or(0, Shape::rank);
+        let ranks = [rank(t.cx().shape(0)), rank(t.cx().shape(1)), rank(t.out_shape(0))];
+        let [left, right] = &self.terms[..] else { return false };
+        let bound = [left.bind(ranks[0]), right.bind(ranks[1]), self.output.bind(ranks[2])];
+        let [Some((left, left_rest)), Some((right, right_rest)), Some((output, output_rest))] = bound else { return false };
+        let twice = |axes: &Axes| axes.iter().any(|(c, at)| axes.iter().any(|(d, other)| c == d && at != other));
+        if [&left, &right, &output].into_iter().any(twice) {
+            return false;
+        }
+        let find = |axes: &Axes, letter: char| axes.iter().find(|a| a.0 == letter).map(|a| a.1);
+        let weight = [1, 0].into_iter().find(|&slot| t.is_weight(slot));
+        let factors = [(0, &left, &right, left_rest), (1, &right, &left, right_rest)];
+        for (slot, own, other, rest) in factors {
+            for &(letter, axis) in own {
+                match (find(other, letter), find(&output, letter), weight) {
+                    (Some(_), Some(to), _) => t.pass((slot, axis), (0, to)),
+                    (Some(summed), None, Some(weight)) if weight != slot => {
+                        t.contract((slot, axis), (weight, summed), 1);
+                    }
+                    (None, Some(to), Some(weight)) if weight == slot => t.produce((slot, axis), (0, to), 1),
+                    (None, Some(to), Some(_)) => t.pass((slot, axis), (0, to)),
+                    _ => {}
+                }
+            }
+            let lead = output_rest.len().saturating_sub(rest.len());
+            for (i, axis) in rest.enumerate() {
+                t.pass((slot, axis), (0, output_rest.start + lead + i));
+            }
+        }
+        true
     }
 }
 

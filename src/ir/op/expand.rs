@@ -6,7 +6,7 @@ use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::pick::{self, broadcast_axes, input, pick, room};
 use crate::ir::op::reshape::product;
 use crate::ir::op::{Operator, keeps_shape};
-use crate::ir::shape::{Dim, Shape};
+use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{self, Change, Kept, Ties};
 
@@ -56,29 +56,32 @@ impl Operator for Expand {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        let shapes = t.cx().shape(0).cloned().zip(t.out_shape(0).cloned());
-        let Some((x, y)) =
-            shapes.filter(|(x, y)| Expand::fixed_target(t.cx(), Some(y)).is_some_and(|_| x.rank() <= y.rank()))
-        else {
-            return true;
-        };
-        let lead = y.rank() - x.rank();
+        let Some((x, y)) = t.cx().shape(0).cloned().zip(t.out_shape(0).cloned()) else { return true };
+        let Some(lead) = y.rank().checked_sub(x.rank()) else { return true };
         for (axis, _) in x.0.iter().enumerate().filter(|(a, n)| **n == y.0[a + lead]) {
             t.pass((0, axis), (0, axis + lead));
         }
         true
     }
 
+    /// The target says the new sizes, or 1 for what stays as it is where it is computed at run time.
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        let y = kept.out_shape(0)?;
-        let mut new = Expand::fixed_target(kept.cx(), Some(y))?;
+        let (cx, y) = (kept.cx(), kept.out_shape(0)?);
+        let Some(mut new) = Expand::fixed_target(cx, Some(y)) else {
+            let [Dim::Known(rank)] = cx.shape(1)?.0[..] else { return None };
+            let rank = usize::try_from(rank).ok()?;
+            let lead = y.rank().checked_sub(rank)?;
+            let follows: Vec<i64> = (0..rank).map(|i| kept.output((0, i + lead)).is_some().into()).collect();
+            let mask = Tensor::from_ints(DType::BOOL, [rank], follows);
+            return Some(vec![Change::Through(1, Where.into(), vec![mask, Tensor::i64([1], &[1])])]);
+        };
         let lead = y.rank().checked_sub(new.len())?;
         for (i, n) in new.iter_mut().enumerate() {
             if let Some(positions) = kept.output((0, i + lead)).filter(|_| *n > 1) {
                 *n = positions.len() as i64;
             }
         }
-        let old = kept.cx().constant(1).and_then(Tensor::ints);
+        let old = cx.constant(1).and_then(Tensor::ints);
         let target = Tensor::i64([new.len()], &new);
         Some(if old.is_some_and(|old| old == new) { Vec::new() } else { vec![Change::Constant(1, target)] })
     }
@@ -145,6 +148,19 @@ impl Operator for Tile {
         room(x.dtype(), &x.shape().iter().zip(&repeats).map(length).collect::<Option<Vec<_>>>()?)?;
         let axes: Vec<_> = pick::axes(x)?.into_iter().zip(repeats).map(|(axis, r)| axis.repeat(r)).collect();
         Some(vec![pick(x, &axes, &[])?])
+    }
+
+    /// Repeated channels go everywhere.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        let repeats = t.cx().ints(1).unwrap_or_default();
+        for (axis, n) in t.cx().shape(0).cloned().unwrap_or_default().0.iter().enumerate() {
+            match (repeats.get(axis), n.known().and_then(|n| usize::try_from(n).ok())) {
+                (Some(Dim::Known(1)), _) => t.pass((0, axis), (0, axis)),
+                (Some(Dim::Known(_)), Some(n)) => t.select((0, axis), (0, axis), &|i| i % n.max(1)),
+                _ => t.freeze((0, axis), "repeats them a number of times that is not known"),
+            }
+        }
+        true
     }
 }
 

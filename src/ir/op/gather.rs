@@ -77,11 +77,17 @@ impl Operator for Gather {
             let to = if a < at { a } else { a + indices - 1 };
             if table { t.produce((0, a), (0, to), 1) } else { t.pass((0, a), (0, to)) }
         }
+        let chosen = t.cx().constant(1).and_then(Tensor::ints);
+        if t.is_weight(0) && chosen.is_some() && indices > 1 {
+            // A codebook: what it makes is laid out as the indices are.
+            (0..indices).for_each(|i| t.pass((1, i), (0, at + i)));
+            return true;
+        }
         let n = t.cx().shape(0).and_then(|x| x.0[at].known()).unwrap_or(0) as usize;
-        let chosen = t.cx().constant(1).filter(|c| c.rank() == 1).and_then(Tensor::ints);
         let chosen = chosen.and_then(|c| c.into_iter().map(|i| place(i, n)).collect::<Option<Vec<_>>>());
         if let Some(positions) = chosen {
-            t.select((0, at), (0, at), &|i| positions.get(i).copied().unwrap_or(usize::MAX));
+            let from = |i: usize| positions.get(i).copied().unwrap_or(usize::MAX);
+            if indices == 1 { t.select((0, at), (0, at), &from) } else { t.select_grid((0, at), at..at + indices, &from) }
         }
         true
     }
@@ -90,13 +96,16 @@ impl Operator for Gather {
         let x = kept.cx().shape(0)?;
         let at = axis(self.axis, x.rank()).ok()?;
         let Some(before) = kept.input((0, at)) else { return Some(Vec::new()) };
-        let after = kept.stay((0, at))?;
-        let n = x.0[at].known()? as usize;
+        let n = usize::try_from(x.0[at].known()?).ok()?;
         let indices = kept.cx().constant(1)?;
-        let old = indices.ints()?;
-        let new = after.iter().map(|&i| before.binary_search(&place(*old.get(i)?, n)?).ok().map(|p| p as i64));
+        let mut axes = pick::axes(indices)?;
+        for (i, axis) in axes.iter_mut().enumerate() {
+            *axis = kept.stay((0, at + i))?.into_iter().map(|p| axis.get(p).copied()).collect::<Option<_>>()?;
+        }
+        let left = pick(indices, &axes, &[])?;
+        let new = left.ints()?.into_iter().map(|i| before.binary_search(&place(i, n)?).ok().map(|p| p as i64));
         let new: Vec<i64> = new.collect::<Option<_>>()?;
-        Some(vec![Change::Constant(1, Tensor::from_ints(indices.dtype(), [new.len()], new))])
+        Some(vec![Change::Constant(1, Tensor::from_ints(indices.dtype(), left.shape(), new))])
     }
 }
 

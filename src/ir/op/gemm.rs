@@ -136,28 +136,40 @@ impl Operator for MatMul {
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let ranks = [t.cx().shape(0), t.cx().shape(1), t.out_shape(0)].map(|s| s.map_or(0, Shape::rank));
         let [a, b, y] = ranks;
-        if a < 2 || b < 2 || y < 2 {
-            return true;
+        // A vector on the left has no rows, one on the right no columns; the product's other axes are the stack's.
+        let (rows, columns) = (a.checked_sub(2), (b > 1).then(|| b - 1));
+        let stack = y.checked_sub(usize::from(rows.is_some()) + usize::from(columns.is_some()));
+        let Some(stack) = stack.filter(|n| a > 0 && b > 0 && n + 2 >= a.max(b)) else { return true };
+        let pass_stack = |t: &mut dyn Ties, slot: usize, rank: usize| {
+            (0..rank.saturating_sub(2)).for_each(|i| t.pass((slot, i), (0, i + stack + 2 - rank)));
+        };
+        let (left, right) = ((0, a - 1, rows, stack), (1, b.saturating_sub(2), columns, y.saturating_sub(1)));
+        let (data, weight) = match (t.is_weight(0), t.is_weight(1)) {
+            (_, true) => (left, right),
+            (true, false) => (right, left),
+            (false, false) => {
+                // Products of activations: attention. Its heads are a batch axis here, and go as blocks.
+                if a == b && a > 1 {
+                    let heads = (0..a - 2).any(|axis| t.is_tracked((0, axis)) || t.is_tracked((1, axis)));
+                    pass_stack(t, 0, a);
+                    pass_stack(t, 1, b);
+                    if !heads {
+                        t.pass((0, a - 2), (0, y - 2));
+                        t.pass((1, b - 1), (0, y - 1));
+                    }
+                }
+                return true;
+            }
+        };
+        t.contract((data.0, data.1), (weight.0, weight.1), 1);
+        pass_stack(t, 0, a);
+        pass_stack(t, 1, b);
+        if let Some(axis) = data.2 {
+            t.pass((data.0, axis), (0, data.3));
         }
-        if t.is_weight(1) && b == 2 {
-            t.contract((0, a - 1), (1, 0), 1);
-            (0..a - 1).for_each(|axis| t.pass((0, axis), (0, axis)));
-            t.produce((1, 1), (0, y - 1), 1);
-        } else if t.is_weight(0) && a == 2 {
-            t.contract((1, b - 2), (0, 1), 1);
-            (0..b).filter(|&axis| axis != b - 2).for_each(|axis| t.pass((1, axis), (0, axis)));
-            t.produce((0, 0), (0, y - 2), 1);
-        } else if !t.is_weight(0) && !t.is_weight(1) && a == b {
-            // Products of activations: attention. Its heads are a batch axis here, and go as blocks.
-            let heads = (0..a - 2).any(|axis| t.is_tracked((0, axis)) || t.is_tracked((1, axis)));
-            for axis in 0..a - 2 {
-                t.pass((0, axis), (0, axis));
-                t.pass((1, axis), (0, axis));
-            }
-            if !heads {
-                t.pass((0, a - 2), (0, y - 2));
-                t.pass((1, b - 1), (0, y - 1));
-            }
+        match weight.2 {
+            Some(axis) => t.produce((weight.0, axis), (0, weight.3), 1),
+            None => t.make_none("makes a single channel"),
         }
         true
     }

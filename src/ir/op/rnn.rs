@@ -5,6 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::product;
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
+use crate::ir::ties::Ties;
 
 /// X[steps, batch, input], W[directions, gates·hidden, input], R[directions, gates·hidden, hidden], … to
 /// Y[steps, directions, batch, hidden], the last state [directions, batch, hidden] and (LSTM) the last cell.
@@ -128,6 +129,13 @@ impl Operator for Rnn {
     fn macs(&self, sizes: &Sizes) -> Option<u64> {
         let weights = product(sizes.input(1)?)?.checked_add(product(sizes.input(2)?)?)?;
         weights.checked_mul(product(sizes.input(0)?.get(..2)?)?)
+    }
+
+    /// Every gate of every direction sums over what comes in. The hidden units stay.
+    fn ties(&self, t: &mut dyn Ties) -> bool {
+        t.contract((0, 2), (1, 2), 1);
+        t.make_none("has hidden units that feed back into all of its gates: they stay");
+        true
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
+use crate::ir::op::gather::Gather;
 use crate::ir::op::pick::{self, input, pick};
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{Dim, Shape};
@@ -60,11 +61,11 @@ struct Cut {
 }
 
 impl Cut {
-    /// First position that stays on an axis of `n`, and how many do, if they are one known run.
-    fn run(&self, n: &Dim) -> Option<(usize, usize)> {
-        let (Ok(start), Ok(end), Some(1)) = (&self.start, &self.end, self.step) else { return None };
-        let (first, count) = range(n.known()?, *start, *end, 1)?;
-        Some((usize::try_from(first).ok()?, usize::try_from(count).ok()?))
+    /// The places on an axis of `n` that stay, in their new order, if they are known: the first, how many, how far apart.
+    fn places(&self, n: &Dim) -> Option<(usize, usize, i64)> {
+        let (Ok(start), Ok(end), Some(step)) = (&self.start, &self.end, self.step) else { return None };
+        let (first, count) = range(n.known()?, *start, *end, step)?;
+        Some((usize::try_from(first).ok()?, usize::try_from(count).ok()?, step))
     }
 
     fn length(&self, n: &Dim) -> Result<Dim, String> {
@@ -202,30 +203,44 @@ impl Operator for Slice {
         let Ok(Some(cuts)) = self.cuts(t.cx(), x.rank()) else { return true };
         for (a, n) in x.0.iter().enumerate() {
             let cut = cuts.iter().find(|c| c.axis == a);
-            match (cut, cut.and_then(|c| c.run(n))) {
+            match (cut, cut.and_then(|c| c.places(n))) {
                 (None, _) => t.pass((0, a), (0, a)),
-                (Some(_), Some((first, _))) => t.select((0, a), (0, a), &|i| first.saturating_add(i)),
-                (Some(_), None) => t.freeze((0, a), "cuts something else than one run of known bounds"),
+                (Some(_), Some((first, _, step))) if step == 1 || cuts.len() == 1 => {
+                    t.select((0, a), (0, a), &|i| place(first, step, i));
+                }
+                (Some(_), Some(_)) => t.freeze((0, a), "skips or reverses them, and cuts another axis too"),
+                (Some(_), None) => t.freeze((0, a), "cuts them at bounds that are not known"),
             }
         }
         true
     }
 
-    /// Bounds that hold the kept positions of every axis that lost some.
+    /// Bounds that hold the kept positions of every axis that lost some. Where those are no longer equally far apart, a
+    /// Gather of them.
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
         let x = kept.cx().shape(0)?;
         let cuts = self.cuts(kept.cx(), x.rank()).ok()??;
-        let (mut starts, mut ends, mut changed) = (Vec::new(), Vec::new(), false);
+        let (mut starts, mut ends, mut steps, mut changed) = (Vec::new(), Vec::new(), Vec::new(), false);
         for cut in &cuts {
-            let (mut start, mut end) = (cut.start.clone().ok()?, cut.end.clone().ok()?);
+            let (mut start, mut end, mut step) = (cut.start.clone().ok()?, cut.end.clone().ok()?, cut.step?);
             if let Some(before) = kept.input((0, cut.axis)) {
-                let (first, _) = cut.run(&x.0[cut.axis])?;
-                start = before.iter().filter(|&&p| p < first).count() as i64;
-                end = start + kept.stay((0, cut.axis))?.len() as i64;
+                let (first, _, old) = cut.places(&x.0[cut.axis])?;
+                let now = |i: &usize| before.binary_search(&place(first, old, *i)).ok().map(|p| p as i64);
+                let now: Vec<i64> = kept.stay((0, cut.axis))?.iter().map(now).collect::<Option<_>>()?;
+                match bounds(&now, before.len(), old) {
+                    Some(even) => (start, end, step) = even,
+                    None if cuts.len() == 1 && self.bounds.is_none() => {
+                        let indices = Change::Constant(1, Tensor::i64([now.len()], &now));
+                        let gather = Gather { axis: cut.axis as i64 };
+                        return Some(vec![Change::Op(gather.into()), indices, Change::Inputs(2)]);
+                    }
+                    None => return None,
+                }
                 changed = true;
             }
             starts.push(start);
             ends.push(end);
+            steps.push(step);
         }
         Some(match &self.bounds {
             _ if !changed => Vec::new(),
@@ -235,15 +250,33 @@ impl Operator for Slice {
                     let dtype = kept.cx().dtype(slot)?;
                     Some(Change::Constant(slot, Tensor::from_ints(dtype, [list.len()], list)))
                 };
-                vec![like(1, starts)?, like(2, ends)?]
+                let same = cuts.iter().map(|c| c.step).eq(steps.iter().copied().map(Some));
+                let steps = if same { None } else { Some(like(4, steps)?) };
+                [like(1, starts)?, like(2, ends)?].into_iter().chain(steps).collect()
             }
         })
     }
 }
 
+/// Start, end and step that take these places of an axis of `n`, if they are equally far apart; the old step where there
+/// are too few to say.
+fn bounds(places: &[i64], n: usize, step: i64) -> Option<(i64, i64, i64)> {
+    let (Some(&first), Some(&last)) = (places.first(), places.last()) else { return Some((0, 0, step)) };
+    let step = places.get(1).map_or(step, |second| second - first);
+    let even = places.windows(2).all(|w| w[1] - w[0] == step);
+    let end = if step > 0 { last + 1 } else { last - 1 };
+    // Before the first place, counted from the end: -1 is the last.
+    even.then_some((first, if end < 0 { -1 - n as i64 } else { end }, step))
+}
+
+/// The `i`-th place from `first` on, `step` apart.
+fn place(first: usize, step: i64, i: usize) -> usize {
+    (first as i128 + i as i128 * step as i128) as usize
+}
+
 /// `count` places from `first` on, `step` apart.
 fn places(first: u64, count: u64, step: i64) -> impl Iterator<Item = usize> {
-    (0..count as i128).map(move |i| (first as i128 + i * step as i128) as usize)
+    (0..count as usize).map(move |i| place(first as usize, step, i))
 }
 
 #[cfg(test)]
@@ -261,6 +294,22 @@ mod tests {
         assert_eq!(range(0, i64::MIN, i64::MAX, i64::MIN), Some((0, 0)));
         assert_eq!(range(3, i64::MAX, i64::MIN, i64::MIN), Some((2, 1)));
         assert_eq!(range(3, 0, 1, 0), None);
+    }
+
+    #[test]
+    fn places_have_bounds_if_they_are_even() {
+        assert_eq!(bounds(&[2, 3, 4], 6, 1), Some((2, 5, 1)));
+        assert_eq!(bounds(&[1, 4], 6, 2), Some((1, 5, 3)));
+        assert_eq!(bounds(&[4, 2, 0], 5, -2), Some((4, -6, -2)));
+        assert_eq!(bounds(&[0], 5, -1), Some((0, -6, -1)));
+        assert_eq!(bounds(&[3], 5, 2), Some((3, 4, 2)));
+        assert_eq!(bounds(&[], 5, 1), Some((0, 0, 1)));
+        assert_eq!(bounds(&[0, 1, 3], 5, 2), None);
+        for (places, n) in [(vec![4, 2, 0], 5), (vec![1, 4], 6), (vec![0], 3)] {
+            let (start, end, step) = bounds(&places, n, -1).unwrap();
+            let (first, count) = range(n as u64, start, end, step).unwrap();
+            assert!(super::places(first, count, step).eq(places.iter().map(|&p| p as usize)), "{places:?}");
+        }
     }
 
     #[test]
