@@ -159,7 +159,12 @@ pub const STEPS: &[(&str, &str)] = &[
            %b = ACT(%a); %y = Reshape(%b, #r[4,h,w])|\
            %a = Gather<axis=1>(%x, #s[(?0|-1)]); %u = (!Unsqueeze<axes=[1]>(%a)|Unsqueeze(%a, #i[1])); %y = Mul(%x, %u))",
     ),
-    ("tile", "%a = Tile(%x, #i[1,(?1|2),(?1|2),1]); %y = MaxPool<kernel_shape=[2,1], strides=[2,1]>(%a)"),
+    (
+        // Two channels or more: tract 0.23 forgets to repeat a single one.
+        "tile",
+        "%d = Concat<axis=1>(%x, %o); %a = Tile(%d, #i[1,(?1|2),(?1|2),1]); \
+         %y = MaxPool<kernel_shape=[2,1], strides=[2,1]>(%a)",
+    ),
     (
         // As exporters write a class token.
         "expand-computed",

@@ -316,7 +316,11 @@ impl Operator for Conv {
         if per_group == 1 && groups > 1 {
             let multiplier = m / groups;
             // A filter for every channel makes none, unless it is the first to tell them apart.
-            if t.is_tracked((0, 1)) { t.pass((1, 0), (0, 1)) } else { t.produce((1, 0), (0, 1), 1) }
+            if t.is_tracked((0, 1)) {
+                t.pass((1, 0), (0, 1))
+            } else {
+                t.produce((1, 0), (0, 1), 1)
+            }
             t.tie((1, 0), (0, 1), &|i| i / multiplier);
         } else {
             t.contract((0, 1), (1, 1), groups);

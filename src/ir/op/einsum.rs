@@ -128,7 +128,9 @@ impl Operator for Einsum {
         let ranks = [rank(t.cx().shape(0)), rank(t.cx().shape(1)), rank(t.out_shape(0))];
         let [left, right] = &self.terms[..] else { return false };
         let bound = [left.bind(ranks[0]), right.bind(ranks[1]), self.output.bind(ranks[2])];
-        let [Some((left, left_rest)), Some((right, right_rest)), Some((output, output_rest))] = bound else { return false };
+        let [Some((left, left_rest)), Some((right, right_rest)), Some((output, output_rest))] = bound else {
+            return false;
+        };
         let twice = |axes: &Axes| axes.iter().any(|(c, at)| axes.iter().any(|(d, other)| c == d && at != other));
         if [&left, &right, &output].into_iter().any(twice) {
             return false;

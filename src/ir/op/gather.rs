@@ -87,7 +87,11 @@ impl Operator for Gather {
         let chosen = chosen.and_then(|c| c.into_iter().map(|i| place(i, n)).collect::<Option<Vec<_>>>());
         if let Some(positions) = chosen {
             let from = |i: usize| positions.get(i).copied().unwrap_or(usize::MAX);
-            if indices == 1 { t.select((0, at), (0, at), &from) } else { t.select_grid((0, at), at..at + indices, &from) }
+            if indices == 1 {
+                t.select((0, at), (0, at), &from)
+            } else {
+                t.select_grid((0, at), at..at + indices, &from)
+            }
         }
         true
     }
