@@ -10,6 +10,7 @@
 //! It is decided when all freezes are known.
 //! (After Fang et al. 2023, DepGraph, with index maps instead of layer-wise dependencies.)
 
+mod axes;
 mod classes;
 mod fold;
 mod groups;
@@ -17,11 +18,13 @@ mod walk;
 
 use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::value::Source;
+use axes::Axes;
 use classes::{Classes, Labels, MAX_BYTES};
 use fold::Fold;
+use foldhash::fast::FixedState;
 pub use groups::{Group, Tie};
 use groups::{Produced, Tied};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use walk::Walk;
 
@@ -63,13 +66,11 @@ pub struct Reach {
 /// The channels of a graph.
 #[derive(Debug)]
 pub struct Channels {
-    labels: HashMap<(ValueId, usize), Labels>,
+    axes: Axes,
+    /// By value: whether it is computed from constants alone.
+    weights: Vec<bool>,
     classes: Classes,
     freezes: Vec<Freeze>,
-    /// Axes of constants that a node needs whole, before they have labels.
-    locked: HashMap<(ValueId, usize), u32>,
-    /// Axes of results into which an axis without labels goes, with the value that has it.
-    whole: HashMap<(ValueId, usize), ValueId>,
     produced: Vec<Produced>,
     ties: Vec<Tied>,
     contractions: Vec<Contraction>,
@@ -88,19 +89,20 @@ impl Channels {
     /// As `of`; axes beyond `room` bytes of labels stay whole.
     fn within(graph: &Graph, room: usize) -> crate::Result<Channels> {
         let mut channels = Channels {
-            labels: HashMap::new(),
+            axes: Axes::of(graph),
+            weights: vec![false; graph.id_bound()],
             classes: Classes::within(room),
             freezes: Vec::new(),
-            locked: HashMap::new(),
-            whole: HashMap::new(),
             produced: Vec::new(),
             ties: Vec::new(),
             contractions: Vec::new(),
             folds: Vec::new(),
         };
-        let mut weights: HashSet<ValueId> = graph.values().filter(|&v| graph.value(v).constant().is_some()).collect();
+        for v in graph.values() {
+            channels.weights[v.index()] = graph.value(v).constant().is_some();
+        }
         for node in graph.topological()? {
-            channels.visit(graph, node, &mut weights);
+            channels.visit(graph, node);
         }
         for &v in graph.outputs() {
             let why = format!("\"{}\" is an output of the model", graph.value(v).name);
@@ -115,12 +117,12 @@ impl Channels {
         Ok(channels)
     }
 
-    fn visit(&mut self, graph: &Graph, node: NodeId, weights: &mut HashSet<ValueId>) {
+    fn visit(&mut self, graph: &Graph, node: NodeId) {
         for (_, _, v) in graph.node_captures(node) {
             let why = format!("reads \"{}\" in a body", graph.value(v).name);
             self.freeze_value(graph, v, Freeze { node: Some(node), why });
         }
-        let mut walk = Walk::new(graph, node, weights, self);
+        let mut walk = Walk::new(graph, node, self);
         let rest = match graph.node(node).op.operator() {
             _ if graph.node(node).inconsistent => "contradicts the operator's definition",
             None => "is an operator that tutee does not know: it may need every channel",
@@ -129,13 +131,13 @@ impl Channels {
         };
         walk.finish(rest);
         if walk.is_computed_from_weights() {
-            weights.extend(graph.node_outputs(node).into_iter().flatten());
+            graph.node_outputs(node).into_iter().flatten().for_each(|v| self.weights[v.index()] = true);
         }
     }
 
     /// The unit at a position of a value's axis, if the axis carries channels.
     pub fn unit(&self, value: ValueId, axis: usize, position: usize) -> Option<u32> {
-        Some(self.classes.root(*self.labels.get(&(value, axis))?.get(position)?))
+        Some(self.classes.root(*self.axes.labels(value, axis)?.get(position)?))
     }
 
     /// Axes of a value that carry channels, with their units by position.
@@ -145,7 +147,7 @@ impl Channels {
 
     /// The units along an axis, by position.
     pub fn units(&self, value: ValueId, axis: usize) -> Option<Vec<u32>> {
-        Some(self.labels.get(&(value, axis))?.iter().map(|&l| self.classes.root(l)).collect())
+        Some(self.axes.labels(value, axis)?.iter().map(|&l| self.classes.root(l)).collect())
     }
 
     /// Why a unit cannot be removed, if so.
@@ -161,7 +163,7 @@ impl Channels {
     /// Every axis that carries channels, once, with its labels.
     fn labelled<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = (ValueId, usize, &'a Labels)> {
         let axes = |v| (0..graph.value(v).rank().unwrap_or(0)).map(move |axis| (v, axis));
-        graph.values().flat_map(axes).filter_map(|(v, axis)| Some((v, axis, self.labels.get(&(v, axis))?)))
+        graph.values().flat_map(axes).filter_map(|(v, axis)| Some((v, axis, self.axes.labels(v, axis)?)))
     }
 
     /// Takes units out of `gone` until no axis of the graph loses all its positions: of every axis that would, the one of
@@ -200,13 +202,13 @@ impl Channels {
             set.iter().for_each(|&u| owner[u as usize] = i);
             out.push(Vec::new());
         }
-        let mut counts: HashMap<*const u32, Vec<(usize, usize)>> = HashMap::new();
+        let mut counts: HashMap<*const u32, Vec<(usize, usize)>, FixedState> = HashMap::default();
         for (value, axis, labels) in self.labelled(graph) {
             let found = counts.entry(labels.as_ptr()).or_insert_with(|| {
-                let mut found = BTreeMap::new();
                 let owners = labels.iter().map(|&l| owner[self.classes.root(l) as usize]);
-                owners.filter(|&o| o != usize::MAX).for_each(|o| *found.entry(o).or_insert(0) += 1);
-                found.into_iter().collect()
+                let mut owners: Vec<usize> = owners.filter(|&o| o != usize::MAX).collect();
+                owners.sort();
+                owners.chunk_by(|a, b| a == b).map(|same| (same[0], same.len())).collect()
             });
             for &(i, positions) in &*found {
                 out[i].push(Reach { value, axis, positions });
@@ -224,17 +226,18 @@ impl Channels {
 
     /// The labels of an axis; those of a constant are made when somebody first asks.
     fn labels(&mut self, graph: &Graph, value: ValueId, axis: usize) -> Option<Labels> {
-        if let Some(l) = self.labels.get(&(value, axis)) {
-            return Some(l.clone());
+        let known = self.axes.get_mut(value, axis)?;
+        if known.labels.is_some() {
+            return known.labels.clone();
         }
         let Source::Constant(t, _) = &graph.value(value).source else { return None };
         // A single position cannot go.
         let n = t.shape().get(axis).copied().filter(|&n| n > 1)?;
         let labels = self.classes.fresh(n)?;
-        if let Some(&reason) = self.locked.get(&(value, axis)) {
+        if let Some(reason) = known.locked {
             labels.iter().for_each(|&l| self.classes.freeze(l, reason));
         }
-        self.labels.insert((value, axis), labels.clone());
+        known.labels = Some(labels.clone());
         Some(labels)
     }
 
@@ -251,11 +254,14 @@ impl Channels {
 
     /// Freezes an axis, also where it has no labels yet: that can only be a constant's.
     fn freeze_axis(&mut self, graph: &Graph, value: ValueId, axis: usize, freeze: impl FnOnce() -> Freeze) {
-        if let Some(labels) = self.labels.get(&(value, axis)).cloned() {
+        let Some(known) = self.axes.get(value, axis) else { return };
+        if let Some(labels) = known.labels.clone() {
             self.freeze_labels(&labels, freeze());
-        } else if graph.value(value).constant().is_some() && !self.locked.contains_key(&(value, axis)) {
+        } else if graph.value(value).constant().is_some() && known.locked.is_none() {
             let reason = self.reason(freeze());
-            self.locked.insert((value, axis), reason);
+            if let Some(known) = self.axes.get_mut(value, axis) {
+                known.locked = Some(reason);
+            }
         }
     }
 
@@ -283,5 +289,29 @@ impl Channels {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    /// A file of some lines can ask for lists of labels without end: 256 at each Flatten here.
+    #[test]
+    fn what_takes_too_much_stays_whole() {
+        let flat = |i: usize| format!("%f{i} : f32[N,256] = Flatten(%a) @flat{i} output %f{i}\n");
+        let text = format!(
+            "model \"flat\" opset 17 {{ input %x : f32[N,3,8,8] const %w : f32[4,3,1,1]\n\
+             %a : f32[N,4,8,8] = Conv(%x, %w)\n{}}}",
+            (0..8).map(flat).collect::<String>()
+        );
+        let model = text::parse::model(&text).unwrap();
+        let why = |room: usize| {
+            let groups = Channels::within(&model.graph, room).unwrap().groups();
+            groups[0].frozen.as_ref().unwrap().explain(&model.graph)
+        };
+        assert_eq!(why(MAX_BYTES), "\"f0\" is an output of the model");
+        assert_eq!(why(5000), "Flatten \"flat4\" is too large to follow");
     }
 }

@@ -8,6 +8,7 @@ use crate::ir::{Graph, NodeId, text};
 use crate::onnx;
 use crate::report::group_digits;
 use std::fmt::Write;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,7 +30,8 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        let loaded = onnx::load(&self.model)?;
+        // The process ends with this command: to take a large model apart again would only take time.
+        let loaded = ManuallyDrop::new(onnx::load(&self.model)?);
         loaded.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         let g = &loaded.model.graph;
         if self.channels {
@@ -75,7 +77,7 @@ impl Args {
 
 /// The groups of coupled channels, one a paragraph.
 fn channels(g: &Graph) -> Result<String> {
-    let channels = Channels::of(g)?;
+    let channels = ManuallyDrop::new(Channels::of(g)?);
     let groups = channels.groups();
     let reach = channels.reach(g, groups.iter().map(|group| group.units.as_slice()));
     let ties = channels.ties(g, &groups);

@@ -10,6 +10,7 @@ use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 /// Names a node for as long as its graph lives: never reused.
@@ -19,6 +20,16 @@ pub struct NodeId(NodeIndex<u32>);
 /// Names a value for as long as its graph lives: never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(NodeIndex<u32>);
+
+impl ValueId {
+    /// Its place among the ids of its graph.
+    pub fn index(self) -> usize {
+        self.0.index()
+    }
+}
+
+/// A map that hashes fast, and the same in every run. What it has is never listed: that order means nothing.
+type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// One place that reads a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +76,7 @@ pub struct Graph {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     captures: Vec<ValueId>,
-    names: HashMap<String, ValueId>,
+    names: Map<String, ValueId>,
     /// Names in use around this body, which new values must not take.
     pub(crate) reserved: HashSet<String>,
     created: u32,
@@ -81,7 +92,7 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             captures: Vec::new(),
-            names: HashMap::new(),
+            names: Map::default(),
             reserved: HashSet::new(),
             created: 0,
         }
@@ -141,6 +152,11 @@ impl Graph {
 
     pub fn has_value(&self, id: ValueId) -> bool {
         matches!(self.net.node_weight(id.0), Some(Vertex::Value(_)))
+    }
+
+    /// Ids of values are below this.
+    pub fn id_bound(&self) -> usize {
+        self.net.node_count()
     }
 
     pub fn find_value(&self, name: &str) -> Option<ValueId> {
@@ -278,37 +294,35 @@ impl Graph {
     /// # Errors
     /// If the graph has a cycle; the error names a node on it.
     pub fn topological(&self) -> Result<Vec<NodeId>> {
-        let mut waiting: HashMap<NodeId, usize> = HashMap::new();
+        // By vertex: how many values that nodes compute it still waits for.
+        let mut waiting = vec![0usize; self.net.node_count()];
         let mut ready = BinaryHeap::new();
         for id in self.nodes() {
             let needs =
                 self.net.edges_directed(id.0, Incoming).filter(|e| self.producer(ValueId(e.source())).is_some());
             match needs.count() {
                 0 => ready.push(Reverse((self.node(id).order, id))),
-                n => {
-                    waiting.insert(id, n);
-                }
+                n => waiting[id.0.index()] = n,
             }
         }
-        let mut order = Vec::with_capacity(ready.len() + waiting.len());
+        let mut order = Vec::with_capacity(self.net.node_count() / 2);
         while let Some(Reverse((_, id))) = ready.pop() {
             order.push(id);
-            for value in self.node_outputs(id).into_iter().flatten() {
-                for e in self.net.edges_directed(value.0, Outgoing) {
+            for value in self.net.edges_directed(id.0, Outgoing).map(|e| e.target()) {
+                for e in self.net.edges_directed(value, Outgoing) {
                     let user = NodeId(e.target());
-                    let left = waiting.get_mut(&user).expect("a user that was not emitted yet");
+                    let left = &mut waiting[user.0.index()];
                     *left -= 1;
                     if *left == 0 {
-                        waiting.remove(&user);
                         ready.push(Reverse((self.node(user).order, user)));
                     }
                 }
             }
         }
-        match waiting.keys().min_by_key(|&&n| self.node(n).order) {
+        match self.nodes().filter(|n| waiting[n.0.index()] > 0).min_by_key(|&n| self.node(n).order) {
             None => Ok(order),
-            Some(&stuck) => {
-                let on_cycle = self.walk_up(stuck, |n| waiting.contains_key(&n));
+            Some(stuck) => {
+                let on_cycle = self.walk_up(stuck, |n| waiting[n.0.index()] > 0);
                 Err(Error::input("the graph has a cycle")
                     .at(format!("{} \"{}\"", self.node(on_cycle).kind(), self.label(on_cycle)))
                     .because("the node depends on its own output")
@@ -388,21 +402,25 @@ impl Graph {
     /// # Errors
     /// If the graph has a value of that name.
     pub(crate) fn add_value(&mut self, value: Value) -> Result<ValueId> {
-        if let Some(&other) = self.names.get(&value.name) {
-            let first = match self.value(other).source {
-                Source::Node => "a node's result",
-                Source::Input { .. } => "an input of the graph",
-                Source::Constant(..) | Source::Carried => "a constant",
-                Source::Capture => "a value that was read before",
-            };
-            return Err(Error::input(format!("the value \"{}\" is defined twice", value.name))
-                .because(format!("{first} has that name, and every value of an ONNX graph has one definition"))
-                .help("rename one of the two; some exporters need unique names switched on"));
+        match self.names.entry(value.name.clone()) {
+            Entry::Vacant(free) => {
+                let id = ValueId(self.net.add_node(Vertex::Value(Box::new(value))));
+                free.insert(id);
+                Ok(id)
+            }
+            Entry::Occupied(taken) => {
+                let other = *taken.get();
+                let first = match self.value(other).source {
+                    Source::Node => "a node's result",
+                    Source::Input { .. } => "an input of the graph",
+                    Source::Constant(..) | Source::Carried => "a constant",
+                    Source::Capture => "a value that was read before",
+                };
+                Err(Error::input(format!("the value \"{}\" is defined twice", value.name))
+                    .because(format!("{first} has that name, and every value of an ONNX graph has one definition"))
+                    .help("rename one of the two; some exporters need unique names switched on"))
+            }
         }
-        let name = value.name.clone();
-        let id = ValueId(self.net.add_node(Vertex::Value(Box::new(value))));
-        self.names.insert(name, id);
-        Ok(id)
     }
 
     pub(crate) fn add_input(&mut self, id: ValueId) {

@@ -60,6 +60,10 @@ impl<'a> Infer<'a> {
         self.graph.opset
     }
 
+    pub fn inputs(&self) -> &[Option<ValueId>] {
+        &self.inputs
+    }
+
     /// Number of input slots, absent ones included.
     pub fn n_inputs(&self) -> usize {
         self.inputs.len()

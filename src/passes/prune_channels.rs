@@ -1,7 +1,8 @@
 //! Removes whole channels and neurons, with everything that is coupled to them. What stands or falls together is worked
 //! out for the whole graph (`tutee show --channels MODEL` prints it): residual sums, concatenations, depthwise and
 //! grouped convolutions, flattening, attention heads and so on. Channels that reach an output of the model, an operator
-//! that is not known or one that needs the axis whole stay, and the report names that operator.
+//! that is not known or one that needs the axis whole stay, and the report names that operator. Every layer is in some
+//! row: one whose weights are fed or made at run time, too, and one that has a state (of an LSTM only the inputs go).
 //!
 //! A unit is the least set of channels that can go; a group is the units that one layer, or several coupled ones, make.
 //! Of every group the least important units go; no axis loses all of its channels. Options:

@@ -13,12 +13,14 @@ use common::{Random, files, name, teachers};
 use law::{Size, Units};
 use net::Step;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use steps::{BARRIER, STEPS};
 use tutee::analysis::channels::Channels;
-use tutee::ir::{Model, Patch, Tensor, text};
+use tutee::analysis::cost::node_macs;
+use tutee::compress::measure;
+use tutee::ir::{Model, NodeId, Patch, Tensor, text};
 use tutee::onnx;
 
 /// Units of a random choice, such that no axis loses all its channels.
@@ -61,6 +63,77 @@ fn fixtures_keep_the_law() {
         |case: &(PathBuf, Option<f64>)| one(case).unwrap_or_else(|e| panic!("{} at {:?}: {e}", name(&case.0), case.1));
     let cut = cases.par_iter().filter(|case| law(case)).count();
     assert!(cut >= 24, "only {cut} of {} prunings of fixtures cut anything", cases.len());
+}
+
+/// Eight convolutions with BatchNormalization and ReLU6 and a classifier: 2.17 million parameters.
+fn plain_cnn() -> String {
+    let mut lines = vec!["input %x0 : f32[N,3,32,32]".to_string(), "const %zero : f32[] = {0.0}".into()];
+    lines.push("const %six : f32[] = {6.0}".into());
+    let (mut from, mut size) = (3, 32);
+    for (i, to) in [16, 32, 64, 128, 256, 256, 256, 256].into_iter().enumerate() {
+        lines.push(format!("const %w{i} : f32[{to},{from},3,3] = seed({i})"));
+        lines.push(format!("const %v{i} : f32[{to}] = {{{}}}", vec!["0.5"; to].join(",")));
+        lines.extend(["b", "s", "o", "m"].map(|v| format!("const %{v}{i} : f32[{to}] = seed({})", 90 + i)));
+        lines.push(format!("%a{i} : f32[N,{to},{size},{size}] = Conv<pads=[1,1,1,1]>(%x{i}, %w{i}, %b{i})"));
+        lines.push(format!("%n{i} : ? = BatchNormalization(%a{i}, %s{i}, %o{i}, %m{i}, %v{i})"));
+        lines.push(format!("%r{i} : ? = Clip(%n{i}, %zero, %six)"));
+        let pool = if i < 4 { "MaxPool<kernel_shape=[2,2], strides=[2,2]>" } else { "Identity" };
+        lines.push(format!("%x{} : ? = {pool}(%r{i})", i + 1));
+        (from, size) = (to, if i < 4 { size / 2 } else { size });
+    }
+    lines.push("const %w : f32[10,256] = seed(8)".into());
+    lines.push("const %b : f32[10] = seed(9)".into());
+    lines.extend(
+        ["%p : ? = GlobalAveragePool(%x8)", "%f : ? = Flatten(%p)", "%y : ? = Gemm<transB=1>(%f, %w, %b)"]
+            .map(String::from),
+    );
+    format!("model \"plain\" opset 17 {{\n  {}\n  output %y\n}}\n", lines.join("\n  "))
+}
+
+#[test]
+fn half_the_width_leaves_a_quarter() {
+    let fixture = |name: &str| onnx::load(&common::root().join(format!("fixtures/{name}.onnx"))).unwrap().model;
+    let plain = text::parse::model(&plain_cnn()).unwrap();
+    let most = |model: &Model, percent: u64| measure(model).unwrap().cost.parameters * percent / 100;
+    let angles = fixture("ppocr_cls");
+    let cases = [
+        (fixture("lenet5"), 110_000),
+        (fixture("lenet300"), 126_000),
+        (fixture("resnet_small_bn"), 45_000),
+        (plain.clone(), 545_000),
+        (angles.clone(), most(&angles, 60)),
+    ];
+    for (teacher, most) in cases {
+        let channels = Channels::of(&teacher.graph).unwrap();
+        let (student, _) = law::pruned(&teacher, &channels, 0.5).unwrap();
+        let left = measure(&student).unwrap().cost.parameters;
+        assert!(left <= most, "{}: {left} of at most {most} parameters", teacher.graph.name);
+    }
+    let channels = Channels::of(&plain.graph).unwrap();
+    let (student, gone) = law::pruned(&plain, &channels, 0.5).unwrap();
+    law::holds(&plain, &channels, &gone, &student, Size::Fixture).unwrap();
+}
+
+#[test]
+fn every_layer_is_in_a_group() {
+    for path in teachers() {
+        let model = onnx::load(&path).unwrap().model;
+        let (g, channels) = (&model.graph, Channels::of(&model.graph).unwrap());
+        let groups = channels.groups();
+        let made: HashSet<NodeId> = groups.iter().flat_map(|g| g.producers.iter().copied()).collect();
+        let units: HashSet<u32> = groups.iter().flat_map(|g| g.units.iter().copied()).collect();
+        let weight = |n| {
+            let inputs = g.node_inputs(n).into_iter().flatten();
+            inputs.into_iter().find(|&v| g.value(v).constant().is_some_and(|t| t.rank() > 1))
+        };
+        for n in g.nodes().filter(|&n| node_macs(g, n, None) != Some(0)) {
+            let Some(weight) = weight(n) else { continue };
+            // A depthwise convolution is cut with the channels that it reads.
+            let with = channels.unit(weight, 0, 0).is_some_and(|u| units.contains(&u) || channels.frozen(u).is_some());
+            assert!(made.contains(&n) || with, "{}: nothing is said about {}", name(&path), g.label(n));
+        }
+        assert!(groups.iter().all(|g| !g.units.is_empty() || g.frozen.is_some()), "{}", name(&path));
+    }
 }
 
 /// How many networks have a step, and in how many of them channels of the step's nodes went.

@@ -11,7 +11,7 @@ use crate::ir::op::reshape::runs;
 use crate::ir::shape::Shape;
 use crate::ir::tensor::elements;
 use crate::ir::ties::{Axis, Ties, open_weight};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Positions of a reshaped axis beyond which it is not followed: room for the widest classifier after a flattening.
@@ -24,9 +24,7 @@ pub struct Walk<'a> {
     cx: Infer<'a>,
     graph: &'a Graph,
     node: NodeId,
-    inputs: Vec<Option<ValueId>>,
     outputs: Vec<Option<ValueId>>,
-    weights: &'a HashSet<ValueId>,
     channels: &'a mut Channels,
     said: Vec<Axis>,
     /// Whether the node has a word in a group.
@@ -34,14 +32,12 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(graph: &'a Graph, node: NodeId, weights: &'a HashSet<ValueId>, channels: &'a mut Channels) -> Walk<'a> {
+    pub fn new(graph: &'a Graph, node: NodeId, channels: &'a mut Channels) -> Walk<'a> {
         Walk {
             cx: Infer::new(graph, node),
             graph,
             node,
-            inputs: graph.node_inputs(node),
             outputs: graph.node_outputs(node),
-            weights,
             channels,
             said: Vec::new(),
             grouped: false,
@@ -49,9 +45,9 @@ impl<'a> Walk<'a> {
     }
 
     pub fn is_computed_from_weights(&self) -> bool {
-        let mut present = self.inputs.iter().flatten().peekable();
+        let mut present = self.cx.inputs().iter().flatten().peekable();
         present.peek().is_some()
-            && present.all(|v| self.weights.contains(v))
+            && present.all(|v| self.channels.weights[v.index()])
             && !self.graph.node(self.node).has_bodies()
     }
 
@@ -63,7 +59,7 @@ impl<'a> Walk<'a> {
         }
         let node = self.graph.node(self.node);
         let multiplies = || node.op.operator().is_none() || node_macs(self.graph, self.node, None) != Some(0);
-        if let Some(slot) = (0..self.inputs.len()).find(|&slot| self.is_untold(slot)).filter(|_| multiplies()) {
+        if let Some(slot) = (0..self.cx.n_inputs()).find(|&slot| self.is_untold(slot)).filter(|_| multiplies()) {
             let why = match why {
                 "" => open_weight(&self.cx, slot),
                 why => why.into(),
@@ -77,12 +73,12 @@ impl<'a> Walk<'a> {
         let known = self.is_weight(slot) || self.cx.is_overridable(slot);
         let Some(v) = self.in_value(slot).filter(|_| known) else { return false };
         let rank = self.graph.value(v).rank().unwrap_or(0);
-        rank > 1 && (0..rank).all(|axis| !self.channels.labels.contains_key(&(v, axis)))
+        rank > 1 && (0..rank).all(|axis| !self.channels.axes.labels(v, axis).is_some())
     }
 
     /// Freezes every input axis that the operator said nothing about.
     fn freeze_rest(&mut self, why: &str) {
-        for (slot, v) in self.inputs.clone().into_iter().enumerate() {
+        for (slot, v) in self.cx.inputs().to_vec().into_iter().enumerate() {
             let Some(v) = v else { continue };
             for axis in 0..self.graph.value(v).rank().unwrap_or(0) {
                 if self.said.contains(&(slot, axis)) {
@@ -101,7 +97,7 @@ impl<'a> Walk<'a> {
     }
 
     fn in_value(&self, slot: usize) -> Option<ValueId> {
-        self.inputs.get(slot).copied().flatten()
+        self.cx.inputs().get(slot).copied().flatten()
     }
 
     fn out_value(&self, slot: usize) -> Option<ValueId> {
@@ -136,25 +132,22 @@ impl<'a> Walk<'a> {
 
     fn set_output(&mut self, output: Axis, labels: Labels) {
         let Some(v) = self.out_value(output.0) else { return };
-        let refusal = match (self.size(Some(v), output.1), self.channels.whole.get(&(v, output.1))) {
+        let whole = self.channels.axes.get(v, output.1).and_then(|known| known.whole);
+        let refusal = match (self.size(Some(v), output.1), whole) {
             (size, _) if size != Some(labels.len()) => Some("has a result of unknown size along them".into()),
             (Some(1), _) => Some("leaves a single position of their axis".into()),
-            (_, Some(&met)) => {
-                Some(format!("combines them with \"{}\", which stays whole", self.graph.value(met).name))
-            }
+            (_, Some(met)) => Some(format!("combines them with \"{}\", which stays whole", self.graph.value(met).name)),
             _ => None,
         };
         if let Some(why) = refusal {
             let why = self.why(why);
             return self.channels.freeze_labels(&labels, why);
         }
-        match self.channels.labels.get(&(v, output.1)).cloned() {
-            Some(met) => {
-                if self.channels.classes.unite_all(&met, &labels) {
-                    self.tied(vec![labels]);
-                }
-            }
-            None => drop(self.channels.labels.insert((v, output.1), labels)),
+        let Some(known) = self.channels.axes.get_mut(v, output.1) else { return };
+        match &known.labels {
+            None => known.labels = Some(labels),
+            Some(met) if self.channels.classes.unite_all(met, &labels) => self.tied(vec![labels]),
+            Some(_) => {}
         }
     }
 
@@ -271,11 +264,11 @@ impl Ties for Walk<'_> {
     }
 
     fn is_weight(&self, slot: usize) -> bool {
-        self.in_value(slot).is_some_and(|v| self.weights.contains(&v))
+        self.in_value(slot).is_some_and(|v| self.channels.weights[v.index()])
     }
 
     fn is_tracked(&self, input: Axis) -> bool {
-        self.in_value(input.0).is_some_and(|v| self.channels.labels.contains_key(&(v, input.1)))
+        self.in_value(input.0).is_some_and(|v| self.channels.axes.labels(v, input.1).is_some())
     }
 
     fn pass(&mut self, input: Axis, output: Axis) {
@@ -288,8 +281,9 @@ impl Ties for Walk<'_> {
             Some(labels) => self.set_output(output, labels),
             None => {
                 let (Some(v), Some(x)) = (self.out_value(output.0), self.in_value(input.0)) else { return };
-                self.channels.whole.insert((v, output.1), x);
-                if let Some(met) = self.channels.labels.get(&(v, output.1)).cloned() {
+                let Some(known) = self.channels.axes.get_mut(v, output.1) else { return };
+                known.whole = Some(x);
+                if let Some(met) = known.labels.clone() {
                     let why = self.why(format!("combines them with \"{}\", which stays whole", self.name(input.0)));
                     self.channels.freeze_labels(&met, why);
                 }
