@@ -73,7 +73,7 @@ impl<'a> Walk<'a> {
         let known = self.is_weight(slot) || self.cx.is_overridable(slot);
         let Some(v) = self.in_value(slot).filter(|_| known) else { return false };
         let rank = self.graph.value(v).rank().unwrap_or(0);
-        rank > 1 && (0..rank).all(|axis| !self.channels.axes.labels(v, axis).is_some())
+        rank > 1 && (0..rank).all(|axis| self.channels.axes.labels(v, axis).is_none())
     }
 
     /// Freezes every input axis that the operator said nothing about.
