@@ -153,9 +153,11 @@ impl Decoder<'_> {
         for info in inputs {
             self.input(&mut graph, info)?;
         }
-        let parsed = nodes.into_iter().enumerate().map(|(at, n)| self.declare(&mut graph, n, at as u32));
-        let parsed = parsed.collect::<Result<Vec<_>>>()?;
-        for (node, inputs, outputs, at) in parsed.into_iter().flatten() {
+        let mut parsed = Vec::with_capacity(nodes.len());
+        for (at, node) in nodes.into_iter().enumerate() {
+            parsed.extend(self.declare(&mut graph, node, at as u32)?);
+        }
+        for (node, inputs, outputs, at) in parsed {
             self.connect(&mut graph, node, &inputs, &outputs, at)?;
         }
         for info in outputs {

@@ -7,7 +7,7 @@ pub type Labels = Arc<[u32]>;
 
 /// Bytes of labels and lists of them beyond which no more are made: no small file can make the analysis take memory without
 /// end.
-pub const MAX_BYTES: usize = 1 << 29;
+pub const MAX_BYTES: usize = 1 << 28;
 
 /// What a position of a list takes, and a label.
 const LISTED: usize = size_of::<u32>();

@@ -65,7 +65,9 @@ impl Channels {
             }
         }
         let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-        let (mut units, mut producers, mut weights) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut producers, mut weights) = (HashSet::new(), HashSet::new());
+        // A unit is in one group.
+        let mut told = vec![false; self.classes.len()];
         for (i, made) in self.produced.iter().enumerate() {
             let set = sets.root(i as u32);
             let group = groups.entry(set).or_insert_with(|| Group {
@@ -80,7 +82,8 @@ impl Channels {
                 group.producers.push(made.node);
             }
             group.weights.extend(made.weight.filter(|&w| weights.insert((set, w))));
-            group.units.extend(made.labels.iter().map(|&l| self.classes.root(l)).filter(|&u| units.insert(u)));
+            let units = made.labels.iter().map(|&l| self.classes.root(l));
+            group.units.extend(units.filter(|&u| !std::mem::replace(&mut told[u as usize], true)));
         }
         let mut groups: Vec<Group> = groups.into_values().collect();
         for group in groups.iter_mut().filter(|g| g.frozen.is_none()) {

@@ -158,7 +158,7 @@ impl<'a> Walk<'a> {
 
     /// Notes that a weight ties labels that it had before, if other nodes read it too.
     fn tied_by_weight(&mut self, slot: usize, labels: Labels) {
-        if let Some(v) = self.in_value(slot).filter(|&v| self.graph.uses(v).len() > 1) {
+        if let Some(v) = self.in_value(slot).filter(|&v| self.graph.readers(v).nth(1).is_some()) {
             self.channels.ties.push(Tied { node: self.node, by: Tie::Weight(v), lists: vec![labels] });
         }
     }
