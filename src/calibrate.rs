@@ -50,31 +50,7 @@ impl<'a> Calibration<'a> {
         let specs = model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect::<Result<Vec<_>>>()?;
         let feed = data.feed(&specs, normalise)?;
         let picks: Vec<usize> = evenly(samples.div_ceil(feed.batch()).max(1), feed.chunks()).collect();
-        let mut warnings = feed.warnings().to_vec();
-        let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); specs.len()];
-        for &i in &picks {
-            for ((array, spec), range) in feed.chunk(i)?.iter().zip(&specs).zip(&mut ranges) {
-                for v in array.to_f64() {
-                    if !v.is_finite() {
-                        return Err(Error::input(format!("the calibration data for {spec} is not finite"))
-                            .at(format!("sample {}", feed.rows(i).start))
-                            .at(data.name())
-                            .because(format!("it holds {v}")));
-                    }
-                    *range = (range.0.min(v), range.1.max(v));
-                }
-            }
-        }
-        for (spec, (low, high)) in specs.iter().zip(ranges).filter(|(spec, _)| spec.dtype.is_float()) {
-            if low == high {
-                warnings.push(format!("{}: every number for {spec} is {low}: nothing can be learned", data.name()));
-            } else if low.abs().max(high.abs()) > NORMALISED {
-                warnings.push(format!(
-                    "{}: {spec} gets numbers from {low} to {high}: does the model expect them normalised (--scale 1/255 --mean --std)?",
-                    data.name()
-                ));
-            }
-        }
+        let warnings = ranges(data, &feed, &picks, &specs, "calibration")?;
         let held = picks.len() / HELD_BACK;
         if held == 0 {
             return Err(Error::input("there is too little calibration data")
@@ -110,10 +86,53 @@ impl<'a> Calibration<'a> {
     }
 }
 
-fn spec(graph: &Graph, v: ValueId) -> Result<InputSpec> {
+/// What to warn of: what the feed says itself, and what chunks of it for these inputs show; `what` is what the data is for.
+///
+/// # Errors
+/// If a number is not finite.
+pub fn ranges(
+    data: &Dataset,
+    feed: &Feed<'_>,
+    picks: &[usize],
+    specs: &[InputSpec],
+    what: &str,
+) -> Result<Vec<String>> {
+    let mut warnings = feed.warnings().to_vec();
+    let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); specs.len()];
+    for &i in picks {
+        for ((array, spec), range) in feed.chunk(i)?.iter().zip(specs).zip(&mut ranges) {
+            for v in array.to_f64() {
+                if !v.is_finite() {
+                    return Err(Error::input(format!("the {what} data for {spec} is not finite"))
+                        .at(format!("sample {}", feed.rows(i).start))
+                        .at(data.name())
+                        .because(format!("it holds {v}")));
+                }
+                *range = (range.0.min(v), range.1.max(v));
+            }
+        }
+    }
+    for (spec, (low, high)) in specs.iter().zip(ranges).filter(|(spec, _)| spec.dtype.is_float()) {
+        if low == high {
+            warnings.push(format!("{}: every number for {spec} is {low}: nothing can be learned", data.name()));
+        } else if low.abs().max(high.abs()) > NORMALISED {
+            warnings.push(format!(
+                "{}: {spec} gets numbers from {low} to {high}: does the model expect them normalised (--scale 1/255 --mean --std)?",
+                data.name()
+            ));
+        }
+    }
+    Ok(warnings)
+}
+
+/// What the data for an input of a graph must be.
+///
+/// # Errors
+/// If it is nothing that data could be.
+pub fn spec(graph: &Graph, v: ValueId) -> Result<InputSpec> {
     let value = graph.value(v);
     let refuse =
-        |why: &str| Error::input(format!("input \"{}\" cannot be calibrated", value.name)).because(why.to_string());
+        |why: &str| Error::input(format!("input \"{}\" cannot be fed with data", value.name)).because(why.to_string());
     let ty = value.ty.as_ref().ok_or_else(|| refuse("the model does not say its type"))?;
     let dtype = ty.dtype().ok_or_else(|| refuse("it is no tensor"))?;
     let dtype = side::plain(dtype).ok_or_else(|| refuse("its type is no plain number"))?;

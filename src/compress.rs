@@ -1,7 +1,20 @@
 //! The driver: runs a recipe's steps over a model, site by site, and accounts for every one.
 
+#[cfg(feature = "distill")]
+mod checkpoint;
+#[cfg(feature = "distill")]
+mod distill;
+#[cfg(feature = "distill")]
+mod frozen;
+mod inputs;
 #[cfg(feature = "exec")]
 mod repairs;
+#[cfg(feature = "distill")]
+mod training;
+
+pub use inputs::Data;
+#[cfg(feature = "distill")]
+pub use training::Training;
 
 #[cfg(feature = "exec")]
 use repairs::Repairs;
@@ -10,14 +23,12 @@ use repairs::Repairs;
 type Repairs<'a> = std::marker::PhantomData<&'a ()>;
 
 use crate::analysis::cost::{Costs, cost};
-#[cfg(feature = "exec")]
-use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, Op, Type};
 use crate::onnx;
 use crate::passes::options::{Selected, Selection};
 use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict};
-use crate::recipe::{Action, Recipe, Step};
+use crate::recipe::{Action, Recipe};
 use crate::report::{self, Packed, Report, Row, Size, StepReport};
 
 /// Rounds of cleaning after which passes that still find something must be undoing each other.
@@ -33,6 +44,17 @@ pub trait Observer {
 
     /// At a site of the running step, of whose work `done` of `all` is behind.
     fn site(&self, _done: u64, _all: u64, _site: &str) {}
+
+    /// News of a step that takes long, such as the end of an epoch.
+    fn line(&self, _news: &str) {}
+
+    /// Before (`true`) and after something that may end early and has something to show for it then.
+    fn training(&self, _begins: bool) {}
+
+    /// Whether that should go on.
+    fn goes_on(&self) -> bool {
+        true
+    }
 
     /// After a step; `index` counts from 1, and 0 is the model as loaded.
     ///
@@ -67,25 +89,23 @@ pub fn compress(
     stop_after: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
-    run(teacher, teacher_bytes, recipe, stop_after, observer, None)
+    run(teacher, teacher_bytes, recipe, stop_after, observer, Data::default())
 }
 
-/// As [`compress`], with calibration data: every step that changes what the network computes then fits the weights of the
-/// student to what the teacher gives on that data, unless its `repair` is `"none"`, and may decide by that data what to do.
+/// As [`compress`], with data.
 ///
 /// # Errors
 /// As [`compress`], and if the data cannot be run through the model.
 #[cfg(feature = "exec")]
 pub fn compress_on(
-    data: &Calibration<'_>,
+    data: Data<'_>,
     teacher: &Model,
     teacher_bytes: u64,
     recipe: &Recipe,
     stop_after: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
-    let repairs = Repairs::new(data, teacher);
-    run(teacher, teacher_bytes, recipe, stop_after, observer, Some(repairs))
+    run(teacher, teacher_bytes, recipe, stop_after, observer, data)
 }
 
 fn run(
@@ -94,12 +114,14 @@ fn run(
     recipe: &Recipe,
     stop_after: Option<usize>,
     observer: &dyn Observer,
-    mut repairs: Option<Repairs<'_>>,
+    data: Data<'_>,
 ) -> Result<Outcome> {
+    #[cfg(feature = "exec")]
+    let mut repairs = data.calibration.map(|data| Repairs::new(data, teacher));
+    #[cfg(not(feature = "exec"))]
+    let mut repairs: Option<Repairs<'_>> = None;
     let plan = recipe.plan()?;
-    if repairs.is_none() {
-        plan.iter().zip(&recipe.steps).try_for_each(|((_, action), step)| has_data(action, step))?;
-    }
+    plan.iter().zip(&recipe.steps).try_for_each(|((_, action), step)| data.suffices(action, step))?;
     let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
     let mut steps: Vec<StepReport> = Vec::new();
@@ -114,10 +136,23 @@ fn run(
         observer.step(i, count, &name);
         let mut run = Run { rows: Vec::new(), costs: Costs::default(), observer };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
-        let exact = !matches!(&action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
+        let exact = match &action {
+            Action::Nothing | Action::Clean => true,
+            Action::Pass(pass, _) => pass.phase() == Phase::Clean,
+            #[cfg(feature = "distill")]
+            Action::Distill(_) => false,
+        };
+        #[cfg_attr(not(feature = "distill"), allow(unused_mut))]
+        let mut curve = Vec::new();
         let before = exact.then(|| student.clone());
         match &action {
             Action::Nothing => {}
+            #[cfg(feature = "distill")]
+            Action::Distill(stage) => {
+                let training = data.training.ok_or_else(|| Error::internal("no training data"))?;
+                curve = run.distill(&mut student, teacher, training, stage, i).map_err(|e| e.at(step.place()))?;
+                repairs.iter_mut().for_each(Repairs::begin_anew);
+            }
             Action::Clean => run.clean(&mut student.graph, &passes::clean(), None)?,
             Action::Pass(pass, selection) => {
                 let located = |e| step.error(e);
@@ -162,7 +197,7 @@ fn run(
             missed.extend(what.map(|what| format!("{}: {what}", step.place())));
         }
         let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
-        steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows });
+        steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows, curve });
         (size, encoded) = (after, after.bytes);
         observer.model(i + 1, &name, &student)?;
     }
@@ -184,18 +219,6 @@ fn run(
         check: None,
     };
     Ok(Outcome { student, report })
-}
-
-/// Without calibration data no step may need it.
-fn has_data(action: &Action, step: &Step) -> Result<()> {
-    match action {
-        Action::Pass(pass, _) => pass.needs_data().map_or(Ok(()), |option| {
-            Err(Error::input(format!("{option} needs calibration data"))
-                .at(step.place())
-                .help("give --calib DATA, or `calib` under [data] in the recipe"))
-        }),
-        Action::Clean | Action::Nothing => Ok(()),
-    }
 }
 
 /// Nodes, cost and bytes of a model as it would be written.

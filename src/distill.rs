@@ -44,6 +44,7 @@ mod layout;
 pub mod loss;
 mod matmul;
 mod norm;
+mod normalise;
 mod optimizer;
 mod plan;
 mod pointwise;
@@ -53,6 +54,7 @@ mod reduce;
 mod resize;
 mod schedule;
 mod softmax;
+mod structure;
 mod sweep;
 mod tape;
 #[cfg(test)]
@@ -60,7 +62,8 @@ mod testing;
 pub mod train;
 mod walk;
 
-pub use build::weights;
+pub use build::{obstacle, weights};
+pub use normalise::normalise;
 pub use optimizer::{Method, Optimizer};
 pub use real::Real;
 pub use schedule::Schedule;

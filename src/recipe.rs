@@ -1,5 +1,11 @@
 //! Recipes: what to do with a teacher, as a file or as a list of `-p` arguments.
 
+#[cfg(feature = "distill")]
+mod distill;
+
+#[cfg(feature = "distill")]
+pub use distill::Distill;
+
 use crate::error::{Error, Result, io};
 use crate::passes::options::{OptionsError, Selection, Share, suggest};
 use crate::passes::{self, Pass, Phase};
@@ -55,6 +61,9 @@ pub struct Step {
     /// Lines of the keys in the recipe file.
     lines: BTreeMap<String, usize>,
     file: Option<String>,
+    /// What paths among the options are relative to.
+    #[cfg_attr(not(feature = "distill"), allow(dead_code))]
+    folder: PathBuf,
 }
 
 /// One step ready to run.
@@ -64,6 +73,19 @@ pub enum Action {
     /// All Clean passes, until none finds anything.
     Clean,
     Pass(Box<dyn Pass>, Selection),
+    /// Training.
+    #[cfg(feature = "distill")]
+    Distill(Box<Distill>),
+}
+
+impl Action {
+    fn trains(&self) -> bool {
+        match self {
+            Action::Nothing | Action::Clean | Action::Pass(..) => false,
+            #[cfg(feature = "distill")]
+            Action::Distill(_) => true,
+        }
+    }
 }
 
 impl Recipe {
@@ -84,6 +106,7 @@ impl Recipe {
         for p in [&mut recipe.data.calib, &mut recipe.data.train, &mut recipe.data.test].into_iter().flatten() {
             *p = folder.join(&*p);
         }
+        recipe.steps.iter_mut().for_each(|step| step.folder = folder.to_path_buf());
         recipe.path = Some(path.to_path_buf());
         Ok(recipe)
     }
@@ -166,7 +189,14 @@ impl Recipe {
                     .help("write pass = \"NAME\"; `tutee passes` lists them"));
             };
             let place = format!("{place} `{name}`");
-            out.push(Step { name: name.into(), options, place, lines, file: Some(file.into()) });
+            out.push(Step {
+                name: name.into(),
+                options,
+                place,
+                lines,
+                file: Some(file.into()),
+                folder: PathBuf::new(),
+            });
         }
         Ok(Recipe { data, target, steps: out, path: None })
     }
@@ -180,19 +210,28 @@ impl Recipe {
         let mut encoded: Option<&Step> = None;
         for step in &self.steps {
             let action = step.action()?;
-            if let (Some(before), false) = (encoded, matches!(action, Action::Nothing)) {
+            if let (Some(before), false) = (encoded, action.trains() || matches!(action, Action::Nothing)) {
                 return Err(Error::input(format!("`{}` cannot follow `{}`", step.name, before.name))
                     .at(step.place.clone())
                     .because(format!(
                         "`{}` encodes the weights, and what comes after would decode them again",
                         before.name
                     ))
-                    .help(format!("put `{}` last", before.name)));
+                    .help(format!("put `{}` last; only `distill` may follow it", before.name)));
             }
             if matches!(&action, Action::Pass(p, _) if p.phase() == Phase::Encode) {
                 encoded = Some(step);
             }
             out.push((step.name.clone(), action));
+        }
+        for (i, (step, (_, action))) in self.steps.iter().zip(&out).enumerate() {
+            let Action::Pass(pass, _) = action else { continue };
+            if let Some(option) = pass.needs_training().filter(|_| !out[i..].iter().any(|o| o.1.trains())) {
+                return Err(Error::input(format!("`{}` with this `{option}` must be trained", step.name))
+                    .at(step.place_of(option))
+                    .because("what it puts into the model is there to learn, and computes nothing of use before")
+                    .help("add a step `distill` after it"));
+            }
         }
         Ok(out)
     }
@@ -205,7 +244,15 @@ impl Step {
     /// If it is not of that form.
     pub fn parse(argument: &str) -> Result<Step> {
         let (name, rest) = argument.split_once(':').unwrap_or((argument, ""));
-        let place = format!("-p {argument}");
+        Step::new(name, rest, &format!("-p {argument}"))
+    }
+
+    /// A step with options in the form `key=value,…`, written at `place`.
+    ///
+    /// # Errors
+    /// If they are not of that form.
+    pub fn new(name: &str, options: &str, place: &str) -> Result<Step> {
+        let (rest, place) = (options, place.to_string());
         let mut options = toml::Table::new();
         for item in rest.split(',').filter(|i| !i.is_empty()) {
             let Some((key, text)) = item.split_once('=') else {
@@ -223,7 +270,7 @@ impl Step {
                 Some(first) => options.insert(key.into(), toml::Value::Array(vec![first, value])),
             };
         }
-        Ok(Step { name: name.into(), options, place, lines: BTreeMap::new(), file: None })
+        Ok(Step { name: name.into(), options, place, lines: BTreeMap::new(), file: None, folder: PathBuf::new() })
     }
 
     pub fn place(&self) -> &str {
@@ -243,12 +290,6 @@ impl Step {
             }
             _ => {}
         }
-        let Some(entry) = passes::find(&self.name) else {
-            let known = passes::REGISTRY.iter().map(|e| e.name).chain([CLEAN, NONE]);
-            return Err(Error::input(format!("unknown pass `{}`", self.name))
-                .at(self.place.clone())
-                .help(suggest(&self.name, known)));
-        };
         let located = |e: OptionsError| {
             let place = e.key.as_deref().map_or(self.place.clone(), |k| self.place_of(k));
             let mut e = e;
@@ -257,6 +298,15 @@ impl Step {
             }
             e.help = e.help.or(Some(format!("`tutee explain {}` lists the options", self.name)));
             option_error(e, &place)
+        };
+        #[cfg(feature = "distill")]
+        if self.name == Distill::NAME {
+            return Ok(Action::Distill(Box::new(Distill::read(self, &self.folder).map_err(located)?)));
+        }
+        let Some(entry) = passes::find(&self.name) else {
+            return Err(Error::input(format!("unknown pass `{}`", self.name))
+                .at(self.place.clone())
+                .help(suggest(&self.name, names())));
         };
         let mut chosen = toml::Table::new();
         for key in Selection::KEYS {
@@ -287,6 +337,15 @@ fn option_error(e: OptionsError, place: &str) -> Error {
         Some(help) => error.help(help),
         None => error,
     }
+}
+
+/// What a step can be called.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let stages: &[&str] = &[
+        #[cfg(feature = "distill")]
+        Distill::NAME,
+    ];
+    passes::REGISTRY.iter().map(|e| e.name).chain(stages.iter().copied()).chain([CLEAN, NONE])
 }
 
 /// A value on the command line: a TOML number or boolean if it reads as one, else text.

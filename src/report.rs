@@ -55,6 +55,24 @@ pub struct StepReport {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub zstd_bytes: Option<u64>,
     pub rows: Vec<Row>,
+    /// Of a step that trains, epoch by epoch.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub curve: Vec<Point>,
+}
+
+/// How a student did after an epoch; a loss is absent where it was no number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// 0 is before training.
+    pub epoch: usize,
+    /// Mean over the steps of the epoch.
+    pub loss: Option<f64>,
+    /// The loss on what is held back; the shares are of that, too.
+    pub held_back: Option<f64>,
+    /// Where the data has labels.
+    pub accuracy: Option<f64>,
+    /// Where there is a teacher.
+    pub agreement: Option<f64>,
 }
 
 /// What was done at one site, or why nothing was.
@@ -133,6 +151,16 @@ impl Report {
                     let cells: Vec<_> = row.iter().map(|c| c.replace('|', "\\|")).collect();
                     let _ = writeln!(out, "| {} |", cells.join(" | "));
                 }
+            }
+            if !step.curve.is_empty() {
+                out.push_str("\n| epoch | loss | held back | agreement | accuracy |\n|---:|---:|---:|---:|---:|\n");
+            }
+            for p in &step.curve {
+                let loss = |v: Option<f64>| v.map_or("none".into(), |v| format!("{v:.4}"));
+                let share = |v: Option<f64>| v.map_or(String::new(), |v| format!("{:.2} %", 100.0 * v));
+                let (loss, held_back) = (loss(p.loss), loss(p.held_back));
+                let (agreement, accuracy) = (share(p.agreement), share(p.accuracy));
+                let _ = writeln!(out, "| {} | {loss} | {held_back} | {agreement} | {accuracy} |", p.epoch);
             }
         }
         for (title, items) in [("Warnings", &self.warnings), ("Missed targets", &self.missed)] {

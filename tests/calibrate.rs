@@ -6,7 +6,7 @@ mod common;
 use common::{recipe, root};
 use tutee::calibrate::Calibration;
 use tutee::check::check;
-use tutee::compress::{Outcome, Silent, compress_on};
+use tutee::compress::{Data, Outcome, Silent, compress_on};
 use tutee::data::{Array, Dataset, Dtype, Normalise};
 use tutee::exec::Network;
 use tutee::ir::{Model, Source, text};
@@ -24,7 +24,8 @@ fn load(name: &str) -> Model {
 
 fn run(teacher: &Model, data: &Dataset, normalise: &Normalise, samples: usize, steps: &str) -> tutee::Result<Outcome> {
     let data = Calibration::new(data, normalise, teacher, samples)?;
-    compress_on(&data, teacher, onnx::encoded_len(teacher)?, &recipe(steps), None, &Silent)
+    let data = Data { calibration: Some(&data), ..Data::default() };
+    compress_on(data, teacher, onnx::encoded_len(teacher)?, &recipe(steps), None, &Silent)
 }
 
 /// How often a student of the residual network says what its teacher says, on images that nothing was fitted to.

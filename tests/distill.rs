@@ -113,6 +113,30 @@ fn gradients_of_a_network() {
 }
 
 #[test]
+fn weights_are_found_behind_what_moves_them() {
+    let text = "model m opset 17 {
+        input %x : f32[2,3]
+        const %book : f32[4] = seed(1) const %i : i32[2,4] = {0,1,2,3,3,2,1,0}
+        const %flat : i64[1] = {-1} const %from : i64[1] = {0} const %to : i64[1] = {6} const %shape : i64[2] = {3,2}
+        %decoded : ? = Gather(%book, %i)
+        %padded : ? = Reshape(%decoded, %flat)
+        %cut : ? = Slice(%padded, %from, %to)
+        %w : ? = Reshape(%cut, %shape)
+        %y : ? = MatMul(%x, %w)
+        output %y
+    }";
+    let graph = text::parse::model(text).unwrap().graph;
+    let names: Vec<&str> = weights(&graph).into_iter().map(|v| graph.value(v).name.as_str()).collect();
+    assert_eq!(names, ["book"]);
+    let mut tape = Tape::<f64>::new(&graph, &[], graph.outputs(), &weights(&graph)).unwrap();
+    tape.input_mut(0).copy_from_slice(&[1.0; 6]);
+    tape.forward(Mode::Train);
+    tape.backward(&[vec![1.0; 4]]);
+    // Each centroid has the sum over its members, in two rows: 0 and 1 one time, 2 and 3 two times.
+    assert_eq!(tape.gradient(0), [2.0, 2.0, 4.0, 4.0]);
+}
+
+#[test]
 fn what_cannot_be_trained_through_is_named() {
     let tape = |body: &str, shapes: &[(String, Vec<usize>)]| {
         let graph = text::parse::model(&format!("model m opset 17 {{ {body} output %y }}")).unwrap().graph;

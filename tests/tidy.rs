@@ -19,9 +19,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("check", &["ir", "onnx", "analysis", "math", "exec", "data"]),
     ("calibrate", &["ir", "onnx", "analysis", "math", "exec", "data"]),
     ("distill", &["ir", "analysis"]),
-    ("recipe", &["passes"]),
+    ("recipe", &["passes", "distill"]),
     ("report", &["analysis"]),
-    ("compress", &["ir", "onnx", "analysis", "math", "passes", "calibrate", "recipe", "report"]),
+    (
+        "compress",
+        &["ir", "onnx", "analysis", "math", "passes", "data", "exec", "calibrate", "distill", "recipe", "report"],
+    ),
     (
         "cli",
         &[

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs every recipe here on its model and prints what it cost: run.sh DATA_FOLDER [NAME...]
-# The folder has the teachers, and for each data set a folder with calib.npz and test.npz. `jq` reads the reports.
+# The folder has the teachers, and for each data set a folder with train.npz, calib.npz and test.npz. `jq` reads the reports.
 set -eu
 data=$1
 shift
@@ -8,7 +8,7 @@ here=$(dirname "$0")
 tutee=${TUTEE:-tutee}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-printf '%-34s %8s %8s %10s %10s %8s\n' recipe before after parameters bytes seconds
+printf '%-44s %8s %8s %10s %10s %8s\n' recipe before after parameters bytes seconds
 for recipe in "$here"/*.toml; do
     name=$(basename "$recipe" .toml)
     case " $* " in "  " | *" $name "*) ;; *) continue ;; esac
@@ -18,10 +18,12 @@ for recipe in "$here"/*.toml; do
         resnet_small_bn) set_=fashion_mnist norm="--mean 0.2860 --std 0.3530" ;;
         *) set_=mnist norm="--mean 0.1307 --std 0.3081" ;;
     esac
+    train=
+    if grep -q distill "$recipe"; then train="--train $data/$set_/train.npz"; fi
     start=$(date +%s)
     # shellcheck disable=SC2086
     "$tutee" compress "$data/$model.onnx" -o "$out/student.onnx" -r "$recipe" -q --calib "$data/$set_/calib.npz" \
-        --scale 1/255 $norm
+        $train --scale 1/255 $norm
     end=$(date +%s)
     # shellcheck disable=SC2086
     "$tutee" check "$data/$model.onnx" "$out/student.onnx" --data "$data/$set_/test.npz" --scale 1/255 $norm -q --json \
@@ -29,6 +31,6 @@ for recipe in "$here"/*.toml; do
     jq -r --arg name "$name" --arg seconds $((end - start)) '[$name, .teacher.top1, .student.top1, .student.parameters,
         .student.bytes, $seconds] | @tsv' "$out/check.json" |
         while IFS="$(printf '\t')" read -r name before after parameters bytes seconds; do
-            printf '%-34s %8s %8s %10s %10s %8s\n' "$name" "$before" "$after" "$parameters" "$bytes" "$seconds"
+            printf '%-44s %8s %8s %10s %10s %8s\n' "$name" "$before" "$after" "$parameters" "$bytes" "$seconds"
         done
 done

@@ -2,8 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::passes::options::suggest;
-use crate::passes::{self, REGISTRY, find};
-use crate::recipe::{CLEAN, NONE};
+use crate::passes::{self, find};
+#[cfg(feature = "distill")]
+use crate::recipe::Distill;
+use crate::recipe::{CLEAN, NONE, names};
 use std::process::ExitCode;
 
 /// Print the manual page of a pass: what it does, its options, an example
@@ -16,17 +18,18 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let clean = passes::clean();
-        let names = clean.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
+        let all = clean.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
         match find(&self.pass) {
             None if self.pass == CLEAN => super::print(&format!(
-                "{CLEAN}\n\nAll Clean passes, round after round until none finds anything; takes no options.\n\nThey are: {names}.\n"
+                "{CLEAN}\n\nAll Clean passes, round after round until none finds anything; takes no options.\n\nThey are: {all}.\n"
             )),
             None if self.pass == NONE => {
                 super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))
             }
+            #[cfg(feature = "distill")]
+            None if self.pass == Distill::NAME => super::print(&format!("{}\n\n{}", Distill::NAME, Distill::manual())),
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
-            None => Err(Error::input(format!("unknown pass `{}`", self.pass))
-                .help(suggest(&self.pass, REGISTRY.iter().map(|e| e.name).chain([CLEAN, NONE])))),
+            None => Err(Error::input(format!("unknown pass `{}`", self.pass)).help(suggest(&self.pass, names()))),
         }
     }
 }

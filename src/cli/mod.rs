@@ -6,7 +6,10 @@ mod completions;
 mod compress;
 #[cfg(feature = "exec")]
 mod data;
+#[cfg(feature = "distill")]
+mod distill;
 mod explain;
+mod job;
 mod new;
 mod passes;
 mod places;
@@ -45,6 +48,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Compress(compress::Args),
+    #[cfg(feature = "distill")]
+    Distill(distill::Args),
     #[cfg(feature = "exec")]
     Check(check::Args),
     Show(show::Args),
@@ -66,6 +71,8 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Compress(args) => args.run(),
+        #[cfg(feature = "distill")]
+        Command::Distill(args) => args.run(),
         #[cfg(feature = "exec")]
         Command::Check(args) => args.run(),
         Command::Show(args) => args.run(),

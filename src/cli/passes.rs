@@ -2,6 +2,8 @@
 
 use crate::error::Result;
 use crate::passes::{Fidelity, Phase, REGISTRY};
+#[cfg(feature = "distill")]
+use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE};
 use std::process::ExitCode;
 
@@ -28,6 +30,11 @@ impl Args {
                 Fidelity::Approximate => "approximate",
             };
             table.add_row([entry.name, phase, fidelity, &entry.summary()]);
+        }
+        #[cfg(feature = "distill")]
+        {
+            let summary = crate::passes::summary(&Distill::manual());
+            table.add_row([Distill::NAME, "stage", "approximate", &summary]);
         }
         let lines: String = table.to_string().lines().map(|l| format!("{}\n", l.trim())).collect();
         super::print(&lines)

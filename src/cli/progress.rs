@@ -6,13 +6,24 @@ use crate::error::Result;
 use crate::ir::{Model, text};
 use crate::onnx::{Atomic, Pages};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+#[cfg(feature = "distill")]
+use signal_hook::{consts::SIGINT, flag};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
+#[cfg(feature = "distill")]
+use std::sync::{
+    Arc, Once,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::{Duration, Instant};
 
 /// Between two lines about one step.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// Exit code of a process that Ctrl-C ended, as shells have it.
+#[cfg(feature = "distill")]
+const INTERRUPTED: i32 = 130;
 
 /// Shows steps and sites, and dumps the IR after every step if asked to.
 pub struct Progress {
@@ -22,6 +33,9 @@ pub struct Progress {
     since: Mutex<(Instant, Instant)>,
     dump: Option<PathBuf>,
     pages: Pages,
+    /// Set by Ctrl-C; while it is set, Ctrl-C ends the process.
+    #[cfg(feature = "distill")]
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -33,7 +47,15 @@ impl Progress {
             bar.set_style(style.progress_chars("=> "));
         }
         let since = Mutex::new((Instant::now(), Instant::now()));
-        Progress { quiet, bar, since, dump, pages: Pages::default() }
+        Progress {
+            quiet,
+            bar,
+            since,
+            dump,
+            pages: Pages::default(),
+            #[cfg(feature = "distill")]
+            interrupted: Arc::new(AtomicBool::new(true)),
+        }
     }
 
     /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
@@ -87,6 +109,30 @@ impl Observer for Progress {
             self.line(done, all, site);
         }
         self.pages.release();
+    }
+
+    fn line(&self, news: &str) {
+        match (self.quiet, self.bar.is_hidden()) {
+            (true, _) => {}
+            (false, true) => super::say(&format!("  {news}")),
+            (false, false) => self.bar.println(format!("  {news}")),
+        }
+    }
+
+    #[cfg(feature = "distill")]
+    fn training(&self, begins: bool) {
+        static ONCE: Once = Once::new();
+        // The first signal only sets the flag, the second finds it set.
+        ONCE.call_once(|| {
+            let _ = flag::register_conditional_shutdown(SIGINT, INTERRUPTED, self.interrupted.clone());
+            let _ = flag::register(SIGINT, self.interrupted.clone());
+        });
+        self.interrupted.store(!begins, Ordering::SeqCst);
+    }
+
+    #[cfg(feature = "distill")]
+    fn goes_on(&self) -> bool {
+        !self.interrupted.load(Ordering::SeqCst)
     }
 
     fn model(&self, index: usize, name: &str, model: &Model) -> Result<()> {

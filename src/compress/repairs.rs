@@ -168,6 +168,11 @@ impl<'a> Repairs<'a> {
         Ok(())
     }
 
+    /// After training: what the student computes now is what later steps are to keep.
+    pub fn begin_anew(&mut self) {
+        (self.teacher, self.twins, self.changed) = (None, Twins::default(), false);
+    }
+
     /// After every step. An exact one leaves every value as it was, but where it puts one layer into another the result
     /// of that other becomes something else.
     pub fn after_step(&mut self, graph: &Graph, exact: bool) {

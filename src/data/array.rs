@@ -108,6 +108,18 @@ impl Array {
         }
     }
 
+    /// The same numbers in another dtype.
+    ///
+    /// # Errors
+    /// If one is no whole number, or out of range, where whole numbers are wanted.
+    pub fn cast(&self, to: Dtype) -> Result<Array> {
+        let bytes = match to.is_float() {
+            true => from_f64(self.to_f64().into_iter(), to),
+            false => to_int(self.dtype, &self.bytes).and_then(|v| from_int(&v, to)).map_err(Error::input)?,
+        };
+        Array::new(to, self.shape.clone(), bytes)
+    }
+
     /// Bytes of the slice `i` of the first axis. `i` must be in range.
     pub(super) fn row(&self, i: usize) -> &[u8] {
         let len = self.bytes.len() / self.shape[0];

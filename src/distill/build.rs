@@ -43,6 +43,8 @@ pub struct Builder<'a, T> {
     of: HashMap<ValueId, usize>,
     pub slots: Vec<Slot<T>>,
     pub steps: Vec<Draft<T>>,
+    /// The node that no steps can be made for, if that is what failed.
+    pub stuck: Option<NodeId>,
 }
 
 impl<'a, T: Real> Builder<'a, T> {
@@ -64,6 +66,7 @@ impl<'a, T: Real> Builder<'a, T> {
             of: HashMap::new(),
             slots: Vec::new(),
             steps: Vec::new(),
+            stuck: None,
         })
     }
 
@@ -74,7 +77,9 @@ impl<'a, T: Real> Builder<'a, T> {
         for n in self.order.clone().into_iter().filter(|n| needed.contains(n)) {
             let (inputs, outputs) = (self.graph.node_inputs(n), self.graph.node_outputs(n));
             let graph = self.graph;
-            Site { b: self, node: n, inputs, outputs }.build().map_err(|why| {
+            let built = Site { b: self, node: n, inputs, outputs }.build();
+            self.stuck = built.is_err().then_some(n);
+            built.map_err(|why| {
                 let (kind, label) = (graph.node(n).kind(), graph.label(n));
                 Error::input(format!("cannot train through {kind} \"{label}\"")).because(why)
             })?;
@@ -336,6 +341,20 @@ impl<T: Real> Site<'_, '_, T> {
     }
 }
 
+/// The first node, if there is one, that stands in the way of training what computes `outputs` from inputs of these names
+/// and shapes.
+///
+/// # Errors
+/// If something else does.
+pub fn obstacle(graph: &Graph, inputs: &[(String, Vec<usize>)], outputs: &[ValueId]) -> Result<Option<NodeId>> {
+    let (sized, trainable) = (graph.at_sizes(inputs)?, weights(graph));
+    let mut builder = Builder::<f32>::new(&sized, &trainable)?;
+    match builder.build(outputs) {
+        Ok(_) => Ok(None),
+        Err(e) => builder.stuck.map(Some).ok_or(e),
+    }
+}
+
 /// The constants that training usually changes: weights and biases of convolutions and matrix products, scales and
 /// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements alone
 /// (codebooks, transposes), those.
@@ -379,7 +398,13 @@ fn moves(op: &Op) -> bool {
         Op::Unary(op) => op.0 == "Identity",
         op => matches!(
             op,
-            Op::Gather(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Concat(_)
+            Op::Gather(_)
+                | Op::Reshape(_)
+                | Op::Transpose(_)
+                | Op::Squeeze(_)
+                | Op::Unsqueeze(_)
+                | Op::Concat(_)
+                | Op::Slice(_)
         ),
     }
 }

@@ -79,16 +79,18 @@ pub fn distillation<T: Real>(
     (alpha * soft + (1.0 - alpha) * hard, gradient)
 }
 
-/// Mean of (y − target)², and its gradient by y: for activations that are to match.
+/// Σ (y − target)² / Σ target², and its gradient by y: for activations that are to match, whatever their scale. Of targets
+/// that are all zero, Σ y².
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn square<T: Real>(y: &[T], target: &[T]) -> (f64, Vec<T>) {
+pub fn relative<T: Real>(y: &[T], target: &[T]) -> (f64, Vec<T>) {
     assert_eq!(y.len(), target.len(), "one target an element");
-    let n = y.len() as f64;
+    let all = target.iter().map(|t| t.wide() * t.wide()).sum::<f64>();
+    let all = if all > 0.0 { all } else { 1.0 };
     let difference = y.iter().zip(target).map(|(&y, &t)| y - t);
-    let loss = difference.clone().map(|d| d.wide() * d.wide()).sum::<f64>() / n;
-    (loss, difference.map(|d| d * T::of(2.0 / n)).collect())
+    let loss = difference.clone().map(|d| d.wide() * d.wide()).sum::<f64>() / all;
+    (loss, difference.map(|d| d * T::of(2.0 / all)).collect())
 }
 
 #[cfg(test)]
@@ -116,7 +118,7 @@ mod tests {
         check(|l| cross_entropy(l, &[2, 0], 3));
         check(|l| distillation(l, &targets, Some(&[1, 1]), 3, 2.0, 0.7));
         check(|l| distillation(l, &targets, None, 3, 2.0, 0.7));
-        check(|l| square(l, &targets));
+        check(|l| relative(l, &targets));
     }
 
     #[test]

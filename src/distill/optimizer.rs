@@ -35,6 +35,16 @@ impl<T: Real> Optimizer<T> {
         Optimizer { method, weight_decay, steps: 0, moments: Vec::new() }
     }
 
+    /// One that remembers what [`Optimizer::memory`] said of another.
+    pub(super) fn with_memory(method: Method, weight_decay: f64, steps: i32, moments: Vec<[Vec<T>; 2]>) -> Self {
+        Optimizer { method, weight_decay, steps, moments }
+    }
+
+    /// Steps so far, and the running averages by parameter.
+    pub(super) fn memory(&self) -> (i32, &[[Vec<T>; 2]]) {
+        (self.steps, &self.moments)
+    }
+
     /// Changes the parameters of the tape by their gradients.
     pub fn step(&mut self, tape: &mut Tape<T>, rate: f64) {
         self.steps = self.steps.saturating_add(1);

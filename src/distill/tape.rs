@@ -138,7 +138,7 @@ struct Output {
 
 /// The numbers that training changes: parameters, then running statistics.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State<T>(Vec<Vec<T>>);
+pub struct State<T>(pub(super) Vec<Vec<T>>);
 
 /// A graph made ready for training with inputs of fixed shapes. See the [module](super).
 pub struct Tape<T> {
@@ -388,6 +388,12 @@ impl<T: Real> Tape<T> {
     /// The gradient by a parameter after the last backward pass.
     pub fn gradient(&self, index: usize) -> &[T] {
         self.parameters[index].gradient.of(&self.memory)
+    }
+
+    /// The gradient by a parameter, to change.
+    pub fn gradient_mut(&mut self, index: usize) -> &mut [T] {
+        let Place { block, len } = self.parameters[index].gradient;
+        &mut self.memory[block][..len]
     }
 
     /// The elements of a parameter, to change, and its gradient.

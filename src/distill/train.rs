@@ -1,139 +1,31 @@
-//! Training a classifier from end to end: batches, augmentation, what is held back, the best student, divergence.
+//! Training a student from end to end: batches, augmentation, what is held back, the best student, divergence.
+
+mod course;
+mod network;
+mod options;
+mod range;
+mod samples;
+mod score;
+
+pub use course::Course;
+pub use network::{Ends, Teacher, ends, teacher};
+pub use options::{Length, Options};
+pub use samples::{Augment, Memory, Samples};
+pub use score::{Epoch, Score};
+
+pub(super) use network::Network;
+pub(super) use samples::Batch;
 
 use super::loss;
 use super::optimizer::{Method, Optimizer};
-use super::schedule::Schedule;
-use super::tape::{Mode, Tape};
+use super::structure::Zeros;
+use super::tape::Mode;
 use super::weights;
 use crate::error::{Error, Result};
-use crate::ir::infer::axis;
-use crate::ir::op::softmax::Function;
+use crate::ir::Graph;
 use crate::ir::text::parse::noise;
-use crate::ir::{Graph, Op, ValueId};
-use std::collections::BTreeSet;
-use std::str::FromStr;
-
-/// What a student learns from: inputs one after the other, each of `shape`.
-#[derive(Debug, Clone, Copy)]
-pub struct Samples<'a> {
-    pub x: &'a [f32],
-    pub shape: &'a [usize],
-    /// The class of each.
-    pub labels: Option<&'a [usize]>,
-}
-
-impl Samples<'_> {
-    /// Elements of a sample.
-    fn size(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    fn count(&self) -> usize {
-        self.x.len() / self.size().max(1)
-    }
-}
-
-/// Gives the logits of a batch.
-pub type Teacher<'a> = Box<dyn FnMut(&[f32]) -> Result<Vec<f32>> + 'a>;
-
-/// How samples are changed before each use, at random. Images are [channels, height, width].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Augment {
-    /// Left becomes right in every other image.
-    Flip,
-    /// Images move by up to so many pixels along each axis, with zeros where nothing was.
-    Crop(u16),
-}
-
-impl FromStr for Augment {
-    type Err = String;
-
-    /// `flip` or `crop:4`.
-    fn from_str(text: &str) -> Result<Augment, String> {
-        match text.split_once(':') {
-            None if text == "flip" => Ok(Augment::Flip),
-            Some(("crop", n)) => n.parse().map(Augment::Crop).map_err(|_| format!("`{n}` is no number of pixels")),
-            _ => Err(format!("`{text}` is none of `flip` and `crop:PIXELS`")),
-        }
-    }
-}
-
-/// How a student is trained.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Options {
-    pub epochs: usize,
-    /// Samples of a step.
-    pub batch: usize,
-    pub method: Method,
-    pub schedule: Schedule,
-    /// Peak of the learning rate.
-    pub rate: f64,
-    pub weight_decay: f64,
-    /// Of teacher and student, where the one is compared with the other.
-    pub temperature: f64,
-    /// Share of what the teachers say in the loss; labels have the rest.
-    pub alpha: f64,
-    pub augment: Vec<Augment>,
-    /// Share of the samples that is not trained with but judges the student.
-    pub hold_back: f64,
-    /// Of the order of samples, what is held back, and augmentation.
-    pub seed: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            epochs: 10,
-            batch: 128,
-            method: Method::ADAM_W,
-            schedule: Schedule::OneCycle,
-            rate: 2e-3,
-            weight_decay: 0.01,
-            temperature: 4.0,
-            alpha: 0.9,
-            augment: Vec::new(),
-            hold_back: 0.1,
-            seed: 0,
-        }
-    }
-}
-
-/// How a student does on what is held back.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Score {
-    pub loss: f64,
-    /// Share of samples for which the class is the label.
-    pub accuracy: Option<f64>,
-    /// Share of samples for which the class is the teachers'.
-    pub agreement: Option<f64>,
-}
-
-impl Score {
-    /// Whether the loss is a number, and no larger.
-    fn is_within(&self, loss: f64) -> bool {
-        self.loss.is_finite() && self.loss <= loss
-    }
-
-    /// Higher accuracy, or without labels agreement, is better; of equals a lower loss.
-    fn better_than(&self, other: &Score) -> bool {
-        let key = |s: &Score| s.accuracy.or(s.agreement).unwrap_or(0.0);
-        let order = key(self).total_cmp(&key(other)).then(other.loss.total_cmp(&self.loss));
-        self.loss.is_finite() && (order.is_gt() || !other.loss.is_finite())
-    }
-}
-
-/// What happened in an epoch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Epoch {
-    /// From 1 on; 0 is the student before training.
-    pub number: usize,
-    /// Mean over the steps; of epoch 0, that of what is held back.
-    pub loss: f64,
-    pub held_back: Score,
-    /// The loss was no number any more, or far above that of a student that knows nothing, so that training went back
-    /// to the best student, at a lower rate.
-    pub diverged: bool,
-}
+use range::Range;
+use std::time::Instant;
 
 /// What came out.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,16 +33,38 @@ pub struct Outcome {
     pub epochs: Vec<Epoch>,
     /// Which of them the student is from.
     pub best: usize,
+    /// Peak of the learning rate at the end.
+    pub rate: f64,
+    /// Constants that trained, and how many of them have zeros that stayed.
+    pub trained: usize,
+    pub zeros: usize,
 }
 
-/// Somebody who follows the training and may end it.
+/// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
 pub trait Watch {
-    /// After every step, with how many there were and will be. `false` ends the training; the best student is kept.
-    fn step(&mut self, _done: usize, _steps: usize) -> bool {
+    /// Before it begins: the bytes of the [`Course`] to go on with, of the same student, samples, teachers and options.
+    ///
+    /// # Errors
+    /// Whatever prevents it from being read; it ends the training, as do those of [`Watch::keep`].
+    fn resume(&mut self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// After a step with so many samples, with the share of the training that is behind. `false` ends it; the best student
+    /// is kept.
+    fn step(&mut self, _share: f64, _samples: usize) -> bool {
         true
     }
 
     fn epoch(&mut self, _epoch: &Epoch) {}
+
+    /// After every epoch that was not cut short.
+    ///
+    /// # Errors
+    /// Whatever prevents it from being written.
+    fn keep(&mut self, _course: &Course) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Nobody.
@@ -164,135 +78,169 @@ const LOWER: f64 = 0.3;
 const RESTARTS: usize = 4;
 /// It does when the loss is so many times that of a student that gives every class the same probability.
 const FAR: f64 = 3.0;
+/// A training by the clock is counted in parts of it.
+const PARTS: usize = 1_000_000;
+/// Of the random numbers for the range test.
+const RANGE_SEED: u64 = 0x7261_6e67_6500_0000;
 
-/// The logits behind an output: what its final softmax takes, or itself.
-pub fn logits(graph: &Graph, output: ValueId) -> ValueId {
-    let last = |op: &crate::ir::op::softmax::Softmax, v: ValueId| {
-        let rank = graph.value(v).rank().unwrap_or(0);
-        rank == 2 && axis(op.axis, rank) == Ok(1) && op.function != Function::Hardmax
-    };
-    let Some((n, _)) = graph.producer(output) else { return output };
-    match &graph.node(n).op {
-        Op::Softmax(op) if last(op, output) => graph.input(n, 0).unwrap_or(output),
-        _ => output,
-    }
-}
-
-/// A tape from the only input to the logits of the only output, for batches of samples of this shape.
-fn classifier(graph: &Graph, shape: &[usize], batch: usize, trainable: &BTreeSet<ValueId>) -> Result<Tape<f32>> {
-    let inputs: Vec<ValueId> = graph.runtime_inputs().collect();
-    let (&[input], &[output]) = (&inputs[..], graph.outputs()) else {
-        return Err(Error::input("only networks of one input and one output are trained as classifiers"));
-    };
-    let whole = [&[batch], shape].concat();
-    let tape = Tape::new(graph, &[(graph.value(input).name.clone(), whole)], &[logits(graph, output)], trainable)?;
-    let end = tape.outputs().next().map(|o| o.1.to_vec());
-    match end.as_deref() {
-        Some(&[rows, _]) if rows == batch => Ok(tape),
-        other => Err(Error::input("the network is no classifier")
-            .because(format!("its output for {batch} samples is of shape {:?}", other.unwrap_or_default()))),
-    }
-}
-
-/// A network as a teacher of batches of samples of this shape.
+/// Trains the weights of a network on what teachers say, on labels, or on both, and leaves the best student in it.
 ///
 /// # Errors
-/// If it is no classifier, or has an operator that the tape does not know.
-pub fn teacher(graph: &Graph, shape: &[usize], batch: usize) -> Result<Teacher<'static>> {
-    let mut tape = classifier(graph, shape, batch, &BTreeSet::new())?;
-    Ok(Box::new(move |x| {
-        tape.input_mut(0).copy_from_slice(x);
-        tape.forward(Mode::Infer);
-        Ok(tape.output(0).to_vec())
-    }))
-}
-
-/// Trains the weights of a classifier on what teachers say, on labels, or on both, and leaves the best student in it.
-///
-/// # Errors
-/// If there is nothing to learn from or nothing that trains, if the graph cannot be trained through, or if a teacher
-/// fails.
+/// If there is nothing to learn from or nothing that trains, if the graph cannot be trained through, or if a teacher or
+/// the watcher fails.
 pub fn train(
     graph: &mut Graph,
-    samples: &Samples<'_>,
+    samples: &dyn Samples,
     teachers: &mut [Teacher<'_>],
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
     let mut run = Run::new(graph, samples, teachers, options)?;
-    let outcome = run.train(watch)?;
-    run.tape.store(graph)?;
-    Ok(outcome)
+    let course = run.train(watch)?;
+    run.student.tape.restore(&course.kept);
+    run.student.tape.store(graph)?;
+    let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
+    Ok(Outcome { epochs: course.epochs, best: course.best, rate: course.peak, trained, zeros })
+}
+
+/// What the teachers say of a batch.
+struct Targets {
+    /// Mean of their probabilities, at the temperature.
+    soft: Option<Vec<f32>>,
+    features: Vec<Vec<f32>>,
 }
 
 struct Run<'a, 't> {
-    tape: Tape<f32>,
-    samples: &'a Samples<'a>,
+    student: Network,
+    zeros: Zeros,
+    samples: &'a dyn Samples,
     teachers: &'a mut [Teacher<'t>],
     options: &'a Options,
-    classes: usize,
+    labels: Option<&'a [usize]>,
     batch: usize,
     trained: Vec<usize>,
     held_back: Vec<usize>,
-    /// The teachers' probabilities at the temperature for samples as they are, where they were asked for.
+    x: Batch,
+    /// The teachers' probabilities for samples as they are, where they were asked for and nothing else is.
     known: Vec<Option<Vec<f32>>>,
+    since: Instant,
 }
 
 impl<'a, 't> Run<'a, 't> {
     fn new(
         graph: &Graph,
-        samples: &'a Samples<'a>,
+        samples: &'a dyn Samples,
         teachers: &'a mut [Teacher<'t>],
         options: &'a Options,
     ) -> Result<Self> {
         let refuse = |why: &str| Err(Error::input("cannot train the student").because(why));
-        let n = samples.count();
-        if teachers.is_empty() && samples.labels.is_none() {
+        let (n, labels) = (samples.count(), samples.labels());
+        if teachers.is_empty() && labels.is_none() {
             return refuse("there are neither labels nor a teacher to learn from");
         }
-        if samples.size() == 0 || samples.x.len() != n * samples.size() || samples.labels.is_some_and(|l| l.len() != n)
-        {
-            return refuse("the samples are not as many as their labels, or not of their shape");
+        if teachers.is_empty() && !options.features.is_empty() {
+            return refuse("there is no teacher to take features from");
         }
-        if samples.shape.len() != 3 && !options.augment.is_empty() {
+        if labels.is_some_and(|l| l.len() != n) {
+            return refuse("the samples are not as many as their labels");
+        }
+        let image = matches!(samples.inputs(), [(_, shape)] if shape.len() == 3);
+        if !image && !options.augment.is_empty() {
             return refuse("only images, of three axes, can be flipped and cropped");
         }
         if options.batch == 0 || !(0.0..1.0).contains(&options.hold_back) || options.temperature <= 0.0 {
             return refuse("a batch must have samples, a share must be below 1, and a temperature above 0");
         }
-        let mut order: Vec<usize> = (0..n).collect();
-        shuffle(&mut order, options.seed);
-        let held = ((n as f64 * options.hold_back) as usize).max(1);
-        if n <= held {
+        let Some([trained, held_back]) = samples::divide(n, options.hold_back, options.seed) else {
             return refuse("there are too few samples to hold one back");
-        }
-        let trained = order.split_off(held);
-        let batch = options.batch.min(trained.len());
-        let tape = classifier(graph, samples.shape, batch, &weights(graph))?;
-        if tape.parameters().is_empty() {
+        };
+        let batch = options.batch_of(n);
+        let student = Network::new(graph, samples, batch, &options.features, &weights(graph))?;
+        if student.tape.parameters().is_empty() {
             return refuse("no constant of it trains: its weights are no initializers");
         }
-        let classes = tape.output(0).len() / batch;
-        if samples.labels.is_some_and(|l| l.iter().any(|&l| l >= classes)) {
-            return refuse("a label is beyond its classes");
+        let labels = labels.filter(|_| student.classes.is_some());
+        if let (Some(classes), Some(labels)) = (student.classes, labels)
+            && let Some(label) = labels.iter().find(|&&l| l >= classes)
+        {
+            return refuse(&format!("there is a label {label}, and it has {classes} classes"));
         }
-        Ok(Run { tape, samples, teachers, options, classes, batch, trained, held_back: order, known: vec![None; n] })
+        let zeros = Zeros::of(graph, &student.tape);
+        Ok(Run {
+            student,
+            zeros,
+            samples,
+            teachers,
+            options,
+            labels,
+            batch,
+            trained,
+            held_back,
+            x: Batch::new(samples, batch),
+            known: vec![None; n],
+            since: Instant::now(),
+        })
     }
 
-    fn train(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
-        let &Options { epochs, schedule, rate, .. } = self.options;
-        let new = || Optimizer::new(self.options.method, self.options.weight_decay);
-        let (mut optimizer, per_epoch) = (new(), self.trained.len() / self.batch);
-        let steps = epochs * per_epoch;
+    fn optimizer(&self) -> Optimizer<f32> {
+        Optimizer::new(self.options.method, self.options.weight_decay)
+    }
+
+    /// Where the watcher left off, or the beginning.
+    fn begin(&mut self, watch: &mut dyn Watch) -> Result<Course> {
+        let state = self.student.tape.state();
+        if let Some(bytes) = watch.resume()? {
+            let &Options { method, weight_decay, .. } = self.options;
+            let course = Course::of_bytes(&bytes, method, weight_decay).filter(|course| course.fits(&state));
+            let course = course.ok_or_else(|| Error::input("the checkpoint is damaged"))?;
+            self.student.tape.restore(&course.now);
+            return Ok(course);
+        }
         let start = self.judge()?;
-        let mut reports = vec![Epoch { number: 0, loss: start.loss, held_back: start, diverged: false }];
-        watch.epoch(&reports[0]);
-        let (mut best, mut at, mut peak, mut restarts, mut done) = (self.tape.state(), 0, rate, 0, 0);
-        for number in 1..=epochs {
+        let first = Epoch { number: 0, loss: start.loss, held_back: start, diverged: false };
+        watch.epoch(&first);
+        Ok(Course {
+            epochs: vec![first],
+            best: 0,
+            peak: self.options.rate.map_or_else(|| self.range_test(), Ok)?,
+            done: 0,
+            restarts: 0,
+            seconds: 0.0,
+            now: state.clone(),
+            kept: state,
+            optimizer: self.optimizer(),
+        })
+    }
+
+    /// Steps that are done, and all there are to be, or by the clock, parts of the time.
+    fn position(&self, course: &Course) -> (usize, usize) {
+        match self.options.length {
+            Length::Epochs(n) => (course.done, n * self.per_epoch()),
+            Length::Steps(n) => (course.done, n),
+            Length::Minutes(minutes) => {
+                let share = (course.seconds + self.since.elapsed().as_secs_f64()) / (60.0 * minutes);
+                ((share * PARTS as f64) as usize, PARTS)
+            }
+        }
+    }
+
+    fn per_epoch(&self) -> usize {
+        self.trained.len() / self.batch
+    }
+
+    fn train(&mut self, watch: &mut dyn Watch) -> Result<Course> {
+        let mut course = self.begin(watch)?;
+        let start = course.epochs[0].loss;
+        let over = |run: &Self, course: &Course| {
+            let (done, all) = run.position(course);
+            done >= all || course.restarts == RESTARTS
+        };
+        while !over(self, &course) {
+            let number = course.epochs.len();
             let mut random = noise(self.options.seed ^ (number as u64) << 32);
             let mut order = self.trained.clone();
-            shuffle_by(&mut order, &mut random);
-            let (mut total, mut taken, mut goes_on) = (0.0, 0, true);
+            samples::shuffle(&mut order, &mut random);
+            let (mut total, mut taken, mut goes_on, before) = (0.0, 0, true, course.done);
             for batch in order.chunks_exact(self.batch) {
                 let loss = self.step(batch, &mut random)?;
                 total += loss;
@@ -300,205 +248,196 @@ impl<'a, 't> Run<'a, 't> {
                 if !loss.is_finite() {
                     break;
                 }
-                optimizer.step(&mut self.tape, schedule.rate(done, steps, peak));
-                done += 1;
-                goes_on = watch.step(done, steps);
-                if !goes_on {
+                let (done, all) = self.position(&course);
+                let rate = self.options.schedule.rate(done.min(all), all, course.peak);
+                course.optimizer.step(&mut self.student.tape, rate);
+                course.done += 1;
+                let (done, all) = self.position(&course);
+                goes_on = watch.step(done as f64 / all as f64, batch.len());
+                if !goes_on || done >= all {
                     break;
                 }
             }
-            done = if goes_on { number * per_epoch } else { done };
             let held_back = self.judge()?;
             let loss = total / taken.max(1) as f64;
-            let diverged = !loss.is_finite() || !held_back.is_within(FAR * self.ignorance().max(start.loss));
-            reports.push(Epoch { number, loss, held_back, diverged });
-            watch.epoch(&reports[number]);
+            let diverged = !loss.is_finite() || !held_back.is_within(FAR * self.ignorance().max(start));
+            let epoch = Epoch { number, loss, held_back, diverged };
+            watch.epoch(&epoch);
             if diverged {
-                self.tape.restore(&best);
-                (optimizer, peak, restarts) = (new(), peak * LOWER, restarts + 1);
-            } else if held_back.better_than(&reports[at].held_back) {
-                (best, at) = (self.tape.state(), number);
+                self.student.tape.restore(&course.kept);
+                (course.optimizer, course.peak) = (self.optimizer(), course.peak * LOWER);
+                (course.restarts, course.done) = (course.restarts + 1, before + self.per_epoch());
+            } else if held_back.better_than(&course.epochs[course.best].held_back) {
+                (course.kept, course.best) = (self.student.tape.state(), number);
             }
-            if !goes_on || restarts == RESTARTS {
+            course.epochs.push(epoch);
+            if !goes_on {
                 break;
             }
+            course.now = self.student.tape.state();
+            course.seconds += std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64();
+            watch.keep(&course)?;
         }
-        self.tape.restore(&best);
-        Ok(Outcome { epochs: reports, best: at })
+        Ok(course)
     }
 
-    /// A bound on the loss of a student that gives every class the same probability.
+    /// A peak for the learning rate: steps whose rates grow, and back to where they began.
+    fn range_test(&mut self) -> Result<f64> {
+        let (start, mut optimizer) = (self.student.tape.state(), self.optimizer());
+        let mut random = noise(self.options.seed ^ RANGE_SEED);
+        let mut order = self.trained.clone();
+        samples::shuffle(&mut order, &mut random);
+        let mut range = Range::new(match self.options.method {
+            Method::AdamW { .. } => 0.1,
+            Method::Sgd { .. } => 10.0,
+        });
+        let (batch, mut at) = (self.batch, 0);
+        while let Some(rate) = range.next() {
+            at = if at + batch > order.len() { 0 } else { at };
+            range.note(self.step(&order[at..at + batch], &mut random)?);
+            optimizer.step(&mut self.student.tape, rate);
+            at += batch;
+        }
+        self.student.tape.restore(&start);
+        Ok(range.peak())
+    }
+
+    /// A bound on the loss of a student that gives every class the same probability, and no features.
     fn ignorance(&self) -> f64 {
         let &Options { temperature, alpha, .. } = self.options;
-        let share = match (self.teachers.is_empty(), self.samples.labels) {
+        let share = match (self.teachers.is_empty(), self.labels) {
             (true, _) => 0.0,
             (false, Some(_)) => alpha,
             (false, None) => 1.0,
         };
-        (share * temperature * temperature + 1.0 - share) * (self.classes as f64).ln()
+        let classes = self.student.classes.unwrap_or(1) as f64;
+        let features = f64::from(u8::from(!self.options.features.is_empty()));
+        (share * temperature * temperature + 1.0 - share) * classes.ln() + features
     }
 
     /// Forward and backward of a batch; gives its loss.
     fn step(&mut self, batch: &[usize], random: &mut impl Iterator<Item = f64>) -> Result<f64> {
-        let size = self.samples.size();
-        for (row, &sample) in batch.iter().enumerate() {
-            let x = &self.samples.x[sample * size..][..size];
-            let to = &mut self.tape.input_mut(0)[row * size..][..size];
-            augment(x, to, self.samples.shape, &self.options.augment, random);
-        }
-        let targets = self.targets(batch, self.options.augment.is_empty())?;
-        self.tape.forward(Mode::Train);
-        let (loss, by) = self.loss(self.tape.output(0), batch, targets.as_deref());
+        let options = self.options;
+        self.x.fill(self.samples, batch, &options.augment, random)?;
+        let targets = self.targets(batch, options.augment.is_empty())?;
+        self.student.forward(&self.x, Mode::Train);
+        let (loss, by) = self.loss(&self.student.outputs(), batch, &targets);
         if loss.is_finite() {
-            self.tape.backward(&[by]);
+            self.student.tape.backward(&by);
+            self.zeros.hold(&mut self.student.tape);
         }
         Ok(loss)
     }
 
-    /// The loss of logits of these samples, and its gradient.
-    fn loss(&self, y: &[f32], samples: &[usize], targets: Option<&[f32]>) -> (f64, Vec<f32>) {
-        let (&Options { temperature, alpha, .. }, k) = (self.options, self.classes);
-        let labels = self.samples.labels.map(|l| samples.iter().map(|&i| l[i]).collect::<Vec<_>>());
-        match (targets, labels) {
-            (Some(targets), labels) => loss::distillation(y, targets, labels.as_deref(), k, temperature, alpha),
-            (None, Some(labels)) => loss::cross_entropy(y, &labels, k),
-            (None, None) => (0.0, vec![0.0; y.len()]),
+    /// The loss of what the student gives for these samples, and its gradient by each output.
+    fn loss(&self, outputs: &[&[f32]], samples: &[usize], targets: &Targets) -> (f64, Vec<Vec<f32>>) {
+        let &Options { temperature, alpha, .. } = self.options;
+        let (mut total, mut by) = (0.0, Vec::new());
+        let mut outputs = outputs.iter();
+        if let Some((k, y)) = self.student.classes.and_then(|k| Some((k, *outputs.next()?))) {
+            let labels = self.labels.map(|l| samples.iter().map(|&i| l[i]).collect::<Vec<_>>());
+            let (loss, gradient) = match (&targets.soft, labels) {
+                (Some(soft), labels) => loss::distillation(y, soft, labels.as_deref(), k, temperature, alpha),
+                (None, Some(labels)) => loss::cross_entropy(y, &labels, k),
+                (None, None) => (0.0, vec![0.0; y.len()]),
+            };
+            total += loss;
+            by.push(gradient);
         }
+        let share = 1.0 / targets.features.len().max(1) as f64;
+        for (y, target) in outputs.zip(&targets.features) {
+            let (loss, mut gradient) = loss::relative(y, target);
+            gradient.iter_mut().for_each(|g| *g *= share as f32);
+            total += share * loss;
+            by.push(gradient);
+        }
+        (total, by)
     }
 
-    /// Mean of the teachers' probabilities for what the tape is fed with; remembered, if it is the samples as they are.
-    fn targets(&mut self, batch: &[usize], as_they_are: bool) -> Result<Option<Vec<f32>>> {
+    /// What the teachers say of the batch; probabilities are remembered, if it is the samples as they are.
+    fn targets(&mut self, batch: &[usize], as_they_are: bool) -> Result<Targets> {
+        let (classes, features) = (self.student.classes, self.options.features.len());
+        let mut targets = Targets { soft: None, features: Vec::new() };
         if self.teachers.is_empty() {
-            return Ok(None);
+            return Ok(targets);
         }
+        let remembers = as_they_are && features == 0;
         let known = batch.iter().map(|&i| self.known[i].as_ref()).collect::<Option<Vec<_>>>();
-        if let Some(known) = known.filter(|_| as_they_are) {
-            return Ok(Some(known.into_iter().flatten().copied().collect()));
+        if let Some(known) = known.filter(|_| remembers) {
+            targets.soft = Some(known.into_iter().flatten().copied().collect());
+            return Ok(targets);
         }
         let share = 1.0 / self.teachers.len() as f32;
-        let mut mean = vec![0.0; batch.len() * self.classes];
-        for teacher in self.teachers.iter_mut() {
-            let logits = teacher(self.tape.input_mut(0))?;
-            if logits.len() != mean.len() {
-                return Err(Error::input("teacher and student differ in their classes").because(format!(
-                    "the teacher gives {} numbers a sample and the student {}",
-                    logits.len() / batch.len(),
-                    self.classes
-                )));
+        for (i, teacher) in self.teachers.iter_mut().enumerate() {
+            let mut said = teacher(&self.x)?.into_iter();
+            if let Some(k) = classes {
+                let logits = said.next().unwrap_or_default();
+                if logits.len() != batch.len() * k {
+                    return Err(Error::input("teacher and student differ in their classes").because(format!(
+                        "the teacher gives {} numbers a sample and the student {k}",
+                        logits.len() / batch.len(),
+                    )));
+                }
+                let soft = loss::soften(&logits, k, self.options.temperature).into_iter().map(|p| share * p);
+                match &mut targets.soft {
+                    Some(sum) => sum.iter_mut().zip(soft).for_each(|(s, p)| *s += p),
+                    None => targets.soft = Some(soft.collect()),
+                }
             }
-            let soft = loss::soften(&logits, self.classes, self.options.temperature);
-            mean.iter_mut().zip(soft).for_each(|(m, p)| *m += share * p);
+            if i == 0 {
+                targets.features = said.collect();
+            }
         }
-        if as_they_are {
-            let rows = batch.iter().zip(mean.chunks_exact(self.classes));
+        let sized = self.student.outputs().into_iter().rev().zip(targets.features.iter().rev());
+        if targets.features.len() != features || sized.into_iter().any(|(y, t)| y.len() != t.len()) {
+            return Err(Error::input("teacher and student differ in the shapes of what is to match"));
+        }
+        if let (Some(k), Some(soft), true) = (classes, &targets.soft, remembers) {
+            let rows = batch.iter().zip(soft.chunks_exact(k));
             rows.for_each(|(&i, row)| self.known[i] = Some(row.to_vec()));
         }
-        Ok(Some(mean))
+        Ok(targets)
     }
 
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
-        let (size, k) = (self.samples.size(), self.classes);
         let (mut total, mut right, mut agreed) = (0.0, 0, 0);
         for chunk in self.held_back.clone().chunks(self.batch) {
             // The last batch is filled up with its last sample, whose copies do not count.
             let batch: Vec<usize> = (0..self.batch).map(|i| chunk[i.min(chunk.len() - 1)]).collect();
-            for (row, &sample) in batch.iter().enumerate() {
-                let x = &self.samples.x[sample * size..][..size];
-                self.tape.input_mut(0)[row * size..][..size].copy_from_slice(x);
+            self.x.fill(self.samples, &batch, &[], &mut std::iter::empty())?;
+            let mut targets = self.targets(&batch, true)?;
+            self.student.forward(&self.x, Mode::Infer);
+            let rows = |len: usize| len / self.batch * chunk.len();
+            let outputs = self.student.outputs();
+            if let (Some(k), Some(y)) = (self.student.classes, outputs.first()) {
+                let class = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
+                for (row, &sample) in chunk.iter().enumerate() {
+                    let at = row * k..(row + 1) * k;
+                    let own = class(&y[at.clone()]);
+                    right += self.labels.is_some_and(|l| Some(l[sample]) == own) as usize;
+                    agreed += targets.soft.as_ref().is_some_and(|t| class(&t[at]) == own) as usize;
+                }
             }
-            let targets = self.targets(&batch, true)?;
-            self.tape.forward(Mode::Infer);
-            let y = self.tape.output(0);
-            let class = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap_or(0);
-            for (row, &sample) in chunk.iter().enumerate() {
-                let at = row * k..(row + 1) * k;
-                let own = class(&y[at.clone()]);
-                right += self.samples.labels.is_some_and(|l| l[sample] == own) as usize;
-                agreed += targets.as_ref().is_some_and(|t| class(&t[at]) == own) as usize;
-            }
-            let rows = chunk.len() * k;
-            total += self.loss(&y[..rows], chunk, targets.as_ref().map(|t| &t[..rows])).0 * chunk.len() as f64;
+            targets.soft.iter_mut().chain(&mut targets.features).for_each(|t| t.truncate(rows(t.len())));
+            let outputs: Vec<&[f32]> = outputs.iter().map(|y| &y[..rows(y.len())]).collect();
+            total += self.loss(&outputs, chunk, &targets).0 * chunk.len() as f64;
         }
         let n = self.held_back.len() as f64;
+        let judges = !self.teachers.is_empty() && self.student.classes.is_some();
         Ok(Score {
             loss: total / n,
-            accuracy: self.samples.labels.map(|_| right as f64 / n),
-            agreement: (!self.teachers.is_empty()).then(|| agreed as f64 / n),
+            accuracy: self.labels.map(|_| right as f64 / n),
+            agreement: judges.then(|| agreed as f64 / n),
         })
-    }
-}
-
-fn shuffle(order: &mut [usize], seed: u64) {
-    shuffle_by(order, &mut noise(seed));
-}
-
-/// Every order is as likely. (Fisher, Yates 1938.)
-fn shuffle_by(order: &mut [usize], random: &mut impl Iterator<Item = f64>) {
-    for i in (1..order.len()).rev() {
-        order.swap(i, below(i + 1, random));
-    }
-}
-
-/// A random number below `n`.
-fn below(n: usize, random: &mut impl Iterator<Item = f64>) -> usize {
-    let share = (random.next().unwrap_or(0.0) + 1.0) / 2.0;
-    ((share * n as f64) as usize).min(n - 1)
-}
-
-/// Writes a sample, changed at random, to `to`.
-fn augment(x: &[f32], to: &mut [f32], shape: &[usize], how: &[Augment], random: &mut impl Iterator<Item = f64>) {
-    let (mut flip, mut by) = (false, [0isize; 2]);
-    for how in how {
-        match *how {
-            Augment::Flip => flip = below(2, random) == 1,
-            Augment::Crop(n) => by = [(); 2].map(|_| below(2 * usize::from(n) + 1, random) as isize - n as isize),
-        }
-    }
-    let &[_, height, width] = shape else { return to.copy_from_slice(x) };
-    for (to, x) in to.chunks_exact_mut(height * width).zip(x.chunks_exact(height * width)) {
-        for (row, to) in to.chunks_exact_mut(width).enumerate() {
-            let from = row.checked_add_signed(by[0]).filter(|&r| r < height);
-            for (column, to) in to.iter_mut().enumerate() {
-                let column = if flip { width - 1 - column } else { column };
-                let column = column.checked_add_signed(by[1]).filter(|&c| c < width);
-                *to = from.zip(column).map_or(0.0, |(r, c)| x[r * width + c]);
-            }
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distill::Schedule;
     use crate::ir::text::parse;
-
-    #[test]
-    fn images_move() {
-        let x: Vec<f32> = (1..=8).map(|v| v as f32).collect();
-        let of = |how: &[Augment], random: &[f64]| {
-            let mut to = vec![9.0; 8];
-            augment(&x, &mut to, &[2, 2, 2], how, &mut random.iter().copied());
-            to
-        };
-        assert_eq!(of(&[], &[]), x);
-        assert_eq!(of(&[Augment::Flip], &[0.5]), [2.0, 1.0, 4.0, 3.0, 6.0, 5.0, 8.0, 7.0]);
-        assert_eq!(of(&[Augment::Flip], &[-0.5]), x);
-        // One row down, no column aside.
-        assert_eq!(of(&[Augment::Crop(1)], &[-0.9, 0.0]), [0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 5.0, 6.0]);
-        assert_eq!("crop:4".parse(), Ok(Augment::Crop(4)));
-        assert!("turn".parse::<Augment>().unwrap_err().contains("`turn`"));
-    }
-
-    #[test]
-    fn orders_are_shuffled() {
-        let mut order: Vec<usize> = (0..50).collect();
-        shuffle(&mut order, 3);
-        let mut sorted = order.clone();
-        sorted.sort();
-        assert_eq!(sorted, (0..50).collect::<Vec<_>>());
-        assert_ne!(sorted, order);
-    }
 
     const TEXT: &str = "model m opset 17 {
         input %x : f32[N,2]
@@ -518,14 +457,14 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { epochs: 30, batch: 32, rate: 0.05, hold_back: 0.2, ..Options::default() }
+        Options { length: Length::Epochs(30), batch: 32, rate: Some(0.05), hold_back: 0.2, ..Options::default() }
     }
 
     #[test]
     fn labels_and_a_teacher_are_learned() {
         let (x, labels) = points();
         let mut graph = parse::model(TEXT).unwrap().graph;
-        let samples = Samples { x: &x, shape: &[2], labels: Some(&labels) };
+        let samples = Memory::new(&x, &[2], Some(&labels));
         let outcome = train(&mut graph, &samples, &mut [], &options(), &mut Unwatched).unwrap();
         let best = outcome.epochs[outcome.best].held_back;
         assert!(best.accuracy.unwrap() > 0.9 && best.agreement.is_none(), "{best:?}");
@@ -533,8 +472,8 @@ mod tests {
 
         // What was learned is what is left in the graph: as a teacher it has the same score.
         let mut student = parse::model(&TEXT.replace("seed(1)", "seed(5)")).unwrap().graph;
-        let samples = Samples { labels: None, ..samples };
-        let mut teachers = [teacher(&graph, &[2], 32).unwrap()];
+        let samples = Memory::new(&x, &[2], None);
+        let mut teachers = [teacher(&graph, &samples, 32, &[]).unwrap()];
         let outcome = train(&mut student, &samples, &mut teachers, &options(), &mut Unwatched).unwrap();
         let best = outcome.epochs[outcome.best].held_back;
         assert!(best.agreement.unwrap() > 0.9 && best.accuracy.is_none(), "{best:?}");
@@ -544,8 +483,8 @@ mod tests {
     fn divergence_leaves_the_best_student() {
         let (x, labels) = points();
         let mut graph = parse::model(TEXT).unwrap().graph;
-        let samples = Samples { x: &x, shape: &[2], labels: Some(&labels) };
-        let wild = Options { rate: 1e38, method: Method::SGD, schedule: Schedule::Constant, ..options() };
+        let samples = Memory::new(&x, &[2], Some(&labels));
+        let wild = Options { rate: Some(1e38), method: Method::SGD, schedule: Schedule::Constant, ..options() };
         let outcome = train(&mut graph, &samples, &mut [], &wild, &mut Unwatched).unwrap();
         assert!(outcome.epochs.iter().filter(|e| e.diverged).count() == RESTARTS, "{:?}", outcome.epochs);
         assert!(outcome.epochs[outcome.best].held_back.loss.is_finite());
@@ -555,16 +494,17 @@ mod tests {
 
     #[test]
     fn a_watcher_ends_it() {
-        struct Five;
+        struct Five(usize);
         impl Watch for Five {
-            fn step(&mut self, done: usize, _: usize) -> bool {
-                done < 5
+            fn step(&mut self, _: f64, _: usize) -> bool {
+                self.0 += 1;
+                self.0 < 5
             }
         }
         let (x, labels) = points();
         let mut graph = parse::model(TEXT).unwrap().graph;
-        let samples = Samples { x: &x, shape: &[2], labels: Some(&labels) };
-        let outcome = train(&mut graph, &samples, &mut [], &options(), &mut Five).unwrap();
+        let samples = Memory::new(&x, &[2], Some(&labels));
+        let outcome = train(&mut graph, &samples, &mut [], &options(), &mut Five(0)).unwrap();
         assert_eq!(outcome.epochs.len(), 2);
     }
 
@@ -572,15 +512,15 @@ mod tests {
     fn what_cannot_be_learned() {
         let (x, labels) = points();
         let mut graph = parse::model(TEXT).unwrap().graph;
-        let mut refused = |samples: &Samples<'_>, options: &Options| {
+        let mut refused = |samples: &dyn Samples, options: &Options| {
             train(&mut graph, samples, &mut [], options, &mut Unwatched).unwrap_err().to_string()
         };
-        let samples = Samples { x: &x, shape: &[2], labels: Some(&labels) };
-        assert!(refused(&Samples { labels: None, ..samples }, &options()).contains("neither labels nor a teacher"));
-        assert!(refused(&Samples { labels: Some(&labels[1..]), ..samples }, &options()).contains("as many"));
-        assert!(refused(&Samples { labels: Some(&[2; 400]), ..samples }, &options()).contains("beyond"));
+        let samples = Memory::new(&x, &[2], Some(&labels));
+        assert!(refused(&Memory::new(&x, &[2], None), &options()).contains("neither labels nor a teacher"));
+        assert!(refused(&Memory::new(&x, &[2], Some(&labels[1..])), &options()).contains("as many"));
+        assert!(refused(&Memory::new(&x, &[2], Some(&[2; 400])), &options()).contains("a label 2"));
         assert!(refused(&samples, &Options { augment: vec![Augment::Flip], ..options() }).contains("images"));
         assert!(refused(&samples, &Options { hold_back: 1.0, ..options() }).contains("share"));
-        assert!(refused(&Samples { x: &x[..2], shape: &[2], labels: Some(&[0]) }, &options()).contains("too few"));
+        assert!(refused(&Memory::new(&x[..2], &[2], Some(&[0])), &options()).contains("too few"));
     }
 }

@@ -267,6 +267,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The option that asks for what only a training after it makes good, if there is one.
+    fn needs_training(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether the options fit a model.
     ///
     /// # Errors
@@ -322,16 +327,25 @@ impl Entry {
 
     /// The manual page: the doc comment that heads the pass's file.
     pub fn manual(&self) -> String {
-        let lines = self.source.lines().map_while(|l| l.strip_prefix("//!"));
-        lines.map(|l| format!("{}\n", l.strip_prefix(' ').unwrap_or(l))).collect()
+        manual(self.source)
     }
 
     /// The first sentence of the manual page.
     pub fn summary(&self) -> String {
-        let manual = self.manual();
-        let first = manual.split("\n\n").next().unwrap_or("").replace('\n', " ");
-        first.split_once(". ").map_or(first.trim().to_string(), |(s, _)| format!("{s}."))
+        summary(&self.manual())
     }
+}
+
+/// The doc comment that heads a file.
+pub fn manual(source: &str) -> String {
+    let lines = source.lines().map_while(|l| l.strip_prefix("//!"));
+    lines.map(|l| format!("{}\n", l.strip_prefix(' ').unwrap_or(l))).collect()
+}
+
+/// The first sentence of a manual page.
+pub fn summary(manual: &str) -> String {
+    let first = manual.split("\n\n").next().unwrap_or("").replace('\n', " ");
+    first.split_once(". ").map_or(first.trim().to_string(), |(s, _)| format!("{s}."))
 }
 
 macro_rules! registry {

@@ -14,6 +14,7 @@
 //! | `energy` | instead of `rank`: the fewest, layer by layer, that keep this share of the squared weights | |
 //! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
 //! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at about as many parameters, or with `energy` if it takes fewer; with a budget, depthwise first | `auto` |
+//! | `style` | `mobilenet`: with BatchNormalization and ReLU6 between the two, and no activation after them, at rank 1; what that computes must be learned, so a `distill` step must follow | `plain` |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
 //! A convolution in groups is split inside its groups. Depthwise and 1×1 convolutions are left alone, and so is one that would
@@ -61,6 +62,7 @@ use serde::Deserialize;
 use std::num::NonZeroUsize;
 
 mod form;
+mod mobilenet;
 
 /// Rounds in which every channel's filters are fitted to what the others leave over.
 const SWEEPS: usize = 1;
@@ -70,6 +72,7 @@ const SWEEPS: usize = 1;
 pub struct SeparateConvs {
     size: Size<Terms>,
     order: Order,
+    style: Style,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,6 +83,7 @@ struct Options {
     params: Option<Share>,
     macs: Option<Share>,
     order: Order,
+    style: Style,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +101,14 @@ enum Order {
     Auto,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Style {
+    #[default]
+    Plain,
+    Mobilenet,
+}
+
 impl TryFrom<Options> for SeparateConvs {
     type Error = String;
 
@@ -106,7 +118,15 @@ impl TryFrom<Options> for SeparateConvs {
         let energy = ("energy", o.energy.map(|s| Size::Rank(Terms::Energy(s.0))));
         let budgets = Budget::options(o.params, o.macs).map(|(key, b)| (key, b.map(Size::Within)));
         let size = one_of([rank, energy].into_iter().chain(budgets))?.unwrap_or(Size::Rank(Terms::Rank(2)));
-        Ok(SeparateConvs { size, order: o.order })
+        if o.style == Style::Mobilenet {
+            let one = matches!(size, Size::Rank(Terms::Rank(1))) || o.rank.is_none() && size.budget().is_none();
+            if !one || o.energy.is_some() || o.order == Order::PointwiseFirst {
+                return Err("`style` = \"mobilenet\" is of rank 1, depthwise first".into());
+            }
+            let (size, order) = (Size::Rank(Terms::Rank(1)), Order::DepthwiseFirst);
+            return Ok(SeparateConvs { size, order, style: o.style });
+        }
+        Ok(SeparateConvs { size, order: o.order, style: o.style })
     }
 }
 
@@ -125,6 +145,15 @@ impl Pass for SeparateConvs {
 
     fn selection(&self) -> Selection {
         Selection { skip_first: 1, ..Selection::default() }
+    }
+
+    /// Those behind have nothing to be fitted to before it is trained.
+    fn fits_others(&self) -> bool {
+        self.style == Style::Plain
+    }
+
+    fn needs_training(&self) -> Option<&'static str> {
+        (self.style == Style::Mobilenet).then_some("style")
     }
 
     fn missed(&self, before: Cost, after: Cost) -> Option<String> {
@@ -176,6 +205,15 @@ impl SeparateConvs {
             return Err(format!("{order}, {why}"));
         }
         let (filters, mixes) = (form.separable.filters(rank), form.separable.mixes(rank));
+        if self.style == Style::Mobilenet {
+            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+            let what = format!(
+                "normalised and clamped in between, {} → {} parameters",
+                weight.tensor.len(),
+                form.parameters()
+            );
+            return Ok((mobilenet::patch(graph, n, halves)?, what));
+        }
         let parameters = (weight.tensor.len(), form.parameters());
         let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
         let Some(fitted) = cx.fitted.filter(|_| form.first == First::Depthwise) else {

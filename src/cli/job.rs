@@ -1,0 +1,400 @@
+//! What `compress` and `distill` have in common: a recipe is run on a model, and its student written, checked and reported.
+
+#[cfg(feature = "exec")]
+use super::data::NormaliseArgs;
+use super::places;
+use super::progress::Progress;
+#[cfg(feature = "exec")]
+use crate::calibrate::Calibration;
+#[cfg(feature = "exec")]
+use crate::check::{Check, check, check_data};
+use crate::compress::Outcome;
+#[cfg(not(feature = "exec"))]
+use crate::compress::compress;
+#[cfg(feature = "exec")]
+use crate::compress::{Data, compress_on};
+#[cfg(feature = "distill")]
+use crate::compress::{Training, measure};
+#[cfg(feature = "exec")]
+use crate::data::{Dataset, Normalise};
+use crate::error::{Error, Result};
+#[cfg(feature = "distill")]
+use crate::ir::Model;
+use crate::ir::op::OPSETS;
+use crate::onnx::{self, Atomic, SaveOptions, Target};
+#[cfg(feature = "exec")]
+use crate::passes::options::Share;
+#[cfg(feature = "distill")]
+use crate::recipe::Action;
+use crate::recipe::Recipe;
+use crate::report::Report;
+#[cfg(feature = "distill")]
+use crate::report::Size;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where the student and what is said of it goes
+#[derive(clap::Args)]
+pub struct OutputArgs {
+    /// Where to write the student; `-` is standard output
+    #[arg(short, long, value_name = "STUDENT")]
+    output: PathBuf,
+    /// Write the report to a file: .json or .md
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
+    /// Write weights to STUDENT.data beside the student, whatever its size
+    #[arg(long)]
+    external_data: bool,
+    /// Write a make rule that lists the files the student was made from
+    #[arg(long, value_name = "FILE")]
+    depfile: Option<PathBuf>,
+    /// Threads to use, at most one a core; all cores if not given
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// A teacher of fewer bytes has no student that needs external data.
+const MAY_BE_EXTERNAL: u64 = 1 << 30;
+
+pub struct Job {
+    pub model: PathBuf,
+    pub recipe: Recipe,
+    /// What the student is compared with, if that is not the model.
+    #[cfg(feature = "exec")]
+    pub reference: Option<PathBuf>,
+    #[cfg(feature = "exec")]
+    pub calib: CalibArgs,
+    #[cfg(feature = "distill")]
+    pub train: TrainArgs,
+    #[cfg(feature = "exec")]
+    pub check: CheckArgs,
+    pub output: OutputArgs,
+    pub dump_ir: Option<PathBuf>,
+    pub stop_after: Option<usize>,
+}
+
+impl Job {
+    pub fn run(self) -> Result<ExitCode> {
+        let OutputArgs { output, report: reports, external_data, depfile: rule, threads, quiet } = &self.output;
+        let (quiet, recipe) = (*quiet, &self.recipe);
+        super::set_threads(*threads)?;
+        let plan = recipe.plan()?;
+        let formats: Vec<_> = reports.iter().map(|p| Format::of(p)).collect::<Result<_>>()?;
+        let to_stdout = output == Path::new("-");
+        let target = super::target(output.clone());
+        target.check()?;
+        for path in reports.iter().chain(rule) {
+            Target::File(path.clone()).check()?;
+        }
+        let loaded = onnx::load(&self.model)?;
+        let mut sources = loaded.files.clone();
+        sources.extend(recipe.path.clone());
+        let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
+        read.extend(recipe.path.iter().map(|p| ("the recipe", p.as_path())));
+        #[cfg(feature = "exec")]
+        let normalise = self.check.normalise.over(&recipe.data)?;
+        #[cfg(feature = "exec")]
+        let (test, calib) = (self.check.plan(recipe, &normalise, to_stdout)?, self.calib.load(recipe)?);
+        #[cfg(feature = "exec")]
+        {
+            read.extend(test.iter().map(|t| ("the test data", t.path.as_path())));
+            read.extend(calib.iter().map(|c| ("the calibration data", c.0.as_path())));
+            let data = calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data));
+            sources.extend(data.flat_map(|d| d.files().to_vec()));
+        }
+        #[cfg(feature = "distill")]
+        let (train, teachers) = (self.train.load(recipe)?, teachers(&plan)?);
+        #[cfg(feature = "distill")]
+        {
+            read.extend(train.iter().map(|t| ("the training data", t.0.as_path())));
+            read.extend(teachers.iter().flat_map(|t| &t.1.files).map(|f| ("a teacher", f.as_path())));
+            sources.extend(train.iter().flat_map(|t| t.1.files().to_vec()));
+            sources.extend(teachers.iter().flat_map(|t| t.1.files.clone()));
+        }
+        drop(plan);
+        self.check_places(&read, loaded.bytes)?;
+        #[cfg(feature = "exec")]
+        let reference = self.reference.as_ref().unwrap_or(&self.model);
+        #[cfg(feature = "exec")]
+        test.as_ref().map_or(Ok(()), |t| check_data(reference, &t.data, &t.normalise))?;
+        #[cfg(feature = "distill")]
+        if let (Some(_), Some((_, of))) = (&test, teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0))) {
+            let names = |m: &Model| m.graph.runtime_inputs().map(|v| m.graph.value(v).name.clone()).collect::<Vec<_>>();
+            if names(&of.model) != names(&loaded.model) {
+                return Err(Error::input("teacher and student cannot be compared: they differ in their inputs")
+                    .help("rename those of one of them, or leave --test away"));
+            }
+        }
+        let mut warnings = loaded.warnings;
+        let opset = loaded.model.graph.opset;
+        if !OPSETS.contains(&opset) {
+            let (first, last) = (OPSETS.start(), OPSETS.end());
+            warnings.push(format!(
+                "tutee reasons about operators of opsets {first} to {last}: of opset {opset} it carries them untouched"
+            ));
+        }
+        let progress = Progress::new(quiet, self.dump_ir.clone()).releasing(loaded.pages.clone());
+        #[cfg(not(feature = "exec"))]
+        let outcome = compress(&loaded.model, loaded.bytes, recipe, self.stop_after, &progress);
+        #[cfg(feature = "exec")]
+        let calibration = match &calib {
+            Some((_, data)) => Some(Calibration::new(data, &normalise, &loaded.model, self.calib.samples(recipe))?),
+            None => None,
+        };
+        #[cfg(feature = "exec")]
+        warnings.extend(calibration.iter().flat_map(|c| c.warnings.clone()));
+        #[cfg(feature = "distill")]
+        let training = match &train {
+            Some((_, data)) => {
+                let training = Training::new(data, &normalise, &loaded.model)?;
+                let with =
+                    teachers.iter().fold(training, |t, (path, of)| t.with_teacher(path.clone(), of.model.clone()));
+                Some(match &self.train.checkpoint {
+                    Some(folder) => with.with_checkpoints(folder.clone()),
+                    None => with,
+                })
+            }
+            None => None,
+        };
+        #[cfg(feature = "distill")]
+        warnings.extend(training.iter().flat_map(|t| t.warnings.clone()));
+        if !quiet {
+            warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
+        }
+        #[cfg(feature = "exec")]
+        let outcome = {
+            let data = Data {
+                calibration: calibration.as_ref(),
+                #[cfg(feature = "distill")]
+                training: training.as_ref(),
+            };
+            compress_on(data, &loaded.model, loaded.bytes, recipe, self.stop_after, &progress)
+        };
+        progress.finish();
+        let Outcome { student, mut report } = outcome?;
+        report.warnings = warnings;
+        #[cfg(feature = "distill")]
+        if let Some((_, of)) = teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0)) {
+            report.teacher = Size { bytes: of.bytes, ..measure(&of.model)? };
+        }
+
+        let written = onnx::save(&student, &target, SaveOptions { external_data: *external_data })?;
+        if !written.is_empty() {
+            report.student.bytes = written.iter().map(|w| w.1).sum();
+        }
+        if let Some(path) = rule {
+            write_text(path, &depfile(output, &sources))?;
+        }
+        #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
+        let mut table = report.text();
+        #[cfg(feature = "exec")]
+        if let Some(test) = &test {
+            let result = test.run(reference, output, &progress)?;
+            table.push_str(&format!("\n{result}\n"));
+            report.missed.extend(result.misses(test.max_drop, test.min_agreement));
+            report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
+        }
+        for (path, format) in reports.iter().zip(formats) {
+            write_text(path, &format.write(&report)?)?;
+        }
+        match (quiet, to_stdout) {
+            (true, _) => {}
+            (false, true) => super::say(&table.trim_end()),
+            (false, false) => super::print(&table).map(drop)?,
+        }
+        super::targets(&report.missed)
+    }
+
+    /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.
+    fn check_places(&self, read: &[places::Named<'_>], bytes: u64) -> Result<()> {
+        let mut written: Vec<places::Named<'_>> = Vec::new();
+        let mut data = self.output.output.clone().into_os_string();
+        data.push(".data");
+        if self.output.output != Path::new("-") {
+            written.push(("the student", &self.output.output));
+        } else if self.output.depfile.is_some() {
+            return Err(Error::input("a make rule needs a student with a name")
+                .because("it says which file depends on which")
+                .help("give a file name with -o"));
+        }
+        let others: Vec<_> = read.iter().copied().filter(|(_, path)| *path != self.model).collect();
+        places::check(&written, &others)?;
+        // What takes the teacher's place may take that of its data too.
+        let apart = places::check(&written, read).is_ok();
+        written.push(("the student's data", Path::new(&data)));
+        if apart && (self.output.external_data || bytes > MAY_BE_EXTERNAL) {
+            places::check(&written, read)?;
+        }
+        written.extend(self.output.report.iter().map(|p| ("the report", p.as_path())));
+        written.extend(self.output.depfile.iter().map(|p| ("the make rule", p.as_path())));
+        // The first two are the student itself, which was looked at.
+        let (own, more) =
+            written.split_at(written.len() - self.output.report.len() - usize::from(self.output.depfile.is_some()));
+        let taken: Vec<_> = read.iter().chain(own).copied().collect();
+        places::check(more, &taken)
+    }
+}
+
+enum Format {
+    Json,
+    Markdown,
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Format> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => Ok(Format::Json),
+            Some("md") => Ok(Format::Markdown),
+            _ => Err(Error::input(format!("cannot tell the report format of {}", path.display()))
+                .because("it is chosen by the file's ending")
+                .help("name it .json or .md")),
+        }
+    }
+
+    fn write(&self, report: &Report) -> Result<String> {
+        match self {
+            Format::Json => {
+                Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
+            }
+            Format::Markdown => Ok(report.markdown()),
+        }
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    let mut file = Atomic::create(path)?;
+    file.write(|w| w.write_all(text.as_bytes()))?;
+    file.commit().map(drop)
+}
+
+/// Fit the student to the teacher on data
+#[cfg(feature = "exec")]
+#[derive(Default, clap::Args)]
+pub struct CalibArgs {
+    /// Unlabelled data, in the form `tutee check` takes: weights are then fitted to what the teacher gives on it
+    #[arg(long, value_name = "DATA")]
+    calib: Option<PathBuf>,
+    /// Samples of the calibration data to use, evenly chosen; 512 if neither this nor the recipe says otherwise
+    #[arg(long, value_name = "N")]
+    calib_samples: Option<usize>,
+}
+
+/// Samples of calibration data, if nobody says how many.
+#[cfg(feature = "exec")]
+const CALIB_SAMPLES: usize = 512;
+
+#[cfg(feature = "exec")]
+impl CalibArgs {
+    fn samples(&self, recipe: &Recipe) -> usize {
+        self.calib_samples.or(recipe.data.calib_samples).unwrap_or(CALIB_SAMPLES)
+    }
+
+    fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
+        let path = self.calib.clone().or(recipe.data.calib.clone());
+        path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()
+    }
+}
+
+/// Train the student
+#[cfg(feature = "distill")]
+#[derive(clap::Args)]
+pub struct TrainArgs {
+    /// Data that the stage `distill` trains with, in the form `tutee check` takes, with labels or without
+    #[arg(long, value_name = "DATA")]
+    train: Option<PathBuf>,
+    /// Keep in this folder, epoch by epoch, what it takes to go on after an interruption, and go on if that is there
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+}
+
+#[cfg(feature = "distill")]
+impl TrainArgs {
+    fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
+        let path = self.train.clone().or(recipe.data.train.clone());
+        path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()
+    }
+}
+
+/// The models that steps name as teachers.
+#[cfg(feature = "distill")]
+fn teachers(plan: &[(String, Action)]) -> Result<Vec<(PathBuf, onnx::Loaded)>> {
+    let mut found: Vec<(PathBuf, onnx::Loaded)> = Vec::new();
+    for (_, action) in plan {
+        let Action::Distill(stage) = action else { continue };
+        for path in stage.teachers.iter().flatten() {
+            if found.iter().all(|t| t.0 != *path) {
+                found.push((path.clone(), onnx::load(path)?));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Check the student at the end
+#[cfg(feature = "exec")]
+#[derive(clap::Args)]
+pub struct CheckArgs {
+    /// Data to check the student on at the end, as for `tutee check`
+    #[arg(long, value_name = "DATA")]
+    test: Option<PathBuf>,
+    /// With --test: exit code 2 if accuracy (or agreement, without labels) falls by more: 0.01 or 1%
+    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
+    max_drop: Option<Share>,
+    #[command(flatten)]
+    normalise: NormaliseArgs,
+}
+
+/// Test data and what the student must reach on it.
+#[cfg(feature = "exec")]
+struct Test {
+    path: PathBuf,
+    data: Dataset,
+    normalise: Normalise,
+    max_drop: Option<f64>,
+    min_agreement: Option<f64>,
+}
+
+#[cfg(feature = "exec")]
+impl CheckArgs {
+    /// The test that arguments and recipe ask for, with its data read: what is wrong with it shows before the work.
+    fn plan(&self, recipe: &Recipe, normalise: &Normalise, to_stdout: bool) -> Result<Option<Test>> {
+        let max_drop = self.max_drop.or(recipe.target.max_drop).map(|s| s.0);
+        let min_agreement = recipe.target.min_agreement.map(|s| s.0);
+        let Some(path) = self.test.clone().or(recipe.data.test.clone()) else {
+            return match max_drop.or(min_agreement) {
+                None => Ok(None),
+                Some(_) => Err(Error::input("a target is set, but there is no data to check it on")
+                    .help("give --test DATA, or `test` under [data] in the recipe")),
+            };
+        };
+        if to_stdout {
+            return Err(Error::input("a student on standard output cannot be checked")
+                .because("the check runs the written file")
+                .help("give a file name with -o"));
+        }
+        let normalise = normalise.clone();
+        Ok(Some(Test { data: Dataset::load(&path)?, path, normalise, max_drop, min_agreement }))
+    }
+}
+
+#[cfg(feature = "exec")]
+impl Test {
+    fn run(&self, teacher: &Path, student: &Path, progress: &Progress) -> Result<Check> {
+        let result = check(teacher, student, &self.data, &self.normalise, &|done, of| progress.samples(done, of));
+        progress.finish();
+        let result = result?;
+        result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
+        Ok(result)
+    }
+}
+
+/// A make rule: the student depends on every file that was read.
+fn depfile(output: &Path, sources: &[PathBuf]) -> String {
+    let escaped = |p: &Path| p.display().to_string().replace('$', "$$").replace(' ', "\\ ").replace('#', "\\#");
+    let sources: Vec<_> = sources.iter().map(|p| escaped(p)).collect();
+    format!("{}: {}\n", escaped(output), sources.join(" "))
+}

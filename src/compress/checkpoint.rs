@@ -1,0 +1,74 @@
+//! What it takes to go on with a training after an interruption, as a file.
+
+use crate::distill::train::{Course, Samples};
+use crate::error::{Error, Result, io};
+use crate::onnx::Atomic;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A file that has a course, and the fingerprint of what it is the course of.
+pub struct Checkpoint {
+    path: PathBuf,
+    print: u64,
+}
+
+impl Checkpoint {
+    /// Of step `index`, in a folder.
+    pub fn new(folder: &Path, index: usize, print: Fingerprint) -> Checkpoint {
+        Checkpoint { path: folder.join(format!("step-{}.checkpoint", index + 1)), print: print.0 }
+    }
+
+    /// The course, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is that of something else.
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        let bytes = match std::fs::read(&self.path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|e| io("read the checkpoint", &self.path, &e))?,
+        };
+        match bytes.split_first_chunk::<8>() {
+            Some((print, course)) if u64::from_le_bytes(*print) == self.print => Ok(Some(course.to_vec())),
+            _ => Err(Error::input("the checkpoint is of another training")
+                .at(self.path.display().to_string())
+                .because("the student, the data, a teacher or an option was another")
+                .help("give another folder, or remove the file to begin anew")),
+        }
+    }
+
+    pub fn write(&self, course: &Course) -> Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|e| io("make the folder", folder, &e))?;
+        let mut file = Atomic::create(&self.path)?;
+        file.write(|w| w.write_all(&self.print.to_le_bytes()).and_then(|_| w.write_all(&course.to_bytes())))?;
+        file.commit().map(drop)
+    }
+}
+
+/// Samples of training data that are looked at.
+const PRINTED: usize = 256;
+
+/// A hash of bytes. (Fowler, Noll, Vo: FNV-1a.)
+pub struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fingerprint {
+    pub fn add(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = (self.0 ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    }
+
+    pub fn samples(&mut self, samples: &dyn Samples) -> Result<()> {
+        self.add(format!("{:?} {:?}", samples.inputs(), samples.labels()).as_bytes());
+        let count = samples.count();
+        self.add(&count.to_le_bytes());
+        for i in crate::data::evenly(PRINTED, count) {
+            samples.read(i)?.iter().flatten().for_each(|v| self.add(&v.to_le_bytes()));
+        }
+        Ok(())
+    }
+}

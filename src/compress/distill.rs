@@ -1,0 +1,218 @@
+//! The stage `distill`: a student goes in with what earlier steps made of it, and comes out trained.
+
+use super::checkpoint::{Checkpoint, Fingerprint};
+use super::frozen::{self, Rest};
+use super::training::{Training, teacher};
+use super::{Observer, Run};
+use crate::distill;
+use crate::distill::train::{self, Course, Epoch, Options, Outcome, Samples, Teacher, Watch};
+use crate::error::{Error, Result};
+use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::onnx;
+use crate::passes::{self, options};
+use crate::recipe::Distill;
+use crate::report::Point;
+use std::time::Instant;
+
+/// The pass that takes the normalization away again.
+const FOLD: &str = "fold-batch-norm";
+
+impl Run<'_> {
+    /// Trains the student as step `index` says, and gives the curve. `first` is the model that the recipe began with.
+    pub fn distill(
+        &mut self,
+        student: &mut Model,
+        first: &Model,
+        training: &Training<'_>,
+        stage: &Distill,
+        index: usize,
+    ) -> Result<Vec<Point>> {
+        if stage.labels == Some(true) && training.labels().is_none() {
+            return Err(Error::input("the training data has no labels").help("leave `labels` away, or set it to false"));
+        }
+        let samples = training.samples(stage.labels != Some(false));
+        let mut options = stage.training.clone();
+        let batch = options.batch_of(samples.count());
+        let own = [(String::from("the teacher"), first)];
+        let models = match &stage.teachers {
+            None => own.to_vec(),
+            Some(paths) => paths
+                .iter()
+                .map(|path| Ok((path.display().to_string(), training.teacher(path)?)))
+                .collect::<Result<_>>()?,
+        };
+        if stage.features {
+            let of = models.first().ok_or_else(|| Error::input("there is no teacher to take features from"))?;
+            options.features = common(&student.graph, &of.1.graph, &samples, batch)?;
+        }
+        let checkpoint = match &training.checkpoints {
+            Some(folder) => {
+                let mut print = Fingerprint::default();
+                print.add(format!("{:?}", (stage, index)).as_bytes());
+                print.add(&onnx::to_bytes(student)?);
+                for (_, model) in &models {
+                    print.add(&onnx::to_bytes(model)?);
+                }
+                print.samples(&samples)?;
+                Some(Checkpoint::new(folder, index, print))
+            }
+            None => None,
+        };
+        let rest = Rest::of(student, &samples, batch)?;
+        if let (Some(rest), false) = (&rest, options.augment.is_empty()) {
+            return Err(Error::input("the samples cannot be augmented").because(format!(
+                "what comes before {} is computed once: training cannot go through it",
+                rest.obstacles.join(", ")
+            )));
+        }
+        let joined = rest.as_ref().map(|rest| rest.samples(&samples));
+        let samples: &dyn Samples = joined.as_ref().map_or(&samples, |j| j);
+        let mut part = rest.as_ref().map(|rest| rest.graph.clone());
+        if let Some(part) = &part {
+            options.features.retain(|name| part.find_value(name).is_some_and(|v| part.producer(v).is_some()));
+        }
+        let graph = part.as_mut().unwrap_or(&mut student.graph);
+        // Into a part, nothing can be put that the whole would not have.
+        let normalised = if rest.is_some() { 0 } else { distill::normalise(graph, samples, batch)? };
+        let mut teachers: Vec<Teacher<'_>> = models
+            .iter()
+            .map(|(name, m)| teacher(name, m, samples, batch, &options.features))
+            .collect::<Result<_>>()?;
+        let observer = self.observer;
+        let mut follower = Follower { observer, checkpoint: checkpoint.as_ref(), epoch: 0, since: None, samples: 0 };
+        observer.training(true);
+        let outcome = train::train(graph, samples, &mut teachers, &options, &mut follower);
+        observer.training(false);
+        let outcome = outcome?;
+        if let Some(part) = part {
+            frozen::store(&part, &mut student.graph)?;
+        }
+        let fold = passes::find(FOLD).and_then(|e| e.make(toml::Table::new()).ok());
+        self.clean(&mut student.graph, &fold.into_iter().collect::<Vec<_>>(), None)?;
+
+        self.account(&outcome, &options);
+        for obstacle in rest.iter().flat_map(|rest| &rest.obstacles) {
+            let what = format!("{obstacle} cannot be trained through: it and what comes before stayed as they were");
+            self.note(Distill::NAME, &what, false);
+        }
+        if normalised > 0 {
+            self.note(Distill::NAME, &format!("{normalised} convolutions were normalised while training"), true);
+        }
+        let finite = |v: f64| v.is_finite().then_some(v);
+        let point = |e: &Epoch| Point {
+            epoch: e.number,
+            loss: finite(e.loss),
+            held_back: finite(e.held_back.loss),
+            accuracy: e.held_back.accuracy,
+            agreement: e.held_back.agreement,
+        };
+        Ok(outcome.epochs.iter().map(point).collect())
+    }
+
+    /// Rows of what came out.
+    fn account(&mut self, outcome: &Outcome, options: &Options) {
+        let &Outcome { ref epochs, best, rate, trained, zeros } = outcome;
+        let (last, best) = (epochs.len() - 1, &epochs[best]);
+        let found = if options.rate.is_none() { ", found by a range test" } else { "" };
+        let told = shares(best).map(|t| format!(", {t}")).unwrap_or_default();
+        let what = format!(
+            "{trained} constants trained, peak learning rate {rate:.1e}{found}; best on what is held back after epoch {} of {last}: loss {:.4}{told}",
+            best.number, best.held_back.loss
+        );
+        self.note(Distill::NAME, &what, true);
+        if zeros > 0 {
+            self.note(Distill::NAME, &format!("{zeros} of the constants kept their zeros"), true);
+        }
+        if !options.features.is_empty() {
+            self.note(Distill::NAME, &format!("matched what is read at {}", options.features.join(", ")), true);
+        }
+    }
+}
+
+/// `agreement 81.2 %, accuracy 79.0 %`
+fn shares(epoch: &Epoch) -> Option<String> {
+    let shares = [("agreement", epoch.held_back.agreement), ("accuracy", epoch.held_back.accuracy)];
+    let told = shares.into_iter().filter_map(|(what, share)| Some(format!("{what} {:.2} %", 100.0 * share?)));
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
+/// Names of what the layers of the student read and the teacher has, too, in the same shape; for a network that is no
+/// classifier, its outputs as well.
+fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize) -> Result<Vec<String>> {
+    let ends = train::ends(student, samples, batch, &[])?;
+    let sized =
+        [student.at_sizes(&ends.shapes)?, teacher.at_sizes(&train::ends(teacher, samples, batch, &[])?.shapes)?];
+    let computed = |g: &Graph, v: ValueId| g.producer(v).is_some() && g.value(v).constant().is_none();
+    let layers: Vec<NodeId> =
+        student.topological()?.into_iter().filter(|&n| options::weight(student, n).is_some()).collect();
+    let reads = |n: &NodeId| {
+        let weight = options::weight(student, *n).map(|w| w.0);
+        (0..2).find(|&slot| Some(slot) != weight).and_then(|slot| student.input(*n, slot))
+    };
+    let outputs = student.outputs().iter().copied().filter(|_| ends.classes.is_none());
+    let mut found: Vec<String> = Vec::new();
+    for v in layers.iter().filter_map(reads).filter(|&v| computed(student, v)).chain(outputs) {
+        let name = &student.value(v).name;
+        let dims = |g: &Graph| g.find_value(name).filter(|&v| computed(g, v)).and_then(|v| g.value(v).dims());
+        let [own, theirs] = [&sized[0], &sized[1]].map(dims);
+        if own.is_some() && own == theirs && !found.contains(name) {
+            found.push(name.clone());
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::input("there are no features to match").because(
+            "no layer of the student reads a value that the teacher has by the same name and in the same shape",
+        ));
+    }
+    Ok(found)
+}
+
+/// Tells the observer, and keeps the course.
+struct Follower<'a> {
+    observer: &'a dyn Observer,
+    checkpoint: Option<&'a Checkpoint>,
+    epoch: usize,
+    /// When the first step was done, and the samples of those after it.
+    since: Option<Instant>,
+    samples: usize,
+}
+
+impl Follower<'_> {
+    /// `, 812 samples/s`, once that is known.
+    fn pace(&self) -> String {
+        let seconds = self.since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        if self.samples == 0 { String::new() } else { format!(", {:.0} samples/s", self.samples as f64 / seconds) }
+    }
+}
+
+impl Watch for Follower<'_> {
+    fn resume(&mut self) -> Result<Option<Vec<u8>>> {
+        self.checkpoint.map_or(Ok(None), |c| c.read())
+    }
+
+    fn step(&mut self, share: f64, samples: usize) -> bool {
+        const PARTS: f64 = 1e6;
+        match self.since {
+            None => self.since = Some(Instant::now()),
+            Some(_) => self.samples += samples,
+        }
+        let what = format!("epoch {}{}", self.epoch + 1, self.pace());
+        self.observer.site((share.min(1.0) * PARTS) as u64, PARTS as u64, &what);
+        self.observer.goes_on()
+    }
+
+    fn epoch(&mut self, epoch: &Epoch) {
+        let &Epoch { number, loss, held_back, diverged } = epoch;
+        self.epoch = number;
+        let told = shares(epoch).map(|t| format!(", {t}")).unwrap_or_default();
+        let back = if diverged { ": back to the best student, at a lower rate" } else { "" };
+        let news =
+            format!("epoch {number}: loss {loss:.4}, held back {:.4}{told}{}{back}", held_back.loss, self.pace());
+        self.observer.line(&news);
+    }
+
+    fn keep(&mut self, course: &Course) -> Result<()> {
+        self.checkpoint.map_or(Ok(()), |c| c.write(course))
+    }
+}

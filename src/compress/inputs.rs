@@ -1,0 +1,45 @@
+//! What a recipe is given beside the model.
+
+#[cfg(feature = "distill")]
+use super::Training;
+#[cfg(feature = "exec")]
+use crate::calibrate::Calibration;
+use crate::error::{Error, Result};
+use crate::recipe::{Action, Step};
+
+/// What a recipe may look at beside the model.
+#[derive(Default)]
+pub struct Data<'a> {
+    /// With it, every step that changes what the network computes then fits the weights of the student to what the
+    /// teacher gives on it, unless its `repair` is `"none"`, and may decide by it what to do.
+    #[cfg(feature = "exec")]
+    pub calibration: Option<&'a Calibration<'a>>,
+    /// What the step `distill` trains with.
+    #[cfg(feature = "distill")]
+    pub training: Option<&'a Training<'a>>,
+    #[cfg(not(feature = "exec"))]
+    pub(super) nothing: std::marker::PhantomData<&'a ()>,
+}
+
+impl Data<'_> {
+    /// Whether it has what a step needs.
+    pub(super) fn suffices(&self, action: &Action, step: &Step) -> Result<()> {
+        let lacks = |what: String, kind: &str, key: &str| {
+            Err(Error::input(format!("{what} needs {kind} data"))
+                .at(step.place())
+                .help(format!("give --{key} DATA, or `{key}` under [data] in the recipe")))
+        };
+        #[cfg(feature = "exec")]
+        let calibrates = self.calibration.is_some();
+        #[cfg(not(feature = "exec"))]
+        let calibrates = false;
+        match action {
+            Action::Pass(pass, _) if !calibrates => {
+                pass.needs_data().map_or(Ok(()), |option| lacks(option, "calibration", "calib"))
+            }
+            #[cfg(feature = "distill")]
+            Action::Distill(_) if self.training.is_none() => lacks("`distill`".into(), "training", "train"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Training data and teachers, as the stage `distill` takes them.
+
+use crate::calibrate;
+use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
+use crate::distill::train::{self, Samples, Teacher};
+use crate::error::{Error, Result};
+use crate::exec::Network;
+use crate::ir::{Dim, Graph, Model, Shape, Type};
+use crate::onnx;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Samples that are looked at before training, to warn of what is strange.
+const LOOKED_AT: usize = 4096;
+
+/// What students are trained with.
+pub struct Training<'a> {
+    feed: Feed<'a>,
+    inputs: Vec<(String, Vec<usize>)>,
+    teachers: Vec<(PathBuf, Model)>,
+    pub(super) checkpoints: Option<PathBuf>,
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Training<'a> {
+    /// Data for the inputs of `model`.
+    ///
+    /// # Errors
+    /// If the data does not fit the model, or is not finite.
+    pub fn new(data: &'a Dataset, normalise: &Normalise, model: &Model) -> Result<Training<'a>> {
+        let graph = &model.graph;
+        let specs = graph.runtime_inputs().map(|v| calibrate::spec(graph, v)).collect::<Result<Vec<_>>>()?;
+        // Batches are as large as training asks for.
+        let free = |spec: &InputSpec| {
+            let mut spec = spec.clone();
+            spec.dims.iter_mut().for_each(|dims| dims.iter_mut().take(1).for_each(|d| *d = None));
+            spec
+        };
+        let specs: Vec<InputSpec> = specs.iter().map(free).collect();
+        let feed = data.feed(&specs, normalise)?;
+        let looked_at: Vec<usize> = evenly(LOOKED_AT, feed.chunks()).collect();
+        let warnings = calibrate::ranges(data, &feed, &looked_at, &specs, "training")?;
+        let mut inputs = Vec::new();
+        for (spec, shape) in specs.iter().zip(feed.shapes()) {
+            match shape.split_first() {
+                Some((1, sample)) => inputs.push((spec.name.clone(), sample.to_vec())),
+                _ => {
+                    return Err(Error::input(format!("{spec} has no axis for samples")).at(data.name()));
+                }
+            }
+        }
+        Ok(Training { feed, inputs, teachers: Vec::new(), checkpoints: None, warnings })
+    }
+
+    /// With a model that steps may name as a teacher.
+    pub fn with_teacher(mut self, path: PathBuf, model: Model) -> Self {
+        self.teachers.push((path, model));
+        self
+    }
+
+    /// Keeps in this folder what it takes to go on after an interruption, and goes on if that is there.
+    pub fn with_checkpoints(self, folder: PathBuf) -> Self {
+        Training { checkpoints: Some(folder), ..self }
+    }
+
+    pub(super) fn labels(&self) -> Option<&[usize]> {
+        self.feed.labels()
+    }
+
+    pub(super) fn teacher(&self, path: &Path) -> Result<&Model> {
+        let found = self.teachers.iter().find(|t| t.0 == path);
+        found.map(|t| &t.1).ok_or_else(|| Error::internal(format!("the teacher {} was not loaded", path.display())))
+    }
+
+    /// The samples, with or without their labels.
+    pub(super) fn samples(&self, labelled: bool) -> impl Samples + '_ {
+        View { training: self, labels: self.labels().filter(|_| labelled) }
+    }
+}
+
+struct View<'a> {
+    training: &'a Training<'a>,
+    labels: Option<&'a [usize]>,
+}
+
+impl Samples for View<'_> {
+    fn inputs(&self) -> &[(String, Vec<usize>)] {
+        &self.training.inputs
+    }
+
+    fn count(&self) -> usize {
+        self.training.feed.samples()
+    }
+
+    fn labels(&self) -> Option<&[usize]> {
+        self.labels
+    }
+
+    fn read(&self, sample: usize) -> Result<Vec<Vec<f32>>> {
+        let x: Vec<Vec<f32>> = self.training.feed.chunk(sample)?.iter().map(Array::to_f32).collect();
+        if x.iter().flatten().any(|v| !v.is_finite()) {
+            return Err(Error::input("the training data is not finite").at(format!("sample {sample}")));
+        }
+        Ok(x)
+    }
+}
+
+/// A model as a teacher: on a tape, or where that does not know an operator, in tract.
+pub fn teacher(
+    name: &str,
+    model: &Model,
+    samples: &dyn Samples,
+    batch: usize,
+    features: &[String],
+) -> Result<Teacher<'static>> {
+    let on_tape = train::teacher(&model.graph, samples, batch, features);
+    on_tape.or_else(|_| in_tract(model, samples, batch, features)).map_err(|e| e.at(name))
+}
+
+fn in_tract(model: &Model, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Teacher<'static>> {
+    let graph = &model.graph;
+    let ends = train::ends(graph, samples, batch, features)?;
+    let types = graph.runtime_inputs().zip(&ends.shapes).filter_map(|(v, (_, dims))| {
+        let dims = dims.iter().map(|&d| Dim::Known(d as u64)).collect();
+        Some((v, Type::tensor(graph.value(v).ty.as_ref()?.dtype()?, Shape(dims))))
+    });
+    let types: Vec<_> = types.collect();
+    let part = graph.extract(&graph.topological()?, &types, &HashMap::new(), &ends.values)?;
+    let shell = Model { graph: Graph::new("", graph.opset), ir_version: model.ir_version.max(4), ..model.clone() };
+    let network = Network::from_bytes("teacher", &onnx::to_bytes(&Model { graph: part, ..shell })?)?;
+    let shapes: Vec<Vec<usize>> = ends.shapes.into_iter().map(|s| s.1).collect();
+    let (runner, specs) = (network.runner(&shapes)?, network.inputs().to_vec());
+    Ok(Box::new(move |x| {
+        let arrays = ends
+            .ports
+            .iter()
+            .zip(&shapes)
+            .zip(&specs)
+            .map(|((&port, shape), spec)| Array::from_f32(shape.clone(), &x[port])?.cast(spec.dtype));
+        let outputs = runner.run(&arrays.collect::<Result<Vec<_>>>()?)?;
+        Ok(outputs.iter().map(Array::to_f32).collect())
+    }))
+}

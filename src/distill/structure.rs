@@ -1,0 +1,86 @@
+//! What training leaves as it is: weights that are zero because they were pruned.
+
+use super::tape::Tape;
+use crate::ir::{Graph, Op, ValueId};
+
+/// A weight with a larger share of exact zeros was pruned: they stay. As in `cluster-weights`.
+const PRUNED: f64 = 0.01;
+
+/// By parameter of a tape: which elements stay zero, if any do.
+pub struct Zeros(Vec<Option<Vec<bool>>>);
+
+impl Zeros {
+    /// Zeros of pruned weights and of codebooks.
+    pub fn of(graph: &Graph, tape: &Tape<f32>) -> Zeros {
+        let masks = tape.parameters().iter().enumerate().map(|(i, parameter)| {
+            let values = tape.parameter(i);
+            let zeros = values.iter().filter(|&&v| v == 0.0).count();
+            let matrix = parameter.shape.len() > 1 && zeros as f64 > PRUNED * values.len() as f64;
+            let stay = zeros > 0 && (is_book(graph, parameter.value) || matrix);
+            stay.then(|| values.iter().map(|&v| v == 0.0).collect())
+        });
+        Zeros(masks.collect())
+    }
+
+    /// How many parameters keep zeros.
+    pub fn count(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    /// Takes the gradients by what stays zero away: no optimizer moves a zero then.
+    pub fn hold(&self, tape: &mut Tape<f32>) {
+        for (i, mask) in self.0.iter().enumerate() {
+            let Some(mask) = mask else { continue };
+            let gradient = tape.gradient_mut(i);
+            gradient.iter_mut().zip(mask).filter(|g| *g.1).for_each(|(g, _)| *g = 0.0);
+        }
+    }
+}
+
+/// Whether a constant is a codebook: what reads it looks values up in it.
+pub fn is_book(graph: &Graph, value: ValueId) -> bool {
+    let mut readers = graph.readers(value).peekable();
+    readers.peek().is_some()
+        && readers.all(|n| matches!(graph.node(n).op, Op::Gather(_)) && graph.input(n, 0) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distill::{Method, Mode, Optimizer, weights};
+    use crate::ir::text::parse;
+
+    #[test]
+    fn zeros_stay() {
+        let text = "model m opset 17 {
+            input %x : f32[2,3]
+            const %w : f32[3,2] = {1,0,0,2,3,4} const %b : f32[2] const %book : f32[2] = {0,1}
+            const %i : i32[2,2] = {0,1,1,0}
+            %v : f32[2,2] = Gather(%book, %i)
+            %h : f32[2,2] = Gemm(%x, %w, %b)
+            %y : f32[2,2] = MatMul(%h, %v)
+            output %y
+        }";
+        let graph = parse::model(text).unwrap().graph;
+        for method in [Method::SGD, Method::ADAM_W] {
+            let mut tape = Tape::<f32>::new(&graph, &[], graph.outputs(), &weights(&graph)).unwrap();
+            let zeros = Zeros::of(&graph, &tape);
+            assert_eq!(zeros.count(), 2);
+            let mut optimizer = Optimizer::new(method, 0.1);
+            tape.input_mut(0).copy_from_slice(&[1.0, 2.0, 3.0, -1.0, 0.5, 1.0]);
+            for _ in 0..3 {
+                tape.forward(Mode::Train);
+                tape.backward(&[vec![1.0, -1.0, 0.5, 2.0]]);
+                zeros.hold(&mut tape);
+                optimizer.step(&mut tape, 0.1);
+            }
+            let of = |name: &str| {
+                let at = tape.parameters().iter().position(|p| p.name == name).unwrap();
+                tape.parameter(at).iter().map(|&v| v == 0.0).collect::<Vec<_>>()
+            };
+            assert_eq!(of("w"), [false, true, true, false, false, false]);
+            assert_eq!(of("book"), [true, false]);
+            assert_eq!(of("b"), [false, false], "a bias may leave zero");
+        }
+    }
+}

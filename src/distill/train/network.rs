@@ -1,0 +1,138 @@
+//! A network as training sees it: fed with batches of samples, it gives logits and what else is asked for.
+
+use super::samples::Samples;
+use crate::distill::tape::{Mode, Tape};
+use crate::error::{Error, Result};
+use crate::ir::infer::axis;
+use crate::ir::op::softmax::{Function, Softmax};
+use crate::ir::{Graph, Op, ValueId};
+use std::collections::BTreeSet;
+
+/// Gives, for a batch of each input of the samples, the logits, if there are any, and then each feature.
+pub type Teacher<'a> = Box<dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>> + 'a>;
+
+/// The logits behind an output: what its final softmax takes, or itself.
+pub fn logits(graph: &Graph, output: ValueId) -> ValueId {
+    let last = |op: &Softmax, v: ValueId| {
+        let rank = graph.value(v).rank().unwrap_or(0);
+        rank == 2 && axis(op.axis, rank) == Ok(1) && op.function != Function::Hardmax
+    };
+    let Some((n, _)) = graph.producer(output) else { return output };
+    match &graph.node(n).op {
+        Op::Softmax(op) if last(op, output) => graph.input(n, 0).unwrap_or(output),
+        _ => output,
+    }
+}
+
+/// The logits of a classifier, if a network of known sizes is one, and of how many classes.
+fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, usize)> {
+    let &[output] = sized.outputs() else { return None };
+    let end = logits(sized, output);
+    match sized.value(end).dims()?[..] {
+        [rows, classes] if usize::try_from(rows) == Ok(batch) => Some((end, usize::try_from(classes).ok()?)),
+        _ => None,
+    }
+}
+
+/// What a network is trained towards: the logits, if it is a classifier, and these values.
+///
+/// # Errors
+/// If there is no data for an input, or no such value.
+pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Ends> {
+    let inputs: Vec<ValueId> = graph.runtime_inputs().collect();
+    let (mut shapes, mut ports) = (Vec::new(), Vec::new());
+    for &v in &inputs {
+        let name = &graph.value(v).name;
+        // An input takes the data of its name; the only one of a network the only one of the samples.
+        let at = match (samples.inputs(), &inputs[..]) {
+            ([_], [_]) => Some(0),
+            (given, _) => given.iter().position(|i| i.0 == *name),
+        };
+        let at = at.ok_or_else(|| Error::input(format!("no data for the input \"{name}\"")))?;
+        shapes.push((name.clone(), [&[batch], &samples.inputs()[at].1[..]].concat()));
+        ports.push(at);
+    }
+    let logits = classifier(&graph.at_sizes(&shapes)?, batch);
+    let find = |name: &String| {
+        graph.find_value(name).ok_or_else(|| Error::internal(format!("there is no value \"{name}\" to match")))
+    };
+    let mut values = features.iter().map(find).collect::<Result<Vec<_>>>()?;
+    values.splice(..0, logits.map(|l| l.0));
+    Ok(Ends { shapes, ports, values, classes: logits.map(|l| l.1) })
+}
+
+/// See [`ends`].
+pub struct Ends {
+    /// Name and shape of each input for a batch.
+    pub shapes: Vec<(String, Vec<usize>)>,
+    /// Which input of the samples each input takes.
+    pub ports: Vec<usize>,
+    /// The logits first.
+    pub values: Vec<ValueId>,
+    /// `None` if there are no logits.
+    pub classes: Option<usize>,
+}
+
+/// A tape for batches of samples.
+pub struct Network {
+    pub tape: Tape<f32>,
+    /// Which input of the samples each input of the tape takes.
+    ports: Vec<usize>,
+    /// Classes that output 0 has logits of; `None` if all outputs are features.
+    pub classes: Option<usize>,
+}
+
+impl Network {
+    /// From the inputs to the logits of a classifier and to these values.
+    ///
+    /// # Errors
+    /// If the network cannot be fed with the samples, is no classifier without being asked for values, or has an operator
+    /// that the tape does not know.
+    pub fn new(
+        graph: &Graph,
+        samples: &dyn Samples,
+        batch: usize,
+        features: &[String],
+        trainable: &BTreeSet<ValueId>,
+    ) -> Result<Network> {
+        let Ends { shapes, ports, values, classes } = ends(graph, samples, batch, features)?;
+        if values.is_empty() {
+            let described = |&v: &ValueId| {
+                let value = graph.value(v);
+                format!("\"{}\" {}", value.name, value.ty.as_ref().map_or("?".into(), ToString::to_string))
+            };
+            let outputs: Vec<String> = graph.outputs().iter().map(described).collect();
+            return Err(Error::input("the network is no classifier")
+                .because(format!("it gives {}, not one list of classes a sample", outputs.join(", ")))
+                .help("without classes, `features = true` trains on what teacher and student have in common"));
+        }
+        let tape = Tape::new(graph, &shapes, &values, trainable)?;
+        let port = |(name, _): (&str, &[usize])| Some(ports[shapes.iter().position(|s| s.0 == name)?]);
+        let ports = tape.inputs().filter_map(port).collect();
+        Ok(Network { tape, ports, classes })
+    }
+
+    /// Runs on a batch of each input of the samples.
+    pub fn forward(&mut self, x: &[Vec<f32>], mode: Mode) {
+        for (i, &port) in self.ports.iter().enumerate() {
+            self.tape.input_mut(i).copy_from_slice(&x[port]);
+        }
+        self.tape.forward(mode);
+    }
+
+    pub fn outputs(&self) -> Vec<&[f32]> {
+        (0..self.tape.outputs().len()).map(|i| self.tape.output(i)).collect()
+    }
+}
+
+/// A network as a teacher of batches of samples, with what it has at these values beside the logits.
+///
+/// # Errors
+/// As [`Network::new`].
+pub fn teacher(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Teacher<'static>> {
+    let mut network = Network::new(graph, samples, batch, features, &BTreeSet::new())?;
+    Ok(Box::new(move |x| {
+        network.forward(x, Mode::Infer);
+        Ok(network.outputs().into_iter().map(<[f32]>::to_vec).collect())
+    }))
+}

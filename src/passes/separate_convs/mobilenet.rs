@@ -1,0 +1,51 @@
+//! The form with an activation between the two halves and none after them, which only training makes good use of.
+
+use crate::ir::op::activation::Clip;
+use crate::ir::op::norm::BatchNorm;
+use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
+use crate::passes::split::Half;
+
+/// Depthwise → BatchNormalization → ReLU6 → pointwise in the place of a convolution and the activation behind it.
+///
+/// # Errors
+/// If a malformed node lacks its input or output.
+pub fn patch(graph: &Graph, n: NodeId, [depthwise, pointwise]: [Half; 2]) -> Result<Patch, String> {
+    let mut patch = Patch::at_node(graph, n);
+    let x = Ref::Old(graph.input(n, 0).ok_or("it has no input")?);
+    let y = graph.output(n).ok_or("it has no output")?;
+    let (dtype, channels) = (depthwise.weight.dtype(), depthwise.weight.shape().first().copied().unwrap_or(0));
+    let weight = patch.constant("dw.weight", depthwise.weight);
+    let mut data = patch.node("dw", depthwise.op, &[Some(x), Some(weight)]);
+    let mut inputs = vec![Some(data)];
+    for (part, value) in [("scale", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0)] {
+        let values = Tensor::from_floats(dtype, [channels], vec![value; channels]);
+        inputs.push(Some(patch.constant(&format!("bn.{part}"), values)));
+    }
+    let norm = BatchNorm { epsilon: 1e-5, momentum: 0.9, training: false, spatial: true };
+    data = patch.node("bn", norm, &inputs);
+    data = if graph.opset < 11 {
+        patch.node("relu6", Clip { min: Some(0.0), max: Some(6.0) }, &[Some(data)])
+    } else {
+        let [low, high] = [("relu6.min", 0.0), ("relu6.max", 6.0)]
+            .map(|(name, limit)| Some(patch.constant(name, Tensor::from_floats(dtype, [], [limit]))));
+        patch.node("relu6", Clip::default(), &[Some(data), low, high])
+    };
+    let weight = patch.constant("pw.weight", pointwise.weight);
+    let bias = graph.input(n, 2).map(Ref::Old);
+    let inputs: Vec<_> =
+        [Some(data), Some(weight), bias].into_iter().take(if bias.is_some() { 3 } else { 2 }).collect();
+    data = patch.node("pw", pointwise.op, &inputs);
+    patch.replace(activation(graph, n).unwrap_or(y), data);
+    Ok(patch)
+}
+
+/// What the activation gives that alone reads a convolution.
+fn activation(graph: &Graph, n: NodeId) -> Option<crate::ir::ValueId> {
+    let next = graph.sole_use(graph.output(n)?)?.node();
+    let acts = match &graph.node(next).op {
+        Op::Clip(_) | Op::Activation(_) | Op::Gelu(_) => true,
+        Op::Unary(op) => ["Relu", "Sigmoid", "Tanh"].contains(&op.0),
+        _ => false,
+    };
+    acts.then(|| graph.output(next)).flatten()
+}

@@ -1,0 +1,196 @@
+//! Trains the student on what its teacher says of training data. (Hinton, Vinyals, Dean 2015, Distilling the Knowledge in
+//! a Neural Network.)
+//!
+//! It takes `--train DATA`, or `train` under `[data]` in the recipe. The loss of a sample is α T² KL(teacher ‖ student),
+//! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. A part of the data is held back:
+//! it judges the student after every epoch, and the best student is what comes out. Ctrl-C ends the training, not the run:
+//! the best student so far goes on. A loss that explodes sends training back to the best student, at a lower rate.
+//!
+//! | option | | default |
+//! |---|---|---|
+//! | `teachers` | model files, relative to the recipe; of several, the mean of their probabilities. None (`[]`): labels alone | the model that the recipe began with |
+//! | `temperature` | T | 4 |
+//! | `alpha` | α: the teachers' share in the loss | 0.9 |
+//! | `labels` | whether to use the labels of the data | if there are any |
+//! | `features` | whether the student's activations are to match the first teacher's, too, wherever both have a value of the same name and shape; also for networks that are no classifiers | `false` |
+//! | `epochs`, `steps` or `minutes` | how long, one of them; by the clock, the same student comes out only of the same speed | 10 epochs |
+//! | `batch` | samples of a step | 128 |
+//! | `optimizer` | `adamw` or `sgd` (with Nesterov's momentum of 0.9) | `adamw` |
+//! | `learning-rate` | its peak | found by a range test of 60 steps |
+//! | `schedule` | `one-cycle`, `cosine` or `constant` | `one-cycle` |
+//! | `weight-decay` | of matrices and kernels | 0.01 |
+//! | `augment` | `flip`, `crop:PIXELS`: images mirrored, and moved by up to so many pixels, at random | none |
+//! | `hold-back` | share of the data that judges | 10 % |
+//! | `seed` | of the order of samples and of augmentation | 0 |
+//!
+//! What earlier steps made of the model stays: its shapes, the zeros of pruned weights, codes and codebooks, in which then
+//! the values of the codebooks train; it is the only step that may follow `cluster-weights`. BatchNormalization trains with
+//! the statistics of batches. Convolutions that have none get one while training, which at first changes nothing. Afterwards
+//! all are folded.
+
+use super::Step;
+use crate::distill::train::{Augment, Length, Options as Training};
+use crate::distill::{Method, Schedule};
+use crate::passes::options::{OptionsError, Share, one_of, read};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+/// The stage `distill`.
+#[derive(Debug, Clone)]
+pub struct Distill {
+    /// Models to learn from: `None` is the one that the recipe began with.
+    pub teachers: Option<Vec<PathBuf>>,
+    /// Whether to use labels; `None`: if there are any.
+    pub labels: Option<bool>,
+    pub features: bool,
+    pub training: Training,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Options {
+    teachers: Option<OneOrMore<PathBuf>>,
+    temperature: f64,
+    alpha: Share,
+    labels: Option<bool>,
+    features: bool,
+    epochs: Option<NonZeroUsize>,
+    steps: Option<NonZeroUsize>,
+    minutes: Option<f64>,
+    batch: NonZeroUsize,
+    optimizer: Optimizer,
+    learning_rate: Option<f64>,
+    schedule: Course,
+    weight_decay: f64,
+    augment: OneOrMore<Change>,
+    hold_back: Share,
+    seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            teachers: None,
+            temperature: 4.0,
+            alpha: Share(0.9),
+            labels: None,
+            features: false,
+            epochs: None,
+            steps: None,
+            minutes: None,
+            batch: NonZeroUsize::MIN.saturating_add(127),
+            optimizer: Optimizer::Adamw,
+            learning_rate: None,
+            schedule: Course::OneCycle,
+            weight_decay: 0.01,
+            augment: OneOrMore(Vec::new()),
+            hold_back: Share(0.1),
+            seed: 0,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Optimizer {
+    Adamw,
+    Sgd,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Course {
+    OneCycle,
+    Cosine,
+    Constant,
+}
+
+#[derive(Debug)]
+struct Change(Augment);
+
+impl<'de> Deserialize<'de> for Change {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Change, D::Error> {
+        String::deserialize(d)?.parse().map(Change).map_err(D::Error::custom)
+    }
+}
+
+/// A list, of which one item may stand by itself.
+#[derive(Debug)]
+struct OneOrMore<T>(Vec<T>);
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let items = match toml::Value::deserialize(d)? {
+            toml::Value::Array(items) => items,
+            one => vec![one],
+        };
+        let items = items.into_iter().map(|item| T::deserialize(item).map_err(|e| D::Error::custom(e.message())));
+        Ok(OneOrMore(items.collect::<Result<_, _>>()?))
+    }
+}
+
+impl Distill {
+    pub const NAME: &str = "distill";
+
+    /// Reads the options; paths are relative to `folder`.
+    ///
+    /// # Errors
+    /// If an option is unknown or has a value it cannot have.
+    pub(super) fn read(step: &Step, folder: &Path) -> Result<Distill, OptionsError> {
+        let o: Options = read(step.options.clone())?;
+        let wrong = |key: &str, want: &str| OptionsError {
+            key: Some(key.into()),
+            what: format!("`{key}` must be {want}"),
+            help: None,
+        };
+        let lengths = [
+            ("epochs", o.epochs.map(|n| Length::Epochs(n.get()))),
+            ("steps", o.steps.map(|n| Length::Steps(n.get()))),
+            ("minutes", o.minutes.map(Length::Minutes)),
+        ];
+        let length = one_of(lengths).map_err(|what| OptionsError { key: None, what, help: None })?;
+        let positive =
+            [("minutes", o.minutes), ("learning-rate", o.learning_rate), ("temperature", Some(o.temperature))];
+        for (key, value) in positive {
+            if value.is_some_and(|v| !(v > 0.0 && v.is_finite())) {
+                return Err(wrong(key, "a number above 0"));
+            }
+        }
+        if !(o.weight_decay >= 0.0 && o.weight_decay.is_finite()) {
+            return Err(wrong("weight-decay", "a number, 0 or more"));
+        }
+        if !(o.hold_back.0 > 0.0 && o.hold_back.0 < 1.0) {
+            return Err(wrong("hold-back", "a share above 0 and below 1"));
+        }
+        let training = Training {
+            length: length.unwrap_or(Length::Epochs(10)),
+            batch: o.batch.get(),
+            method: match o.optimizer {
+                Optimizer::Adamw => Method::ADAM_W,
+                Optimizer::Sgd => Method::SGD,
+            },
+            schedule: match o.schedule {
+                Course::OneCycle => Schedule::OneCycle,
+                Course::Cosine => Schedule::Cosine,
+                Course::Constant => Schedule::Constant,
+            },
+            rate: o.learning_rate,
+            weight_decay: o.weight_decay,
+            temperature: o.temperature,
+            alpha: o.alpha.0,
+            features: Vec::new(),
+            augment: o.augment.0.into_iter().map(|c| c.0).collect(),
+            hold_back: o.hold_back.0,
+            seed: o.seed,
+        };
+        let teachers = o.teachers.map(|t| t.0.iter().map(|path| folder.join(path)).collect());
+        Ok(Distill { teachers, labels: o.labels, features: o.features, training })
+    }
+
+    /// The manual page: the doc comment that heads this file.
+    pub fn manual() -> String {
+        crate::passes::manual(include_str!("distill.rs"))
+    }
+}

@@ -1,0 +1,265 @@
+//! The stage `distill`: that students learn, and that what they are stays.
+#![cfg(feature = "distill")]
+
+mod common;
+
+use common::{recipe, root};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tutee::compress::{Data, Observer, Outcome, Silent, Training, compress_on};
+use tutee::data::{Dataset, Normalise};
+use tutee::ir::{Graph, Model, text};
+use tutee::onnx;
+
+/// Reads 14 × 14 of an image of Fashion-MNIST.
+const TEACHER: &str = "model teacher opset 17 {
+    input %x : f32[N,1,28,28]
+    const %w1 : f32[8,1,3,3] = seed(1) const %b1 : f32[8]
+    const %w2 : f32[8,8,3,3] = seed(2) const %b2 : f32[8]
+    const %w4 : f32[10,8] = seed(4) const %b4 : f32[10]
+    const %low : f32[] = {0} const %high : f32[] = {6}
+    %c1 : ? = Conv<pads=[1,1,1,1], strides=[2,2]>(%x, %w1, %b1)
+    %a1 : ? = Relu(%c1)
+    %p1 : ? = MaxPool<kernel_shape=[2,2], strides=[2,2]>(%a1)
+    %c2 : ? = Conv<pads=[1,1,1,1]>(%p1, %w2, %b2)
+    %a2 : ? = Clip(%c2, %low, %high)
+    %g : ? = GlobalAveragePool(%a2)
+    %f : ? = Flatten(%g)
+    %y : f32[N,10] = Gemm<transB=1>(%f, %w4, %b4)
+    output %y
+}";
+
+const DATA: &str = "fixtures/fashion_test.npz";
+
+fn normalise() -> Normalise {
+    Normalise::new(1.0 / 255.0, vec![0.286], vec![0.353]).unwrap()
+}
+
+fn teacher() -> Model {
+    text::parse::model(TEACHER).unwrap()
+}
+
+fn run(model: &Model, steps: &str, observer: &dyn Observer, checkpoints: Option<&Path>) -> tutee::Result<Outcome> {
+    let data = Dataset::load(&root().join(DATA)).unwrap();
+    let mut training = Training::new(&data, &normalise(), model)?;
+    if let Some(folder) = checkpoints {
+        training = training.with_checkpoints(folder.to_path_buf());
+    }
+    let data = Data { training: Some(&training), ..Data::default() };
+    compress_on(data, model, onnx::encoded_len(model)?, &recipe(steps), None, observer)
+}
+
+fn done(model: &Model, steps: &str) -> Outcome {
+    run(model, steps, &Silent, None).unwrap_or_else(|e| panic!("{steps}: {e}"))
+}
+
+fn constant(graph: &Graph, name: &str) -> Vec<f64> {
+    graph.value(graph.find_value(name).unwrap_or_else(|| panic!("no {name}"))).constant().unwrap().floats().unwrap()
+}
+
+/// The text form, without the numbers of constants.
+fn structure(model: &Model) -> String {
+    common::printed(model).lines().map(|l| l.split(" = {").next().unwrap_or("").to_string() + "\n").collect()
+}
+
+const SHORT: &str = "batch = 45, learning-rate = 0.01";
+
+#[test]
+fn what_the_file_has_stays() {
+    let teacher = teacher();
+    let steps =
+        format!("[{{ pass = 'prune-weights', min-weights = 0 }}, {{ stage = 'distill', epochs = 5, {SHORT} }}]");
+    let pruned = done(&teacher, "[{ pass = 'prune-weights', min-weights = 0 }]").student;
+    let Outcome { student, report } = done(&teacher, &steps);
+    let step = &report.steps[1];
+    assert_eq!(step.curve.len(), 6);
+    let loss = |i: usize| step.curve[i].held_back.unwrap();
+    assert!(loss(5) < 0.85 * loss(0), "{:?}", step.curve);
+    // Zeros are where they were, and nothing else is what it was.
+    for name in ["w1", "w2", "w4"] {
+        let (before, after) = (constant(&pruned.graph, name), constant(&student.graph, name));
+        assert!(before.iter().zip(&after).all(|(a, b)| (*a == 0.0) == (*b == 0.0)), "{name}");
+        assert!(before.iter().zip(&after).any(|(a, b)| a != b), "{name}");
+    }
+    // Normalised while training, and folded.
+    assert_eq!(structure(&pruned), structure(&student));
+    let said: Vec<&str> = step.rows.iter().map(|r| r.note.as_str()).collect();
+    assert!(said.iter().any(|n| n.contains("2 convolutions were normalised")), "{said:?}");
+    assert!(said.iter().any(|n| n.contains("3 of the constants kept their zeros")), "{said:?}");
+}
+
+#[test]
+fn codebooks_train_and_codes_stay() {
+    let teacher = teacher();
+    let cluster =
+        "{ pass = 'prune-weights', min-weights = 0 }, { pass = 'cluster-weights', bits = 2, groups = 1, only = 'c2' }";
+    let before = done(&teacher, &format!("[{cluster}]")).student;
+    let after = done(&teacher, &format!("[{cluster}, {{ stage = 'distill', epochs = 3, {SHORT} }}]")).student;
+    assert_eq!(structure(&before), structure(&after));
+    let bytes = |m: &Model| m.graph.value(m.graph.find_value("w2.codes").unwrap()).constant().unwrap().clone();
+    assert!(bytes(&before) == bytes(&after));
+    let [a, b] = [&before, &after].map(|m| constant(&m.graph, "w2.books"));
+    assert!(a.iter().zip(&b).all(|(a, b)| (*a == 0.0) == (*b == 0.0)) && a.contains(&0.0) && a != b, "{a:?} {b:?}");
+}
+
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let train = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let steps = "[{ stage = 'distill', steps = 7, batch = 30, augment = ['flip', 'crop:2'] }]";
+        pool.install(|| onnx::to_bytes(&done(&teacher(), steps).student).unwrap())
+    };
+    assert!(train(1) == train(2));
+}
+
+/// Ends the training in its second epoch.
+#[derive(Default)]
+struct Impatient(Cell<usize>);
+
+impl Observer for Impatient {
+    fn goes_on(&self) -> bool {
+        self.0.set(self.0.get() + 1);
+        self.0.get() < 9
+    }
+}
+
+#[test]
+fn an_interrupted_training_goes_on() {
+    let steps = format!("[{{ stage = 'distill', epochs = 3, augment = 'crop:1', {SHORT} }}]");
+    let whole = done(&teacher(), &steps);
+    let folder = tempfile::tempdir().unwrap();
+    let cut = run(&teacher(), &steps, &Impatient::default(), Some(folder.path())).unwrap();
+    assert!(cut.report.steps[0].curve.len() == 3 && cut.student.graph.verify().is_ok());
+    let resumed = run(&teacher(), &steps, &Silent, Some(folder.path())).unwrap();
+    assert_eq!(resumed.report, whole.report);
+    assert!(onnx::to_bytes(&resumed.student).unwrap() == onnx::to_bytes(&whole.student).unwrap());
+    // What is finished is finished.
+    let again = run(&teacher(), &steps, &Impatient(Cell::new(100)), Some(folder.path())).unwrap();
+    assert_eq!(again.report, whole.report);
+
+    let other = steps.replace("0.01", "0.02");
+    let e = run(&teacher(), &other, &Silent, Some(folder.path())).unwrap_err().to_string();
+    assert!(e.contains("of another training"), "{e}");
+    let file = folder.path().join("step-1.checkpoint");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let e = run(&teacher(), &steps, &Silent, Some(folder.path())).unwrap_err().to_string();
+    assert!(e.contains("is damaged"), "{e}");
+}
+
+#[test]
+fn features_are_matched() {
+    let steps =
+        |more: &str| format!("[{{ stage = 'distill', epochs = 4, labels = false, features = true, {SHORT} }}{more}]");
+    let other = text::parse::model(&TEACHER.replace("seed(2)", "seed(7)")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("teacher.onnx");
+    onnx::save(&teacher(), &onnx::Target::File(path.clone()), Default::default()).unwrap();
+    let steps = steps("").replace("stage =", &format!("teachers = ['{}'], stage =", path.display()));
+    let data = Dataset::load(&root().join(DATA)).unwrap();
+    let training = Training::new(&data, &normalise(), &other).unwrap().with_teacher(path, teacher());
+    let data = Data { training: Some(&training), ..Data::default() };
+    let report = compress_on(data, &other, 0, &recipe(&steps), None, &Silent).unwrap().report;
+    let said: Vec<&str> = report.steps[0].rows.iter().map(|r| r.note.as_str()).collect();
+    assert!(said.contains(&"matched what is read at p1, f"), "{said:?}");
+    let curve = &report.steps[0].curve;
+    assert!(curve.iter().all(|p| p.accuracy.is_none()));
+    assert!(curve[4].held_back.unwrap() < 0.8 * curve[0].held_back.unwrap(), "{curve:?}");
+}
+
+#[test]
+fn the_style_of_mobilenet_is_trained() {
+    let steps = "{ pass = 'separate-convs', style = 'mobilenet', skip-first = 1 }";
+    let e = recipe(&format!("[{steps}]")).plan().unwrap_err().to_string();
+    assert!(e.contains("`style` must be trained") && e.contains("add a step `distill`"), "{e}");
+    let outcome = done(&teacher(), &format!("[{steps}, {{ stage = 'distill', epochs = 4, {SHORT} }}]"));
+    let text = common::printed(&outcome.student);
+    // The normalization is folded into the depthwise convolution; the activation is between the two and not behind them.
+    let kinds =
+        text.lines().filter(|l| !l.contains("const")).filter_map(|l| l.split(" = ").nth(1)?.split(['<', '(']).next());
+    let kinds: Vec<&str> = kinds.collect();
+    let want = ["Conv", "Relu", "MaxPool", "Conv", "Clip", "Conv", "GlobalAveragePool", "Flatten", "Gemm"];
+    assert_eq!(kinds, want, "{text}");
+    let curve = &outcome.report.steps[1].curve;
+    assert!(curve[4].held_back < curve[0].held_back, "{curve:?}");
+}
+
+#[test]
+fn what_comes_before_an_unknown_operator_is_frozen() {
+    // Nothing is known of the gradient of Floor, and what it gives is not steep anywhere.
+    let text =
+        TEACHER.replace("MaxPool<", "Floor(%a1) %p1 : ? = MaxPool<").replace("%p1 : ? = Floor", "%s1 : ? = Floor");
+    let text = text.replace("strides=[2,2]>(%a1)", "strides=[2,2]>(%s1)");
+    let model = text::parse::model(&text).unwrap();
+    let steps = format!("[{{ stage = 'distill', epochs = 3, {SHORT} }}]");
+    let Outcome { student, report } = done(&model, &steps);
+    assert_eq!(constant(&student.graph, "w1"), constant(&model.graph, "w1"));
+    assert_ne!(constant(&student.graph, "w2"), constant(&model.graph, "w2"));
+    assert_eq!(structure(&student), structure(&model));
+    let said: Vec<&str> = report.steps[0].rows.iter().filter(|r| !r.done).map(|r| r.note.as_str()).collect();
+    assert!(said.len() == 1 && said[0].starts_with("Floor \"s1\" cannot be trained through"), "{said:?}");
+    let curve = &report.steps[0].curve;
+    assert!(curve[3].held_back < curve[0].held_back, "{curve:?}");
+
+    let refused = |text: &str, steps: &str| {
+        run(&text::parse::model(text).unwrap(), steps, &Silent, None).unwrap_err().to_string()
+    };
+    let e = refused(&text, &steps.replace("epochs", "augment = 'flip', epochs"));
+    assert!(e.contains("cannot be augmented") && e.contains("Floor"), "{e}");
+    let last = TEACHER.replace(
+        "%y : f32[N,10] = Gemm<transB=1>(%f, %w4, %b4)",
+        "%z : ? = Gemm<transB=1>(%f, %w4, %b4)
+        %y : f32[N,10] = Floor(%z)",
+    );
+    let e = refused(&last, &steps);
+    assert!(e.contains("nothing of the student can be trained") && e.contains("Floor \"y\""), "{e}");
+}
+
+fn tutee(folder: &Path, line: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    let data = root().join(DATA);
+    let line = line.replace("DATA", &data.display().to_string());
+    let output = command.args(line.split_whitespace()).current_dir(folder).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn any_network_learns_from_any_teachers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| -> PathBuf { folder.path().join(name) };
+    for (name, text) in [
+        ("t.onnx", TEACHER.into()),
+        ("s.onnx", TEACHER.replace("seed(2)", "seed(9)")),
+        ("i.onnx", TEACHER.replace("%x", "%image")),
+    ] {
+        let model = text::parse::model(&text).unwrap();
+        onnx::save(&model, &onnx::Target::File(at(name)), Default::default()).unwrap();
+    }
+    let norm = "--scale 1/255 --mean 0.286 --std 0.353";
+    let line = format!(
+        "distill s.onnx --teacher t.onnx --teacher t.onnx --train DATA -o o.onnx --set steps=3,batch=30 --set seed=1 {norm} \
+         --report r.json --depfile o.d --test DATA --max-drop 100%"
+    );
+    let (code, said) = tutee(folder.path(), &line);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("epoch 1: loss"), "{said}");
+    let rule = std::fs::read_to_string(at("o.d")).unwrap();
+    assert!(rule.starts_with("o.onnx: s.onnx ") && rule.contains(" t.onnx") && rule.contains("fashion_test"), "{rule}");
+    let report = std::fs::read_to_string(at("r.json")).unwrap();
+    assert!(report.contains("\"curve\"") && report.contains("\"held_back\""));
+    let refused = |line: &str, what: &str| {
+        let (code, said) = tutee(folder.path(), line);
+        assert!(code == Some(1) && said.contains(what), "{line}: {said}");
+    };
+    // The only inputs need not have one name to learn, but to be compared.
+    let (code, said) = tutee(folder.path(), "distill i.onnx --teacher t.onnx --train DATA -o o.onnx --set steps=1 -q");
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    refused("distill i.onnx --teacher t.onnx --train DATA -o o.onnx --test DATA", "differ in their inputs");
+    refused("distill s.onnx --teacher t.onnx -o o.onnx", "give --train DATA");
+    refused("distill s.onnx --teacher none.onnx --train DATA -o o.onnx", "cannot read");
+    refused("distill s.onnx --teacher t.onnx --train DATA -o t.onnx", "would be written over");
+    refused("distill s.onnx --train DATA -o o.onnx --set teachers=t.onnx", "give --teacher");
+    refused("distill s.onnx --train DATA -o o.onnx --set epochs=2,steps=3", "exclude each other");
+    refused("distill s.onnx --train DATA -o o.onnx --set labels=false", "neither labels nor a teacher");
+}
