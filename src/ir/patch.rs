@@ -171,10 +171,15 @@ impl Patch {
 impl Graph {
     /// Why `new` cannot stand in for `old`, if so: two names of the model's interface cannot become one value.
     pub fn refuses_replace(&self, old: ValueId, new: ValueId) -> Option<String> {
+        let v = self.value(new);
+        if let (Some(was), Some(is)) = (&self.value(old).ty, &v.ty)
+            && !was.agrees(is)
+        {
+            return Some(format!("\"{}\" is declared {was}, and \"{}\" is {is}", self.value(old).name, v.name));
+        }
         if !self.is_held(old) {
             return None;
         }
-        let v = self.value(new);
         match &v.source {
             Source::Node if self.is_held(new) => {
                 Some(format!("\"{}\" and \"{}\" are both kept names", self.value(old).name, v.name))
@@ -349,11 +354,6 @@ impl Run<'_> {
 
     fn replace(&mut self, old: ValueId, new: ValueId) -> Result<()> {
         let (o, n) = (self.graph.value(old), self.graph.value(new));
-        if let (Some(was), Some(is)) = (&o.ty, &n.ty)
-            && !was.agrees(is)
-        {
-            return Err(Error::internal(format!("\"{}\" of type {was} would become {is}", o.name)));
-        }
         if let Some(why) = self.graph.refuses_replace(old, new) {
             return Err(Error::internal(format!("\"{}\" cannot be replaced", o.name)).because(why));
         }

@@ -88,11 +88,29 @@ impl Pass for InlineIfs {
         if body.values().any(|v| matches!(body.value(v).source, Source::Carried) || body.value(v).pinned) {
             return Verdict::skip(format!("the {taken} has sparse or annotated values"));
         }
+        if let Some(why) = mismatch(g, n, body) {
+            return Verdict::skip(format!("the {taken} {why}"));
+        }
         match inline(g, n, b, body)? {
             Some(patch) => Ok(Verdict::Patch(patch, format!("the {taken} is always taken"))),
             None => Verdict::skip(format!("the {taken} reads what is not defined")),
         }
     }
+}
+
+/// What a branch lacks to stand in for the node.
+fn mismatch(g: &Graph, n: NodeId, body: &Graph) -> Option<String> {
+    g.node_outputs(n).into_iter().enumerate().find_map(|(i, old)| {
+        let old = g.value(old?);
+        let inner = body.outputs().get(i).map(|&v| &body.value(v).ty);
+        match (inner, &old.ty) {
+            (None, _) => Some(format!("has no result for \"{}\"", old.name)),
+            (Some(Some(is)), Some(was)) if !was.agrees(is) => {
+                Some(format!("gives {is} for \"{}\", which is declared {was}", old.name))
+            }
+            _ => None,
+        }
+    })
 }
 
 /// The patch that puts the `b`-th body of a node in its place; `None` if the body has inputs, which no branch has.

@@ -1,7 +1,7 @@
 //! What the passes share that put two layers, with factors of the weight, in the place of one.
 
 use crate::analysis::linear::{Bias, Linear};
-use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
+use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Tensor};
 use crate::math::fit::{Fit, Part};
 use crate::math::low_rank::Spectrum;
 use crate::math::svd::singular_values;
@@ -39,8 +39,12 @@ impl<'a> Weight<'a> {
     pub fn at(graph: &'a Graph, node: NodeId, slot: usize) -> Result<Weight<'a>, String> {
         let value = graph.input(node, slot).ok_or("it has no weight")?;
         let tensor = graph.value(value).constant().ok_or("its weight is not constant")?;
+        let reads = graph.input(node, usize::from(slot == 0)).and_then(|x| graph.value(x).ty.as_ref()?.shape());
         if tensor.is_empty() {
             return Err("its weight has no elements".into());
+        }
+        if reads.is_some_and(|x| x.0.contains(&Dim::Known(0))) {
+            return Err("what it reads has no elements".into());
         }
         let data = tensor.as_f32().ok_or_else(|| format!("its weight is {}, not float", tensor.dtype()))?;
         if !data.iter().all(|x| x.is_finite()) {
