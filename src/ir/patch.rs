@@ -177,9 +177,15 @@ impl Graph {
         {
             return Some(format!("\"{}\" is declared {was}, and \"{}\" is {is}", self.value(old).name, v.name));
         }
+        self.keeps_name(old, new)
+    }
+
+    /// Why a kept name cannot go over to another value.
+    fn keeps_name(&self, old: ValueId, new: ValueId) -> Option<String> {
         if !self.is_held(old) {
             return None;
         }
+        let v = self.value(new);
         match &v.source {
             Source::Node if self.is_held(new) => {
                 Some(format!("\"{}\" and \"{}\" are both kept names", self.value(old).name, v.name))
@@ -354,7 +360,9 @@ impl Run<'_> {
 
     fn replace(&mut self, old: ValueId, new: ValueId) -> Result<()> {
         let (o, n) = (self.graph.value(old), self.graph.value(new));
-        if let Some(why) = self.graph.refuses_replace(old, new) {
+        // A patch that reveals what the file says may reveal that it contradicts itself.
+        let refused = if self.reveals { self.graph.keeps_name(old, new) } else { self.graph.refuses_replace(old, new) };
+        if let Some(why) = refused {
             return Err(Error::internal(format!("\"{}\" cannot be replaced", o.name)).because(why));
         }
         self.touched.extend(self.graph.uses(old).into_iter().map(Use::node));
