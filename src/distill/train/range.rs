@@ -63,12 +63,14 @@ impl Range {
 mod tests {
     use super::*;
 
-    /// Of ½ a x², whose loss gradient descent multiplies by (1 − rate a)².
+    /// Of ½ a x², along gradients that are off by as much to either side in turn, as those of batches are: rates above 2 / a
+    /// drive it up.
     fn peak(a: f64) -> f64 {
-        let (mut range, mut x) = (Range::new(10.0), 1.0f64);
+        let (mut range, mut x, mut off) = (Range::new(10.0), 1.0f64, 0.3);
         while let Some(rate) = range.next() {
             range.note(0.5 * a * x * x + 0.1);
-            x *= 1.0 - rate * a;
+            x -= rate * a * (x + off);
+            off = -off;
         }
         range.peak()
     }
@@ -77,7 +79,7 @@ mod tests {
     fn steep_valleys_take_low_rates() {
         for a in [2.0, 20.0, 200.0] {
             let share = peak(a) * a;
-            assert!((0.1..1.5).contains(&share), "{share} of the best rate at {a}");
+            assert!((0.1..0.6).contains(&share), "{share} of the best rate at {a}");
         }
     }
 
