@@ -186,9 +186,12 @@ fn check(text: &str, seed: u64) -> Result<Coverage, String> {
 /// The file tests of `prune-channels` are the textbook: what they show is right.
 #[test]
 fn goldens_keep_the_law() {
-    // Nobody can run a contradiction or an operator that nobody knows, and nothing feeds a flag.
-    let left_out = ["capture.ir", "contradiction.ir", "explained.ir", "frozen.ir", "unknown.ir"];
-    for path in files("tests/passes/prune-channels", "ir").iter().filter(|p| !left_out.iter().any(|l| p.ends_with(l))) {
+    // Nobody can run a contradiction or an operator that nobody knows, nothing feeds a flag, and tract has neither Loop nor
+    // Squeeze without axes.
+    let left_out =
+        ["capture", "contradiction", "explained", "frozen", "loop", "squeeze-to-one", "squeeze-to-one-12", "unknown"];
+    let runs = |p: &&PathBuf| !left_out.iter().any(|l| p.file_stem().is_some_and(|stem| stem == *l));
+    for path in files("tests/passes/prune-channels", "ir").iter().filter(runs) {
         let text = std::fs::read_to_string(path).unwrap();
         let given = text.split("---- expect ----").next().unwrap();
         for seed in 0..6 {

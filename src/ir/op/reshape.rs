@@ -329,6 +329,18 @@ impl Squeeze {
         let kept = x.0.iter().enumerate().filter(|(i, _)| !gone.contains(i));
         Ok(Some(Shape(kept.map(|(_, d)| d.clone()).collect())))
     }
+
+    /// The axes that go and those that stay, if that is known.
+    fn sort(&self, cx: &Infer<'_>) -> Option<(Vec<usize>, Vec<usize>)> {
+        let x = cx.shape(0)?;
+        let gone = match listed_axes(&self.axes, cx) {
+            Some(list) => axes(&list, x.rank()).ok()?,
+            None if cx.has(1) || x.dims().is_none() => return None,
+            None => (0..x.rank()).filter(|&a| x.0[a] == Dim::Known(1)).collect(),
+        };
+        let kept = (0..x.rank()).filter(|a| !gone.contains(a)).collect();
+        Some((gone, kept))
+    }
 }
 
 impl Operator for Squeeze {
@@ -373,17 +385,24 @@ impl Operator for Squeeze {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        let Some(x) = t.cx().shape(0).cloned() else { return true };
-        let gone = match listed_axes(&self.axes, t.cx()) {
-            Some(list) => axes(&list, x.rank()).ok(),
-            None if t.cx().has(1) || x.dims().is_none() => None,
-            None => Some((0..x.rank()).filter(|&a| x.0[a] == Dim::Known(1)).collect()),
-        };
-        let Some(gone) = gone else { return true };
+        let Some((gone, kept)) = self.sort(t.cx()) else { return true };
         gone.iter().for_each(|&a| t.ignore((0, a)));
-        let kept = (0..x.rank()).filter(|a| !gone.contains(a));
-        kept.enumerate().for_each(|(to, from)| t.pass((0, from), (0, to)));
+        kept.into_iter().enumerate().for_each(|(to, from)| t.pass((0, from), (0, to)));
         true
+    }
+
+    /// Where no axes are listed, one of which a single position stays would go too.
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let (gone, stay) = self.sort(kept.cx())?;
+        let single = |&a: &usize| kept.input((0, a)).is_some_and(|p| p.len() == 1);
+        if listed_axes(&self.axes, kept.cx()).is_some() || !stay.iter().any(single) {
+            return Some(Vec::new());
+        }
+        let axes: Vec<i64> = gone.into_iter().map(|a| a as i64).collect();
+        Some(match kept.cx().opset() {
+            ..13 => vec![Change::Op(Squeeze { axes: Some(axes) }.into())],
+            _ => vec![Change::Constant(1, Tensor::i64([axes.len()], &axes))],
+        })
     }
 }
 
