@@ -1,25 +1,29 @@
 //! Turns `Constant` nodes into initializers, which take fewer bytes and are no step of execution.
 //!
-//! A constant that is an output of its graph stays a node. (The text form does not tell nodes from initializers.)
+//! A constant that is an output of its graph stays a node.
 //!
 //! ```text
 //! # run = [{ pass = "lift-constants" }]
 //! model "output" opset 17 {
 //!   input %x : f32[N,4]
-//!   const %c : f32[1] = {2.0}
+//!   const node %c : f32[1] = {2.0}
+//!   const node %d : f32[1] = {3.0}
 //!
 //!   %y : f32[N,4] = Mul(%x, %c)
 //!
 //!   output %y
+//!   output %d
 //! }
 //! ---- expect ----
 //! model "output" opset 17 {
 //!   input %x : f32[N,4]
 //!   const %c : f32[1] = {2.0}
+//!   const node %d : f32[1] = {3.0}
 //!
 //!   %y : f32[N,4] = Mul(%x, %c)
 //!
 //!   output %y
+//!   output %d
 //! }
 //! ```
 

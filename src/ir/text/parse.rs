@@ -1,4 +1,5 @@
-//! Parsing the text form. Constants without content get zeros, or reproducible noise with `= seed(n)`.
+//! Parsing the text form. Constants without content get zeros, or reproducible noise with `= seed(n)`; `const node` is one
+//! that the file has as a `Constant` node, `const` one that it has as an initializer.
 
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
@@ -214,9 +215,13 @@ impl<'a> Parser<'a> {
                 let id = self.add(&mut g, name, source, ty)?;
                 g.add_input(id);
             } else if self.keyword("const") {
+                let form = match self.keyword("node") {
+                    true => Form::Node { carried: Bytes::new(), order: at },
+                    false => Form::INITIALIZER,
+                };
                 let (name, ty) = self.typed()?;
                 let tensor = self.constant(&ty.ok_or("a constant needs a type")?)?;
-                self.add(&mut g, name, Source::Constant(tensor, Form::INITIALIZER), None)?;
+                self.add(&mut g, name, Source::Constant(tensor, form), None)?;
             } else if self.keyword("carried") {
                 let (name, ty) = self.typed()?;
                 self.add(&mut g, name, Source::Carried, ty)?;

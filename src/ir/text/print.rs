@@ -5,7 +5,7 @@ use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::shape::DType;
 use crate::ir::tensor::Tensor;
 use crate::ir::text::{name, quote, symbol};
-use crate::ir::value::Source;
+use crate::ir::value::{Form, Source};
 use crate::ir::{Model, Node, Op};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -45,9 +45,10 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
     }
     for v in g.values() {
         match &g.value(v).source {
-            Source::Constant(t, _) => {
+            Source::Constant(t, form) => {
                 let content = content(t).map_or(String::new(), |c| format!(" = {c}"));
-                let _ = writeln!(out, "{pad}const {} : {}{content}", printed(v), ty(v));
+                let form = if let Form::Node { .. } = form { "node " } else { "" };
+                let _ = writeln!(out, "{pad}const {form}{} : {}{content}", printed(v), ty(v));
             }
             Source::Carried if !g.inputs().contains(&v) => {
                 let _ = writeln!(out, "{pad}carried {} : {}", printed(v), ty(v));
