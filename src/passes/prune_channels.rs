@@ -255,7 +255,10 @@ impl<'a> Choice<'a> {
     fn note(&self, graph: &Graph) -> String {
         let all = self.group.units.len();
         let rest = self.group.rest.as_ref();
-        let rest = rest.map_or(String::new(), |(n, why)| format!("; {n} more are frozen: {}", why.explain(graph)));
+        let rest = rest.map_or(String::new(), |(n, why)| {
+            let are = if *n == 1 { "is" } else { "are" };
+            format!("; {n} more {are} frozen: {}", why.explain(graph))
+        });
         format!("kept {} of {all} units{}{rest}", all - self.gone.len(), self.how)
     }
 }

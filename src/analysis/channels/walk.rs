@@ -60,9 +60,11 @@ impl<'a> Walk<'a> {
         let node = self.graph.node(self.node);
         let multiplies = || node.op.operator().is_none() || node_macs(self.graph, self.node, None) != Some(0);
         if let Some(slot) = (0..self.cx.n_inputs()).find(|&slot| self.is_untold(slot)).filter(|_| multiplies()) {
-            let why = match why {
-                "" => open_weight(&self.cx, slot),
-                why => why.into(),
+            let vague = (0..self.cx.n_inputs()).find(|&i| self.cx.has(i) && self.cx.shape(i).is_none());
+            let why = match (why, vague) {
+                ("", Some(i)) => format!("reads \"{}\", of which not even the rank is known", self.name(i)),
+                ("", None) => open_weight(&self.cx, slot),
+                (why, _) => why.into(),
             };
             self.make_none(&why);
         }

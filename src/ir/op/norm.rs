@@ -5,6 +5,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::Operator;
+use crate::ir::op::reshape::axes;
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::ties::{self, Ties};
 
@@ -162,10 +163,18 @@ impl Operator for Norm {
         Ok(vec![Fact { ty: cx.ty(0).cloned(), ints: None }])
     }
 
+    /// What it works across stays whole.
     fn ties(&self, t: &mut dyn Ties) -> bool {
+        let rank = t.cx().shape(0).map_or(0, Shape::rank);
+        let across = match self {
+            Norm::Instance { .. } => (2..rank).collect(),
+            Norm::Group { .. } => (1..rank).collect(),
+            Norm::Lp { axis, .. } => axes(&[*axis], rank).unwrap_or((0..rank).collect()),
+            Norm::MeanVariance { axes: all } => axes(all, rank).unwrap_or((0..rank).collect()),
+            Norm::Lrn { .. } => vec![1],
+        };
+        (0..rank).filter(|a| !across.contains(a)).for_each(|a| t.pass((0, a), (0, a)));
         if let Norm::Instance { .. } = self {
-            t.pass((0, 0), (0, 0));
-            t.pass((0, 1), (0, 1));
             t.pass((1, 0), (0, 1));
             t.pass((2, 0), (0, 1));
         }
