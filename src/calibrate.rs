@@ -28,9 +28,7 @@ const ROWS_AN_INPUT: usize = 50;
 const MIN_ROWS: usize = 50_000;
 /// Columns of W beyond which second moments are not worth their memory.
 const MAX_INPUTS: usize = 12_000;
-/// How much further than to the nearest good output a bad one is moved: fits to moved targets creep up otherwise.
-const OVER: f32 = 0.7;
-/// A float input beyond this is hardly what a network was trained on.
+/// A float input beyond this, or with all numbers within its inverse, is hardly what a network was trained on.
 const NORMALISED: f64 = 30.0;
 
 /// Calibration data bound to a model.
@@ -113,9 +111,15 @@ pub fn ranges(
         }
     }
     for (spec, (low, high)) in specs.iter().zip(ranges).filter(|(spec, _)| spec.dtype.is_float()) {
+        let beyond = low.abs().max(high.abs()) > NORMALISED;
         if low == high {
             warnings.push(format!("{}: every number for {spec} is {low}: nothing can be learned", data.name()));
-        } else if low.abs().max(high.abs()) > NORMALISED {
+        } else if high - low < 1.0 / NORMALISED && !beyond {
+            warnings.push(format!(
+                "{}: {spec} gets numbers from {low} to {high} only: were they normalised already, and scaled again?",
+                data.name()
+            ));
+        } else if beyond {
             warnings.push(format!(
                 "{}: {spec} gets numbers from {low} to {high}: does the model expect them normalised (--scale 1/255 --mean --std)?",
                 data.name()
@@ -292,17 +296,14 @@ impl Look<'_> {
         self.each(|group, held, x, mut rows| {
             let given = math::rows_times(x, weights[group].view())?;
             let b = &fit.b[group * m..(group + 1) * m];
-            // What is held back tells the distance as it is.
-            let beyond = if held == 0 { OVER } else { 0.0 };
             for (i, (y, given)) in rows.y.iter_mut().zip(given).enumerate() {
                 let other = rows.other.get(i).copied().unwrap_or(0.0);
                 let sum = given + b[i % m] as f32 + other;
-                let (near, over) = match *y {
-                    y if y <= low => (sum.min(low), beyond),
-                    y if y >= high => (sum.max(high), beyond),
-                    y => (y, 0.0),
-                };
-                *y = near + over * (near - sum) - other;
+                *y = match *y {
+                    y if y <= low => sum.min(low),
+                    y if y >= high => sum.max(high),
+                    y => y,
+                } - other;
             }
             sums[group][held].add(x, transposed(&rows.y, m)?)
         })?;

@@ -132,10 +132,29 @@ fn bad_data_is_refused_or_warned_of() {
     assert_eq!(said(&small(20, noise)), "");
     assert!(said(&small(20, |i| if i == 999 { f32::NAN } else { 0.1 })).contains("is not finite"));
     assert!(said(&small(20, |_| 0.5)).contains("nothing can be learned"));
-    assert!(said(&small(20, |i| (i % 256) as f32)).contains("normalised"));
+    assert!(said(&small(20, |i| (i % 256) as f32)).contains("does the model expect them normalised"));
+    assert!(said(&small(20, |i| (i % 256) as f32 / 65025.0)).contains("normalised already, and scaled again"));
     assert!(said(&small(9, noise)).contains("too little calibration data"));
     let other = Array::from_f32(vec![20, 3, 6, 6], &vec![0.0; 20 * 108]).unwrap();
     assert!(said(&Dataset::from_arrays("calib.npz", [("x".to_string(), other)])).contains("cannot feed"));
+}
+
+/// One image is held back of these ten: its errors are told against the mean of the nine.
+#[test]
+fn rows_warn_of_fewer_samples_than_unknowns() {
+    let teacher = text::parse::model(SMALL).unwrap();
+    let noise: Vec<f32> = text::parse::noise(7).map(|v| v as f32).take(40 * 144).collect();
+    let rows = |samples| {
+        let steps = "[{ pass = \"cluster-weights\", levels = 3, min-weights = 16 }]";
+        let mut done = run(&teacher, &small(samples, |i| noise[i]), &Normalise::default(), 512, steps).unwrap();
+        done.report.steps.remove(0).rows
+    };
+    let few = rows(10);
+    let of = |site: &str| few.iter().find(|r| r.site == site).unwrap();
+    assert!(of("w3").note.contains("fitted to 9 samples, fewer than its 16 inputs"), "{}", of("w3").note);
+    assert!(!of("w1").note.contains("fewer than"), "{}", of("w1").note);
+    assert!(of("w3").error.is_some_and(|e| e.before.is_finite() && e.after.is_finite()), "{:?}", of("w3"));
+    assert!(rows(40).iter().all(|r| !r.note.contains("fewer than")));
 }
 
 /// A layer that reads noise along a few directions more than along the others.

@@ -134,8 +134,10 @@ impl<'a> Repairs<'a> {
                         let done = run.visit(graph, task, site, fitted.as_ref().ok().copied())?.is_some();
                         if let Some(row) = run.rows.last_mut() {
                             row.error = fitted.as_ref().ok().and_then(|fitted| repair(fitted, row.done));
-                            if let Some(why) = fitted.err().filter(|_| row.done) {
-                                row.note.push_str(&format!("; not repaired: {why}"));
+                            match fitted {
+                                Ok(fitted) if row.done => row.note.push_str(&scarce(&fitted)),
+                                Err(why) if row.done => row.note.push_str(&format!("; not repaired: {why}")),
+                                _ => {}
                             }
                         }
                         return Ok(done);
@@ -148,7 +150,7 @@ impl<'a> Repairs<'a> {
                         let repaired = refit(graph, &fitted);
                         row.done = repaired.is_ok();
                         row.error = repair(&fitted, row.done);
-                        repaired
+                        repaired.map(|(patch, what)| (patch, what + &scarce(&fitted)))
                     });
                     row.note = match repaired {
                         Ok((patch, what)) => {
@@ -266,6 +268,15 @@ impl<'w> Seen<'w> {
 /// What came of a fit, for the report: none is kept at a site where nothing is `done`.
 fn repair(fitted: &Fitted<'_>, done: bool) -> Option<Repair> {
     fitted.judged.get().map(|j| Repair { before: j.before, after: j.after, kept: j.kept && done })
+}
+
+/// A warning of a layer with more unknowns for each of its outputs than samples: the ridge decides what they do not.
+fn scarce(fitted: &Fitted<'_>) -> String {
+    let (samples, unknowns) = (fitted.layer.samples, fitted.linear.inputs);
+    if samples >= unknowns {
+        return String::new();
+    }
+    format!("; fitted to {samples} samples, fewer than its {unknowns} inputs: more calibration data would help")
 }
 
 /// The layer that a site is about, if it is about one that data can be looked at for.

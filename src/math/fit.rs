@@ -49,7 +49,7 @@ impl Layer {
         Some(Layer { parts: parts.into_iter().map(part).collect::<Option<_>>()?, intercept, samples })
     }
 
-    /// ‖Y − W X − b‖ / ‖Y − ȳ‖ on the held-back samples.
+    /// ‖Y − W X − b‖ / ‖Y − ȳ‖ on the held-back samples, ȳ the mean of those that were fitted to.
     pub fn error(&self, fit: &Fit) -> f64 {
         self.error_on(fit, |p| &p.held)
     }
@@ -69,7 +69,7 @@ impl Layer {
         for ((part, w), b) in self.parts.iter().zip(&fit.w).zip(fit.b.chunks(self.outputs())) {
             let c = side(part);
             lost += residual(c, w.view(), ArrayView1::from(b)).sum();
-            all += c.yy.sum();
+            all += part.spread(c);
         }
         (lost, all)
     }
@@ -143,14 +143,21 @@ impl Layer {
             let means = &part.held.y - &w.dot(&part.held.x) - ArrayView1::from(b);
             let spreads = part.held.yy.mapv(f64::sqrt) - variances(&part.held, w.view()).mapv(f64::sqrt);
             off += means.dot(&means) + spreads.dot(&spreads);
-            all += part.held.yy.sum();
+            all += part.spread(&part.held);
         }
         relative(off, all)
     }
 
-    /// Σ ‖Y − W X − b‖² a sample over the held-back samples, and Σ ‖Y − ȳ‖².
+    /// Σ ‖Y − W X − b‖² a sample over the held-back samples, and Σ ‖Y − ȳ‖², ȳ as in [`Layer::error`].
     pub fn held_back(&self, fit: &Fit) -> (f64, f64) {
         self.lost_on(fit, |p| &p.held)
+    }
+}
+
+impl Part {
+    /// Σ ‖Y − ȳ‖² a sample of one of the two sides.
+    fn spread(&self, side: &Centred) -> f64 {
+        side.yy.sum() + (&side.y - &self.fit.y).mapv(|d| d * d).sum()
     }
 }
 

@@ -6,8 +6,9 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
-use ndarray::{Array1, Array2, ArrayView2, s};
+use ndarray::{Array1, Array2, ArrayView2, CowArray, s};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::dense::view;
@@ -20,7 +21,8 @@ const SAMPLES: usize = 1024;
 /// X Xᵀ (n × n, symmetric) of `x` (n × samples).
 pub fn gram(x: ArrayView2<'_, f32>) -> Array2<f64> {
     let mut sum = Array2::zeros((x.nrows(), x.nrows()));
-    add(&mut sum, x, x, true);
+    let zero = Array1::zeros(x.nrows());
+    add(&mut sum, [x, x], [&zero, &zero], true);
     mirror(&mut sum);
     sum
 }
@@ -31,22 +33,31 @@ pub fn cross(y: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) -> Option<Array2<f6
         return None;
     }
     let mut sum = Array2::zeros((y.nrows(), x.nrows()));
-    add(&mut sum, y, x, false);
+    add(&mut sum, [y, x], [&Array1::zeros(y.nrows()), &Array1::zeros(x.nrows())], false);
     Some(sum)
 }
 
-/// Running sums over batches of inputs X (n × samples) and wanted outputs Y (m × samples) of a layer.
+/// Running sums over batches of inputs X (n × samples) and wanted outputs Y (m × samples) of a layer: of what differs from
+/// the means of the first batch, so that large means cost no digits.
 #[derive(Debug, Clone)]
 pub struct Moments {
-    samples: usize,
     /// Lower triangle of Σ x xᵀ.
     xx: Array2<f64>,
+    /// Samples at which x is not zero.
+    nonzero: Array1<f64>,
+    to: Retarget,
+}
+
+/// Running sums over other wanted outputs for inputs whose own moments are known.
+#[derive(Debug, Clone)]
+pub struct Retarget {
+    samples: usize,
+    /// Of x and y, what was subtracted.
+    about: Option<[Array1<f32>; 2]>,
     yx: Array2<f64>,
     yy: Array1<f64>,
     x: Array1<f64>,
     y: Array1<f64>,
-    /// Samples at which x is not zero.
-    nonzero: Array1<f64>,
 }
 
 /// Means and second moments about them, per sample.
@@ -69,116 +80,123 @@ pub struct Centred {
 impl Moments {
     pub fn new(inputs: usize, outputs: usize) -> Self {
         Moments {
-            samples: 0,
             xx: Array2::zeros((inputs, inputs)),
-            yx: Array2::zeros((outputs, inputs)),
-            yy: Array1::zeros(outputs),
-            x: Array1::zeros(inputs),
-            y: Array1::zeros(outputs),
             nonzero: Array1::zeros(inputs),
+            to: Retarget::new(inputs, outputs),
         }
     }
 
     /// Adds a batch; `None` (and nothing added) if a shape does not fit. Batches in the same order give the same sums.
     pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Option<()> {
-        if x.ncols() != y.ncols() || x.nrows() != self.x.len() || y.nrows() != self.y.len() {
-            return None;
-        }
-        add(&mut self.xx, x, x, true);
-        add(&mut self.yx, y, x, false);
-        for ((sum, count), row) in self.x.iter_mut().zip(&mut self.nonzero).zip(x.rows()) {
-            *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+        self.to.add(x, y)?;
+        let [about, _] = self.to.about.as_ref()?;
+        add(&mut self.xx, [x, x], [about, about], true);
+        for (count, row) in self.nonzero.iter_mut().zip(x.rows()) {
             *count += row.iter().filter(|&&v| v != 0.0).count() as f64;
         }
-        add_rows(&mut self.y, &mut self.yy, y);
-        self.samples += x.ncols();
         Some(())
     }
 
     pub fn samples(&self) -> usize {
-        self.samples
+        self.to.samples
     }
 
     /// The moments about the means, or `about_zero`; means of 0 then. `None` before the first sample, or when a sum is
     /// not finite.
     pub fn centred(self, about_zero: bool) -> Option<Centred> {
-        if self.samples == 0 {
-            return None;
-        }
-        let n = self.samples as f64;
-        let share = if about_zero { 0.0 } else { 1.0 / n };
-        let (x, y) = (self.x * share, self.y * share);
-        let (mut xx, mut yx) = (self.xx, self.yx);
-        for (i, mut row) in xx.rows_mut().into_iter().enumerate() {
-            row.iter_mut().zip(&x).take(i + 1).for_each(|(v, xj)| *v = *v / n - x[i] * xj);
-        }
+        let Means { samples, off: [x, _], means: [mean, _] } = self.to.means()?;
+        let mut xx = self.xx;
+        centre(&mut xx, samples, [&x, &x], about_zero.then_some([&mean, &mean]));
         mirror(&mut xx);
-        for (i, mut row) in yx.rows_mut().into_iter().enumerate() {
-            row.iter_mut().zip(&x).for_each(|(v, xj)| *v = *v / n - y[i] * xj);
-        }
-        let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
-        let finite = xx.iter().chain(&yx).chain(&yy).all(|v| v.is_finite());
-        finite.then_some(Centred { xx: Arc::new(xx), yx, yy, x, y, nonzero: self.nonzero / n })
+        let finite = xx.iter().all(|v| v.is_finite());
+        let nonzero = self.nonzero / samples;
+        finite.then(|| self.to.finish(Arc::new(xx), nonzero, about_zero))?
     }
 }
 
-/// Running sums over other wanted outputs for inputs whose own moments are known.
-#[derive(Debug, Clone)]
-pub struct Retarget {
-    samples: usize,
-    yx: Array2<f64>,
-    yy: Array1<f64>,
-    y: Array1<f64>,
+/// Means of x and y, and how far they are from what was subtracted.
+struct Means {
+    samples: f64,
+    off: [Array1<f64>; 2],
+    means: [Array1<f64>; 2],
 }
 
 impl Retarget {
     pub fn new(inputs: usize, outputs: usize) -> Self {
         Retarget {
             samples: 0,
+            about: None,
             yx: Array2::zeros((outputs, inputs)),
             yy: Array1::zeros(outputs),
+            x: Array1::zeros(inputs),
             y: Array1::zeros(outputs),
         }
     }
 
     /// As [`Moments::add`].
     pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Option<()> {
-        if x.ncols() != y.ncols() || x.nrows() != self.yx.ncols() || y.nrows() != self.y.len() {
+        if x.ncols() != y.ncols() || x.nrows() != self.x.len() || y.nrows() != self.y.len() {
             return None;
         }
-        add(&mut self.yx, y, x, false);
-        add_rows(&mut self.y, &mut self.yy, y);
+        let [ax, ay] = &*self.about.get_or_insert_with(|| [x, y].map(means));
+        add(&mut self.yx, [y, x], [ay, ax], false);
+        for ((sum, row), &a) in self.x.iter_mut().zip(x.rows()).zip(ax) {
+            *sum += row.iter().map(|&v| f64::from(v - a)).sum::<f64>();
+        }
+        for (((sum, square), row), &a) in self.y.iter_mut().zip(&mut self.yy).zip(y.rows()).zip(ay) {
+            *sum += row.iter().map(|&v| f64::from(v - a)).sum::<f64>();
+            *square += row.iter().map(|&v| f64::from(v - a).powi(2)).sum::<f64>();
+        }
         self.samples += x.ncols();
         Some(())
     }
 
     /// The moments with these outputs in place of the old. `None` if there are not as many samples, or not finite ones.
     pub fn replace(self, old: &Centred, about_zero: bool) -> Option<Centred> {
-        if self.samples == 0 {
-            return None;
+        self.finish(old.xx.clone(), old.nonzero.clone(), about_zero)
+    }
+
+    fn means(&self) -> Option<Means> {
+        let (about, samples) = (self.about.as_ref().filter(|_| self.samples > 0)?, self.samples as f64);
+        let off = [&self.x / samples, &self.y / samples];
+        let means = [0, 1].map(|i| &off[i] + &about[i].mapv(f64::from));
+        Some(Means { samples, off, means })
+    }
+
+    fn finish(self, xx: Arc<Array2<f64>>, nonzero: Array1<f64>, about_zero: bool) -> Option<Centred> {
+        let Means { samples, off: [x, y], means: [mut x_mean, mut y_mean] } = self.means()?;
+        let (mut yx, mut yy) = (self.yx, self.yy);
+        centre(&mut yx, samples, [&y, &x], about_zero.then_some([&y_mean, &x_mean]));
+        for (i, v) in yy.iter_mut().enumerate() {
+            *v = (*v / samples - y[i] * y[i]).max(0.0) + if about_zero { y_mean[i] * y_mean[i] } else { 0.0 };
         }
-        let n = self.samples as f64;
-        let y = self.y * if about_zero { 0.0 } else { 1.0 / n };
-        let mut yx = self.yx;
-        for (i, mut row) in yx.rows_mut().into_iter().enumerate() {
-            row.iter_mut().zip(&old.x).for_each(|(v, xj)| *v = *v / n - y[i] * xj);
+        if about_zero {
+            x_mean.fill(0.0);
+            y_mean.fill(0.0);
         }
-        let yy = Array1::from_shape_fn(y.len(), |i| (self.yy[i] / n - y[i] * y[i]).max(0.0));
         let finite = yx.iter().chain(&yy).all(|v| v.is_finite());
-        let (xx, x, nonzero) = (old.xx.clone(), old.x.clone(), old.nonzero.clone());
-        finite.then_some(Centred { xx, yx, yy, x, y, nonzero })
+        finite.then_some(Centred { xx, yx, yy, x: x_mean, y: y_mean, nonzero })
     }
 }
 
-fn add_rows(sum: &mut Array1<f64>, squares: &mut Array1<f64>, rows: ArrayView2<'_, f32>) {
-    for ((sum, square), row) in sum.iter_mut().zip(squares).zip(rows.rows()) {
-        *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
-        *square += row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+/// The mean of every row.
+fn means(rows: ArrayView2<'_, f32>) -> Array1<f32> {
+    let n = rows.ncols().max(1) as f64;
+    rows.rows().into_iter().map(|row| (row.iter().map(|&v| f64::from(v)).sum::<f64>() / n) as f32).collect()
+}
+
+/// A sum of products a sample, about the means of what was multiplied, `off` from zero; or about zero with `means` added
+/// again.
+fn centre(sum: &mut Array2<f64>, samples: f64, off: [&Array1<f64>; 2], means: Option<[&Array1<f64>; 2]>) {
+    for (i, mut row) in sum.rows_mut().into_iter().enumerate() {
+        for (j, v) in row.iter_mut().enumerate() {
+            *v = *v / samples - off[0][i] * off[1][j] + means.map_or(0.0, |m| m[0][i] * m[1][j]);
+        }
     }
 }
 
-/// `sum` += A Bᵀ; only the lower triangle if `lower`.
-fn add(sum: &mut Array2<f64>, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, lower: bool) {
+/// `sum` += A Bᵀ of what differs from `about`; only the lower triangle if `lower`.
+fn add(sum: &mut Array2<f64>, [a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<f32>; 2], lower: bool) {
     let tiles: Vec<(usize, usize)> = (0..a.nrows())
         .step_by(TILE)
         .flat_map(|i| (0..b.nrows()).step_by(TILE).map(move |j| (i, j)))
@@ -186,7 +204,8 @@ fn add(sum: &mut Array2<f64>, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, lo
         .collect();
     // A row of tiles at a time bounds what is held besides the sum itself.
     for row in tiles.chunk_by(|a, b| a.0 == b.0) {
-        let done: Vec<Option<Mat<f64>>> = row.par_iter().map(|&(i, j)| tile(a, b, i, j, lower && i == j)).collect();
+        let done: Vec<Option<Mat<f64>>> =
+            row.par_iter().map(|&(i, j)| tile([a, b], about, i, j, lower && i == j)).collect();
         for (&(i, j), tile) in row.iter().zip(done) {
             let Some(tile) = tile else { continue };
             for (c, column) in tile.col_iter().enumerate() {
@@ -198,15 +217,25 @@ fn add(sum: &mut Array2<f64>, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, lo
     }
 }
 
-fn tile(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, i: usize, j: usize, diagonal: bool) -> Option<Mat<f64>> {
+fn tile(
+    [a, b]: [ArrayView2<'_, f32>; 2],
+    about: [&Array1<f32>; 2],
+    i: usize,
+    j: usize,
+    diagonal: bool,
+) -> Option<Mat<f64>> {
     let (rows, columns) = (TILE.min(a.nrows() - i), TILE.min(b.nrows() - j));
     let mut sum = Mat::<f64>::zeros(rows, columns);
     let mut part = Mat::<f32>::zeros(rows, columns);
+    let centred = |x: ArrayView2<'_, f32>, about: &Array1<f32>, rows: Range<usize>, samples: Range<usize>| {
+        let mut x = x.slice(s![rows.clone(), samples]).as_standard_layout().into_owned();
+        x.rows_mut().into_iter().zip(about.slice(s![rows])).for_each(|(mut row, &a)| row -= a);
+        CowArray::from(x)
+    };
     for start in (0..a.ncols()).step_by(SAMPLES) {
-        let end = a.ncols().min(start + SAMPLES);
-        let left = a.slice(s![i..i + rows, start..end]);
-        let right = b.slice(s![j..j + columns, start..end]);
-        let (left, right) = (left.as_standard_layout(), right.as_standard_layout());
+        let samples = start..a.ncols().min(start + SAMPLES);
+        let left = centred(a, about[0], i..i + rows, samples.clone());
+        let right = centred(b, about[1], j..j + columns, samples);
         let (left, right): (MatRef<'_, f32>, MatRef<'_, f32>) = (view(&left)?, view(&right)?);
         if diagonal {
             let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
@@ -280,14 +309,36 @@ mod tests {
             (&a - &mean.clone().insert_axis(ndarray::Axis(1)), mean)
         };
         let ((xc, xm), (yc, ym)) = (centre(&x), centre(&y));
-        let near = |a: &Array2<f64>, b: Array2<f64>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-12);
+        let near = |a: &Array2<f64>, b: Array2<f64>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(near(&got.xx, xc.dot(&xc.t()) / 30.0) && near(&got.yx, yc.dot(&xc.t()) / 30.0));
-        assert!(got.yy.iter().zip(yc.dot(&yc.t()).diag()).all(|(a, b)| (a - b / 30.0).abs() < 1e-12));
+        assert!(got.yy.iter().zip(yc.dot(&yc.t()).diag()).all(|(a, b)| (a - b / 30.0).abs() < 1e-6));
         let nonzero = x.rows().into_iter().map(|row| row.iter().filter(|&&v| v != 0.0).count() as f64 / 30.0);
         assert_eq!(got.nonzero.to_vec(), nonzero.collect::<Vec<_>>());
         assert!((&got.x - &xm).iter().chain(&(&got.y - &ym)).all(|d| d.abs() < 1e-12));
 
         moments.add(Array2::from_elem((4, 1), f32::NAN).view(), y.slice(s![.., ..1]));
         assert!(moments.centred(false).is_none());
+    }
+
+    #[test]
+    fn large_means_cost_no_digits() {
+        let moments = |far: f32| {
+            let (x, y) = (data(4, 300, 7) + far, data(3, 300, 5) - far);
+            let (mut moments, mut to) = (Moments::new(4, 3), Retarget::new(4, 3));
+            moments.add(x.view(), y.view()).expect("fits");
+            to.add(x.view(), y.view()).expect("fits");
+            let about = |zero| moments.clone().centred(zero).expect("finite");
+            let again = to.replace(&about(false), false).expect("finite");
+            assert_eq!(again, about(false));
+            [about(false), about(true)]
+        };
+        let ([near, _], [far, zero]) = (moments(0.0), moments(1e5));
+        let same = |a: &Array2<f64>, b: &Array2<f64>| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(same(&near.xx, &far.xx) && same(&near.yx, &far.yx));
+        assert!(near.yy.iter().zip(&far.yy).all(|(a, b)| (a - b).abs() < 1e-5));
+        // About zero: with the means, and none to tell.
+        let back = |i: usize, j: usize| zero.xx[(i, j)] - far.x[i] * far.x[j];
+        let back = Array2::from_shape_fn((4, 4), |(i, j)| back(i, j));
+        assert!(back.iter().zip(near.xx.iter()).all(|(a, b)| (a - b).abs() < 1e-4) && zero.x.sum() == 0.0);
     }
 }

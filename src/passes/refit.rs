@@ -152,7 +152,7 @@ impl<F> Chosen<F> {
 
     /// In words.
     pub fn note(&self) -> String {
-        let percent = |e: f64| format!("{:.2} %", 100.0 * e);
+        let percent = |e: f64| if e.is_finite() { format!("{:.2} %", 100.0 * e) } else { "without bound".into() };
         let (before, after) = (percent(self.before), percent(self.after));
         match self.repaired {
             Some(_) => format!("output error {before} → {after}"),
