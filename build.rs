@@ -22,10 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fields.push_str("];\n");
     std::fs::write(std::path::Path::new(&std::env::var("OUT_DIR")?).join("fields.rs"), fields)?;
 
-    // A packed list of floats is on the wire what a tensor is in memory: as bytes it is shared with the file.
+    // A packed list is one block on the wire: as bytes it is shared with the file.
     let messages = descriptors.file.iter_mut().flat_map(|f| &mut f.message_type);
     for field in messages.filter(|m| m.name() == "TensorProto").flat_map(|m| &mut m.field) {
-        if ["float_data", "double_data"].contains(&field.name()) {
+        if ["float_data", "double_data", "int32_data", "int64_data", "uint64_data"].contains(&field.name()) {
             field.r#type = Some(BYTES);
             field.options = None;
         }

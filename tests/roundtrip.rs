@@ -2,6 +2,7 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::proto::{self, Content, Field};
 use common::{files, name, root};
 use std::path::{Path, PathBuf};
@@ -124,6 +125,44 @@ fn floats_may_come_one_by_one() {
     let raw = model(proto::bytes(9, values.concat()));
     for file in [singly, halves, model(proto::bytes(4, values.concat()))] {
         assert!(bytes(&decode(file)) == raw);
+    }
+}
+
+#[test]
+fn integers_stay_in_their_lists() {
+    let values: Vec<i64> = (0..5000).map(|i| if i % 100 == 0 { -i } else { i % 300 }).collect();
+    let model = |data: &[Vec<u8>]| {
+        let gather = proto::node("Gather", &["x", "i"], &["y"]);
+        let list = proto::typed_initializer("i", 7, &[5000], data);
+        Bytes::from(proto::model(&[gather, list, proto::input("x"), proto::output("y")]))
+    };
+    let list = |values: &[i64]| values.iter().flat_map(|&v| proto::varint(v as u64)).collect::<Vec<_>>();
+    let constant = |file: &Bytes| {
+        let g = onnx::decode(file.clone(), None).unwrap().model.graph;
+        g.value(g.find_value("i").unwrap()).constant().unwrap().clone()
+    };
+    let whole = model(&[proto::bytes(7, list(&values))]);
+    let kept = constant(&whole);
+    assert!(whole.as_ptr_range().contains(&kept.kept().unwrap().as_ptr()));
+    assert_eq!(kept.stored_len(), list(&values).len());
+    assert_eq!(kept.byte_len(), 8 * values.len());
+    assert_eq!(kept.ints().unwrap(), values);
+
+    let singly = model(&values.iter().map(|&v| proto::int(7, v)).collect::<Vec<_>>());
+    let halves = model(&[proto::bytes(7, list(&values[..2000])), proto::bytes(7, list(&values[2000..]))]);
+    // The first number, 0, in two bytes.
+    let longer = model(&[proto::bytes(7, [vec![0x80], list(&values)].concat())]);
+    let raw = model(&[proto::bytes(9, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())]);
+    for file in [&singly, &halves, &longer, &raw] {
+        assert_eq!(constant(file), kept);
+    }
+    for file in [singly, halves, longer] {
+        assert!(bytes(&decode(file.to_vec())) == bytes(&decode(whole.to_vec())));
+    }
+    let cut_off = model(&[proto::bytes(7, [list(&values[1..]), vec![0x80]].concat())]);
+    let too_many = model(&[proto::bytes(7, [vec![0], list(&values)].concat())]);
+    for file in [cut_off, too_many] {
+        assert!(onnx::decode(file, None).unwrap_err().to_string().contains("do not go with the data"));
     }
 }
 

@@ -12,6 +12,7 @@ pub mod tensor;
 pub mod text;
 pub mod ties;
 pub mod value;
+pub mod varints;
 pub mod verify;
 
 pub use attr::{Attr, AttrValue};

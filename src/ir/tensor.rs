@@ -1,13 +1,17 @@
 //! Constant tensors: element type, shape and shared little-endian bytes.
 
 use crate::ir::shape::{DType, Shape, Type};
+use crate::ir::varints;
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes that are read of a mapped file before its memory is given back.
 const BLOCK: usize = 1 << 20;
+
+/// Packed lists shorter than this are not kept: what they take as raw bytes does not matter.
+const LONG: usize = 1 << 12;
 
 /// A constant. Cloning shares the bytes, which may be a mapped file.
 #[derive(Debug, Clone)]
@@ -30,17 +34,31 @@ pub trait Backing: std::fmt::Debug + Send + Sync {
 /// Tensors are equal whatever their form in a file.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
-        (self.dtype, &self.shape, &self.data) == (other.dtype, &other.shape, &other.data)
+        let content = || match (&self.data, &other.data) {
+            // There is one way to pack numbers.
+            (Data::Packed(a), Data::Packed(b)) => a.list == b.list,
+            _ => self.bytes() == other.bytes() && self.as_strings() == other.as_strings(),
+        };
+        (self.dtype, &self.shape) == (other.dtype, &other.shape) && content()
     }
 }
 
 impl Eq for Tensor {}
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Data {
     /// Row-major, little-endian; sub-byte types packed as in ONNX `raw_data`.
     Bytes(Bytes),
+    Packed(Arc<Packed>),
     Strings(Arc<Vec<Bytes>>),
+}
+
+/// Integers that take fewer bytes as numbers of variable length than as raw ones. They stay in that form.
+#[derive(Debug)]
+struct Packed {
+    list: Bytes,
+    /// As raw bytes, once those are asked for.
+    bytes: OnceLock<Bytes>,
 }
 
 impl Tensor {
@@ -54,6 +72,30 @@ impl Tensor {
             typed,
             backing: None,
         })
+    }
+
+    /// A tensor whose elements are numbers of variable length in `list`, part of the file `backing`; `None` unless there is
+    /// one number an element.
+    pub fn from_list(
+        dtype: DType,
+        shape: Vec<usize>,
+        list: Bytes,
+        backing: Option<Arc<dyn Backing>>,
+    ) -> Option<Tensor> {
+        let width = dtype.bytes().filter(|&w| w <= 8)?;
+        let read = || backing.iter().for_each(|file| file.release(&list));
+        let (mut numbers, mut shortest) = (0, true);
+        varints::each(&list, read, |n, bytes| {
+            numbers += 1;
+            shortest &= number(dtype, &n.to_le_bytes()[..width]).is_some_and(|n| varints::len(n) == bytes);
+            Some(())
+        })?;
+        let need = byte_len(dtype, &shape).filter(|&need| numbers * width == need)?;
+        if shortest && (LONG..need).contains(&list.len()) {
+            let data = Data::Packed(Arc::new(Packed { list, bytes: OnceLock::new() }));
+            return Some(Tensor { dtype, shape, data, typed: true, backing });
+        }
+        Some(Tensor::new(dtype, shape, unpacked(&list, width, need, read))?.with_typed(true))
     }
 
     /// A string tensor; `None` unless there is one string an element.
@@ -160,33 +202,37 @@ impl Tensor {
     pub fn byte_len(&self) -> usize {
         match &self.data {
             Data::Bytes(b) => b.len(),
+            Data::Packed(_) => byte_len(self.dtype, &self.shape).unwrap_or(0),
             Data::Strings(s) => s.iter().map(Bytes::len).sum(),
         }
     }
 
-    /// The elements as numbers of variable length, if a file has them so: if it may, and that is the shorter form.
-    pub fn varints(&self) -> Option<impl Iterator<Item = u64> + '_> {
-        let numbers = self.numbers().filter(|_| self.typed)?;
-        (numbers.map(varint_len).sum::<usize>() < self.byte_len()).then(|| self.numbers()).flatten()
+    /// The elements as a list of numbers of variable length, if a file has them so: if it may, and that is the shorter form.
+    pub fn packed(&self) -> Option<Bytes> {
+        if let Data::Packed(packed) = &self.data {
+            return Some(packed.list.clone());
+        }
+        let numbers = self.numbers().filter(|_| self.stored_len() < self.byte_len())?;
+        let mut list = Vec::with_capacity(self.stored_len());
+        numbers.for_each(|n| varints::put(&mut list, n));
+        Some(list.into())
     }
 
     /// Bytes of the elements in a file.
     pub fn stored_len(&self) -> usize {
-        self.varints().map_or_else(|| self.byte_len(), |numbers| numbers.map(varint_len).sum())
+        let packed = match (&self.data, self.numbers()) {
+            (Data::Packed(packed), _) => packed.list.len(),
+            (_, Some(numbers)) if self.typed => numbers.map(varints::len).sum(),
+            _ => usize::MAX,
+        };
+        packed.min(self.byte_len())
     }
 
-    /// The elements as ONNX's typed fields have them, for types of more than one byte (`onnx.proto`, TensorProto):
-    /// signed numbers of 64 bits, floats of 16 bits by their bits.
     fn numbers(&self) -> Option<impl Iterator<Item = u64> + '_> {
-        let read: fn(&[u8]) -> u64 = match self.dtype {
-            DType::I16 => |b| word::<2>(b).map_or(0, |w| i16::from_le_bytes(w) as u64),
-            DType::U16 | DType::F16 | DType::BF16 => |b| word::<2>(b).map_or(0, |w| u16::from_le_bytes(w).into()),
-            DType::I32 => |b| word::<4>(b).map_or(0, |w| i32::from_le_bytes(w) as u64),
-            DType::U32 => |b| word::<4>(b).map_or(0, |w| u32::from_le_bytes(w).into()),
-            DType::I64 | DType::U64 => |b| word::<8>(b).map_or(0, u64::from_le_bytes),
-            _ => return None,
-        };
-        Some(self.bytes()?.chunks_exact(self.dtype.bytes()?).map(read))
+        let dtype = self.dtype;
+        number(dtype, &[0; 8])?;
+        let Data::Bytes(bytes) = &self.data else { return None };
+        Some(bytes.chunks_exact(dtype.bytes()?).map(move |b| number(dtype, b).unwrap_or(0)))
     }
 
     pub fn ty(&self) -> Type {
@@ -197,14 +243,26 @@ impl Tensor {
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.data {
             Data::Bytes(b) => Some(b),
+            Data::Packed(p) => {
+                let raw = || unpacked(&p.list, self.dtype.bytes().unwrap_or(1), self.byte_len(), || self.release());
+                Some(p.bytes.get_or_init(raw))
+            }
             Data::Strings(_) => None,
+        }
+    }
+
+    /// The bytes in the form in which they are kept; `None` for strings.
+    pub fn kept(&self) -> Option<&Bytes> {
+        match &self.data {
+            Data::Packed(p) => Some(&p.list),
+            _ => self.bytes(),
         }
     }
 
     pub fn as_strings(&self) -> Option<&[Bytes]> {
         match &self.data {
-            Data::Bytes(_) => None,
             Data::Strings(s) => Some(s),
+            _ => None,
         }
     }
 
@@ -238,7 +296,7 @@ impl Tensor {
 
     /// Gives back the memory behind bytes that are mapped from a file; they are read again where they are needed again.
     pub fn release(&self) {
-        if let (Some(backing), Some(bytes)) = (&self.backing, self.bytes()) {
+        if let (Some(backing), Some(bytes)) = (&self.backing, self.kept()) {
             backing.release(bytes);
         }
     }
@@ -312,9 +370,28 @@ fn word<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.try_into().ok()
 }
 
-/// Bytes of a number in protobuf: seven bits each.
-fn varint_len(number: u64) -> usize {
-    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+/// An element as ONNX's typed fields have it (`onnx.proto`, TensorProto): signed numbers of 64 bits, floats of 16 bits by
+/// their bits. `None` for types of one byte and for wider floats.
+fn number(dtype: DType, element: &[u8]) -> Option<u64> {
+    let all = element.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+    Some(match dtype {
+        DType::I16 => all as i16 as u64,
+        DType::U16 | DType::F16 | DType::BF16 => all & 0xffff,
+        DType::I32 => all as i32 as u64,
+        DType::U32 => all & 0xffff_ffff,
+        DType::I64 | DType::U64 => all,
+        _ => return None,
+    })
+}
+
+/// The numbers of a list, each in `width` bytes.
+fn unpacked(list: &[u8], width: usize, need: usize, read: impl Fn()) -> Bytes {
+    let mut out = Vec::with_capacity(need);
+    let _ = varints::each(list, read, |n, _| {
+        out.extend_from_slice(&n.to_le_bytes()[..width]);
+        Some(())
+    });
+    out.into()
 }
 
 /// Product of the dims; `None` on overflow.
@@ -334,11 +411,11 @@ mod tests {
 
     #[test]
     fn the_shorter_form_is_stored() {
-        let stored = |t: Tensor| (t.stored_len(), t.varints().map(Iterator::collect::<Vec<_>>));
-        assert_eq!(stored(Tensor::i64([3], &[1, 127, 128])), (4, Some(vec![1, 127, 128])));
+        let stored = |t: Tensor| (t.stored_len(), t.packed().map(|list| list.to_vec()));
+        assert_eq!(stored(Tensor::i64([3], &[1, 127, 128])), (4, Some(vec![1, 127, 128, 1])));
         assert_eq!(stored(Tensor::i64([3], &[1, 127, 128]).with_typed(false)), (24, None));
         assert_eq!(stored(Tensor::i64([1], &[-1])), (8, None));
-        assert_eq!(stored(Tensor::i64([2], &[-1, 0])), (11, Some(vec![u64::MAX, 0])));
+        assert_eq!(stored(Tensor::i64([2], &[-1, 0])), (11, Some([&[255; 9][..], &[1, 0]].concat())));
         assert_eq!(stored(Tensor::i64([1], &[i64::MAX])), (8, None));
         assert_eq!(stored(Tensor::from_ints(DType::I32, [2], [-1, 1])), (8, None));
         assert_eq!(stored(Tensor::from_ints(DType::U16, [2], [1, 2])), (4, None));

@@ -2,7 +2,7 @@
 
 use super::external::{self, ExternalData, Pages};
 use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
-use super::{pieces, tensors, unknown, wire};
+use super::{pieces, tensors, typed, unknown, wire};
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
@@ -390,19 +390,18 @@ impl Decoder<'_> {
             }));
         };
         self.data.inline(&mut t)?;
-        let raw = t.raw_data.take_if(|raw| !raw.is_empty() || need == 0);
-        let typed = raw.is_none();
-        let bytes = raw
-            .or_else(|| typed_bytes(&t, dtype, need))
-            .ok_or_else(|| bad(format!("dims {:?} of {dtype} do not go with the data there is", t.dims)))?;
-        if bytes.len() != need {
-            return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, bytes.len())));
-        }
-        let backing = self.data.pages.of(&bytes);
-        let tensor = Tensor::new(dtype, shape, bytes)
-            .ok_or_else(|| Error::internal("a tensor of the right length was refused"))?
-            .with_typed(typed)
-            .backed_by(backing);
+        let tensor = match t.raw_data.take_if(|raw| !raw.is_empty() || need == 0) {
+            Some(raw) if raw.len() != need => {
+                return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, raw.len())));
+            }
+            Some(raw) => {
+                let backing = self.data.pages.of(&raw);
+                Tensor::new(dtype, shape, raw).map(|t| t.with_typed(false).backed_by(backing))
+            }
+            None => typed::tensor(&t, dtype, shape, &self.data.pages),
+        };
+        let tensor =
+            tensor.ok_or_else(|| bad(format!("dims {:?} of {dtype} do not go with the data there is", t.dims)))?;
         Ok((tensor, rest_of(t).encode_to_vec().into()))
     }
 }
@@ -432,39 +431,6 @@ fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto, at: u32) -> bool 
 /// What is left of a tensor besides type, dims, name and data.
 fn rest_of(t: TensorProto) -> TensorProto {
     TensorProto { doc_string: t.doc_string, metadata_props: t.metadata_props, ..Default::default() }
-}
-
-/// Raw bytes from the typed fields; `None` unless they hold exactly `need` bytes.
-fn typed_bytes(t: &TensorProto, dtype: DType, need: usize) -> Option<Bytes> {
-    let blocks = match dtype.0 {
-        1 | 14 => &t.float_data[..],
-        11 | 15 => &t.double_data[..],
-        _ => &[],
-    };
-    if let [block] = blocks {
-        return (block.len() == need).then(|| block.clone());
-    }
-    // No number makes more than eight bytes: nothing is set aside for what only the dims promise.
-    let numbers = t.int32_data.len() + t.int64_data.len() + t.uint64_data.len();
-    let mut out = Vec::with_capacity(need.min(8 * numbers));
-    match dtype.0 {
-        1 | 11 | 14 | 15 => blocks.iter().for_each(|b| out.extend_from_slice(b)),
-        7 => t.int64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
-        12 | 13 => {
-            let width = dtype.bytes()?;
-            t.uint64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
-        }
-        27 | 28 => t.int32_data.chunks(4).for_each(|four| {
-            let bits = four.iter().rev().fold(0, |bits, &v| bits << 6 | (v & 0x3f));
-            out.extend_from_slice(&bits.to_le_bytes()[..(6 * four.len()).div_ceil(8)]);
-        }),
-        21..=23 | 25 | 26 => out.extend(t.int32_data.iter().map(|&v| v as u8)),
-        _ => {
-            let width = dtype.bytes().filter(|&w| w <= 4)?;
-            t.int32_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
-        }
-    }
-    (out.len() == need).then(|| out.into())
 }
 
 /// Files before IR 2 leave the kind of an attribute to be seen from its fields.

@@ -185,11 +185,11 @@ fn tensor(t: &Tensor, name: &str, mut out: TensorProto) -> TensorProto {
     if !name.is_empty() {
         out.name = Some(name.to_string());
     }
-    match (t.varints(), t.bytes(), t.as_strings()) {
-        (Some(numbers), ..) => match t.dtype() {
-            DType::I64 => out.int64_data = numbers.map(|n| n as i64).collect(),
-            DType::U32 | DType::U64 => out.uint64_data = numbers.collect(),
-            _ => out.int32_data = numbers.map(|n| n as i32).collect(),
+    match (t.packed(), t.kept(), t.as_strings()) {
+        (Some(list), ..) => match t.dtype() {
+            DType::I64 => out.int64_data = vec![list],
+            DType::U32 | DType::U64 => out.uint64_data = vec![list],
+            _ => out.int32_data = vec![list],
         },
         (_, Some(b), _) if b.is_empty() && t.is_typed() => {}
         (_, Some(b), _) => out.raw_data = Some(b.clone()),

@@ -11,6 +11,7 @@ mod proto {
 }
 mod save;
 mod tensors;
+mod typed;
 mod unknown;
 mod wire;
 

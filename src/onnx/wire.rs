@@ -1,5 +1,7 @@
 //! Protobuf on the wire, read by the schema's table of fields instead of into types.
 
+use crate::ir::varints;
+
 include!(concat!(env!("OUT_DIR"), "/fields.rs"));
 
 /// Messages nested more deeply than this are not looked into; decoding refuses them anyway.
@@ -45,8 +47,11 @@ pub fn schema(message: &str) -> Option<&'static [(u64, &'static str)]> {
     Some(FIELDS.iter().find(|m| m.0 == message)?.1)
 }
 
-/// A model whose lists of floats are all in blocks, as [`super::proto`] has them: protobuf allows to write the numbers
-/// one by one, each a field of its own. `None` if it is not well-formed.
+/// `float_data`, `int32_data`, `int64_data`, `double_data` and `uint64_data` of a TensorProto.
+const LISTS: [u64; 5] = [4, 5, 7, 10, 11];
+
+/// A model whose lists of numbers in tensors are all in blocks, as [`super::proto`] has them: protobuf allows to write the
+/// numbers one by one, each a field of its own. `None` if it is not well-formed.
 pub fn pack(model: &[u8]) -> Option<Vec<u8>> {
     pack_message(model, "ModelProto", 0)
 }
@@ -54,32 +59,35 @@ pub fn pack(model: &[u8]) -> Option<Vec<u8>> {
 fn pack_message(mut bytes: &[u8], message: &str, depth: usize) -> Option<Vec<u8>> {
     let known = schema(message)?;
     let mut out = Vec::new();
+    // Numbers that stand one after the other in the same list, and the list.
+    let (mut list, mut numbers) = (0, Vec::new());
     while !bytes.is_empty() {
         let field = field(&mut bytes)?;
-        let inner = known.iter().find(|f| f.0 == field.number).map_or("", |f| f.1);
-        match field.form {
-            BLOCK if depth < MAX_DEPTH && schema(inner).is_some() => {
-                let packed = pack_message(field.content, inner, depth + 1)?;
-                put_block(&mut out, field.number, &packed);
-            }
-            // float_data and double_data.
-            1 | 5 if message == "TensorProto" && [4, 10].contains(&field.number) => {
-                put_block(&mut out, field.number, field.content);
-            }
-            _ => out.extend_from_slice(field.whole),
+        let single = message == "TensorProto" && LISTS.contains(&field.number) && field.form != BLOCK;
+        let goes_on = single && field.number == list;
+        if !goes_on && !numbers.is_empty() {
+            put_block(&mut out, list, &std::mem::take(&mut numbers));
         }
+        let inner = known.iter().find(|f| f.0 == field.number).map_or("", |f| f.1);
+        if single {
+            list = field.number;
+            numbers.extend_from_slice(field.content);
+        } else if field.form == BLOCK && depth < MAX_DEPTH && schema(inner).is_some() {
+            let packed = pack_message(field.content, inner, depth + 1)?;
+            put_block(&mut out, field.number, &packed);
+        } else {
+            out.extend_from_slice(field.whole);
+        }
+    }
+    if !numbers.is_empty() {
+        put_block(&mut out, list, &numbers);
     }
     Some(out)
 }
 
 fn put_block(out: &mut Vec<u8>, number: u64, content: &[u8]) {
-    for mut n in [number << 3 | BLOCK, content.len() as u64] {
-        while n >= 0x80 {
-            out.push(n as u8 | 0x80);
-            n >>= 7;
-        }
-        out.push(n as u8);
-    }
+    varints::put(out, number << 3 | BLOCK);
+    varints::put(out, content.len() as u64);
     out.extend_from_slice(content);
 }
 

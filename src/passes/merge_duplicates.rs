@@ -156,7 +156,7 @@ fn sample(t: &Tensor) -> u64 {
     const PART: usize = 1024;
     let mut hasher = DefaultHasher::new();
     (t.dtype(), t.shape()).hash(&mut hasher);
-    match (t.bytes(), t.as_strings()) {
+    match (t.kept(), t.as_strings()) {
         (Some(b), _) if b.len() > 3 * PART => {
             let middle = b.len() / 2;
             (&b[..PART], &b[middle..middle + PART], &b[b.len() - PART..]).hash(&mut hasher);

@@ -29,7 +29,8 @@ pub struct Bounds {
 const LAST: i64 = i32::MAX as i64;
 
 /// First element and number of elements of `start..end` by `step` on an axis of `n`, negative bounds counted from its
-/// end and all bounds clamped to it. `None` for a step of 0.
+/// end and all bounds clamped to it. `None` for a step of 0, and where readings differ: from the largest end backwards
+/// there is nothing by the definition, and everything down to the first element in ONNX Runtime.
 pub fn range(n: u64, start: i64, end: i64, step: i64) -> Option<(u64, u64)> {
     let (n, step) = (n as i128, step as i128);
     let bound = |v: i64, low: i128, high: i128| {
@@ -39,6 +40,7 @@ pub fn range(n: u64, start: i64, end: i64, step: i64) -> Option<(u64, u64)> {
     let (first, room) = match step {
         0 => return None,
         _ if n == 0 => return Some((0, 0)),
+        ..0 if end == i64::MAX || end == LAST => return None,
         1.. => {
             let first = bound(start, 0, n);
             (first, bound(end, 0, n) - first)
@@ -294,6 +296,9 @@ mod tests {
         assert_eq!(range(0, i64::MIN, i64::MAX, i64::MIN), Some((0, 0)));
         assert_eq!(range(3, i64::MAX, i64::MIN, i64::MIN), Some((2, 1)));
         assert_eq!(range(3, 0, 1, 0), None);
+        assert_eq!([LAST, i64::MAX].map(|end| range(5, 4, end, -1)), [None; 2]);
+        assert_eq!([LAST - 1, i64::MAX - 1].map(|end| range(5, 4, end, -1)), [Some((4, 0)); 2]);
+        assert_eq!([-LAST, i64::MIN].map(|end| range(5, 4, end, -1)), [Some((4, 5)); 2]);
     }
 
     #[test]
