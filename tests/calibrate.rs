@@ -112,7 +112,9 @@ fn data_that_says_nothing_leaves_finite_weights() {
     let teacher = text::parse::model(SMALL).unwrap();
     let tiny = |i: usize| if i == 0 { 1e-30 } else { 0.0 };
     for (what, data) in [("equal", small(20, |_| 0.5)), ("zero", small(20, |_| 0.0)), ("tiny", small(20, tiny))] {
-        let student = run(&teacher, &data, &Normalise::default(), 512, EVERYTHING).unwrap().student;
+        let Outcome { student, report } = run(&teacher, &data, &Normalise::default(), 512, EVERYTHING).unwrap();
+        let errors = report.steps.iter().flat_map(|s| &s.rows).filter_map(|r| r.error);
+        assert!(errors.clone().count() > 0 && errors.clone().all(|e| e.after.is_finite()), "{what}: {report:?}");
         for v in student.graph.values() {
             if let Source::Constant(t, _) = &student.graph.value(v).source {
                 assert!(t.floats().is_none_or(|f| f.iter().all(|v| v.is_finite())), "{what}");

@@ -13,6 +13,8 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 const RIDGES: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
 /// Held-back error over fitted error above which a larger λ is tried.
 const OVERFIT: f64 = 1.1;
+/// Variance of an output that does not vary, as a share of its square: 0 but for the rounding of what it is computed from.
+const ROUNDING: f64 = 1e-6;
 /// A factor on an output beyond this, or below its inverse, comes of data that says nothing.
 const MAX_FACTOR: f64 = 1e3;
 
@@ -155,9 +157,10 @@ impl Layer {
 }
 
 impl Part {
-    /// Σ ‖Y − ȳ‖² a sample of one of the two sides.
+    /// Σ ‖Y − ȳ‖² a sample of one of the two sides; where outputs do not vary, what rounding makes of them.
     fn spread(&self, side: &Centred) -> f64 {
-        side.yy.sum() + (&side.y - &self.fit.y).mapv(|d| d * d).sum()
+        let spread = side.yy.sum() + (&side.y - &self.fit.y).mapv(|d| d * d).sum();
+        spread.max(ROUNDING * side.y.dot(&side.y))
     }
 }
 
