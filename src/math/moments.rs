@@ -141,11 +141,11 @@ impl Retarget {
         let [ax, ay] = &*self.about.get_or_insert_with(|| [x, y].map(means));
         add(&mut self.yx, [y, x], [ay, ax], false);
         for ((sum, row), &a) in self.x.iter_mut().zip(x.rows()).zip(ax) {
-            *sum += row.iter().map(|&v| f64::from(v - a)).sum::<f64>();
+            *sum += row.iter().map(|&v| f64::from(v) - f64::from(a)).sum::<f64>();
         }
         for (((sum, square), row), &a) in self.y.iter_mut().zip(&mut self.yy).zip(y.rows()).zip(ay) {
-            *sum += row.iter().map(|&v| f64::from(v - a)).sum::<f64>();
-            *square += row.iter().map(|&v| f64::from(v - a).powi(2)).sum::<f64>();
+            *sum += row.iter().map(|&v| f64::from(v) - f64::from(a)).sum::<f64>();
+            *square += row.iter().map(|&v| (f64::from(v) - f64::from(a)).powi(2)).sum::<f64>();
         }
         self.samples += x.ncols();
         Some(())
