@@ -10,6 +10,7 @@ mod spool;
 use crate::analysis::linear::{Bias, Linear};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
+use crate::exits::observe::Source;
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::{Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use crate::math::fit::Fit;
@@ -57,6 +58,14 @@ impl<'a> Calibration<'a> {
                 .help(format!("give at least {} samples", HELD_BACK * feed.batch())));
         }
         Ok(Calibration { feed, picks, warnings })
+    }
+
+    /// At most so many of all samples that there are, evenly chosen, for exits.
+    ///
+    /// # Errors
+    /// As [`Source::new`].
+    pub fn source(&self, samples: usize) -> Result<Source<'_>> {
+        Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
     }
 
     pub fn samples(&self) -> usize {

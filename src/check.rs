@@ -1,7 +1,9 @@
 //! What compression cost: teacher and student, as files, run side by side on the same samples.
 
 mod compare;
+mod exits;
 mod measure;
+mod subject;
 mod table;
 
 use std::collections::BTreeMap;
@@ -12,11 +14,15 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::analysis::cost::{Cost, cost};
-use crate::data::{Dataset, Feed, Normalise};
+use crate::data::{Array, Dataset, Feed, InputSpec, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
 use crate::onnx;
-use compare::{Diff, Sample, Scores, compare, split};
+use compare::{Diff, Row, Sample, Scores, compare, split};
+use exits::Told;
+pub use exits::{End, Exits, Point};
+pub use measure::Times;
+use subject::{Probe, Ready, Subject};
 
 /// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +38,9 @@ pub struct Check {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
     pub outputs: BTreeMap<String, OutputDiff>,
+    /// Of a student with exits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exits: Option<Exits>,
     /// Things the user should know that are no errors.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -55,6 +64,10 @@ pub struct Side {
     pub latency_ms: f64,
 }
 
+/// Rounds that a latency is measured by, and of a student whose latency depends on the sample.
+const ROUNDS: usize = 33;
+const ROUNDS_OF_EXITS: usize = 400;
+
 /// What is known of a model without running it.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Counts {
@@ -65,8 +78,17 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts a network for one sample (or one batch, if the model fixes that) of inputs of these shapes.
-    fn at(network: &Network, shapes: &[Vec<usize>]) -> Result<Counts> {
+    /// Counts a network for one sample (or one batch, if the model fixes that) of inputs of these shapes. Of stages, all
+    /// count.
+    fn at(subject: &Subject, shapes: &[Vec<usize>]) -> Result<Counts> {
+        let network = match subject {
+            Subject::File(network) => network,
+            Subject::Staged { manifest, networks, .. } => {
+                let models = networks.iter().map(|n| onnx::load(n.path())).collect::<Result<Vec<_>>>()?;
+                let parameters = models.iter().map(|m| cost(&m.model.graph).parameters).sum();
+                return Ok(Counts { parameters: Some(parameters), macs: manifest.stages.iter().map(|s| s.macs).sum() });
+            }
+        };
         let model = onnx::load(network.path())?.model;
         let inputs: Vec<_> = network.inputs().iter().map(|i| i.name.clone()).zip(shapes.iter().cloned()).collect();
         let Cost { parameters, macs, .. } = cost(&model.graph.at_sizes(&inputs)?);
@@ -104,11 +126,13 @@ pub fn check(
     normalise: &Normalise,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Check> {
-    let (teacher, student) = (Network::load(teacher)?, Network::load(student)?);
-    same_interface(&teacher, &student)?;
+    let (teacher, student) = (Network::load(teacher)?, Subject::load(student)?);
     let feed = data.feed(teacher.inputs(), normalise)?;
     let shapes = feed.shapes();
-    let pair = Pair { teacher: teacher.runner(&shapes)?, student: student.runner(&shapes)?, feed, data };
+    let probe = Probe::of(&student, &shapes)?;
+    same_interface(&teacher, &student, probe.is_some())?;
+    let ready = student.ready(&shapes, || feed.chunk(0))?;
+    let pair = Pair { teacher: teacher.runner(&shapes)?, student: ready, probe, feed, data };
 
     let latency = pair.latency()?;
     let samples = pair.run(progress)?;
@@ -124,19 +148,29 @@ pub fn check(
         let rows = scores.as_ref().filter(|_| labelled)?;
         share(rows, |row| row.places.is_some_and(|places| places[model] < k))
     };
-    let side = |model: usize, network: &Network| {
-        let counts = Counts::at(network, &shapes)?;
-        let (bytes, zstd_bytes) = measure::bytes(network.files())?;
+    let side = |model: usize, subject: &Subject| {
+        let counts = Counts::at(subject, &shapes)?;
+        let (bytes, zstd_bytes) = measure::bytes(&subject.files())?;
         Ok(Side {
             top1: top(model, 1),
             top5: top(model, 5).filter(|_| classes > 5),
             counts,
             bytes,
             zstd_bytes,
-            latency_ms: latency[model],
+            latency_ms: latency[model].median_ms,
         })
     };
+    let teacher = Subject::File(Box::new(teacher));
     let (teacher_side, student_side) = rayon::join(|| side(0, &teacher), || side(1, &student));
+    let told: Option<Vec<&Told>> = samples.iter().map(|s| s.told.as_ref()).collect();
+    let exits = pair.probe.as_ref().zip(told).map(|(probe, told)| exits::sum(&told, probe, labelled, latency));
+    let strange = samples.iter().filter(|s| s.told.as_ref().is_some_and(|t| !t.same)).count();
+    if strange > 0 {
+        warnings.push(format!(
+            "on {strange} of {} samples the student does not answer what the exit says that it should take: a confidence at its threshold, or a file whose exits do not do what they say",
+            samples.len()
+        ));
+    }
 
     let names = pair.teacher.outputs().iter();
     let outputs = names.enumerate().map(|(i, name)| (name.clone(), total(samples.iter().map(|s| &s.outputs[i]))));
@@ -148,6 +182,7 @@ pub fn check(
         agreement: scores.as_ref().and_then(|rows| share(rows, |row| row.agree)),
         kl: scores.as_ref().and_then(|rows| mean_kl(rows)),
         outputs: outputs.collect(),
+        exits,
         warnings,
     })
 }
@@ -165,7 +200,8 @@ pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise) -> Resu
 /// Both models on the same chunks.
 struct Pair<'a> {
     teacher: Runner,
-    student: Runner,
+    student: Ready,
+    probe: Option<Probe>,
     feed: Feed<'a>,
     data: &'a Dataset,
 }
@@ -187,7 +223,7 @@ impl Pair<'_> {
     fn chunk(&self, i: usize) -> Result<Vec<Sample>> {
         let inputs = self.feed.chunk(i)?;
         let range = self.feed.rows(i);
-        let rows = |runner: &Runner| {
+        let rows = |outputs: Vec<Array>| {
             let split = |(output, name): (_, &String)| {
                 split(output, self.feed.batch(), range.len()).ok_or_else(|| {
                     let batch = self.feed.batch();
@@ -195,9 +231,12 @@ impl Pair<'_> {
                         .because(format!("the model takes {batch} samples at once and its first axis is not {batch}"))
                 })
             };
-            runner.run(&inputs)?.iter().zip(runner.outputs()).map(split).collect::<Result<Vec<_>>>()
+            outputs.iter().zip(self.teacher.outputs()).map(split).collect::<Result<Vec<_>>>()
         };
-        let (mut teacher, mut student) = (rows(&self.teacher)?, rows(&self.student)?);
+        let (mut teacher, mut student) = (rows(self.teacher.run(&inputs)?)?, rows(self.student.run(&inputs)?)?);
+        let asked = self.probe.as_ref().map_or(Ok(Vec::new()), |probe| probe.ask(&self.student, &inputs))?;
+        let asked = asked.into_iter().map(|(answer, sure)| Ok((rows(vec![answer])?.swap_remove(0), sure)));
+        let mut asked = asked.collect::<Result<Vec<_>>>()?;
         let mut samples = Vec::with_capacity(range.len());
         // From the last, so that rows can be taken off the end.
         for sample in range.rev() {
@@ -211,7 +250,12 @@ impl Pair<'_> {
                 }
             }
             let label = self.feed.labels().map(|labels| labels[sample]);
-            let compared = compare(&teacher, &student, label);
+            let mut compared = compare(&teacher, &student, label);
+            let answers = asked.iter_mut().filter_map(|(rows, sure)| Some((rows.pop()?, *sure)));
+            let answers: Vec<(Row, f32)> = answers.collect();
+            if let (Some(probe), Some(t), Some(s)) = (&self.probe, teacher.first(), student.first()) {
+                compared.told = Told::new(t, s, &answers, &probe.thresholds, label);
+            }
             if let (Some(label), Some(scores)) = (label, &compared.scores)
                 && label >= scores.classes
             {
@@ -226,24 +270,33 @@ impl Pair<'_> {
     }
 
     /// Milliseconds a sample of teacher and student.
-    fn latency(&self) -> Result<[f64; 2]> {
-        let batch = self.feed.batch() as f64;
-        let medians = measure::interleaved(self.feed.chunks(), |i| {
+    fn latency(&self) -> Result<[Times; 2]> {
+        let rounds = if self.probe.is_some() { ROUNDS_OF_EXITS } else { ROUNDS };
+        let times = measure::interleaved(self.feed.chunks(), rounds, |i| {
             let inputs = self.feed.chunk(i)?;
-            Ok([&self.teacher, &self.student].map(|runner| {
+            Ok([None, Some(&self.student)].map(|student| {
                 let inputs = inputs.clone();
-                move || runner.run(&inputs).map(drop)
+                move || match student {
+                    None => self.teacher.run(&inputs).map(drop),
+                    Some(student) => student.run(&inputs).map(drop),
+                }
             }))
         })?;
-        Ok(medians.map(|ms| ms / batch))
+        Ok(times.map(|t| t.per(self.feed.batch())))
     }
 }
 
-fn same_interface(teacher: &Network, student: &Network) -> Result<()> {
-    let inputs = |n: &Network| n.inputs().iter().map(|i| format!("`{}` {}", i.name, i.dtype)).collect::<Vec<_>>();
-    let outputs = |n: &Network| n.outputs().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
-    for (kind, t, s) in [("inputs", inputs(teacher), inputs(student)), ("outputs", outputs(teacher), outputs(student))]
-    {
+fn same_interface(teacher: &Network, student: &Subject, exits: bool) -> Result<()> {
+    let inputs = |inputs: &[InputSpec]| inputs.iter().map(|i| format!("`{}` {}", i.name, i.dtype)).collect::<Vec<_>>();
+    let outputs = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+    let mut given = student.outputs();
+    // A network with exits may say besides which one it took.
+    given.truncate(if exits { teacher.outputs().len() } else { given.len() });
+    let pairs = [
+        ("inputs", inputs(teacher.inputs()), inputs(&student.inputs())),
+        ("outputs", outputs(teacher.outputs()), outputs(&given)),
+    ];
+    for (kind, t, s) in pairs {
         if t != s {
             return Err(Error::input(format!("teacher and student differ in their {kind}"))
                 .at(student.path().display().to_string())

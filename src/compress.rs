@@ -1,9 +1,13 @@
 //! The driver: runs a recipe's steps over a model, site by site, and accounts for every one.
 
+#[cfg(feature = "exec")]
+mod cascade;
 #[cfg(feature = "distill")]
 mod checkpoint;
 #[cfg(feature = "distill")]
 mod distill;
+#[cfg(feature = "exec")]
+mod early_exit;
 #[cfg(feature = "distill")]
 mod frozen;
 mod inputs;
@@ -122,8 +126,12 @@ fn run(
     let mut repairs: Option<Repairs<'_>> = None;
     let plan = recipe.plan()?;
     plan.iter().zip(&recipe.steps).try_for_each(|((_, action), step)| data.suffices(action, step))?;
-    let mut interface = teacher.graph.interface();
     let mut student = teacher.clone();
+    // What changes weights is to see them where they are used, not in the branches of exits.
+    if !plan.iter().all(|(_, action)| matches!(action, Action::Nothing | Action::Clean)) {
+        student.graph.flatten()?;
+    }
+    let mut interface = student.graph.interface();
     let mut steps: Vec<StepReport> = Vec::new();
     let mut missed = Vec::new();
     let loaded = measure(&student)?;
@@ -141,6 +149,8 @@ fn run(
             Action::Pass(pass, _) => pass.phase() == Phase::Clean,
             #[cfg(feature = "distill")]
             Action::Distill(_) => false,
+            #[cfg(feature = "exec")]
+            Action::EarlyExit(_) | Action::Cascade(_) => false,
         };
         #[cfg_attr(not(feature = "distill"), allow(unused_mut))]
         let mut curve = Vec::new();
@@ -152,6 +162,16 @@ fn run(
                 let training = data.training.ok_or_else(|| Error::internal("no training data"))?;
                 curve = run.distill(&mut student, teacher, training, stage, i).map_err(|e| e.at(step.place()))?;
                 repairs.iter_mut().for_each(Repairs::begin_anew);
+            }
+            #[cfg(feature = "exec")]
+            Action::EarlyExit(stage) => {
+                let fell_short = run.early_exit(&mut student, teacher, &data, stage).map_err(|e| e.at(step.place()))?;
+                missed.extend(fell_short.map(|why| format!("{}: {why}", step.place())));
+            }
+            #[cfg(feature = "exec")]
+            Action::Cascade(stage) => {
+                let fell_short = run.cascade(&mut student, &data, stage).map_err(|e| e.at(step.place()))?;
+                missed.extend(fell_short.map(|why| format!("{}: {why}", step.place())));
             }
             Action::Clean => run.clean(&mut student.graph, &passes::clean(), None)?,
             Action::Pass(pass, selection) => {
@@ -226,6 +246,7 @@ fn run(
 /// # Errors
 /// Internal ones only.
 pub fn measure(model: &Model) -> Result<Size> {
+    let model = &*model.nested()?;
     Ok(Size { nodes: model.graph.count_nodes(), cost: cost(&model.graph), bytes: onnx::encoded_len(model)? })
 }
 

@@ -59,6 +59,14 @@ impl Error {
         self
     }
 
+    /// What and why in one line.
+    pub fn reason(&self) -> String {
+        match &self.because {
+            Some(why) => format!("{}: {why}", self.what),
+            None => self.what.clone(),
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }

@@ -14,6 +14,8 @@ pub mod distill;
 pub mod error;
 #[cfg(feature = "exec")]
 pub mod exec;
+#[cfg(feature = "exec")]
+pub mod exits;
 pub mod ir;
 pub mod math;
 pub mod onnx;

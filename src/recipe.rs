@@ -1,10 +1,18 @@
 //! Recipes: what to do with a teacher, as a file or as a list of `-p` arguments.
 
+#[cfg(feature = "exec")]
+mod cascade;
 #[cfg(feature = "distill")]
 mod distill;
+#[cfg(feature = "exec")]
+mod early_exit;
 
+#[cfg(feature = "exec")]
+pub use cascade::Cascade;
 #[cfg(feature = "distill")]
 pub use distill::Distill;
+#[cfg(feature = "exec")]
+pub use early_exit::EarlyExit;
 
 use crate::error::{Error, Result, io};
 use crate::passes::options::{OptionsError, Selection, Share, suggest};
@@ -62,7 +70,7 @@ pub struct Step {
     lines: BTreeMap<String, usize>,
     file: Option<String>,
     /// What paths among the options are relative to.
-    #[cfg_attr(not(feature = "distill"), allow(dead_code))]
+    #[cfg_attr(not(feature = "exec"), allow(dead_code))]
     folder: PathBuf,
 }
 
@@ -76,6 +84,12 @@ pub enum Action {
     /// Training.
     #[cfg(feature = "distill")]
     Distill(Box<Distill>),
+    /// Exits for easy inputs.
+    #[cfg(feature = "exec")]
+    EarlyExit(EarlyExit),
+    /// A small network in front.
+    #[cfg(feature = "exec")]
+    Cascade(Cascade),
 }
 
 impl Action {
@@ -84,6 +98,8 @@ impl Action {
             Action::Nothing | Action::Clean | Action::Pass(..) => false,
             #[cfg(feature = "distill")]
             Action::Distill(_) => true,
+            #[cfg(feature = "exec")]
+            Action::EarlyExit(_) | Action::Cascade(_) => false,
         }
     }
 }
@@ -303,6 +319,14 @@ impl Step {
         if self.name == Distill::NAME {
             return Ok(Action::Distill(Box::new(Distill::read(self, &self.folder).map_err(located)?)));
         }
+        #[cfg(feature = "exec")]
+        if self.name == EarlyExit::NAME {
+            return Ok(Action::EarlyExit(EarlyExit::read(self).map_err(located)?));
+        }
+        #[cfg(feature = "exec")]
+        if self.name == Cascade::NAME {
+            return Ok(Action::Cascade(Cascade::read(self, &self.folder).map_err(located)?));
+        }
         let Some(entry) = passes::find(&self.name) else {
             return Err(Error::input(format!("unknown pass `{}`", self.name))
                 .at(self.place.clone())
@@ -331,6 +355,24 @@ impl Step {
     }
 }
 
+/// A list, of which one item may stand by itself.
+#[cfg(feature = "exec")]
+#[derive(Debug)]
+struct OneOrMore<T>(Vec<T>);
+
+#[cfg(feature = "exec")]
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: serde::de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let items = match toml::Value::deserialize(d)? {
+            toml::Value::Array(items) => items,
+            one => vec![one],
+        };
+        let items =
+            items.into_iter().map(|item| T::deserialize(item).map_err(|e| serde::de::Error::custom(e.message())));
+        Ok(OneOrMore(items.collect::<Result<_, _>>()?))
+    }
+}
+
 fn option_error(e: OptionsError, place: &str) -> Error {
     let error = Error::input(e.what).at(place);
     match e.help {
@@ -344,6 +386,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let stages: &[&str] = &[
         #[cfg(feature = "distill")]
         Distill::NAME,
+        #[cfg(feature = "exec")]
+        EarlyExit::NAME,
+        #[cfg(feature = "exec")]
+        Cascade::NAME,
     ];
     passes::REGISTRY.iter().map(|e| e.name).chain(stages.iter().copied()).chain([CLEAN, NONE])
 }

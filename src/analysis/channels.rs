@@ -109,7 +109,9 @@ impl Channels {
             channels.freeze_value(graph, v, Freeze { node: None, why });
         }
         for v in graph.values().filter(|&v| graph.value(v).pinned) {
-            let why = format!("\"{}\" is named elsewhere in the file", graph.value(v).name);
+            let ends = graph.exits().iter().any(|exit| exit.answer == v || exit.sure == v);
+            let what = if ends { "is what an exit goes by" } else { "is named elsewhere in the file" };
+            let why = format!("\"{}\" {what}", graph.value(v).name);
             channels.freeze_value(graph, v, Freeze { node: None, why });
         }
         channels.settle_folds(graph);

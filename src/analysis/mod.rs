@@ -2,7 +2,9 @@
 
 pub mod bytes;
 pub mod channels;
+pub mod classifier;
 pub mod cost;
 pub mod evaluate;
 pub mod linear;
+pub mod paths;
 pub mod removal;

@@ -1,5 +1,6 @@
 //! What one sample says about a teacher and a student.
 
+use super::exits::Told;
 use crate::data::Array;
 
 /// One sample's part of the result: small, so that all are kept and summed in the order of the samples.
@@ -7,6 +8,8 @@ pub(super) struct Sample {
     pub outputs: Vec<Diff>,
     /// If the first output is a row of class scores.
     pub scores: Option<Scores>,
+    /// Of a student with exits.
+    pub told: Option<Told>,
 }
 
 /// Teacher and student on the class scores of one sample.
@@ -42,7 +45,7 @@ pub(super) struct Diff {
 pub(super) fn compare(teacher: &[Row], student: &[Row], label: Option<usize>) -> Sample {
     let outputs = teacher.iter().zip(student).map(|(t, s)| Diff::new(&t.values, &s.values)).collect();
     let scores = teacher.first().zip(student.first()).and_then(|(t, s)| Scores::new(t, s, label));
-    Sample { outputs, scores }
+    Sample { outputs, scores, told: None }
 }
 
 /// One sample's part of an output.
@@ -89,7 +92,7 @@ impl Diff {
 }
 
 impl Scores {
-    fn new(teacher: &Row, student: &Row, label: Option<usize>) -> Option<Scores> {
+    pub(super) fn new(teacher: &Row, student: &Row, label: Option<usize>) -> Option<Scores> {
         let mut wide = teacher.shape.iter().filter(|&&d| d > 1);
         let (&classes, None) = (wide.next()?, wide.next()) else { return None };
         let (t, s) = (&teacher.values[..], &student.values[..]);

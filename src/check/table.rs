@@ -4,7 +4,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{Check, Side, percent};
+use super::{Check, Exits, Side, percent};
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,6 +28,13 @@ impl fmt::Display for Check {
         row("bytes", &|s| Some(s.bytes as f64), grouped, Change::Ratio);
         row("bytes, zstd", &|s| Some(s.zstd_bytes as f64), grouped, Change::Ratio);
         row("ms a sample", &|s| Some(s.latency_ms), |ms| format!("{ms:.3}"), Change::Ratio);
+        if let Some(exits) = &self.exits {
+            let mean = exits.mean_macs.zip(self.teacher.counts.macs);
+            mean.into_iter().for_each(|(s, t)| pair(&mut table, "MACs, mean", t as f64, s, grouped));
+            let (t, s) = (exits.teacher_latency, exits.student_latency);
+            pair(&mut table, "ms, mean", t.mean_ms, s.mean_ms, |ms| format!("{ms:.3}"));
+            pair(&mut table, "ms, 95th percentile", t.p95_ms, s.p95_ms, |ms| format!("{ms:.3}"));
+        }
         align(&mut table);
         writeln!(f, "{}", table.trim_fmt())?;
 
@@ -48,6 +55,9 @@ impl fmt::Display for Check {
         }
         align(&mut table);
         write!(f, "\n{}", table.trim_fmt())?;
+        if let Some(exits) = &self.exits {
+            write!(f, "\n\n{exits}")?;
+        }
         for (name, diff) in &self.outputs {
             for (who, n) in [("teacher", diff.teacher_non_finite), ("student", diff.student_non_finite)] {
                 if n > 0 {
@@ -57,6 +67,60 @@ impl fmt::Display for Check {
         }
         Ok(())
     }
+}
+
+impl fmt::Display for Exits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = |share: Option<f64>| share.map_or(String::new(), percent);
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header([
+            "exit",
+            "threshold",
+            "leave",
+            "MACs",
+            "top-1",
+            "agreement",
+            "top-1 of all",
+            "agreement of all",
+        ]);
+        for end in &self.ends {
+            table.add_row([
+                end.answer.clone(),
+                end.threshold.map_or(String::new(), |t| format!("{t:.4}")),
+                percent(end.share),
+                end.macs.map_or("run-time dims".into(), |m| grouped(m as f64)),
+                told(end.top1),
+                told(end.agreement),
+                told(end.top1_of_all),
+                told(end.agreement_of_all),
+            ]);
+        }
+        align(&mut table);
+        write!(f, "{}", table.trim_fmt())?;
+        if !self.curve.is_empty() {
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING);
+            table.set_header(["all thresholds", "right", "mean MACs", "leave early"]);
+            for p in &self.curve {
+                table.add_row([
+                    format!("{:.3}", p.threshold),
+                    percent(p.right),
+                    grouped(p.mean_macs),
+                    percent(p.early),
+                ]);
+            }
+            align(&mut table);
+            write!(f, "\n\n{}", table.trim_fmt())?;
+        }
+        Ok(())
+    }
+}
+
+/// A row of two numbers with their ratio.
+fn pair(table: &mut Table, name: &str, t: f64, s: f64, show: fn(f64) -> String) {
+    let ratio = if t > 0.0 && s > 0.0 { format!("÷ {:.2}", t / s) } else { String::new() };
+    table.add_row([name.to_owned(), show(t), show(s), ratio]);
 }
 
 enum Change {

@@ -18,9 +18,11 @@ name), a .npy, or a folder of pictures with one sub-folder a class.
 
 Examples:
   tutee check teacher.onnx student.onnx --data test.npz --scale 1/255 --mean 0.2860 --std 0.3530
-  tutee check teacher.onnx student.onnx --data test.npz --max-drop 1%   # exit code 2 if it lost more")]
+  tutee check teacher.onnx student.onnx --data test.npz --max-drop 1%   # exit code 2 if it lost more
+  tutee check teacher.onnx early.stages.json --data test.npz --curve   # the stages of a network with exits")]
 pub struct Args {
     teacher: PathBuf,
+    /// A model, or the .stages.json of one that was written as stages
     student: PathBuf,
     /// Samples to run both models on
     #[arg(long, value_name = "DATA")]
@@ -33,6 +35,9 @@ pub struct Args {
     /// Fail with exit code 2 if both agree on fewer samples: 0.99 or 99%
     #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
     min_agreement: Option<Share>,
+    /// Of a student with exits, show accuracy against mean MACs over one threshold for all of them
+    #[arg(long)]
+    curve: bool,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -52,7 +57,10 @@ impl Args {
         let progress = Progress::new(self.quiet, None);
         let result = check(&self.teacher, &self.student, &data, &normalise, &|done, of| progress.samples(done, of));
         progress.finish();
-        let result = result?;
+        let mut result = result?;
+        if let Some(exits) = result.exits.as_mut().filter(|_| !self.curve) {
+            exits.curve.clear();
+        }
         result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         let text = match self.json {
             true => serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?,

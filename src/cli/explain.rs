@@ -6,6 +6,8 @@ use crate::passes::{self, find};
 #[cfg(feature = "distill")]
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE, names};
+#[cfg(feature = "exec")]
+use crate::recipe::{Cascade, EarlyExit};
 use std::process::ExitCode;
 
 /// Print the manual page of a pass: what it does, its options, an example
@@ -28,6 +30,12 @@ impl Args {
             }
             #[cfg(feature = "distill")]
             None if self.pass == Distill::NAME => super::print(&format!("{}\n\n{}", Distill::NAME, Distill::manual())),
+            #[cfg(feature = "exec")]
+            None if self.pass == EarlyExit::NAME => {
+                super::print(&format!("{}\n\n{}", EarlyExit::NAME, EarlyExit::manual()))
+            }
+            #[cfg(feature = "exec")]
+            None if self.pass == Cascade::NAME => super::print(&format!("{}\n\n{}", Cascade::NAME, Cascade::manual())),
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
             None => Err(Error::input(format!("unknown pass `{}`", self.pass)).help(suggest(&self.pass, names()))),
         }

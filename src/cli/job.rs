@@ -9,24 +9,24 @@ use crate::calibrate::Calibration;
 #[cfg(feature = "exec")]
 use crate::check::{Check, check, check_data};
 use crate::compress::Outcome;
+#[cfg(feature = "distill")]
+use crate::compress::Training;
 #[cfg(not(feature = "exec"))]
 use crate::compress::compress;
+use crate::compress::measure;
 #[cfg(feature = "exec")]
 use crate::compress::{Data, compress_on};
-#[cfg(feature = "distill")]
-use crate::compress::{Training, measure};
 #[cfg(feature = "exec")]
 use crate::data::{Dataset, Normalise};
 use crate::error::{Error, Result};
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
+use crate::exits::staged;
 use crate::ir::Model;
 use crate::ir::op::OPSETS;
 use crate::onnx::{self, Atomic, SaveOptions, Target};
 #[cfg(feature = "exec")]
 use crate::passes::options::Share;
-#[cfg(feature = "distill")]
-use crate::recipe::Action;
-use crate::recipe::Recipe;
+use crate::recipe::{Action, Recipe};
 use crate::report::Report;
 #[cfg(feature = "distill")]
 use crate::report::Size;
@@ -49,6 +49,13 @@ pub struct OutputArgs {
     /// Write a make rule that lists the files the student was made from
     #[arg(long, value_name = "FILE")]
     depfile: Option<PathBuf>,
+    /// Of a student with exits, write every stage as a file too: STUDENT.stage0.onnx, …, and STUDENT.stages.json
+    #[cfg(feature = "exec")]
+    #[arg(long)]
+    stages: bool,
+    /// Of a student with exits: add an int64 output of this name, which exit was taken, from 0
+    #[arg(long, value_name = "NAME")]
+    exit_output: Option<String>,
     /// Threads to use, at most one a core; all cores if not given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -79,7 +86,7 @@ pub struct Job {
 
 impl Job {
     pub fn run(self) -> Result<ExitCode> {
-        let OutputArgs { output, report: reports, external_data, depfile: rule, threads, quiet } = &self.output;
+        let OutputArgs { output, report: reports, external_data, depfile: rule, threads, quiet, .. } = &self.output;
         let (quiet, recipe) = (*quiet, &self.recipe);
         super::set_threads(*threads)?;
         let plan = recipe.plan()?;
@@ -96,7 +103,7 @@ impl Job {
         let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
         read.extend(recipe.path.iter().map(|p| ("the recipe", p.as_path())));
         #[cfg(feature = "exec")]
-        let normalise = self.check.normalise.over(&recipe.data)?;
+        let normalise = self.check.test.normalise.over(&recipe.data)?;
         #[cfg(feature = "exec")]
         let (test, calib) = (self.check.plan(recipe, &normalise, to_stdout)?, self.calib.load(recipe)?);
         #[cfg(feature = "exec")]
@@ -115,6 +122,14 @@ impl Job {
             sources.extend(train.iter().flat_map(|t| t.1.files().to_vec()));
             sources.extend(teachers.iter().flat_map(|t| t.1.files.clone()));
         }
+        #[cfg(feature = "exec")]
+        let smalls = smalls(&plan)?;
+        #[cfg(feature = "exec")]
+        {
+            read.extend(smalls.iter().flat_map(|s| &s.1.files).map(|f| ("the small network", f.as_path())));
+            sources.extend(smalls.iter().flat_map(|s| s.1.files.clone()));
+        }
+        self.check_exits(&plan, &loaded.model)?;
         drop(plan);
         self.check_places(&read, loaded.bytes)?;
         #[cfg(feature = "exec")]
@@ -166,8 +181,11 @@ impl Job {
             warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         }
         #[cfg(feature = "exec")]
+        let smalls: Vec<(PathBuf, Model)> = smalls.into_iter().map(|(path, loaded)| (path, loaded.model)).collect();
+        #[cfg(feature = "exec")]
         let outcome = {
             let data = Data {
+                smalls: &smalls,
                 calibration: calibration.as_ref(),
                 #[cfg(feature = "distill")]
                 training: training.as_ref(),
@@ -175,8 +193,9 @@ impl Job {
             compress_on(data, &loaded.model, loaded.bytes, recipe, self.stop_after, &progress)
         };
         progress.finish();
-        let Outcome { student, mut report } = outcome?;
+        let Outcome { mut student, mut report } = outcome?;
         report.warnings = warnings;
+        self.exits(&mut student, &mut report)?;
         #[cfg(feature = "distill")]
         if let Some((_, of)) = teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0)) {
             report.teacher = Size { bytes: of.bytes, ..measure(&of.model)? };
@@ -209,6 +228,57 @@ impl Job {
         super::targets(&report.missed)
     }
 
+    /// Refuses what is asked of exits where there will be none.
+    fn check_exits(&self, plan: &[(String, Action)], model: &Model) -> Result<()> {
+        let option = match self.output.exit_output {
+            Some(_) => "--exit-output",
+            #[cfg(feature = "exec")]
+            None if self.output.stages => "--stages",
+            None => return Ok(()),
+        };
+        #[cfg(feature = "exec")]
+        let made = plan.iter().any(|(_, a)| matches!(a, Action::EarlyExit(_) | Action::Cascade(_)));
+        #[cfg(not(feature = "exec"))]
+        let made = plan.is_empty();
+        if !made && model.graph.clone().flatten()? == 0 {
+            return Err(Error::input(format!("{option} is for networks with exits"))
+                .because("neither has the model any, nor does a step make them")
+                .help("add a step `early-exit`, or leave the option away"));
+        }
+        #[cfg(feature = "exec")]
+        if self.output.stages && self.output.output == Path::new("-") {
+            return Err(Error::input("stages cannot be written to standard output").help("give a file name with -o"));
+        }
+        match &self.output.exit_output {
+            Some(name) if name.is_empty() || model.graph.all_names().contains(name) => {
+                Err(Error::input(format!("the exit output cannot be called \"{name}\""))
+                    .because("a value of the model has that name, or it is empty")
+                    .help("give another --exit-output"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes stages and adds the output, where a student has exits and is to have them.
+    fn exits(&self, student: &mut Model, report: &mut Report) -> Result<()> {
+        #[cfg(feature = "exec")]
+        let asked = self.output.stages || self.output.exit_output.is_some();
+        #[cfg(not(feature = "exec"))]
+        let asked = self.output.exit_output.is_some();
+        if !asked || (student.graph.exits().is_empty() && student.graph.flatten()? == 0) {
+            return Ok(());
+        }
+        #[cfg(feature = "exec")]
+        if self.output.stages {
+            staged::save(student, &self.output.output)?;
+        }
+        if let Some(name) = &self.output.exit_output {
+            student.graph.exit_output = Some(name.clone());
+            report.student = measure(student)?;
+        }
+        Ok(())
+    }
+
     /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.
     fn check_places(&self, read: &[places::Named<'_>], bytes: u64) -> Result<()> {
         let mut written: Vec<places::Named<'_>> = Vec::new();
@@ -231,6 +301,13 @@ impl Job {
         }
         written.extend(self.output.report.iter().map(|p| ("the report", p.as_path())));
         written.extend(self.output.depfile.iter().map(|p| ("the make rule", p.as_path())));
+        #[cfg(feature = "exec")]
+        let stages: Vec<PathBuf> = match self.output.stages {
+            true => staged::files(&self.output.output),
+            false => Vec::new(),
+        };
+        #[cfg(feature = "exec")]
+        places::check(&stages.iter().map(|p| ("a stage", p.as_path())).collect::<Vec<_>>(), read)?;
         // The first two are the student itself, which was looked at.
         let (own, more) =
             written.split_at(written.len() - self.output.report.len() - usize::from(self.output.depfile.is_some()));
@@ -334,16 +411,34 @@ fn teachers(plan: &[(String, Action)]) -> Result<Vec<(PathBuf, onnx::Loaded)>> {
     Ok(found)
 }
 
+/// The small networks that steps name.
+#[cfg(feature = "exec")]
+fn smalls(plan: &[(String, Action)]) -> Result<Vec<(PathBuf, onnx::Loaded)>> {
+    let named = plan.iter().filter_map(|(_, action)| match action {
+        Action::Cascade(stage) => Some(&stage.small),
+        _ => None,
+    });
+    named.map(|path| Ok((path.clone(), onnx::load(path)?))).collect()
+}
+
 /// Check the student at the end
 #[cfg(feature = "exec")]
 #[derive(clap::Args)]
 pub struct CheckArgs {
+    #[command(flatten)]
+    pub test: TestArgs,
+    /// With --test: exit code 2 if accuracy (or agreement, without labels) falls by more: 0.01 or 1%
+    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
+    pub max_drop: Option<Share>,
+}
+
+/// Data to check the student on
+#[cfg(feature = "exec")]
+#[derive(clap::Args)]
+pub struct TestArgs {
     /// Data to check the student on at the end, as for `tutee check`
     #[arg(long, value_name = "DATA")]
     test: Option<PathBuf>,
-    /// With --test: exit code 2 if accuracy (or agreement, without labels) falls by more: 0.01 or 1%
-    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
-    max_drop: Option<Share>,
     #[command(flatten)]
     normalise: NormaliseArgs,
 }
@@ -364,7 +459,7 @@ impl CheckArgs {
     fn plan(&self, recipe: &Recipe, normalise: &Normalise, to_stdout: bool) -> Result<Option<Test>> {
         let max_drop = self.max_drop.or(recipe.target.max_drop).map(|s| s.0);
         let min_agreement = recipe.target.min_agreement.map(|s| s.0);
-        let Some(path) = self.test.clone().or(recipe.data.test.clone()) else {
+        let Some(path) = self.test.test.clone().or(recipe.data.test.clone()) else {
             return match max_drop.or(min_agreement) {
                 None => Ok(None),
                 Some(_) => Err(Error::input("a target is set, but there is no data to check it on")
@@ -386,7 +481,10 @@ impl Test {
     fn run(&self, teacher: &Path, student: &Path, progress: &Progress) -> Result<Check> {
         let result = check(teacher, student, &self.data, &self.normalise, &|done, of| progress.samples(done, of));
         progress.finish();
-        let result = result?;
+        let mut result = result?;
+        if let Some(exits) = &mut result.exits {
+            exits.curve.clear();
+        }
         result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         Ok(result)
     }

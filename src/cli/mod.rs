@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand, each over the public API alone.
 
 #[cfg(feature = "exec")]
+mod cascade;
+#[cfg(feature = "exec")]
 mod check;
 mod completions;
 mod compress;
@@ -51,6 +53,8 @@ enum Command {
     #[cfg(feature = "distill")]
     Distill(distill::Args),
     #[cfg(feature = "exec")]
+    Cascade(cascade::Args),
+    #[cfg(feature = "exec")]
     Check(check::Args),
     Show(show::Args),
     Passes(passes::Args),
@@ -73,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Compress(args) => args.run(),
         #[cfg(feature = "distill")]
         Command::Distill(args) => args.run(),
+        #[cfg(feature = "exec")]
+        Command::Cascade(args) => args.run(),
         #[cfg(feature = "exec")]
         Command::Check(args) => args.run(),
         Command::Show(args) => args.run(),

@@ -5,6 +5,8 @@ use crate::passes::{Fidelity, Phase, REGISTRY};
 #[cfg(feature = "distill")]
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE};
+#[cfg(feature = "exec")]
+use crate::recipe::{Cascade, EarlyExit};
 use std::process::ExitCode;
 
 /// List the passes: when each may run, whether it is exact, and what it does
@@ -35,6 +37,10 @@ impl Args {
         {
             let summary = crate::passes::summary(&Distill::manual());
             table.add_row([Distill::NAME, "stage", "approximate", &summary]);
+        }
+        #[cfg(feature = "exec")]
+        for (name, manual) in [(EarlyExit::NAME, EarlyExit::manual()), (Cascade::NAME, Cascade::manual())] {
+            table.add_row([name, "stage", "approximate", &crate::passes::summary(&manual)]);
         }
         let lines: String = table.to_string().lines().map(|l| format!("{}\n", l.trim())).collect();
         super::print(&lines)

@@ -1,10 +1,11 @@
 //! `tutee show MODEL`
 
 use crate::analysis::channels::{Channels, Tie};
-use crate::analysis::cost::{batch_symbol, cost, node_macs};
+use crate::analysis::cost::{batch_symbol, node_macs};
+use crate::analysis::paths::path_macs;
 use crate::compress::measure;
 use crate::error::Result;
-use crate::ir::{Graph, NodeId, text};
+use crate::ir::{Graph, NodeId, ValueId, text};
 use crate::onnx;
 use crate::report::group_digits;
 use std::fmt::Write;
@@ -31,12 +32,15 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         // The process ends with this command: to take a large model apart again would only take time.
-        let loaded = ManuallyDrop::new(onnx::load(&self.model)?);
+        let mut loaded = ManuallyDrop::new(onnx::load(&self.model)?);
         loaded.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
-        let g = &loaded.model.graph;
         if self.channels {
-            return super::print(&channels(g)?);
+            loaded.model.graph.flatten()?;
+            return super::print(&channels(&loaded.model.graph)?);
         }
+        let size = measure(&loaded.model)?;
+        loaded.model.graph.flatten()?;
+        let g = &loaded.model.graph;
         let batch = batch_symbol(g);
         let order = g.topological()?;
         let layers = order.iter().map(|&n| {
@@ -45,24 +49,39 @@ impl Args {
         });
         let layers: Vec<_> = layers.filter(|l| l.1 > 0 || l.2 != Some(0)).collect();
         if self.json {
-            let size = measure(&loaded.model)?;
             let layers: Vec<_> = layers
                 .iter()
                 .map(|&(n, parameters, macs)| {
                     serde_json::json!({ "name": g.label(n), "op": g.node(n).kind(), "parameters": parameters, "macs": macs })
                 })
                 .collect();
-            let json = serde_json::json!({
+            let paths: Vec<_> = paths(g)
+                .into_iter()
+                .map(
+                    |path| serde_json::json!({ "answer": path.answer, "threshold": path.threshold, "macs": path.macs }),
+                )
+                .collect();
+            let mut json = serde_json::json!({
                 "version": 1, "nodes": size.nodes, "parameters": size.cost.parameters, "macs": size.cost.macs,
                 "bytes": loaded.bytes, "layers": layers,
             });
+            if !paths.is_empty() {
+                json["paths"] = paths.into();
+            }
             return super::print(&format!("{json:#}\n"));
         }
         let mut out = text::print::model(&loaded.model);
-        let total = cost(g);
         let per = batch.map_or(String::new(), |b| format!(" per {b}"));
-        let macs = total.macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{m} MACs{per}"));
-        out.push_str(&format!("# {} nodes, {} params, {macs}\n\n", g.count_nodes(), total.parameters));
+        let macs = size.cost.macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{m} MACs{per}"));
+        out.push_str(&format!("# {} nodes, {} params, {macs}\n", size.nodes, size.cost.parameters));
+        for Path { answer, threshold, macs } in paths(g) {
+            let macs = macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{} MACs", group_digits(m)));
+            let _ = match threshold {
+                Some(t) => writeln!(out, "# exit %{answer} above {t:.4}: {macs} at least"),
+                None => writeln!(out, "# to the end, %{answer}: {macs} at most"),
+            };
+        }
+        out.push('\n');
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["layer", "operator", "parameters", "MACs"]);
@@ -73,6 +92,24 @@ impl Args {
         table.to_string().lines().for_each(|l| out.extend(["#", l.trim_end(), "\n"]));
         super::print(&out)
     }
+}
+
+/// A way through a network with exits.
+struct Path {
+    answer: String,
+    /// `None` at the end of the network.
+    threshold: Option<f32>,
+    macs: Option<u64>,
+}
+
+/// The ways through a network, if it has exits.
+fn paths(g: &Graph) -> Vec<Path> {
+    let macs = path_macs(g);
+    let name = |v: ValueId| g.value(v).name.clone();
+    let early = g.exits().iter().map(|&e| (name(e.answer), g.threshold(e).map(|t| t.1)));
+    let last = g.outputs().iter().take(usize::from(!g.exits().is_empty())).map(|&v| (name(v), None));
+    let with = |(i, (answer, threshold))| Path { answer, threshold, macs: macs.as_ref().map(|m| m[i]) };
+    early.chain(last).enumerate().map(with).collect()
 }
 
 /// The groups of coupled channels, one a paragraph.

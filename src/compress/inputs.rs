@@ -5,7 +5,11 @@ use super::Training;
 #[cfg(feature = "exec")]
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
+#[cfg(feature = "exec")]
+use crate::ir::Model;
 use crate::recipe::{Action, Step};
+#[cfg(feature = "exec")]
+use std::path::PathBuf;
 
 /// What a recipe may look at beside the model.
 #[derive(Default)]
@@ -17,11 +21,22 @@ pub struct Data<'a> {
     /// What the step `distill` trains with.
     #[cfg(feature = "distill")]
     pub training: Option<&'a Training<'a>>,
+    /// Networks that the steps `cascade` name.
+    #[cfg(feature = "exec")]
+    pub smalls: &'a [(PathBuf, Model)],
     #[cfg(not(feature = "exec"))]
     pub(super) nothing: std::marker::PhantomData<&'a ()>,
 }
 
 impl Data<'_> {
+    #[cfg(feature = "exec")]
+    fn trains(&self) -> bool {
+        #[cfg(feature = "distill")]
+        return self.training.is_some();
+        #[cfg(not(feature = "distill"))]
+        false
+    }
+
     /// Whether it has what a step needs.
     pub(super) fn suffices(&self, action: &Action, step: &Step) -> Result<()> {
         let lacks = |what: String, kind: &str, key: &str| {
@@ -39,6 +54,10 @@ impl Data<'_> {
             }
             #[cfg(feature = "distill")]
             Action::Distill(_) if self.training.is_none() => lacks("`distill`".into(), "training", "train"),
+            #[cfg(feature = "exec")]
+            Action::EarlyExit(_) | Action::Cascade(_) if !calibrates && !self.trains() => {
+                lacks(format!("`{}`", step.name), "calibration or training", "calib")
+            }
             _ => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Samples, Teacher};
 use crate::error::{Error, Result};
 use crate::exec::Network;
+use crate::exits::observe::Source;
 use crate::ir::{Dim, Graph, Model, Shape, Type};
 use crate::onnx;
 use std::collections::HashMap;
@@ -61,6 +62,11 @@ impl<'a> Training<'a> {
     /// Keeps in this folder what it takes to go on after an interruption, and goes on if that is there.
     pub fn with_checkpoints(self, folder: PathBuf) -> Self {
         Training { checkpoints: Some(folder), ..self }
+    }
+
+    /// At most so many of the samples, evenly chosen, for exits.
+    pub(super) fn source(&self, samples: usize) -> Result<Source<'_>> {
+        Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
     }
 
     pub(super) fn labels(&self) -> Option<&[usize]> {

@@ -2,12 +2,34 @@
 
 use crate::error::Result;
 use crate::ir::graph::{Graph, NodeId, ValueId};
-use crate::ir::shape::Type;
+use crate::ir::shape::{Dim, Shape, Type};
 use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 impl Graph {
+    /// The part of the graph that gives these values, for inputs of these shapes.
+    ///
+    /// # Errors
+    /// If the graph has a cycle.
+    pub fn part(&self, values: &[ValueId], shapes: &[Vec<usize>]) -> Result<Graph> {
+        let mut needed: HashSet<NodeId> = HashSet::new();
+        let mut open = values.to_vec();
+        while let Some(v) = open.pop() {
+            let Some((n, _)) = self.producer(v) else { continue };
+            if needed.insert(n) {
+                open.extend(self.node_inputs(n).into_iter().flatten());
+                open.extend(self.node_captures(n).into_iter().map(|c| c.2));
+            }
+        }
+        let order: Vec<NodeId> = self.topological()?.into_iter().filter(|n| needed.contains(n)).collect();
+        let inputs = self.runtime_inputs().zip(shapes).filter_map(|(v, dims)| {
+            let dims = dims.iter().map(|&d| Dim::Known(d as u64)).collect();
+            Some((v, Type::tensor(self.value(v).ty.as_ref()?.dtype()?, Shape(dims))))
+        });
+        self.extract(&order, &inputs.collect::<Vec<_>>(), &HashMap::new(), values)
+    }
+
     /// The graph of `nodes`, in this order, that reads `inputs`, of these types, and gives `outputs`; `fixed` are values that
     /// are constants in it. Values keep their names. Everything else that the nodes read must be constant.
     ///

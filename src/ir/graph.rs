@@ -1,6 +1,7 @@
 //! Nodes and values in one bipartite petgraph: the only source of who defines and who uses what.
 
 use crate::error::{Error, Result};
+use crate::ir::exits::Exit;
 use crate::ir::node::Node;
 use crate::ir::shape::Type;
 use crate::ir::tensor::Tensor;
@@ -74,8 +75,11 @@ pub struct Graph {
     pub carried: Vec<Bytes>,
     net: DiGraph<Vertex, Slot, u32>,
     inputs: Vec<ValueId>,
-    outputs: Vec<ValueId>,
+    pub(in crate::ir) outputs: Vec<ValueId>,
     captures: Vec<ValueId>,
+    pub(in crate::ir) exits: Vec<Exit>,
+    /// Name of an output that says which exit is taken, where files are to have one.
+    pub exit_output: Option<String>,
     names: Map<String, ValueId>,
     /// Names in use around this body, which new values must not take.
     pub(crate) reserved: HashSet<String>,
@@ -92,6 +96,8 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             captures: Vec::new(),
+            exits: Vec::new(),
+            exit_output: None,
             names: Map::default(),
             reserved: HashSet::new(),
             created: 0,

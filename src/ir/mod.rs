@@ -1,6 +1,7 @@
 //! The intermediate representation: a graph of typed operators and values, and the one editor of it, [`Patch`].
 
 pub mod attr;
+pub mod exits;
 pub mod extract;
 pub mod graph;
 pub mod infer;
@@ -16,6 +17,7 @@ pub mod varints;
 pub mod verify;
 
 pub use attr::{Attr, AttrValue};
+pub use exits::Exit;
 pub use graph::{Graph, NodeId, Use, ValueId};
 pub use infer::Fact;
 pub use node::Node;

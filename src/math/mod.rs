@@ -11,6 +11,7 @@ pub mod feedback;
 pub mod fit;
 pub mod kmeans;
 pub mod knapsack;
+pub mod logistic;
 pub mod low_rank;
 pub mod magnitude;
 pub mod moments;
@@ -20,6 +21,7 @@ pub mod spatial;
 pub mod svd;
 #[cfg(test)]
 mod testing;
+pub mod thresholds;
 pub mod worth;
 
 pub use fit::{Fit, Layer};

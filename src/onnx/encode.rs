@@ -26,6 +26,7 @@ pub fn encoded_len(m: &Model) -> Result<u64> {
 /// # Errors
 /// Internal ones only: a graph that was never verified, or carried bytes that do not decode.
 pub fn model(m: &Model) -> Result<ModelProto> {
+    let m = &*m.nested()?;
     let mut out: ModelProto = in_pieces(&m.carried)?;
     let graph = self::graph(&m.graph, &HashMap::new())?;
     out.ir_version = Some(m.ir_version);

@@ -28,7 +28,7 @@
 //! the statistics of batches. Convolutions that have none get one while training, which at first changes nothing. Afterwards
 //! all are folded.
 
-use super::Step;
+use super::{OneOrMore, Step};
 use crate::distill::train::{Augment, Length, Options as Training};
 use crate::distill::{Method, Schedule};
 use crate::passes::options::{OptionsError, Share, one_of, read};
@@ -113,21 +113,6 @@ struct Change(Augment);
 impl<'de> Deserialize<'de> for Change {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Change, D::Error> {
         String::deserialize(d)?.parse().map(Change).map_err(D::Error::custom)
-    }
-}
-
-/// A list, of which one item may stand by itself.
-#[derive(Debug)]
-struct OneOrMore<T>(Vec<T>);
-
-impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let items = match toml::Value::deserialize(d)? {
-            toml::Value::Array(items) => items,
-            one => vec![one],
-        };
-        let items = items.into_iter().map(|item| T::deserialize(item).map_err(|e| D::Error::custom(e.message())));
-        Ok(OneOrMore(items.collect::<Result<_, _>>()?))
     }
 }
 

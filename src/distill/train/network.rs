@@ -1,28 +1,14 @@
 //! A network as training sees it: fed with batches of samples, it gives logits and what else is asked for.
 
 use super::samples::Samples;
+use crate::analysis::classifier::logits;
 use crate::distill::tape::{Mode, Tape};
 use crate::error::{Error, Result};
-use crate::ir::infer::axis;
-use crate::ir::op::softmax::{Function, Softmax};
-use crate::ir::{Graph, Op, ValueId};
+use crate::ir::{Graph, ValueId};
 use std::collections::BTreeSet;
 
 /// Gives, for a batch of each input of the samples, the logits, if there are any, and then each feature.
 pub type Teacher<'a> = Box<dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>> + 'a>;
-
-/// The logits behind an output: what its final softmax takes, or itself.
-pub fn logits(graph: &Graph, output: ValueId) -> ValueId {
-    let last = |op: &Softmax, v: ValueId| {
-        let rank = graph.value(v).rank().unwrap_or(0);
-        rank == 2 && axis(op.axis, rank) == Ok(1) && op.function != Function::Hardmax
-    };
-    let Some((n, _)) = graph.producer(output) else { return output };
-    match &graph.node(n).op {
-        Op::Softmax(op) if last(op, output) => graph.input(n, 0).unwrap_or(output),
-        _ => output,
-    }
-}
 
 /// The logits of a classifier, if a network of known sizes is one, and of how many classes.
 fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, usize)> {

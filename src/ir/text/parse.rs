@@ -8,7 +8,7 @@ use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::{Tensor, byte_len, elements};
 use crate::ir::text::plain;
 use crate::ir::value::{Form, Source, Value};
-use crate::ir::{Model, Node, Op};
+use crate::ir::{Exit, Model, Node, Op};
 use bytes::Bytes;
 
 /// Text is for small graphs: constants that claim more bytes are refused.
@@ -229,6 +229,13 @@ impl<'a> Parser<'a> {
                 let name = self.sigil()?;
                 let id = resolve(&mut g, &name)?;
                 g.add_output(id);
+            } else if self.keyword("exit") {
+                let answer = self.defined(&g)?;
+                self.expect("when")?;
+                let sure = self.defined(&g)?;
+                g.add_exit(Exit { answer, sure });
+            } else if self.keyword("exit-output") {
+                g.exit_output = Some(self.name()?);
             } else {
                 self.node(&mut g, at)?;
                 at += 1;
@@ -242,6 +249,11 @@ impl<'a> Parser<'a> {
         let mut value = Value::new(name, source);
         value.ty = value.ty.or(ty);
         g.add_value(value).map_err(|e| e.to_string())
+    }
+
+    fn defined(&mut self, g: &Graph) -> Parse<ValueId> {
+        let name = self.sigil()?;
+        g.find_value(&name).ok_or_else(|| format!("%{name} is not defined above"))
     }
 
     fn sigil(&mut self) -> Parse<String> {

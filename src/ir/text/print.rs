@@ -79,6 +79,12 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
     for &v in g.outputs() {
         let _ = writeln!(out, "{pad}output {}", printed(v));
     }
+    for exit in g.exits() {
+        let _ = writeln!(out, "{pad}exit {} when {}", printed(exit.answer), printed(exit.sure));
+    }
+    if let Some(number) = &g.exit_output {
+        let _ = writeln!(out, "{pad}exit-output {}", name(number));
+    }
 }
 
 fn bodies(g: &Graph, id: NodeId, depth: usize, printed: &impl Fn(ValueId) -> String, out: &mut String) {

@@ -1,0 +1,61 @@
+//! `tutee cascade SMALL BIG -o BOTH`
+
+#[cfg(feature = "distill")]
+use super::job::TrainArgs;
+use super::job::{CalibArgs, CheckArgs, Job, OutputArgs, TestArgs};
+use crate::error::Result;
+use crate::passes::options::Share;
+use crate::recipe::{Cascade, Recipe, Step};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Put a small network in front of a big one: it answers what it is sure of
+#[derive(clap::Args)]
+#[command(after_help = "\
+The threshold is the one that saves most while at most --max-drop of the samples are lost: right answers with labels,
+answers of the big network without; 0.5 % if not given. Exit code 2, and the big network as it is, if that saves nothing.
+
+Examples:
+  tutee cascade student.onnx teacher.onnx -o both.onnx --max-drop 1% --calib calib.npz
+  tutee cascade student.onnx teacher.onnx -o both.onnx --calib calib.npz --stages --test test.npz")]
+pub struct Args {
+    /// The network that is asked first (ONNX)
+    small: PathBuf,
+    /// The network that is asked where the first is not sure (ONNX)
+    big: PathBuf,
+    #[command(flatten)]
+    calib: CalibArgs,
+    #[cfg(feature = "distill")]
+    #[command(flatten)]
+    train: TrainArgs,
+    #[command(flatten)]
+    test: TestArgs,
+    /// Share of the samples that may be lost: 0.01 or 1%; 0.5 % if not given
+    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
+    max_drop: Option<Share>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        let mut step = Step::new(Cascade::NAME, "", "the command line")?;
+        step.options.insert("small".into(), toml::Value::String(self.small.display().to_string()));
+        if let Some(Share(drop)) = self.max_drop {
+            step.options.insert("max-drop".into(), toml::Value::Float(drop));
+        }
+        let job = Job {
+            model: self.big,
+            recipe: Recipe { steps: vec![step], ..Recipe::default() },
+            reference: None,
+            calib: self.calib,
+            #[cfg(feature = "distill")]
+            train: self.train,
+            check: CheckArgs { test: self.test, max_drop: None },
+            output: self.output,
+            dump_ir: None,
+            stop_after: None,
+        };
+        job.run()
+    }
+}

@@ -1,0 +1,53 @@
+//! The stage `cascade`: a small network in front of the student.
+
+use super::early_exit::{source, watched};
+use super::{Data, Run};
+use crate::error::{Error, Kind, Result};
+use crate::exits::cascade::{self, cascade};
+use crate::ir::Model;
+use crate::recipe::Cascade;
+
+impl Run<'_> {
+    /// Puts the small network in front, if that saves anything. What was asked for and not reached comes back.
+    pub fn cascade(&mut self, student: &mut Model, data: &Data<'_>, stage: &Cascade) -> Result<Option<String>> {
+        let small = data.smalls.iter().find(|s| s.0 == stage.small).map(|s| &s.1);
+        let small = small.ok_or_else(|| Error::internal(format!("{} was not loaded", stage.small.display())))?;
+        let made = source(data, stage.samples).and_then(|source| {
+            let labels = source.labels.is_some();
+            let big = &*student;
+            let made = watched(self.observer, |progress| cascade(small, big, &source, stage.max_drop, progress))?;
+            Ok((made, labels))
+        });
+        match made {
+            Ok((made, labels)) => {
+                self.note(&stage.small.display().to_string(), &told(&made, labels), true);
+                *student = made.model;
+                Ok(None)
+            }
+            // The two do not go together: that is an answer, not a fault of the recipe.
+            Err(e) if e.kind() == Kind::Target => {
+                self.note(Cascade::NAME, &e.reason(), false);
+                Ok(Some(e.reason()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn told(made: &cascade::Cascade, labels: bool) -> String {
+    let right = if labels { "right" } else { "as the big one's" };
+    format!(
+        "in front, {right} for {:.2} % by itself at {:.2} of the MACs; temperature {:.2}, calibration error {:.2} % → {:.2} %; answers above {:.4}, {:.1} %: mean MACs {:.2}, {right} for {:.2} % against {:.2} %, on {} samples",
+        100.0 * made.right.0,
+        made.macs.0 as f64 / made.macs.1 as f64,
+        made.temperature,
+        100.0 * made.error.0,
+        100.0 * made.error.1,
+        made.threshold,
+        100.0 * made.course.shares[0],
+        made.course.cost / made.macs.1 as f64,
+        100.0 * made.course.right,
+        100.0 * made.right.1,
+        made.samples
+    )
+}

@@ -1,0 +1,121 @@
+//! The stage `early-exit`: heads are fitted and exits put into the student.
+
+use super::{Data, Observer, Run};
+use crate::error::{Error, Kind, Result};
+use crate::exits::heads::{self, Choice, Goal, Where};
+use crate::exits::observe::Source;
+use crate::ir::Model;
+use crate::recipe::EarlyExit;
+use std::sync::mpsc;
+
+impl Run<'_> {
+    /// Gives the student exits, as far as some pay. `first` is the model that the recipe began with, its teacher. What was
+    /// asked for and not reached comes back.
+    pub fn early_exit(
+        &mut self,
+        student: &mut Model,
+        first: &Model,
+        data: &Data<'_>,
+        stage: &EarlyExit,
+    ) -> Result<Option<String>> {
+        let chosen = source(data, stage.samples).and_then(|source| {
+            let options = (&stage.places, stage.goal, stage.hold_back);
+            let observer = self.observer;
+            let labels = source.labels.is_some();
+            let told = watched(observer, |progress| heads::choose(student, first, &source, options, progress))?;
+            Ok((told, labels))
+        });
+        let (choice, labels) = match chosen {
+            Ok(chosen) => chosen,
+            // The model or the data do not allow for exits: that is an answer, not a fault of the recipe.
+            Err(e) if e.kind() == Kind::Target => {
+                let why = e.reason();
+                self.note(EarlyExit::NAME, &why, false);
+                return Ok(matches!(stage.goal, Goal::MaxDrop(_)).then_some(why));
+            }
+            Err(e) => return Err(e),
+        };
+        self.describe(student, &choice, stage, labels);
+        if choice.exits.is_empty() {
+            let why = "no exit saves anything within the allowed drop: the model stays as it was".to_string();
+            self.note(EarlyExit::NAME, &why, false);
+            return Ok(Some(why));
+        }
+        heads::attach(&mut student.graph, &choice)?;
+        Ok(None)
+    }
+
+    /// A row for every exit, and one of all together.
+    fn describe(&mut self, student: &Model, choice: &Choice, stage: &EarlyExit, labels: bool) {
+        let g = &student.graph;
+        let right = if labels { "right" } else { "as the whole network's" };
+        for (exit, share) in choice.exits.iter().zip(&choice.course.shares) {
+            let what = format!(
+                "exit after {:.1} % of the MACs: head {} → {}, {right} for {:.2} %; temperature {:.2}, calibration error {:.2} % → {:.2} %; taken above {:.4}, by {:.1} %",
+                100.0 * exit.place.macs as f64 / choice.macs as f64,
+                exit.place.features,
+                exit.head.bias.len(),
+                100.0 * exit.right,
+                exit.temperature,
+                100.0 * exit.error.0,
+                100.0 * exit.error.1,
+                exit.threshold,
+                100.0 * share
+            );
+            self.note(g.label(exit.place.node), &what, true);
+        }
+        if let Where::After(names) = &stage.places {
+            for name in names {
+                let taken = |node| {
+                    g.label(node) == name
+                        || g.node_outputs(node).into_iter().flatten().any(|v| g.value(v).name == *name)
+                };
+                if !choice.exits.iter().any(|e| taken(e.place.node)) {
+                    self.note(name, "an exit here would save nothing within the allowed drop", false);
+                }
+            }
+        }
+        if !choice.exits.is_empty() {
+            let what = format!(
+                "mean MACs {:.1} % of the network's, {right} for {:.2} % against {:.2} %, on {} held-back samples",
+                100.0 * choice.course.cost / choice.macs as f64,
+                100.0 * choice.course.right,
+                100.0 * choice.whole,
+                choice.held_back
+            );
+            self.note(EarlyExit::NAME, &what, true);
+        }
+    }
+}
+
+/// Training data if there is any, as it may have labels, else calibration data.
+pub(super) fn source<'a>(data: &Data<'a>, samples: usize) -> Result<Source<'a>> {
+    #[cfg(feature = "distill")]
+    if let Some(training) = data.training {
+        return training.source(samples);
+    }
+    let calibration = data.calibration.ok_or_else(|| Error::internal("no data"))?;
+    calibration.source(samples)
+}
+
+/// Runs something that tells from any thread how far it is, and tells the observer on this one.
+pub(super) fn watched<T: Send>(
+    observer: &dyn Observer,
+    run: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T + Send,
+) -> T {
+    let (tell, hear) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            let tell = std::sync::Mutex::new(tell);
+            run(&|done, all| {
+                if let Ok(tell) = tell.lock() {
+                    let _ = tell.send((done, all));
+                }
+            })
+        });
+        for (done, all) in hear {
+            observer.site(done as u64, all as u64, "running the samples");
+        }
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

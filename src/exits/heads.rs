@@ -1,0 +1,304 @@
+//! Heads: small classifiers on values of a network, fitted without training, and the exits that pay.
+
+use super::observe::{Pool, Source, observe};
+use super::places::{Place, Walk};
+use super::{asks, exit, judge, reduce};
+use crate::analysis::classifier;
+use crate::data::evenly;
+use crate::error::{Error, Result};
+use crate::ir::op::gemm::Gemm;
+use crate::ir::op::pool::{Function as Pooling, GlobalPool};
+use crate::ir::op::reduce::Function;
+use crate::ir::op::reshape::Flatten;
+use crate::ir::op::softmax::{self, Softmax};
+use crate::ir::{DType, Exit, Graph, Model, Patch, Ref, Tensor, ValueId};
+use crate::math::logistic::{Head, calibration_error, logistic, softmax as probabilities, temperature};
+use crate::math::thresholds::{Course, Trial};
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+/// Places that are probed, if the caller does not name any.
+pub const PROBES: usize = 12;
+/// Weight decay of heads.
+const DECAY: f64 = 1e-3;
+/// The part of the target of a labelled sample that is its label; the rest is what the teacher says.
+const LABEL: f64 = 0.5;
+
+/// Where the exits are to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Where {
+    /// After these nodes or values.
+    After(Vec<String>),
+    /// So many at most, where they save most.
+    Best(usize),
+}
+
+/// How sure is sure enough.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Goal {
+    /// As sure as it takes to lose at most this share of right answers.
+    MaxDrop(f64),
+    /// A probability of more than this.
+    Threshold(f64),
+}
+
+/// One exit that was chosen.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    pub place: Place,
+    /// Of features to logits, which are divided by the temperature already.
+    pub head: Head,
+    pub temperature: f64,
+    /// Expected calibration error on held-back samples, before and after temperature scaling.
+    pub error: (f64, f64),
+    /// Share of all held-back samples that its answer is right for.
+    pub right: f64,
+    pub threshold: f32,
+}
+
+/// What was chosen, and what held-back samples say of it.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// In the order they are reached; none if none pays.
+    pub exits: Vec<Chosen>,
+    pub course: Course,
+    /// Share that the whole network answers right: all, without labels.
+    pub whole: f64,
+    /// Multiply-accumulates of the network without exits.
+    pub macs: u64,
+    pub held_back: usize,
+}
+
+/// Logits of a classifier that exits can answer for.
+///
+/// # Errors
+/// If the model is none.
+pub fn logits(graph: &Graph) -> Result<(ValueId, bool)> {
+    let refuse = |why: String| Err(Error::target("the model cannot have exits").because(why));
+    let &[output] = graph.outputs() else {
+        let names: Vec<_> = graph.outputs().iter().map(|&v| format!("\"{}\"", graph.value(v).name)).collect();
+        return refuse(format!("it has {} outputs: {}; an exit answers for one", names.len(), names.join(", ")));
+    };
+    if !graph.exits().is_empty() {
+        return refuse("it has some already".into());
+    }
+    let value = graph.value(output);
+    let dtype = value.ty.as_ref().and_then(|t| t.dtype());
+    if value.rank() != Some(2) || dtype != Some(DType::F32) {
+        let ty = value.ty.as_ref().map_or("of unknown type".into(), ToString::to_string);
+        return refuse(format!("its output \"{}\" is {ty}, not float scores of classes [N,C]", value.name));
+    }
+    let logits = classifier::logits(graph, output);
+    Ok((logits, logits != output))
+}
+
+/// Fits a head at every place that comes into question to the teacher's logits, and chooses the exits and their thresholds
+/// by samples that the heads were not fitted to. Labels are used where there are any; without, what the student says is right.
+///
+/// # Errors
+/// If the model cannot have exits, or not there, or the data cannot be run through it.
+pub fn choose(
+    student: &Model,
+    teacher: &Model,
+    source: &Source<'_>,
+    (places, goal, hold_back): (&Where, Goal, f64),
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Choice> {
+    let (end, _) = logits(&student.graph)?;
+    let (taught, _) = logits(&teacher.graph).map_err(|e| e.at("the teacher"))?;
+    let walk = Walk::new(&student.graph, &source.shapes())?;
+    let (places, most) = candidates(&walk, places)?;
+    let n = source.count();
+    let held: Vec<usize> = evenly((n as f64 * hold_back).round() as usize, n).collect();
+    let fitted: Vec<usize> = (0..n).filter(|i| held.binary_search(i).is_err()).collect();
+    if held.is_empty() || fitted.is_empty() {
+        return Err(Error::input("there is too little data to fit exits").because(format!(
+            "of {n} samples {} are held back to choose by, and {} are left to fit to",
+            held.len(),
+            fitted.len()
+        )));
+    }
+    let mut values: Vec<(ValueId, Pool)> = places.iter().map(|p| (p.value, p.pool)).collect();
+    values.push((end, Pool::Nothing));
+    let mut seen = observe(student, &values, source, &|done| progress(done, 2 * n))?;
+    let told = observe(teacher, &[(taught, Pool::Nothing)], source, &|done| progress(n + done, 2 * n))?;
+    let (own, told) = (seen.pop().unwrap_or_default(), told.into_iter().next().unwrap_or_default());
+    if own.dim() != told.dim() {
+        return Err(Error::input("the model and its teacher differ in their classes"));
+    }
+    let targets = targets(told.view(), source.labels.as_deref())?;
+    let pick = |a: &Array2<f64>, rows: &[usize]| a.select(Axis(0), rows);
+    let (_, answers) = judge(pick(&own, &held).view(), 1.0);
+    let truth: Vec<usize> = match &source.labels {
+        Some(labels) => held.iter().map(|&i| labels[i]).collect(),
+        None => answers.clone(),
+    };
+    let (logits, goals) = (pick(&told, &fitted), pick(&targets, &fitted));
+    let held_targets = pick(&targets, &held);
+    let tried: Vec<Option<Probe>> = seen
+        .par_iter()
+        .map(|x| {
+            let mut head = logistic(pick(x, &fitted).view(), logits.view(), goals.view(), DECAY)?;
+            let raw = head.logits(pick(x, &held).view());
+            let temperature = temperature(raw.view(), held_targets.view());
+            let rated = |t: f64| {
+                let (confidence, classes) = judge(raw.view(), t);
+                let right: Vec<bool> = classes.iter().zip(&truth).map(|(a, b)| a == b).collect();
+                let wide: Vec<f64> = confidence.iter().map(|&c| f64::from(c)).collect();
+                (calibration_error(&wide, &right), confidence, right)
+            };
+            let (before, ..) = rated(1.0);
+            let (after, confidence, right) = rated(temperature);
+            (head.weight, head.bias) = (head.weight / temperature, head.bias / temperature);
+            Some(Probe { head, temperature, error: (before, after), confidence, right })
+        })
+        .collect();
+    let (places, probes): (Vec<Place>, Vec<Probe>) =
+        places.into_iter().zip(tried).filter_map(|(p, probe)| Some((p, probe?))).unzip();
+    let whole: Vec<bool> = answers.iter().zip(&truth).map(|(a, b)| a == b).collect();
+    let classes = own.ncols() as f64;
+    let through = places.iter().map(|p| p.macs as f64 + p.features as f64 * classes).chain([walk.macs() as f64]);
+    let trial = Trial {
+        confidence: probes.iter().map(|p| p.confidence.clone()).collect(),
+        right: probes.iter().map(|p| p.right.clone()).chain([whole]).collect(),
+        cost: through.collect(),
+    };
+    let (kept, trial, thresholds) = pay(trial, most, goal);
+    let share = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / held.len() as f64;
+    let exits = kept.iter().zip(&thresholds).map(|(&e, &threshold)| {
+        let Probe { head, temperature, error, right, .. } = &probes[e];
+        let right = share(right);
+        Chosen { place: places[e], head: head.clone(), temperature: *temperature, error: *error, right, threshold }
+    });
+    Ok(Choice {
+        exits: exits.collect(),
+        course: trial.course(&thresholds),
+        whole: trial.right.last().map_or(0.0, |r| share(r)),
+        macs: walk.macs(),
+        held_back: held.len(),
+    })
+}
+
+/// At most so many exits of a trial, with their thresholds: from all that pay, the one that is missed least is left out until
+/// they are no more than that.
+fn pay(trial: Trial, most: usize, goal: Goal) -> (Vec<usize>, Trial, Vec<f32>) {
+    let thresholds = |trial: &Trial| match goal {
+        Goal::MaxDrop(drop) => trial.thresholds(drop),
+        Goal::Threshold(t) => vec![t as f32; trial.confidence.len()],
+    };
+    let mut kept: Vec<usize> = (0..trial.confidence.len()).collect();
+    loop {
+        let now = trial.only(&kept);
+        let at = thresholds(&now);
+        let paying: Vec<usize> = (0..kept.len()).filter(|&i| at[i] < f32::INFINITY).collect();
+        if paying.len() < kept.len() {
+            kept = paying.into_iter().map(|i| kept[i]).collect();
+        } else if kept.len() <= most {
+            return (kept, now, at);
+        } else {
+            let without = (0..kept.len()).map(|i| {
+                let rest: Vec<usize> = kept.iter().copied().filter(|&e| e != kept[i]).collect();
+                let trial = trial.only(&rest);
+                (trial.course(&thresholds(&trial)).cost, rest)
+            });
+            kept = without.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(Vec::new, |w| w.1);
+        }
+    }
+}
+
+/// Places to probe, in the order they are reached, and how many of them may become exits.
+fn candidates(walk: &Walk, wanted: &Where) -> Result<(Vec<Place>, usize)> {
+    match wanted {
+        Where::After(names) => {
+            let mut places = names.iter().map(|name| walk.named(name)).collect::<Result<Vec<_>>>()?;
+            places.sort_by_key(|p| p.macs);
+            places.dedup();
+            let count = places.len();
+            Ok((places, count))
+        }
+        Where::Best(most) => {
+            let all = walk.places();
+            if all.is_empty() {
+                return Err(Error::target("the model cannot have exits").because(
+                    "there is no place that everything passes through: skip connections or a state go around every one",
+                ));
+            }
+            Ok((evenly(PROBES, all.len()).map(|i| all[i]).collect(), *most))
+        }
+    }
+}
+
+/// What heads are fitted to: the teacher's probabilities, mixed with labels.
+fn targets(told: ArrayView2<'_, f64>, labels: Option<&[usize]>) -> Result<Array2<f64>> {
+    let mut targets = probabilities(told, 1.0);
+    let Some(labels) = labels else { return Ok(targets) };
+    targets *= 1.0 - LABEL;
+    for (i, (mut row, &label)) in targets.rows_mut().into_iter().zip(labels).enumerate() {
+        let classes = row.len();
+        let share = row.get_mut(label).ok_or_else(|| {
+            Error::input(format!("label {label} of sample {i} is not a class of the model"))
+                .because(format!("it has {classes} classes"))
+        })?;
+        *share += LABEL;
+    }
+    Ok(targets)
+}
+
+/// Puts the chosen exits into a graph.
+///
+/// # Errors
+/// Internal ones only.
+pub fn attach(graph: &mut Graph, choice: &Choice) -> Result<()> {
+    let (_, softmaxed) = logits(graph)?;
+    for chosen in &choice.exits {
+        let exit = attach_one(graph, chosen, softmaxed)?;
+        graph.add_exit(exit);
+    }
+    Ok(())
+}
+
+fn attach_one(graph: &mut Graph, chosen: &Chosen, softmaxed: bool) -> Result<Exit> {
+    let mut patch = Patch::at_node(graph, chosen.place.node);
+    let Head { weight, bias } = &chosen.head;
+    let mut x = Ref::from(chosen.place.value);
+    match chosen.place.pool {
+        Pool::Nothing => {}
+        Pool::Space => {
+            let pool = GlobalPool(Pooling::Average { count_include_pad: false });
+            let pooled = patch.node("exit.pool", pool, &[Some(x)]);
+            x = patch.node("exit.features", Flatten { axis: 1 }, &[Some(pooled)]);
+        }
+        Pool::Sequence => {
+            let (op, axes) = reduce(graph, Function::Mean, Some(1));
+            let axes = axes.map(|axes| patch.constant("exit.steps", axes));
+            x = patch.node("exit.pool", op, &[Some(x), axes][..1 + usize::from(axes.is_some())]);
+        }
+    }
+    let floats = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
+    let w = patch.constant(
+        "exit.weight",
+        Tensor::f32([weight.nrows(), weight.ncols()], &floats(weight.iter().copied().collect())),
+    );
+    let b = patch.constant("exit.bias", Tensor::f32([bias.len()], &floats(bias.to_vec())));
+    let gemm = Gemm { trans_b: true, ..Gemm::default() };
+    let name = |graph: &Graph, part: &str| graph.free_name(&format!("{}.{part}", graph.label(chosen.place.node)));
+    let mut answer = patch.node("exit.logits", gemm, &[Some(x), Some(w), Some(b)]);
+    let mut named = name(graph, "exit.logits");
+    if softmaxed {
+        let op = Softmax { function: softmax::Function::Softmax, axis: 1, flatten: graph.opset < 13 };
+        answer = patch.node("exit.probabilities", op, &[Some(answer)]);
+        named = name(graph, "exit.probabilities");
+    }
+    asks(graph, &mut patch, "exit", answer, softmaxed, 1.0, chosen.threshold);
+    let sure = name(graph, "exit.sure");
+    graph.apply(patch)?;
+    exit(graph, &named, &sure)
+}
+
+struct Probe {
+    head: Head,
+    temperature: f64,
+    error: (f64, f64),
+    confidence: Vec<f32>,
+    right: Vec<bool>,
+}

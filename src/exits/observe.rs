@@ -1,0 +1,118 @@
+//! What a network has at some of its values on samples, small enough to keep: images are averaged over space.
+
+use crate::data::{Array, Feed};
+use crate::error::{Error, Result};
+use crate::exec::Network;
+use crate::ir::{Model, ValueId};
+use crate::onnx;
+use ndarray::Array2;
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Samples of a feed that takes one at a time.
+pub struct Source<'a> {
+    feed: &'a Feed<'a>,
+    picks: Vec<usize>,
+    /// Of the picked samples, where the data has labels.
+    pub labels: Option<Vec<usize>>,
+}
+
+impl<'a> Source<'a> {
+    /// # Errors
+    /// If the model takes several samples at once.
+    pub fn new(feed: &'a Feed<'a>, picks: Vec<usize>) -> Result<Source<'a>> {
+        if feed.batch() != 1 {
+            return Err(Error::target("the model cannot have exits")
+                .because(format!(
+                    "its inputs are for {} samples at once, and an exit is taken by all or by none",
+                    feed.batch()
+                ))
+                .help("export it with a batch of 1, or a symbolic one"));
+        }
+        let labels = feed.labels().map(|labels| picks.iter().map(|&i| labels[i]).collect());
+        Ok(Source { feed, picks, labels })
+    }
+
+    pub fn count(&self) -> usize {
+        self.picks.len()
+    }
+
+    /// Shapes of one sample, by input.
+    pub fn shapes(&self) -> Vec<Vec<usize>> {
+        self.feed.shapes()
+    }
+}
+
+/// Which axes of a value [`observe`] keeps besides that of the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// [1, C, …] becomes C means.
+    Space,
+    /// [1, T, C] becomes C means.
+    Sequence,
+    /// All elements stay.
+    Nothing,
+}
+
+impl Pool {
+    fn of(self, array: &Array) -> Option<Vec<f64>> {
+        let (x, shape) = (array.to_f64(), array.shape());
+        match (self, shape) {
+            (Pool::Space, [1, channels, ..]) => {
+                let size = x.len() / channels.max(&1);
+                Some(x.chunks(size.max(1)).map(|c| c.iter().sum::<f64>() / size as f64).collect())
+            }
+            (Pool::Sequence, &[1, steps, channels]) => {
+                let mut sums = vec![0.0; channels];
+                x.chunks(channels.max(1)).for_each(|row| sums.iter_mut().zip(row).for_each(|(s, v)| *s += v));
+                Some(sums.into_iter().map(|s| s / steps as f64).collect())
+            }
+            (Pool::Nothing, [1, ..]) => Some(x),
+            _ => None,
+        }
+    }
+}
+
+/// Runs a model on all samples, and gives a row a sample for each of the values. `progress` is told how many are done.
+///
+/// # Errors
+/// If tract cannot run it, or a value is not finite.
+pub fn observe(
+    model: &Model,
+    values: &[(ValueId, Pool)],
+    source: &Source<'_>,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Array2<f64>>> {
+    let graph = &model.graph;
+    let ids: Vec<ValueId> = values.iter().map(|v| v.0).collect();
+    let part = graph.part(&ids, &source.shapes())?;
+    let shell = Model { graph: part, ir_version: model.ir_version.max(4), ..model.clone() };
+    let runner = Network::from_bytes("the model", &onnx::to_bytes(&shell)?)?.runner(&source.shapes())?;
+    let done = AtomicUsize::new(0);
+    let rows: Vec<Result<Vec<Vec<f64>>>> = source
+        .picks
+        .par_iter()
+        .map(|&i| {
+            let outputs = runner.run(&source.feed.chunk(i)?)?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            let row = |(array, &(v, pool)): (&Array, &(ValueId, Pool))| {
+                let name = &graph.value(v).name;
+                let row = pool.of(array).ok_or_else(|| Error::internal(format!("\"{name}\" is {array}")))?;
+                match row.iter().all(|v| v.is_finite()) {
+                    true => Ok(row),
+                    false => Err(Error::input(format!("\"{name}\" is not finite")).at(format!("sample {i}"))),
+                }
+            };
+            outputs.iter().zip(values).map(row).collect()
+        })
+        .collect();
+    let mut flat: Vec<Vec<f64>> = vec![Vec::new(); values.len()];
+    for row in rows {
+        row?.into_iter().zip(&mut flat).for_each(|(row, all)| all.extend(row));
+    }
+    let matrix = |all: Vec<f64>| {
+        let width = all.len() / source.count().max(1);
+        Array2::from_shape_vec((source.count(), width), all).map_err(|e| Error::internal(e.to_string()))
+    };
+    flat.into_iter().map(matrix).collect()
+}

@@ -1,0 +1,180 @@
+//! Where a network can be left: values through which everything passes that comes after.
+
+use super::observe::Pool;
+use crate::analysis::cost::node_macs;
+use crate::error::{Error, Result};
+use crate::ir::{DType, Graph, NodeId, Op, Source, Use, ValueId};
+use std::collections::{HashMap, HashSet};
+
+/// A value that an exit's head can read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    pub node: NodeId,
+    pub value: ValueId,
+    pub pool: Pool,
+    /// Numbers that a head gets of it.
+    pub features: usize,
+    /// Multiply-accumulates up to here, for one sample.
+    pub macs: u64,
+}
+
+/// A graph at the sizes of one sample, walked in the order it runs.
+pub struct Walk {
+    graph: Graph,
+    order: Vec<NodeId>,
+    /// By value: the place in the order of the last node that reads it.
+    last: HashMap<ValueId, usize>,
+    /// Multiply-accumulates up to and with each node.
+    macs: Vec<u64>,
+}
+
+impl Walk {
+    /// # Errors
+    /// If the graph has a cycle, or its cost depends on dims that are known only at run time.
+    pub fn new(graph: &Graph, shapes: &[Vec<usize>]) -> Result<Walk> {
+        let names = graph.runtime_inputs().map(|v| graph.value(v).name.clone());
+        let graph = graph.at_sizes(&names.zip(shapes.iter().cloned()).collect::<Vec<_>>())?;
+        let order = graph.topological()?;
+        let mut last = HashMap::new();
+        let mut macs = Vec::new();
+        let mut total = 0u64;
+        for (i, &n) in order.iter().enumerate() {
+            let reads =
+                graph.node_inputs(n).into_iter().flatten().chain(graph.node_captures(n).into_iter().map(|c| c.2));
+            last.extend(reads.map(|v| (v, i)));
+            let here = node_macs(&graph, n, None).ok_or_else(|| {
+                Error::target("cannot tell what parts of the model cost")
+                    .at(format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)))
+                    .because("its multiply-accumulates depend on dims that are known only at run time")
+            })?;
+            total = total.saturating_add(here);
+            macs.push(total);
+        }
+        last.extend(graph.outputs().iter().map(|&v| (v, order.len())));
+        Ok(Walk { graph, order, last, macs })
+    }
+
+    /// Of the whole graph.
+    pub fn macs(&self) -> u64 {
+        self.macs.last().copied().unwrap_or(0)
+    }
+
+    /// All places, in the order they are reached; of several that cost the same, the last.
+    pub fn places(&self) -> Vec<Place> {
+        let fixed = self.fixed();
+        // Values that are read further on, by when that ends.
+        let mut live: HashSet<ValueId> = self.graph.runtime_inputs().collect();
+        let mut places: Vec<Place> = Vec::new();
+        for (i, &n) in self.order.iter().enumerate() {
+            live.extend(self.graph.node_outputs(n).into_iter().flatten().filter(|_| !fixed.contains(&n)));
+            live.retain(|v| self.last.get(v).is_some_and(|&last| last > i) && !self.is_shape(*v));
+            let only = (live.len() == 1).then(|| live.iter().next().copied()).flatten();
+            let Some(place) =
+                only.filter(|&v| self.graph.producer(v).is_some_and(|p| p.0 == n)).and_then(|v| self.at(i, v))
+            else {
+                continue;
+            };
+            // Behind everything, and before anything, there is nothing to save.
+            if place.macs == 0 || place.macs == self.macs() {
+                continue;
+            }
+            match places.last_mut() {
+                Some(before) if before.macs == place.macs => *before = place,
+                _ => places.push(place),
+            }
+        }
+        places
+    }
+
+    /// The place at the first output of a node of that name, or at the value of that name.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be one.
+    pub fn named(&self, name: &str) -> Result<Place> {
+        let g = &self.graph;
+        let node = g.nodes().find(|&n| g.label(n) == name).or_else(|| Some(g.producer(g.find_value(name)?)?.0));
+        let node = node.ok_or_else(|| {
+            let near = self.places().into_iter().map(|p| g.label(p.node).to_string()).collect::<Vec<_>>();
+            Error::input(format!("cannot exit after \"{name}\"")).because("no node or value has that name").help(
+                format!(
+                    "the network can be left after {}",
+                    if near.is_empty() { "nothing".into() } else { near.join(", ") }
+                ),
+            )
+        })?;
+        let refuse = |why: String| {
+            Error::target(format!("cannot exit after {} \"{name}\"", g.node(node).kind()))
+                .because(why)
+                .help("leave `after` away: then a place is chosen")
+        };
+        let i = self.order.iter().position(|&n| n == node).unwrap_or(0);
+        let value = g.output(node).ok_or_else(|| refuse("it has no output".into()))?;
+        let fixed = self.fixed();
+        let made = self.order[..=i].iter().filter(|n| !fixed.contains(n)).flat_map(|&n| g.node_outputs(n)).flatten();
+        let crossing = g
+            .runtime_inputs()
+            .chain(made)
+            .find(|&v| v != value && self.last.get(&v).is_some_and(|&last| last > i) && !self.is_shape(v));
+        if let Some(v) = crossing {
+            let reader = g.uses(v).into_iter().map(Use::node).find(|n| self.order[i + 1..].contains(n));
+            let reader =
+                reader.map_or("the model's output".into(), |n| format!("{} \"{}\"", g.node(n).kind(), g.label(n)));
+            return Err(refuse(format!(
+                "\"{}\" goes around it, to {reader}: a skip connection or a state",
+                g.value(v).name
+            )));
+        }
+        let place = self
+            .at(i, value)
+            .ok_or_else(|| refuse("its result is no float tensor of channels for one sample".into()))?;
+        match place.macs == self.macs() {
+            true => Err(refuse("nothing that costs anything comes after it".into())),
+            false => Ok(place),
+        }
+    }
+
+    fn at(&self, i: usize, value: ValueId) -> Option<Place> {
+        let g = &self.graph;
+        let (dims, v) = (g.value(value).dims()?, g.value(value));
+        if v.ty.as_ref()?.dtype() != Some(DType::F32) {
+            return None;
+        }
+        let spatial =
+            |n: NodeId| matches!(g.node(n).op, Op::Conv(_) | Op::BatchNorm(_) | Op::Pool(_) | Op::GlobalPool(_));
+        let (pool, features) = match dims[..] {
+            [1, c] => (Pool::Nothing, c),
+            [1, _, c] if !g.readers(value).any(spatial) => (Pool::Sequence, c),
+            [1, c, ..] if dims.len() > 2 => (Pool::Space, c),
+            _ => return None,
+        };
+        let features = usize::try_from(features).ok().filter(|&f| f > 0)?;
+        Some(Place { node: self.order[i], value, pool, features, macs: self.macs[i] })
+    }
+
+    /// Sizes and the like are no part of what a network computes of its input.
+    fn is_shape(&self, v: ValueId) -> bool {
+        let value = self.graph.value(v);
+        matches!(value.source, Source::Node) && value.ints.is_some()
+    }
+
+    /// Nodes that compute from constants alone.
+    fn fixed(&self) -> HashSet<NodeId> {
+        let mut fixed: HashSet<NodeId> = HashSet::new();
+        for &n in &self.order {
+            let reads = self
+                .graph
+                .node_inputs(n)
+                .into_iter()
+                .flatten()
+                .chain(self.graph.node_captures(n).into_iter().map(|c| c.2));
+            let constant = |v: ValueId| match self.graph.producer(v) {
+                Some((from, _)) => fixed.contains(&from),
+                None => self.graph.value(v).constant().is_some(),
+            };
+            if reads.map(constant).all(|c| c) {
+                fixed.insert(n);
+            }
+        }
+        fixed
+    }
+}

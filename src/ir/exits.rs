@@ -1,0 +1,352 @@
+//! Early exits: answers that a network gives before it is through, when it is sure of them.
+//!
+//! In the IR such a network is flat: all of it is computed, the heads of its exits hang on the trunk, and every [`Exit`]
+//! names the value that answers and the condition under which it does. So passes see every weight once, wherever it is
+//! read. In a file an exit is an `If`, in whose else branch the rest of the network is: [`Graph::nested`] makes that form,
+//! [`Graph::flatten`] takes it back.
+
+use crate::error::{Error, Result};
+use crate::ir::attr::{Attr, AttrValue};
+use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::control::If;
+use crate::ir::op::unary::Unary;
+use crate::ir::value::{Form, Source, Value};
+use crate::ir::{Model, Node, Op, Tensor};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+/// One exit: the model's output is `answer` where `sure` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    pub answer: ValueId,
+    /// One bool: a confidence is greater than a constant, the threshold.
+    pub sure: ValueId,
+}
+
+impl Model {
+    /// The model as files have it: no exits but `If` nodes.
+    ///
+    /// # Errors
+    /// Internal ones: exits that do not come before the output.
+    pub fn nested(&self) -> Result<Cow<'_, Model>> {
+        if self.graph.exits().is_empty() {
+            return Ok(Cow::Borrowed(self));
+        }
+        let mut model = Model { graph: self.graph.nested()?, ..self.clone() };
+        model.raise_ir();
+        Ok(Cow::Owned(model))
+    }
+}
+
+impl Graph {
+    /// Exits in the order they are asked.
+    pub fn exits(&self) -> &[Exit] {
+        &self.exits
+    }
+
+    /// Adds an exit that is asked after the others.
+    pub fn add_exit(&mut self, exit: Exit) {
+        for v in [exit.answer, exit.sure] {
+            self.value_mut(v).pinned = true;
+        }
+        self.exits.push(exit);
+    }
+
+    /// Confidence and threshold of an exit.
+    pub fn threshold(&self, exit: Exit) -> Option<(ValueId, f32)> {
+        let (n, _) = self.producer(exit.sure)?;
+        (self.node(n).op == Op::Binary(Binary(Kind::Greater))).then_some(())?;
+        Some((self.input(n, 0)?, self.input_constant(n, 1)?.float_scalar()? as f32))
+    }
+
+    /// The constant that holds the threshold of an exit.
+    pub fn threshold_value(&self, exit: Exit) -> Option<ValueId> {
+        self.threshold(exit).and_then(|_| self.input(self.producer(exit.sure)?.0, 1))
+    }
+
+    /// Which exit every node comes before: 0 for what runs always, the number of exits for what only the last answer takes.
+    ///
+    /// # Errors
+    /// If the graph has a cycle.
+    pub fn levels(&self) -> Result<HashMap<NodeId, usize>> {
+        let mut levels = HashMap::new();
+        for (level, exit) in self.exits().iter().enumerate() {
+            let mut open: Vec<ValueId> = vec![exit.answer, exit.sure];
+            while let Some(v) = open.pop() {
+                let Some((n, _)) = self.producer(v).filter(|(n, _)| !levels.contains_key(n)) else { continue };
+                levels.insert(n, level);
+                open.extend(self.node_inputs(n).into_iter().flatten());
+                open.extend(self.node_captures(n).into_iter().map(|c| c.2));
+            }
+        }
+        let last = self.exits().len();
+        for n in self.nodes() {
+            levels.entry(n).or_insert(last);
+        }
+        Ok(levels)
+    }
+
+    /// The graph with an `If` for every exit, the rest of the network in its else branch.
+    ///
+    /// # Errors
+    /// Internal ones: exits that do not come before the output.
+    pub fn nested(&self) -> Result<Graph> {
+        let mut g = self.clone();
+        let exits = std::mem::take(&mut g.exits);
+        let mut taken = g.all_names();
+        let (levels, order) = (self.levels()?, self.topological()?);
+        let mut inside: Vec<NodeId> = order.iter().copied().filter(|n| levels[n] == exits.len()).collect();
+        if let Some(name) = g.exit_output.take() {
+            let number = g.number(&mut taken, &name, exits.len())?;
+            let exit = g.add_value(Value::new(name.clone(), Source::Node))?;
+            inside.push(g.add_node(
+                Node::new(name, Unary::IDENTITY.into(), g.opset),
+                u32::MAX,
+                &[Some(number)],
+                &[Some(exit)],
+            ));
+            g.outputs.push(exit);
+        }
+        let outputs = g.outputs().to_vec();
+        for (level, exit) in exits.iter().enumerate().rev() {
+            let mut answers = vec![exit.answer];
+            if outputs.len() > 1 {
+                answers.push(g.number(&mut taken, &g.value(exit.answer).name.clone(), level)?);
+            }
+            let node = g.nest(&inside, *exit, &answers, &mut taken)?;
+            inside = order.iter().copied().filter(|n| levels[n] == level).collect();
+            inside.push(node);
+        }
+        g.infer_all()?;
+        Ok(g)
+    }
+
+    /// A constant that says which exit is taken.
+    fn number(&mut self, taken: &mut HashSet<String>, site: &str, exit: usize) -> Result<ValueId> {
+        let name = fresh(taken, &format!("{site}.number"));
+        self.add_value(Value::new(name, Source::Constant(Tensor::scalar_i64(exit as i64), Form::INITIALIZER)))
+    }
+
+    /// Moves nodes, in the order they run, into the else branch of an `If` that gives the graph's outputs.
+    fn nest(
+        &mut self,
+        inside: &[NodeId],
+        exit: Exit,
+        answers: &[ValueId],
+        taken: &mut HashSet<String>,
+    ) -> Result<NodeId> {
+        let outputs = self.outputs().to_vec();
+        let at = inside.iter().map(|&n| self.node(n).order.0).min().unwrap_or(u32::MAX);
+        let mut rest = Branch::new("rest", self, inside);
+        for &n in inside {
+            rest.place_node(self, n, &outputs, taken)?;
+        }
+        let mut early = Branch::new("exit", self, &[]);
+        for (&answer, &output) in answers.iter().zip(&outputs) {
+            let from = early.place(self, answer)?;
+            let name = fresh(taken, &format!("{}.exit", self.value(output).name));
+            let to = early.body.add_value(Value::new(name.clone(), Source::Node))?;
+            early.body.add_node(Node::new(name, Unary::IDENTITY.into(), self.opset), 0, &[Some(from)], &[Some(to)]);
+            early.body.add_output(to);
+        }
+        for output in &outputs {
+            let inner = rest.placed.get(output).copied();
+            let inner = inner.ok_or_else(|| Error::internal("an exit comes after the output that it answers for"))?;
+            rest.body.add_output(inner);
+        }
+        for &n in inside {
+            let made: Vec<ValueId> = self.node_outputs(n).into_iter().flatten().collect();
+            self.remove_node(n);
+            made.into_iter().filter(|v| !outputs.contains(v)).for_each(|v| self.remove_value(v));
+        }
+        for branch in [&early, &rest] {
+            branch.moved.iter().for_each(|&v| self.remove_value(v));
+        }
+        let mut node = Node::new(format!("{}.if", self.value(exit.answer).name), Op::If(If), self.opset);
+        let branches = [("then_branch", early), ("else_branch", rest)].map(|(name, branch)| {
+            node.attrs.push(Attr::new(name, AttrValue::Graph(Box::new(branch.body))));
+            branch.captured
+        });
+        let slots: Vec<_> = outputs.into_iter().map(Some).collect();
+        let id = self.add_node(node, at, &[Some(exit.sure)], &slots);
+        for (b, captured) in branches.into_iter().enumerate() {
+            captured.into_iter().enumerate().for_each(|(i, v)| self.connect_capture(id, b, i, v));
+        }
+        Ok(id)
+    }
+
+    /// Takes every `If` that is an exit apart: the rest of the network comes out of its else branch. Says how many there were.
+    ///
+    /// # Errors
+    /// Internal ones only.
+    pub fn flatten(&mut self) -> Result<usize> {
+        let mut found = 0;
+        while let Some((node, exit)) = self.find_exit() {
+            self.unnest(node)?;
+            self.add_exit(exit);
+            found += 1;
+        }
+        if found > 0 && self.outputs().len() > 1 {
+            let number = self.outputs.remove(1);
+            self.exit_output = Some(self.value(number).name.clone());
+            if let Some((n, _)) = self.producer(number) {
+                let read = self.node_inputs(n);
+                self.remove_node(n);
+                read.into_iter()
+                    .flatten()
+                    .filter(|&v| self.is_unused(v))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|v| self.remove_value(v));
+            }
+            self.remove_value(number);
+        }
+        if found > 0 {
+            self.infer_all()?;
+        }
+        Ok(found)
+    }
+
+    /// The `If` that gives all outputs of the graph, as [`Graph::nested`] writes it.
+    fn find_exit(&self) -> Option<(NodeId, Exit)> {
+        let (n, 0) = self.producer(*self.outputs().first()?)? else { return None };
+        let slots: Option<Vec<ValueId>> = self.node_outputs(n).into_iter().collect();
+        let node = self.node(n);
+        let bodies: Vec<(&str, &Graph)> = node.attrs.iter().map(|a| a.name.as_str()).zip(node.bodies()).collect();
+        let [("then_branch", early), ("else_branch", rest)] = bodies[..] else { return None };
+        let shaped = node.op == Op::If(If) && slots.as_deref() == Some(self.outputs()) && !node.inconsistent;
+        let fresh = |v: ValueId| rest.producer(v).is_some() && rest.outputs().iter().filter(|&&o| o == v).count() == 1;
+        let plain = early.nodes().all(|n| early.node(n).op == Op::Unary(Unary::IDENTITY)) && early.inputs().is_empty();
+        let whole = rest.inputs().is_empty() && rest.outputs().iter().all(|&v| fresh(v)) && self.outputs().len() <= 2;
+        let told = |v: ValueId| early.input(early.producer(v)?.0, 0);
+        let from = told(*early.outputs().first()?)?;
+        let answer =
+            self.node_captures(n).into_iter().find(|c| c.0 == 0 && early.captures().get(c.1) == Some(&from))?.2;
+        let numbered =
+            early.outputs().iter().skip(1).all(|&v| told(v).is_some_and(|v| early.value(v).constant().is_some()));
+        let exit = Exit { answer, sure: self.input(n, 0)? };
+        (shaped && plain && whole && numbered && self.threshold(exit).is_some()).then_some((n, exit))
+    }
+
+    /// Puts the nodes of the else branch in the place of their `If`.
+    fn unnest(&mut self, node: NodeId) -> Result<()> {
+        let Some(body) = self.node(node).bodies().nth(1).cloned() else {
+            return Err(Error::internal("no else branch"));
+        };
+        let slots = self.node_outputs(node);
+        let mut here: HashMap<ValueId, ValueId> = HashMap::new();
+        let captures = self.node_captures(node).into_iter().filter(|c| c.0 == 1);
+        here.extend(captures.map(|(_, i, v)| (body.captures()[i], v)));
+        let at = self.node(node).order.0;
+        self.remove_node(node);
+        here.extend(body.outputs().iter().copied().zip(slots.into_iter().flatten()));
+        for v in body.values() {
+            if !here.contains_key(&v) {
+                let mut value = body.value(v).clone();
+                value.name = self.free_name(&value.name);
+                here.insert(v, self.add_value(value)?);
+            }
+        }
+        for n in body.topological()? {
+            let map = |slots: Vec<Option<ValueId>>| slots.into_iter().map(|v| v.map(|v| here[&v])).collect::<Vec<_>>();
+            let (reads, makes) = (map(body.node_inputs(n)), map(body.node_outputs(n)));
+            let id = self.add_node(body.node(n).clone(), at, &reads, &makes);
+            body.node_captures(n).into_iter().for_each(|(b, i, v)| self.connect_capture(id, b, i, here[&v]));
+        }
+        Ok(())
+    }
+}
+
+/// A body in the making.
+struct Branch {
+    body: Graph,
+    inside: HashSet<NodeId>,
+    placed: HashMap<ValueId, ValueId>,
+    /// What it reads from around it, in order.
+    captured: Vec<ValueId>,
+    /// Constants that only it reads, and takes along.
+    moved: Vec<ValueId>,
+}
+
+impl Branch {
+    fn new(title: &str, around: &Graph, inside: &[NodeId]) -> Branch {
+        Branch {
+            body: Graph::new(title, around.opset),
+            inside: inside.iter().copied().collect(),
+            placed: HashMap::new(),
+            captured: Vec::new(),
+            moved: Vec::new(),
+        }
+    }
+
+    /// A value of the graph around as this body knows it.
+    fn place(&mut self, around: &Graph, v: ValueId) -> Result<ValueId> {
+        if let Some(&there) = self.placed.get(&v) {
+            return Ok(there);
+        }
+        let value = around.value(v);
+        let own = |n| self.inside.contains(&n);
+        // Without nodes of its own a body answers with what is made for it alone.
+        let alone = if self.inside.is_empty() { !around.is_used(v) } else { around.is_read_only_within(v, own) };
+        let there = match &value.source {
+            Source::Constant(tensor, form) if alone => {
+                self.moved.push(v);
+                let form = match form {
+                    Form::Initializer { carried, .. } => Form::Initializer { listed: false, carried: carried.clone() },
+                    form => form.clone(),
+                };
+                self.body.add_value(Value { source: Source::Constant(tensor.clone(), form), ..value.clone() })?
+            }
+            _ => {
+                self.captured.push(v);
+                self.body.add_capture(&value.name)?
+            }
+        };
+        self.placed.insert(v, there);
+        Ok(there)
+    }
+
+    fn place_node(
+        &mut self,
+        around: &Graph,
+        n: NodeId,
+        outputs: &[ValueId],
+        taken: &mut HashSet<String>,
+    ) -> Result<()> {
+        let reads = around.node_inputs(n).into_iter().map(|v| v.map(|v| self.place(around, v)).transpose());
+        let reads = reads.collect::<Result<Vec<_>>>()?;
+        let captures = around.node_captures(n);
+        let captured = captures.iter().map(|c| self.place(around, c.2)).collect::<Result<Vec<_>>>()?;
+        let mut makes = Vec::new();
+        for v in around.node_outputs(n) {
+            let Some(v) = v else {
+                makes.push(None);
+                continue;
+            };
+            let mut value = around.value(v).clone();
+            value.pinned = false;
+            if outputs.contains(&v) {
+                value.name = fresh(taken, &format!("{}.rest", value.name));
+                value.listing = Default::default();
+            }
+            let there = self.body.add_value(value)?;
+            self.placed.insert(v, there);
+            makes.push(Some(there));
+        }
+        let id = self.body.add_node(around.node(n).clone(), around.node(n).order.0, &reads, &makes);
+        captures.into_iter().zip(captured).for_each(|((b, i, _), v)| self.body.connect_capture(id, b, i, v));
+        Ok(())
+    }
+}
+
+/// A name that nothing in or around has.
+fn fresh(taken: &mut HashSet<String>, wanted: &str) -> String {
+    let mut name = wanted.to_string();
+    let mut i = 2;
+    while !taken.insert(name.clone()) {
+        name = format!("{wanted}_{i}");
+        i += 1;
+    }
+    name
+}
