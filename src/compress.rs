@@ -134,6 +134,8 @@ fn run(
     let mut interface = student.graph.interface();
     let mut steps: Vec<StepReport> = Vec::new();
     let mut missed = Vec::new();
+    #[cfg(feature = "exec")]
+    let mut exits: Option<early_exit::Settings> = None;
     let loaded = measure(&student)?;
     let mut encoded = loaded.bytes;
     let teacher_size = Size { bytes: teacher_bytes, ..loaded };
@@ -191,6 +193,15 @@ fn run(
             }
         }
         student.graph.infer_all()?;
+        #[cfg(feature = "exec")]
+        match early_exit::Settings::of(&action) {
+            Some(settings) => exits = Some(settings),
+            None => {
+                if let Some(settings) = exits.as_ref().filter(|_| !exact && !student.graph.exits().is_empty()) {
+                    run.reset_exits(&mut student, &data, settings).map_err(|e| e.at(step.place()))?;
+                }
+            }
+        }
         if let Some(before) = before {
             let grown = onnx::encoded_len(&student)?.saturating_sub(encoded);
             if grown > 0 {

@@ -4,6 +4,7 @@ use super::checkpoint::{Checkpoint, Fingerprint};
 use super::frozen::{self, Rest};
 use super::training::{Training, teacher};
 use super::{Observer, Run};
+use crate::analysis::classifier::logits;
 use crate::distill;
 use crate::distill::train::{self, Course, Epoch, Options, Outcome, Samples, Teacher, Watch};
 use crate::error::{Error, Result};
@@ -71,6 +72,13 @@ impl Run<'_> {
         if let Some(part) = &part {
             options.features.retain(|name| part.find_value(name).is_some_and(|v| part.producer(v).is_some()));
         }
+        let g = &student.graph;
+        let heads = g.exits().iter().map(|exit| g.value(logits(g, exit.answer)).name.clone());
+        let computed = |name: &String| {
+            let part = part.as_ref().unwrap_or(g);
+            part.find_value(name).is_some_and(|v| part.producer(v).is_some())
+        };
+        options.exits = heads.filter(computed).collect();
         let graph = part.as_mut().unwrap_or(&mut student.graph);
         // Into a part, nothing can be put that the whole would not have.
         let normalised = if rest.is_some() { 0 } else { distill::normalise(graph, samples, batch)? };

@@ -5,8 +5,32 @@ use crate::error::{Error, Kind, Result};
 use crate::exits::heads::{self, Choice, Goal, Where};
 use crate::exits::observe::Source;
 use crate::ir::Model;
-use crate::recipe::EarlyExit;
+use crate::recipe::{Action, Cascade, EarlyExit};
 use std::sync::mpsc;
+
+/// What thresholds are set by.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub drop: f64,
+    pub hold_back: f64,
+    pub samples: usize,
+}
+
+impl Settings {
+    /// Those of a stage that sets thresholds; `None` if it does not.
+    pub fn of(action: &Action) -> Option<Settings> {
+        match action {
+            Action::EarlyExit(EarlyExit { goal: Goal::MaxDrop(drop), hold_back, samples, .. }) => {
+                Some(Settings { drop: *drop, hold_back: *hold_back, samples: *samples })
+            }
+            // Nothing of the small network is fitted here: all samples may say what its answers are worth.
+            Action::Cascade(Cascade { max_drop, samples, .. }) => {
+                Some(Settings { drop: *max_drop, hold_back: 1.0, samples: *samples })
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Run<'_> {
     /// Gives the student exits, as far as some pay. `first` is the model that the recipe began with, its teacher. What was
@@ -43,6 +67,25 @@ impl Run<'_> {
         }
         heads::attach(&mut student.graph, &choice)?;
         Ok(None)
+    }
+
+    /// Sets thresholds anew after a step that changed what the student computes.
+    pub fn reset_exits(&mut self, student: &mut Model, data: &Data<'_>, set: &Settings) -> Result<()> {
+        let source = source(data, set.samples)?;
+        let options = (set.drop, set.hold_back);
+        let (observer, model) = (self.observer, &mut *student);
+        let told = watched(observer, |progress| heads::reset(model, &source, options, progress))?;
+        if let Some((course, whole)) = told {
+            let early = 1.0 - course.shares.last().unwrap_or(&1.0);
+            let what = format!(
+                "thresholds set anew: {:.1} % leave early, right for {:.2} % against {:.2} %, on held-back samples",
+                100.0 * early,
+                100.0 * course.right,
+                100.0 * whole
+            );
+            self.note(EarlyExit::NAME, &what, true);
+        }
+        Ok(())
     }
 
     /// A row for every exit, and one of all together.

@@ -155,7 +155,11 @@ impl<'a, 't> Run<'a, 't> {
             return refuse("there are too few samples to hold one back");
         };
         let batch = options.batch_of(n);
-        let student = Network::new(graph, samples, batch, &options.features, &weights(graph))?;
+        let values = [&options.exits[..], &options.features[..]].concat();
+        let student = Network::new(graph, samples, batch, &values, &weights(graph))?;
+        if student.classes.is_none() && !options.exits.is_empty() {
+            return refuse("only a classifier has exits");
+        }
         if student.tape.parameters().is_empty() {
             return refuse("no constant of it trains: its weights are no initializers");
         }
@@ -333,19 +337,21 @@ impl<'a, 't> Run<'a, 't> {
     fn loss(&self, outputs: &[&[f32]], samples: &[usize], targets: &Targets) -> (f64, Vec<Vec<f32>>) {
         let &Options { temperature, alpha, .. } = self.options;
         let (mut total, mut by) = (0.0, Vec::new());
-        let mut outputs = outputs.iter();
-        if let Some((k, y)) = self.student.classes.and_then(|k| Some((k, *outputs.next()?))) {
+        let heads = self.student.classes.map_or(0, |_| 1 + self.options.exits.len());
+        let (answers, features) = outputs.split_at(heads);
+        for (&y, k) in answers.iter().zip(self.student.classes.iter().copied().cycle()) {
             let labels = self.labels.map(|l| samples.iter().map(|&i| l[i]).collect::<Vec<_>>());
-            let (loss, gradient) = match (&targets.soft, labels) {
+            let (loss, mut gradient) = match (&targets.soft, labels) {
                 (Some(soft), labels) => loss::distillation(y, soft, labels.as_deref(), k, temperature, alpha),
                 (None, Some(labels)) => loss::cross_entropy(y, &labels, k),
                 (None, None) => (0.0, vec![0.0; y.len()]),
             };
-            total += loss;
+            gradient.iter_mut().for_each(|g| *g /= heads as f32);
+            total += loss / heads as f64;
             by.push(gradient);
         }
         let share = 1.0 / targets.features.len().max(1) as f64;
-        for (y, target) in outputs.zip(&targets.features) {
+        for (y, target) in features.iter().zip(&targets.features) {
             let (loss, mut gradient) = loss::relative(y, target);
             gradient.iter_mut().for_each(|g| *g *= share as f32);
             total += share * loss;

@@ -4,6 +4,7 @@ use super::observe::{Pool, Source, observe};
 use super::places::{Place, Walk};
 use super::{asks, exit, judge, reduce};
 use crate::analysis::classifier;
+use crate::analysis::paths::path_macs;
 use crate::data::evenly;
 use crate::error::{Error, Result};
 use crate::ir::op::gemm::Gemm;
@@ -244,6 +245,55 @@ fn targets(told: ArrayView2<'_, f64>, labels: Option<&[usize]>) -> Result<Array2
     Ok(targets)
 }
 
+/// Sets the thresholds of all exits anew, for a network that computes something else by now, and says what comes of them on
+/// the held-back samples, and what of the whole network. `None` if that is not asked for, or some exit is not of our making.
+///
+/// # Errors
+/// If the data cannot be run through the model.
+pub fn reset(
+    model: &mut Model,
+    source: &Source<'_>,
+    (drop, hold_back): (f64, f64),
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Option<(Course, f64)>> {
+    let g = &model.graph;
+    let asked: Option<Vec<_>> =
+        g.exits().iter().map(|&e| Some((g.threshold(e)?.0, g.threshold_value(e)?, e.answer))).collect();
+    let (Some(asked), [output], Some(macs)) = (asked, g.outputs(), path_macs(&sized(g, source)?)) else {
+        return Ok(None);
+    };
+    let mut values: Vec<(ValueId, Pool)> = asked.iter().map(|a| (a.0, Pool::Number)).collect();
+    values.extend(asked.iter().map(|a| a.2).chain([*output]).map(|v| (v, Pool::Nothing)));
+    let n = source.count();
+    let seen = observe(model, &values, source, &|done| progress(done, n))?;
+    let held: Vec<usize> = evenly((n as f64 * hold_back).round().max(1.0) as usize, n).collect();
+    let (sure, answers) = seen.split_at(asked.len());
+    let classes: Vec<Vec<usize>> = answers.iter().map(|a| judge(a.select(Axis(0), &held).view(), 1.0).1).collect();
+    let own = classes.last().cloned().unwrap_or_default();
+    let truth = source.labels.as_ref().map_or(own, |labels| held.iter().map(|&i| labels[i]).collect());
+    let right = |c: &Vec<usize>| c.iter().zip(&truth).map(|(a, b)| a == b).collect::<Vec<_>>();
+    let trial = Trial {
+        confidence: sure.iter().map(|s| held.iter().map(|&i| s[(i, 0)] as f32).collect()).collect(),
+        right: classes.iter().map(right).collect(),
+        cost: macs.into_iter().map(|m| m as f64).collect(),
+    };
+    let thresholds = trial.thresholds(drop);
+    let whole = trial.course(&vec![f32::INFINITY; thresholds.len()]).right;
+    let course = trial.course(&thresholds);
+    let mut patch = Patch::at_graph(&model.graph);
+    for (threshold, (_, value, _)) in thresholds.into_iter().zip(&asked) {
+        // No probability is greater than 1.
+        patch.set_constant(*value, Tensor::f32([], &[threshold.min(1.0)]));
+    }
+    model.graph.apply(patch)?;
+    Ok(Some((course, whole)))
+}
+
+fn sized(graph: &Graph, source: &Source<'_>) -> Result<Graph> {
+    let names = graph.runtime_inputs().map(|v| graph.value(v).name.clone());
+    graph.at_sizes(&names.zip(source.shapes()).collect::<Vec<_>>())
+}
+
 /// Puts the chosen exits into a graph.
 ///
 /// # Errors
@@ -262,7 +312,7 @@ fn attach_one(graph: &mut Graph, chosen: &Chosen, softmaxed: bool) -> Result<Exi
     let Head { weight, bias } = &chosen.head;
     let mut x = Ref::from(chosen.place.value);
     match chosen.place.pool {
-        Pool::Nothing => {}
+        Pool::Nothing | Pool::Number => {}
         Pool::Space => {
             let pool = GlobalPool(Pooling::Average { count_include_pad: false });
             let pooled = patch.node("exit.pool", pool, &[Some(x)]);

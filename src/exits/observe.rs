@@ -52,6 +52,8 @@ pub enum Pool {
     Sequence,
     /// All elements stay.
     Nothing,
+    /// A scalar.
+    Number,
 }
 
 impl Pool {
@@ -67,7 +69,7 @@ impl Pool {
                 x.chunks(channels.max(1)).for_each(|row| sums.iter_mut().zip(row).for_each(|(s, v)| *s += v));
                 Some(sums.into_iter().map(|s| s / steps as f64).collect())
             }
-            (Pool::Nothing, [1, ..]) => Some(x),
+            (Pool::Nothing, [1, ..]) | (Pool::Number, []) => Some(x),
             _ => None,
         }
     }

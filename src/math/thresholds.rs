@@ -23,7 +23,7 @@ pub struct Course {
 }
 
 /// Prices of a wrong answer that are tried, in parts of the cost of the whole network: from hardly any to prohibitive.
-const PRICES: usize = 64;
+const PRICES: usize = 32;
 const CHEAPEST: f64 = 1e-2;
 const DEAREST: f64 = 1e4;
 /// Rounds over the exits at one price.
@@ -57,60 +57,109 @@ impl Trial {
     }
 
     /// The thresholds of least mean cost whose answers are right on at most `drop` fewer of the samples (a share) than the
-    /// whole network's; infinite for an exit that does not pay. Exact for one exit at each of many prices of a wrong
-    /// answer, and for several in turn until none moves: the best course found, not a proof that there is no better.
+    /// whole network's; infinite for an exit that does not pay. Of one exit they are the best there are. Of several, the best
+    /// at many prices of a wrong answer, each exit in turn until none moves, and then with what is left of the loss spent.
     pub fn thresholds(&self, drop: f64) -> Vec<f32> {
         // Shares are quotients of counts: a difference this small is rounding.
         const ROUNDING: f64 = 1e-9;
         let exits = self.confidence.len();
         let never = vec![f32::INFINITY; exits];
         let whole = self.course(&never);
+        let n = self.right[exits].len() as f64;
+        let spare = |at: &[f32]| (self.course(at).right - whole.right + drop + ROUNDING) * n;
+        let orders: Vec<Vec<usize>> = self.confidence.iter().map(|c| descending(c)).collect();
         let mut best = (whole.cost, never.clone());
-        for step in 0..PRICES {
-            let price = CHEAPEST * (DEAREST / CHEAPEST).powf(step as f64 / (PRICES - 1) as f64) * whole.cost;
+        for step in 0..=PRICES {
+            let price = CHEAPEST * (DEAREST / CHEAPEST).powf(step as f64 / PRICES as f64) * whole.cost;
             let mut at = never.clone();
-            for _ in 0..ROUNDS {
-                let before = at.clone();
-                for e in 0..exits {
-                    at[e] = self.best_of(e, &at, price);
-                }
-                if at == before {
-                    break;
-                }
+            self.settle(&mut at, &orders, |cuts, _| most(cuts, |c| Some(c.saved - price * c.lost)));
+            if spare(&at) < 0.0 {
+                continue;
             }
-            let course = self.course(&at);
-            if course.right >= whole.right - drop - ROUNDING && course.cost < best.0 {
-                best = (course.cost, at);
+            self.settle(&mut at, &orders, |cuts, now| {
+                let limit = now.lost + spare(now.at);
+                most(cuts, |c| (c.lost <= limit).then_some(c.saved))
+            });
+            let cost = self.course(&at).cost;
+            if cost < best.0 {
+                best = (cost, at);
             }
         }
         best.1
     }
 
-    /// The best threshold of one exit, with those of the others as they are.
-    fn best_of(&self, exit: usize, others: &[f32], price: f64) -> f32 {
-        let ends = self.cost.len();
-        let leaves = |e: usize, i: usize| self.confidence[e][i] > others[e];
-        let here = (0..self.right[exit].len()).filter(|&i| !(0..exit).any(|e| leaves(e, i)));
-        // What a sample that gets here saves by leaving.
-        let gain = |i: usize| {
-            let later = (exit + 1..ends - 1).find(|&e| leaves(e, i)).unwrap_or(ends - 1);
-            let wrong = |e: usize| price * f64::from(u8::from(!self.right[e][i]));
-            self.cost[later] + wrong(later) - self.cost[exit] - wrong(exit)
-        };
-        let mut order: Vec<(f32, f64)> = here.map(|i| (self.confidence[exit][i], gain(i))).collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let (mut total, mut best) = (0.0, (0.0, f32::INFINITY));
-        for (i, &(confidence, gain)) in order.iter().enumerate() {
-            total += gain;
-            let next = order.get(i + 1).map_or(confidence - (1.0 - confidence).max(1e-3), |n| n.0);
-            // Equal confidences leave together.
-            let between = confidence.midpoint(next);
-            if total > best.0 && next <= between && between < confidence {
-                best = (total, between);
+    /// Lets `choose` set one threshold after the other until none moves.
+    fn settle(&self, at: &mut [f32], orders: &[Vec<usize>], choose: impl Fn(&[Cut], Now<'_>) -> Cut) {
+        for _ in 0..ROUNDS {
+            let before = at.to_vec();
+            for e in 0..at.len() {
+                let cuts = self.cuts(e, &orders[e], at);
+                let lost = cuts.iter().rfind(|c| c.threshold >= at[e]).map_or(0.0, |c| c.lost);
+                at[e] = choose(&cuts, Now { at, lost }).threshold;
+            }
+            if *at == before[..] {
+                break;
             }
         }
-        best.1
     }
+
+    /// Every threshold that one exit can have, from the highest, with those of the others as they are.
+    fn cuts(&self, exit: usize, order: &[usize], others: &[f32]) -> Vec<Cut> {
+        let ends = self.cost.len();
+        let leaves = |e: usize, i: usize| self.confidence[e][i] > others[e];
+        let here = order.iter().copied().filter(|&i| !(0..exit).any(|e| leaves(e, i)));
+        let here = here.map(|i| {
+            let later = (exit + 1..ends - 1).find(|&e| leaves(e, i)).unwrap_or(ends - 1);
+            let right = |e: usize| f64::from(u8::from(self.right[e][i]));
+            (self.confidence[exit][i], self.cost[later] - self.cost[exit], right(later) - right(exit))
+        });
+        let here: Vec<(f32, f64, f64)> = here.collect();
+        let mut cut = Cut { threshold: f32::INFINITY, saved: 0.0, lost: 0.0 };
+        let mut cuts = vec![cut];
+        for (i, &(confidence, saved, lost)) in here.iter().enumerate() {
+            (cut.saved, cut.lost) = (cut.saved + saved, cut.lost + lost);
+            let next = here.get(i + 1).map_or(confidence - (1.0 - confidence).max(1e-3), |n| n.0);
+            cut.threshold = confidence.midpoint(next);
+            // Equal confidences leave together.
+            if next <= cut.threshold && cut.threshold < confidence {
+                cuts.push(cut);
+            }
+        }
+        cuts
+    }
+}
+
+/// A threshold of one exit, and what comes of it: cost saved and right answers lost, summed over the samples.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    threshold: f32,
+    saved: f64,
+    lost: f64,
+}
+
+/// All thresholds as they are, and what is lost by that in question.
+#[derive(Clone, Copy)]
+struct Now<'a> {
+    at: &'a [f32],
+    lost: f64,
+}
+
+/// Samples from the most confident to the least.
+fn descending(confidence: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..confidence.len()).collect();
+    order.sort_by(|&a, &b| confidence[b].total_cmp(&confidence[a]).then(a.cmp(&b)));
+    order
+}
+
+/// The first cut of which a figure is greatest; the highest threshold if there is none.
+fn most(cuts: &[Cut], figure: impl Fn(&Cut) -> Option<f64>) -> Cut {
+    let mut best = (f64::NEG_INFINITY, cuts[0]);
+    for cut in cuts {
+        if let Some(figure) = figure(cut).filter(|f| *f > best.0) {
+            best = (figure, *cut);
+        }
+    }
+    best.1
 }
 
 #[cfg(test)]

@@ -165,6 +165,7 @@ impl Distill {
             weight_decay: o.weight_decay,
             temperature: o.temperature,
             alpha: o.alpha.0,
+            exits: Vec::new(),
             features: Vec::new(),
             augment: o.augment.0.into_iter().map(|c| c.0).collect(),
             hold_back: o.hold_back.0,

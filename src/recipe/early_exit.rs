@@ -20,7 +20,7 @@
 //! In the file an exit is an `If`, whose else branch has the rest of the network; in a batch it is taken only when every
 //! sample agrees, so run it at batch 1. `--stages` writes one file a stage beside it, for runtimes that plan an `If` anew
 //! at every call. `--exit-output NAME` adds an output that says which exit was taken. Steps that follow work on heads
-//! and trunk as on any network, and `distill` trains heads with it; thresholds stay as they were set here.
+//! and trunk as on any network, and `distill` trains the heads with it; after each, thresholds are set anew for `max-drop`.
 
 use super::{OneOrMore, Step};
 use crate::exits::heads::{Goal, Where};

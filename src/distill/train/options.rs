@@ -27,6 +27,8 @@ pub struct Options {
     pub temperature: f64,
     /// Share of what the teachers say in the loss; labels have the rest.
     pub alpha: f64,
+    /// Values, by name, that are logits too, and learn what the output learns: the heads of exits.
+    pub exits: Vec<String>,
     /// Values, by name, that are to be what they are in the first teacher.
     pub features: Vec<String>,
     pub augment: Vec<Augment>,
@@ -47,6 +49,7 @@ impl Default for Options {
             weight_decay: 0.01,
             temperature: 4.0,
             alpha: 0.9,
+            exits: Vec::new(),
             features: Vec::new(),
             augment: Vec::new(),
             hold_back: 0.1,
