@@ -307,6 +307,58 @@ const CASES: &[Case] = &[
         |d| arrays(d, &[X]),
         "compress teacher.onnx -o student.onnx -p clean --calib data.npz --calib-samples 0",
     ),
+    // Exits.
+    ("exits without data", fine, "compress teacher.onnx -o student.onnx -p early-exit"),
+    (
+        "exits here and there",
+        |d| many(d),
+        "compress teacher.onnx -o student.onnx -p early-exit:exits=2,after=a --calib data.npz",
+    ),
+    (
+        "a threshold and a drop",
+        |d| many(d),
+        "compress teacher.onnx -o student.onnx -p early-exit:threshold=0.9,max-drop=0 --calib data.npz",
+    ),
+    (
+        "an exit after nothing",
+        |d| many(d),
+        "compress teacher.onnx -o student.onnx -p early-exit:after=nowhere --calib data.npz",
+    ),
+    (
+        "exits that judge by nothing",
+        |d| many(d),
+        "compress teacher.onnx -o student.onnx -p early-exit:hold-back=0 --calib data.npz",
+    ),
+    ("stages of a network without exits", fine, "compress teacher.onnx -o student.onnx -p clean --stages"),
+    ("which exit of none", fine, "compress teacher.onnx -o student.onnx -p clean --exit-output which"),
+    ("a cascade of one", |d| many(d), "compress teacher.onnx -o student.onnx -p cascade --calib data.npz"),
+    ("a cascade without data", |d| classifier(d), "cascade teacher.onnx teacher.onnx -o student.onnx"),
+    (
+        "a small network that is not there",
+        |d| many(d),
+        "cascade small.onnx teacher.onnx -o student.onnx --calib data.npz",
+    ),
+    (
+        "stages that are none",
+        |d| {
+            arrays(d, &[X]);
+            write(d, "student.stages.json", "{ \"version\": 1 }");
+        },
+        "check teacher.onnx student.stages.json --data data.npz",
+    ),
+    (
+        "a stage that lies elsewhere",
+        |d| {
+            arrays(d, &[X]);
+            let stage = "{ \"file\": \"../a.onnx\", \"inputs\": [\"x\"], \"answer\": \"y\" }";
+            write(
+                d,
+                "student.stages.json",
+                format!("{{ \"version\": 1, \"inputs\": [\"x\"], \"output\": \"y\", \"stages\": [{stage}] }}"),
+            );
+        },
+        "check teacher.onnx student.stages.json --data data.npz",
+    ),
     // Options of prune-channels.
     ("a width of nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0"),
     ("a width above all", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=1.5"),
@@ -354,6 +406,11 @@ fn with(folder: &Path, data: impl AsRef<[u8]>) {
 
 fn arrays(folder: &Path, entries: &[Entry]) {
     with(folder, archive(entries));
+}
+
+/// Enough samples to fit to.
+fn many(folder: &Path) {
+    arrays(folder, &[("x", "<f4", "(20, 3, 4, 4)", 3840)]);
 }
 
 fn two_inputs(folder: &Path, entries: &[Entry]) {

@@ -4,7 +4,7 @@ use crate::analysis::channels::{Channels, Tie};
 use crate::analysis::cost::{batch_symbol, node_macs};
 use crate::analysis::paths::path_macs;
 use crate::compress::measure;
-use crate::error::Result;
+use crate::error::{Error, Result, io};
 use crate::ir::{Graph, NodeId, ValueId, text};
 use crate::onnx;
 use crate::report::group_digits;
@@ -24,6 +24,9 @@ pub struct Args {
     /// Print the groups of coupled channels instead: what makes them, what ties them, what is cut with them, why some stay
     #[arg(long, conflicts_with = "json")]
     channels: bool,
+    /// Of a network with exits, also print the mean that a check measured: what `tutee check --json` printed
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
     /// Print counts and layers as JSON instead
     #[arg(long)]
     json: bool,
@@ -41,6 +44,7 @@ impl Args {
         let size = measure(&loaded.model)?;
         loaded.model.graph.flatten()?;
         let g = &loaded.model.graph;
+        let mean = self.check.as_deref().map(|path| mean_macs(path, g)).transpose()?;
         let batch = batch_symbol(g);
         let order = g.topological()?;
         let layers = order.iter().map(|&n| {
@@ -68,6 +72,10 @@ impl Args {
             if !paths.is_empty() {
                 json["paths"] = paths.into();
             }
+            if let Some((mean, samples)) = mean {
+                json["mean_macs"] = mean.into();
+                json["samples"] = samples.into();
+            }
             return super::print(&format!("{json:#}\n"));
         }
         let mut out = text::print::model(&loaded.model);
@@ -81,6 +89,9 @@ impl Args {
                 None => writeln!(out, "# to the end, %{answer}: {macs} at most"),
             };
         }
+        if let Some((mean, samples)) = mean {
+            let _ = writeln!(out, "# mean over {samples} samples: {} MACs", group_digits(mean.round() as u64));
+        }
         out.push('\n');
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
@@ -92,6 +103,24 @@ impl Args {
         table.to_string().lines().for_each(|l| out.extend(["#", l.trim_end(), "\n"]));
         super::print(&out)
     }
+}
+
+/// Mean multiply-accumulates, and over how many samples, by what a check printed.
+fn mean_macs(path: &std::path::Path, g: &Graph) -> Result<(f64, u64)> {
+    let refuse = |why: String| {
+        Error::input(format!("{} does not say what exits cost on average", path.display()))
+            .because(why)
+            .help("give what `tutee check --json` printed for this model")
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| io("read", path, &e))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| refuse(e.to_string()))?;
+    let ends = json["exits"]["ends"].as_array().ok_or_else(|| refuse("it is of no model with exits".into()))?;
+    if ends.len() != g.exits().len() + 1 || g.exits().is_empty() {
+        let (own, its) = (g.exits().len(), ends.len().saturating_sub(1));
+        return Err(refuse(format!("the model has {own} exits, and the checked one {its}")));
+    }
+    let mean = json["exits"]["mean_macs"].as_f64().ok_or_else(|| refuse("the costs depend on run-time dims".into()))?;
+    Ok((mean, json["samples"].as_u64().unwrap_or(0)))
 }
 
 /// A way through a network with exits.

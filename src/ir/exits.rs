@@ -350,3 +350,130 @@ fn fresh(taken: &mut HashSet<String>, wanted: &str) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::text::{parse, print};
+
+    const FLAT: &str = "model \"m\" opset 13 {
+  input %x : f32[N,4]
+  const %w1 : f32[4,4]
+  const %w2 : f32[4,4]
+  const %shared : f32[4]
+  const %t1 : f32[] = {0.5}
+  const %t2 : f32[] = {0.25}
+
+  %a : f32[N,4] = MatMul(%x, %w1)
+  %c1 : f32[] = ReduceMax<keepdims=0>(%a)
+  %s1 : bool[] = Greater(%c1, %t1)
+  %b : f32[N,4] = Add(%a, %shared)
+  %c2 : f32[] = ReduceMax<keepdims=0>(%b)
+  %s2 : bool[] = Greater(%c2, %t2)
+  %d : f32[N,4] = MatMul(%b, %w2)
+  %y : f32[N,4] = Mul(%d, %shared)
+
+  output %y
+  exit %a when %s1
+  exit %b when %s2
+}
+";
+
+    /// What a file has: every exit an `If`, the second inside the first's else branch, with the constants that only it reads.
+    const NESTED: &str = "model \"m\" opset 13 {
+  input %x : f32[N,4]
+  const %w1 : f32[4,4]
+  const %shared : f32[4]
+  const %t1 : f32[] = {0.5}
+
+  %a : f32[N,4] = MatMul(%x, %w1)
+  %c1 : f32[] = ReduceMax<keepdims=0>(%a)
+  %s1 : bool[] = Greater(%c1, %t1)
+  %y : f32[N,4] = If(%s1) @a.if {
+    then_branch \"exit\" {
+
+      %y.exit_2 : f32[N,4] = Identity(%a)
+
+      output %y.exit_2
+    }
+    else_branch \"rest\" {
+      const %t2 : f32[] = {0.25}
+
+      %b : f32[N,4] = Add(%a, %shared)
+      %c2 : f32[] = ReduceMax<keepdims=0>(%b)
+      %s2 : bool[] = Greater(%c2, %t2)
+      %y.rest_2 : f32[N,4] = If(%s2) @b.if {
+        then_branch \"exit\" {
+
+          %y.exit : f32[N,4] = Identity(%b)
+
+          output %y.exit
+        }
+        else_branch \"rest\" {
+          const %w2 : f32[4,4]
+
+          %d : f32[N,4] = MatMul(%b, %w2)
+          %y.rest : f32[N,4] = Mul(%d, %shared)
+
+          output %y.rest
+        }
+      }
+
+      output %y.rest_2
+    }
+  }
+
+  output %y
+}
+";
+
+    #[test]
+    fn exits_become_nested_ifs_and_come_back() {
+        let flat = parse::model(FLAT).unwrap();
+        assert_eq!(print::model(&flat), FLAT);
+        let nested = flat.nested().unwrap().into_owned();
+        nested.graph.verify().unwrap();
+        assert_eq!(print::model(&nested), NESTED);
+        let mut back = parse::model(NESTED).unwrap();
+        assert_eq!(back.graph.flatten().unwrap(), 2);
+        back.graph.verify().unwrap();
+        let lines = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(&print::model(&back)), lines(FLAT));
+    }
+
+    #[test]
+    fn the_number_of_the_exit_is_an_output_of_files_alone() {
+        let mut flat = parse::model(FLAT).unwrap();
+        flat.graph.exit_output = Some("which".into());
+        assert_eq!(flat.graph.outputs().len(), 1);
+        let nested = flat.nested().unwrap().into_owned();
+        nested.graph.verify().unwrap();
+        let outputs: Vec<_> = nested.graph.outputs().iter().map(|&v| nested.graph.value(v)).collect();
+        assert_eq!(outputs[1].name, "which");
+        assert_eq!(outputs[1].ty.as_ref().unwrap().to_string(), "i64[]");
+        let mut back = nested.clone();
+        assert_eq!(back.graph.flatten().unwrap(), 2);
+        assert_eq!(back.graph.exit_output.as_deref(), Some("which"));
+        assert_eq!(back.graph.outputs().len(), 1);
+        back.graph.verify().unwrap();
+        assert_eq!(print::model(&back.nested().unwrap()), print::model(&nested));
+    }
+
+    /// An `If` that does something else than an exit stays one.
+    #[test]
+    fn other_ifs_stay() {
+        for (from, to) in [
+            ("Identity(%a)", "Neg(%a)"),
+            ("Greater(%c1, %t1)", "Less(%c1, %t1)"),
+            ("output %y\n}", "output %y\n  output %a\n}"),
+        ] {
+            let text = NESTED.replace(from, to);
+            assert_ne!(text, NESTED);
+            let mut model = parse::model(&text).unwrap();
+            assert_eq!(model.graph.flatten().unwrap(), 0, "{text}");
+        }
+    }
+}
