@@ -198,7 +198,7 @@ fn run(
             Some(settings) => exits = Some(settings),
             None => {
                 if let Some(settings) = exits.as_ref().filter(|_| !exact && !student.graph.exits().is_empty()) {
-                    run.reset_exits(&mut student, &data, settings).map_err(|e| e.at(step.place()))?;
+                    run.reset_exits(&mut student, &data, settings, &action).map_err(|e| e.at(step.place()))?;
                 }
             }
         }

@@ -117,8 +117,8 @@ fn what_does_not_pay_leaves_the_model_as_it_was() {
     let clean = run(&teacher, &[], "[{ pass = \"clean\" }]").unwrap();
     for (stage, why) in [
         // After the first block, no confidence is worth an answer.
-        ("after = \"/relu/Relu\", max-drop = 0", "no exit saves anything"),
-        ("after = \"/layer2/layer2.0/conv1/Conv\", max-drop = 0.01", "goes around it"),
+        ("after = \"/Relu\", max-drop = 0", "no exit saves anything"),
+        ("after = \"/layers/layers.2/conv1/Conv\", max-drop = 0.01", "goes around it"),
     ] {
         let steps = format!("[{{ pass = \"clean\" }}, {{ stage = \"early-exit\", {stage} }}]");
         let outcome = run(&teacher, &[], &steps).unwrap();
@@ -195,7 +195,7 @@ fn heads_train_with_the_trunk() {
     let images = Dataset::load(&fixture("fashion_test.npz")).unwrap();
     let training = tutee::compress::Training::new(&images, &fashion(), &teacher).unwrap();
     let steps = "[{ pass = \"clean\" }, { stage = \"early-exit\", exits = 1, max-drop = 0.1 }, \
-        { stage = \"distill\", steps = 4, batch = 32, learning-rate = 0.002 }]";
+        { stage = \"distill\", steps = 20, batch = 32, learning-rate = 0.0003 }]";
     let head = |stop_after| {
         let data = Data { training: Some(&training), ..Data::default() };
         let bytes = onnx::encoded_len(&teacher).unwrap();

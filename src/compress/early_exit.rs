@@ -70,9 +70,15 @@ impl Run<'_> {
     }
 
     /// Sets thresholds anew after a step that changed what the student computes.
-    pub fn reset_exits(&mut self, student: &mut Model, data: &Data<'_>, set: &Settings) -> Result<()> {
-        let source = source(data, set.samples)?;
-        let options = (set.drop, set.hold_back);
+    /// `step` is that step: what it learned from does not judge.
+    pub fn reset_exits(&mut self, student: &mut Model, data: &Data<'_>, set: &Settings, step: &Action) -> Result<()> {
+        let (source, options) = match (step, data) {
+            #[cfg(feature = "distill")]
+            (Action::Distill(stage), Data { training: Some(training), .. }) => {
+                (training.held_back(&stage.training)?, (set.drop, 1.0))
+            }
+            _ => (source(data, set.samples)?, (set.drop, set.hold_back)),
+        };
         let (observer, model) = (self.observer, &mut *student);
         let told = watched(observer, |progress| heads::reset(model, &source, options, progress))?;
         if let Some((course, whole)) = told {

@@ -69,6 +69,12 @@ impl<'a> Training<'a> {
         Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
     }
 
+    /// The samples that a training with these options judges by and learns nothing from.
+    pub(super) fn held_back(&self, options: &train::Options) -> Result<Source<'_>> {
+        let apart = train::divide(self.feed.samples(), options.hold_back, options.seed);
+        Source::new(&self.feed, apart.map_or_else(Vec::new, |[_, held_back]| held_back))
+    }
+
     pub(super) fn labels(&self) -> Option<&[usize]> {
         self.feed.labels()
     }

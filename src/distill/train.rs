@@ -10,7 +10,7 @@ mod score;
 pub use course::Course;
 pub use network::{Ends, Teacher, ends, teacher};
 pub use options::{Length, Options};
-pub use samples::{Augment, Memory, Samples};
+pub use samples::{Augment, Memory, Samples, divide};
 pub use score::{Epoch, Score};
 
 pub(super) use network::Network;

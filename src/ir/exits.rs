@@ -356,21 +356,21 @@ mod tests {
     use crate::ir::text::{parse, print};
 
     const FLAT: &str = "model \"m\" opset 13 {
-  input %x : f32[N,4]
-  const %w1 : f32[4,4]
-  const %w2 : f32[4,4]
-  const %shared : f32[4]
+  input %x : f32[N,16]
+  const %w1 : f32[16,16]
+  const %w2 : f32[16,16]
+  const %shared : f32[16]
   const %t1 : f32[] = {0.5}
   const %t2 : f32[] = {0.25}
 
-  %a : f32[N,4] = MatMul(%x, %w1)
+  %a : f32[N,16] = MatMul(%x, %w1)
   %c1 : f32[] = ReduceMax<keepdims=0>(%a)
   %s1 : bool[] = Greater(%c1, %t1)
-  %b : f32[N,4] = Add(%a, %shared)
+  %b : f32[N,16] = Add(%a, %shared)
   %c2 : f32[] = ReduceMax<keepdims=0>(%b)
   %s2 : bool[] = Greater(%c2, %t2)
-  %d : f32[N,4] = MatMul(%b, %w2)
-  %y : f32[N,4] = Mul(%d, %shared)
+  %d : f32[N,16] = MatMul(%b, %w2)
+  %y : f32[N,16] = Mul(%d, %shared)
 
   output %y
   exit %a when %s1
@@ -380,39 +380,39 @@ mod tests {
 
     /// What a file has: every exit an `If`, the second inside the first's else branch, with the constants that only it reads.
     const NESTED: &str = "model \"m\" opset 13 {
-  input %x : f32[N,4]
-  const %w1 : f32[4,4]
-  const %shared : f32[4]
+  input %x : f32[N,16]
+  const %w1 : f32[16,16]
+  const %shared : f32[16]
   const %t1 : f32[] = {0.5}
 
-  %a : f32[N,4] = MatMul(%x, %w1)
+  %a : f32[N,16] = MatMul(%x, %w1)
   %c1 : f32[] = ReduceMax<keepdims=0>(%a)
   %s1 : bool[] = Greater(%c1, %t1)
-  %y : f32[N,4] = If(%s1) @a.if {
+  %y : f32[N,16] = If(%s1) @a.if {
     then_branch \"exit\" {
 
-      %y.exit_2 : f32[N,4] = Identity(%a)
+      %y.exit_2 : f32[N,16] = Identity(%a)
 
       output %y.exit_2
     }
     else_branch \"rest\" {
       const %t2 : f32[] = {0.25}
 
-      %b : f32[N,4] = Add(%a, %shared)
+      %b : f32[N,16] = Add(%a, %shared)
       %c2 : f32[] = ReduceMax<keepdims=0>(%b)
       %s2 : bool[] = Greater(%c2, %t2)
-      %y.rest_2 : f32[N,4] = If(%s2) @b.if {
+      %y.rest_2 : f32[N,16] = If(%s2) @b.if {
         then_branch \"exit\" {
 
-          %y.exit : f32[N,4] = Identity(%b)
+          %y.exit : f32[N,16] = Identity(%b)
 
           output %y.exit
         }
         else_branch \"rest\" {
-          const %w2 : f32[4,4]
+          const %w2 : f32[16,16]
 
-          %d : f32[N,4] = MatMul(%b, %w2)
-          %y.rest : f32[N,4] = Mul(%d, %shared)
+          %d : f32[N,16] = MatMul(%b, %w2)
+          %y.rest : f32[N,16] = Mul(%d, %shared)
 
           output %y.rest
         }

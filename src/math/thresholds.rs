@@ -72,14 +72,11 @@ impl Trial {
         for step in 0..=PRICES {
             let price = CHEAPEST * (DEAREST / CHEAPEST).powf(step as f64 / PRICES as f64) * whole.cost;
             let mut at = never.clone();
-            self.settle(&mut at, &orders, |cuts, _| most(cuts, |c| Some(c.saved - price * c.lost)));
+            self.settle(&mut at, &orders, price);
             if spare(&at) < 0.0 {
                 continue;
             }
-            self.settle(&mut at, &orders, |cuts, now| {
-                let limit = now.lost + spare(now.at);
-                most(cuts, |c| (c.lost <= limit).then_some(c.saved))
-            });
+            self.spend(&mut at, &orders, spare);
             let cost = self.course(&at).cost;
             if cost < best.0 {
                 best = (cost, at);
@@ -88,18 +85,32 @@ impl Trial {
         best.1
     }
 
-    /// Lets `choose` set one threshold after the other until none moves.
-    fn settle(&self, at: &mut [f32], orders: &[Vec<usize>], choose: impl Fn(&[Cut], Now<'_>) -> Cut) {
+    /// Sets one threshold after the other to the best at a price of a wrong answer, until none moves.
+    fn settle(&self, at: &mut [f32], orders: &[Vec<usize>], price: f64) {
         for _ in 0..ROUNDS {
             let before = at.to_vec();
             for e in 0..at.len() {
                 let cuts = self.cuts(e, &orders[e], at);
-                let lost = cuts.iter().rfind(|c| c.threshold >= at[e]).map_or(0.0, |c| c.lost);
-                at[e] = choose(&cuts, Now { at, lost }).threshold;
+                at[e] = most(&cuts, |c| Some(c.saved - price * c.lost)).threshold;
             }
             if *at == before[..] {
                 break;
             }
+        }
+    }
+
+    /// Sets the one threshold that saves most of what is left of the loss, and again, until none saves more.
+    fn spend(&self, at: &mut [f32], orders: &[Vec<usize>], spare: impl Fn(&[f32]) -> f64) {
+        for _ in 0..ROUNDS * at.len() {
+            let left = spare(at);
+            let moves = (0..at.len()).filter_map(|e| {
+                let cuts = self.cuts(e, &orders[e], at);
+                let now = cuts.iter().rfind(|c| c.threshold >= at[e]).copied().unwrap_or(cuts[0]);
+                let next = most(&cuts, |c| (c.lost <= now.lost + left).then_some(c.saved));
+                (next.saved > now.saved).then_some((next.saved - now.saved, e, next.threshold))
+            });
+            let Some((_, e, threshold)) = moves.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) else { break };
+            at[e] = threshold;
         }
     }
 
@@ -134,13 +145,6 @@ impl Trial {
 struct Cut {
     threshold: f32,
     saved: f64,
-    lost: f64,
-}
-
-/// All thresholds as they are, and what is lost by that in question.
-#[derive(Clone, Copy)]
-struct Now<'a> {
-    at: &'a [f32],
     lost: f64,
 }
 

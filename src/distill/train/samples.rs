@@ -149,7 +149,7 @@ impl std::ops::Deref for Batch {
 }
 
 /// The samples that are trained with and those that are held back, each in an order of its own.
-pub(super) fn divide(count: usize, hold_back: f64, seed: u64) -> Option<[Vec<usize>; 2]> {
+pub fn divide(count: usize, hold_back: f64, seed: u64) -> Option<[Vec<usize>; 2]> {
     let mut order: Vec<usize> = (0..count).collect();
     shuffle(&mut order, &mut noise(seed));
     let held = ((count as f64 * hold_back) as usize).max(1);
