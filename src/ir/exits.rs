@@ -382,7 +382,6 @@ mod tests {
     const NESTED: &str = "model \"m\" opset 13 {
   input %x : f32[N,16]
   const %w1 : f32[16,16]
-  const %shared : f32[16]
   const %t1 : f32[] = {0.5}
 
   %a : f32[N,16] = MatMul(%x, %w1)
@@ -396,6 +395,7 @@ mod tests {
       output %y.exit_2
     }
     else_branch \"rest\" {
+      const %shared : f32[16]
       const %t2 : f32[] = {0.25}
 
       %b : f32[N,16] = Add(%a, %shared)
@@ -412,7 +412,7 @@ mod tests {
           const %w2 : f32[16,16]
 
           %d : f32[N,16] = MatMul(%b, %w2)
-          %y.rest : f32[N,16] = Mul(%d, %shared)
+          %y.rest : f32[N,16] = Mul(%d, %shared) @y
 
           output %y.rest
         }
