@@ -131,7 +131,6 @@ fn set_threads(threads: Option<usize>) -> Result<()> {
 }
 
 /// Exit code 2 if a target was missed, with every one named.
-#[cfg(feature = "exec")]
 fn targets(missed: &[String]) -> Result<ExitCode> {
     match missed {
         [] => Ok(ExitCode::SUCCESS),

@@ -161,7 +161,7 @@ impl Walk {
     fn fixed(&self) -> HashSet<NodeId> {
         let mut fixed: HashSet<NodeId> = HashSet::new();
         for &n in &self.order {
-            let reads = self
+            let mut reads = self
                 .graph
                 .node_inputs(n)
                 .into_iter()
@@ -171,7 +171,7 @@ impl Walk {
                 Some((from, _)) => fixed.contains(&from),
                 None => self.graph.value(v).constant().is_some(),
             };
-            if reads.map(constant).all(|c| c) {
+            if reads.all(constant) {
                 fixed.insert(n);
             }
         }

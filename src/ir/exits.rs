@@ -14,6 +14,7 @@ use crate::ir::op::unary::Unary;
 use crate::ir::value::{Form, Source, Value};
 use crate::ir::{Model, Node, Op, Tensor};
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 /// One exit: the model's output is `answer` where `sure` holds.
@@ -242,10 +243,10 @@ impl Graph {
         self.remove_node(node);
         here.extend(body.outputs().iter().copied().zip(slots.into_iter().flatten()));
         for v in body.values() {
-            if !here.contains_key(&v) {
+            if let Entry::Vacant(place) = here.entry(v) {
                 let mut value = body.value(v).clone();
                 value.name = self.free_name(&value.name);
-                here.insert(v, self.add_value(value)?);
+                place.insert(self.add_value(value)?);
             }
         }
         for n in body.topological()? {

@@ -73,10 +73,10 @@ impl Problem<'_> {
     fn at(&self, w: &Array2<f64>) -> (f64, Array2<f64>) {
         let (n, d) = self.x.dim();
         let weight = w.slice(s![.., ..d]);
-        let mut logs = times(self.x.view(), weight.t()) + &w.column(d);
+        let mut logs = times(self.x.view(), weight.t()) + w.column(d);
         logs.rows_mut().into_iter().for_each(log_softmax);
         let loss = -(&logs * &self.targets).sum() / n as f64;
-        let by = (logs.mapv(f64::exp) - &self.targets) / n as f64;
+        let by = (logs.mapv(f64::exp) - self.targets) / n as f64;
         let mut gradient = Array2::zeros(w.raw_dim());
         gradient.slice_mut(s![.., ..d]).assign(&(times(by.t(), self.x.view()) + &weight * self.decay));
         gradient.column_mut(d).assign(&by.sum_axis(Axis(0)));
