@@ -9,8 +9,8 @@ use crate::onnx;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Chunks that are run at a time.
-const BATCH: usize = 64;
+/// Chunks that are run at a time: what they give is in memory until it is written.
+const BATCH: usize = 16;
 
 /// `(ours, data's)`: types that both have.
 const DTYPES: [(DType, Dtype); 12] = [
