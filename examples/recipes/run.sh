@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every recipe here on its model and prints what it cost: run.sh DATA_FOLDER [NAME...]
+# Runs every recipe here on its model and prints what it cost: run.sh DATA_FOLDER [NAME...]; MACs are a share of the
+# teacher's, of networks with exits on average.
 # The folder has the teachers, and for each data set a folder with train.npz, calib.npz and test.npz. `jq` reads the reports.
 set -eu
 data=$1
@@ -8,7 +9,7 @@ here=$(dirname "$0")
 tutee=${TUTEE:-tutee}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-printf '%-44s %8s %8s %10s %10s %8s\n' recipe before after parameters bytes seconds
+printf '%-44s %8s %8s %10s %10s %6s %8s\n' recipe before after parameters bytes MACs seconds
 for recipe in "$here"/*.toml; do
     name=$(basename "$recipe" .toml)
     case " $* " in "  " | *" $name "*) ;; *) continue ;; esac
@@ -19,7 +20,7 @@ for recipe in "$here"/*.toml; do
         *) set_=mnist norm="--mean 0.1307 --std 0.3081" ;;
     esac
     train=
-    if grep -q distill "$recipe"; then train="--train $data/$set_/train.npz"; fi
+    if grep -qE 'distill|early-exit' "$recipe"; then train="--train $data/$set_/train.npz"; fi
     start=$(date +%s)
     # shellcheck disable=SC2086
     "$tutee" compress "$data/$model.onnx" -o "$out/student.onnx" -r "$recipe" -q --calib "$data/$set_/calib.npz" \
@@ -29,8 +30,8 @@ for recipe in "$here"/*.toml; do
     "$tutee" check "$data/$model.onnx" "$out/student.onnx" --data "$data/$set_/test.npz" --scale 1/255 $norm -q --json \
         >"$out/check.json"
     jq -r --arg name "$name" --arg seconds $((end - start)) '[$name, .teacher.top1, .student.top1, .student.parameters,
-        .student.bytes, $seconds] | @tsv' "$out/check.json" |
-        while IFS="$(printf '\t')" read -r name before after parameters bytes seconds; do
-            printf '%-44s %8s %8s %10s %10s %8s\n' "$name" "$before" "$after" "$parameters" "$bytes" "$seconds"
+        .student.bytes, (.exits.mean_macs // .student.macs) / .teacher.macs, $seconds] | @tsv' "$out/check.json" |
+        while IFS="$(printf '\t')" read -r name before after parameters bytes macs seconds; do
+            printf '%-44s %8s %8s %10s %10s %6.3f %8s\n' "$name" "$before" "$after" "$parameters" "$bytes" "$macs" "$seconds"
         done
 done

@@ -43,7 +43,7 @@ pub fn cascade(
     let see = |model: &Model, before: usize| {
         let (end, _) = heads::logits(&model.graph)?;
         let seen = observe(model, &[(end, Pool::Nothing)], source, &|done| progress(before + done, 2 * n))?;
-        Ok::<_, Error>(seen.into_iter().next().unwrap_or_default())
+        Ok::<_, Error>(seen.into_iter().next().unwrap_or_default().mapv(f64::from))
     };
     let (first, last) = (see(small, 0)?, see(big, n)?);
     if first.dim() != last.dim() {

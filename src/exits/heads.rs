@@ -123,7 +123,8 @@ pub fn choose(
     values.push((end, Pool::Nothing));
     let mut seen = observe(student, &values, source, &|done| progress(done, 2 * n))?;
     let told = observe(teacher, &[(taught, Pool::Nothing)], source, &|done| progress(n + done, 2 * n))?;
-    let (own, told) = (seen.pop().unwrap_or_default(), told.into_iter().next().unwrap_or_default());
+    let wide = |a: Option<Array2<f32>>| a.unwrap_or_default().mapv(f64::from);
+    let (own, told) = (wide(seen.pop()), wide(told.into_iter().next()));
     if own.dim() != told.dim() {
         return Err(Error::input("the model and its teacher differ in their classes"));
     }
@@ -139,6 +140,7 @@ pub fn choose(
     let tried: Vec<Option<Probe>> = seen
         .par_iter()
         .map(|x| {
+            let x = &x.mapv(f64::from);
             let mut head = logistic(pick(x, &fitted).view(), logits.view(), goals.view(), DECAY)?;
             let raw = head.logits(pick(x, &held).view());
             let temperature = temperature(raw.view(), held_targets.view());
@@ -268,12 +270,13 @@ pub fn reset(
     let seen = observe(model, &values, source, &|done| progress(done, n))?;
     let held: Vec<usize> = evenly((n as f64 * hold_back).round().max(1.0) as usize, n).collect();
     let (sure, answers) = seen.split_at(asked.len());
-    let classes: Vec<Vec<usize>> = answers.iter().map(|a| judge(a.select(Axis(0), &held).view(), 1.0).1).collect();
+    let classes: Vec<Vec<usize>> =
+        answers.iter().map(|a| judge(a.select(Axis(0), &held).mapv(f64::from).view(), 1.0).1).collect();
     let own = classes.last().cloned().unwrap_or_default();
     let truth = source.labels.as_ref().map_or(own, |labels| held.iter().map(|&i| labels[i]).collect());
     let right = |c: &Vec<usize>| c.iter().zip(&truth).map(|(a, b)| a == b).collect::<Vec<_>>();
     let trial = Trial {
-        confidence: sure.iter().map(|s| held.iter().map(|&i| s[(i, 0)] as f32).collect()).collect(),
+        confidence: sure.iter().map(|s| held.iter().map(|&i| s[(i, 0)]).collect()).collect(),
         right: classes.iter().map(right).collect(),
         cost: macs.into_iter().map(|m| m as f64).collect(),
     };

@@ -57,17 +57,19 @@ pub enum Pool {
 }
 
 impl Pool {
-    fn of(self, array: &Array) -> Option<Vec<f64>> {
-        let (x, shape) = (array.to_f64(), array.shape());
+    fn of(self, array: &Array) -> Option<Vec<f32>> {
+        let (x, shape) = (array.to_f32(), array.shape());
         match (self, shape) {
             (Pool::Space, [1, channels, ..]) => {
                 let size = x.len() / channels.max(&1);
-                Some(x.chunks(size.max(1)).map(|c| c.iter().sum::<f64>() / size as f64).collect())
+                let mean = |c: &[f32]| (c.iter().map(|&v| f64::from(v)).sum::<f64>() / size as f64) as f32;
+                Some(x.chunks(size.max(1)).map(mean).collect())
             }
             (Pool::Sequence, &[1, steps, channels]) => {
                 let mut sums = vec![0.0; channels];
-                x.chunks(channels.max(1)).for_each(|row| sums.iter_mut().zip(row).for_each(|(s, v)| *s += v));
-                Some(sums.into_iter().map(|s| s / steps as f64).collect())
+                x.chunks(channels.max(1))
+                    .for_each(|row| sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v)));
+                Some(sums.into_iter().map(|s: f64| (s / steps as f64) as f32).collect())
             }
             (Pool::Nothing, [1, ..]) | (Pool::Number, []) => Some(x),
             _ => None,
@@ -84,14 +86,14 @@ pub fn observe(
     values: &[(ValueId, Pool)],
     source: &Source<'_>,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Array2<f64>>> {
+) -> Result<Vec<Array2<f32>>> {
     let graph = &model.graph;
     let ids: Vec<ValueId> = values.iter().map(|v| v.0).collect();
     let part = graph.part(&ids, &source.shapes())?;
     let shell = Model { graph: part, ir_version: model.ir_version.max(4), ..model.clone() };
     let runner = Network::from_bytes("the model", &onnx::to_bytes(&shell)?)?.runner(&source.shapes())?;
     let done = AtomicUsize::new(0);
-    let rows: Vec<Result<Vec<Vec<f64>>>> = source
+    let rows: Vec<Result<Vec<Vec<f32>>>> = source
         .picks
         .par_iter()
         .map(|&i| {
@@ -108,11 +110,11 @@ pub fn observe(
             outputs.iter().zip(values).map(row).collect()
         })
         .collect();
-    let mut flat: Vec<Vec<f64>> = vec![Vec::new(); values.len()];
+    let mut flat: Vec<Vec<f32>> = vec![Vec::new(); values.len()];
     for row in rows {
         row?.into_iter().zip(&mut flat).for_each(|(row, all)| all.extend(row));
     }
-    let matrix = |all: Vec<f64>| {
+    let matrix = |all: Vec<f32>| {
         let width = all.len() / source.count().max(1);
         Array2::from_shape_vec((source.count(), width), all).map_err(|e| Error::internal(e.to_string()))
     };
