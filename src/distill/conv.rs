@@ -14,8 +14,9 @@ use std::ops::Range;
 /// Columns that a product should have at least: several images are taken together if one has fewer windows.
 const FEW: usize = 64;
 
-/// Columns that are made at a time, unless one row of windows has more.
-const MANY: usize = 1024;
+/// Elements of the columns that are made at a time, if that is a row of windows and not too few columns: they stay in the
+/// cache until they are multiplied, and what `gemm` copies of them is no memory that the system has to map each time.
+const CACHED: usize = 1 << 15;
 
 pub fn build<T: Real>(site: &mut Site<'_, '_, T>, op: &ConvOp) -> Result<(), String> {
     let (x, w, y) = (site.dims(0)?, site.dims(1)?, site.out(0)?);
@@ -28,7 +29,8 @@ pub fn build<T: Real>(site: &mut Site<'_, '_, T>, op: &ConvOp) -> Result<(), Str
     if kernel.inputs == 1 && kernel.groups > 1 {
         return site.emit(Depthwise::new(sweep, x[0], x[1], kernel.outputs), &inputs);
     }
-    site.emit(Conv::new(sweep, x[0], [kernel.groups * kernel.inputs, kernel.outputs], kernel.groups), &inputs)
+    let conv = Conv::new(sweep, x[0], [kernel.groups * kernel.inputs, kernel.outputs], kernel.groups);
+    site.emit(conv.mirrored(), &inputs)
 }
 
 /// The transpose of the convolution that has its input and output the other way round, with the same weight.
@@ -59,6 +61,9 @@ struct Conv {
     /// Images and rows of windows whose columns are made together.
     together: usize,
     rows: usize,
+    /// The convolution from Y to X that gives the gradient by X, with the weight turned around; where windows are not
+    /// next to each other, there is none.
+    mirror: Option<Box<Conv>>,
 }
 
 /// Windows of some images: all of several, or some rows of one.
@@ -74,8 +79,29 @@ impl Conv {
         let piece = images.div_ceil(PIECES);
         let together = FEW.div_ceil(windows).min(piece);
         let direct = together == 1 && sweep.is_pointwise();
-        let rows = if direct || windows <= MANY { sweep.output[0] } else { MANY.div_ceil(sweep.output[1]) };
-        Conv { sweep, images, channels, outputs, groups, piece, together, rows }
+        let many = (CACHED / (channels / groups * sweep.taps()).max(1)).max(FEW);
+        let rows = if direct || windows <= many { sweep.output[0] } else { many.div_ceil(sweep.output[1]) };
+        Conv { sweep, images, channels, outputs, groups, piece, together, rows, mirror: None }
+    }
+
+    /// With a mirror, if there is one.
+    fn mirrored(self) -> Conv {
+        let s = &self.sweep;
+        let reach = self.reach();
+        let shifted = s.stride == [1, 1] && !self.direct();
+        let fits = (0..2).all(|axis| s.pad[axis] <= reach[axis] && s.output[axis] <= s.input[axis] + s.pad[axis]);
+        let mirror = (shifted && fits).then(|| {
+            let turned = |pad: [usize; 2]| [0, 1].map(|axis| reach[axis].saturating_sub(pad[axis]));
+            let (pad, pad_end) = (turned(s.pad), turned(s.pad_end));
+            let sweep = Sweep { input: s.output, output: s.input, pad, pad_end, ..s.clone() };
+            Box::new(Conv::new(sweep, self.images, [self.outputs, self.channels], self.groups))
+        });
+        Conv { mirror, ..self }
+    }
+
+    /// How far the last element of a window lies from the first.
+    fn reach(&self) -> [usize; 2] {
+        [0, 1].map(|axis| (self.sweep.kernel[axis] - 1) * self.sweep.dilation[axis])
     }
 
     /// The input is its own columns.
@@ -106,14 +132,20 @@ impl Conv {
         [self.channels * self.sweep.plane(), self.outputs * self.sweep.windows()]
     }
 
-    /// Scratch memory of a piece for columns, and for outputs of several images side by side.
-    fn room(&self) -> [usize; 2] {
+    /// Scratch memory of a piece for columns, for outputs of several images side by side, and for a padded plane.
+    fn room(&self) -> [usize; 3] {
         let columns = self.together * self.rows * self.sweep.output[1];
         // Never nothing, so that every piece has some of the memory.
         [
             if self.direct() { 1 } else { self.depth() * columns },
             if self.together > 1 { self.width() * columns } else { 0 },
+            (self.rows + self.reach()[0]) * self.padded_row(),
         ]
+    }
+
+    /// Elements of a row of a padded plane, where windows are next to each other.
+    fn padded_row(&self) -> usize {
+        self.sweep.output[1] + self.reach()[1]
     }
 
     /// The tiles of a piece of so many images.
@@ -161,22 +193,52 @@ impl Conv {
         }
     }
 
-    /// Column by column the elements of a window, zeros outside of the input.
-    fn gather<T: Real>(&self, x: &[T], tile: &Tile, group: usize, columns: &mut [T]) {
+    /// Column by column the elements of a window, zeros outside of the input. `padded` is zero beside the rows.
+    fn gather<T: Real>(&self, x: &[T], tile: &Tile, group: usize, columns: &mut [T], padded: &mut [T]) {
         let stride = self.sweep.stride[1];
+        if self.sweep.stride == [1, 1] {
+            return self.gather_shifted(x, tile, group, columns, padded);
+        }
         self.stretches(tile, group, |at, [left, inside, right], from| {
             let to = &mut columns[at..at + left + inside + right];
             to[..left].fill(T::ZERO);
             to[left + inside..].fill(T::ZERO);
-            let to = &mut to[left..left + inside];
-            match stride {
-                1 => to.copy_from_slice(&x[from..from + inside]),
-                _ if inside > 0 => {
-                    to.iter_mut().zip(x[from..].iter().step_by(stride)).for_each(|(to, &x)| *to = x);
-                }
-                _ => {}
+            if inside > 0 {
+                to[left..left + inside].iter_mut().zip(x[from..].iter().step_by(stride)).for_each(|(to, &x)| *to = x);
             }
         });
+    }
+
+    /// Windows next to each other: every row of the columns is a padded plane, shifted.
+    fn gather_shifted<T: Real>(&self, x: &[T], tile: &Tile, group: usize, columns: &mut [T], padded: &mut [T]) {
+        let (s, [per_image, _], per_row) = (&self.sweep, self.image(), self.columns(tile));
+        let (own, width, wide) = (self.channels / self.groups, s.output[1], self.padded_row());
+        for (i, image) in tile.images.clone().enumerate() {
+            for channel in 0..own {
+                let plane = &x[image * per_image + (group * own + channel) * s.plane()..][..s.plane()];
+                self.pad(plane, tile.rows.clone(), padded);
+                for tap in 0..s.taps() {
+                    let (ky, kx) = (tap / s.kernel[1], tap % s.kernel[1]);
+                    let from = &padded[ky * s.dilation[0] * wide + kx * s.dilation[1]..];
+                    let at = (channel * s.taps() + tap) * per_row + i * tile.rows.len() * width;
+                    let to = &mut columns[at..at + tile.rows.len() * width];
+                    to.chunks_exact_mut(width).zip(from.chunks(wide)).for_each(|(to, from)| copy(to, &from[..width]));
+                }
+            }
+        }
+    }
+
+    /// What windows in these rows see of a plane.
+    fn pad<T: Real>(&self, plane: &[T], rows: Range<usize>, padded: &mut [T]) {
+        let (s, wide) = (&self.sweep, self.padded_row());
+        let seen = rows.start..rows.end + self.reach()[0];
+        for (y, to) in seen.zip(padded.chunks_exact_mut(wide)) {
+            let to = &mut to[s.pad[1]..s.pad[1] + s.input[1]];
+            match y.checked_sub(s.pad[0]).filter(|&y| y < s.input[0]) {
+                Some(y) => to.copy_from_slice(&plane[y * s.input[1]..][..s.input[1]]),
+                None => to.fill(T::ZERO),
+            }
+        }
     }
 
     /// The transpose of `gather`: adds to the elements.
@@ -191,12 +253,19 @@ impl Conv {
     }
 
     /// The columns of a tile: the input itself, or made in `room`.
-    fn view<'a, T: Real>(&self, x: &'a [T], tile: &Tile, group: usize, room: &'a mut [T]) -> View<'a, T> {
+    fn view<'a, T: Real>(
+        &self,
+        x: &'a [T],
+        tile: &Tile,
+        group: usize,
+        room: &'a mut [T],
+        padded: &mut [T],
+    ) -> View<'a, T> {
         let (depth, columns) = (self.depth(), self.columns(tile));
         if self.direct() {
             return View::new(&x[tile.images.start * self.image()[0] + group * depth * columns..], depth, columns);
         }
-        self.gather(x, tile, group, room);
+        self.gather(x, tile, group, room, padded);
         View::new(room, depth, columns)
     }
 
@@ -228,21 +297,23 @@ impl Conv {
         View::new(room, self.width(), self.columns(tile))
     }
 
-    /// y = W columns(x) + what `y` holds, for the images of a piece.
-    fn apply<T: Real>(&self, x: &[T], w: &[T], y: &mut [T], room: [&mut [T]; 2]) {
-        let [made, beside] = room;
+    /// y = W columns(x), or y += it with `add`, for the images of a piece.
+    fn apply<T: Real>(&self, x: &[T], w: &[T], y: &mut [T], room: [&mut [T]; 3], add: bool) {
+        let [made, beside, padded] = room;
+        padded.fill(T::ZERO);
         let (width, depth) = (self.width(), self.depth());
         for tile in self.tiles(x.len() / self.image()[0]) {
             for group in 0..self.groups {
                 let w = View::new(&w[group * width * depth..], width, depth);
-                let columns = self.view(x, &tile, group, made);
+                let columns = self.view(x, &tile, group, made, padded);
                 if self.together == 1 {
                     let at = self.place(&tile, group);
-                    multiply(&mut y[at..], self.sweep.windows(), w, columns, true);
+                    multiply(&mut y[at..], self.sweep.windows(), w, columns, add);
                 } else {
                     multiply(beside, self.columns(&tile), w, columns, false);
                     self.side_by_side(&tile, group, |at, beside_at| {
-                        y[at].iter_mut().zip(&beside[beside_at]).for_each(|(y, &v)| *y += v);
+                        let pairs = y[at].iter_mut().zip(&beside[beside_at]);
+                        pairs.for_each(|(y, &v)| *y = if add { *y + v } else { v });
                     });
                 }
             }
@@ -250,8 +321,8 @@ impl Conv {
     }
 
     /// x += columnsᵀ(Wᵀ y), for the images of a piece.
-    fn apply_transpose<T: Real>(&self, y: &[T], w: &[T], x: &mut [T], room: [&mut [T]; 2]) {
-        let [made, beside] = room;
+    fn apply_transpose<T: Real>(&self, y: &[T], w: &[T], x: &mut [T], room: [&mut [T]; 3]) {
+        let [made, beside, _] = room;
         let (width, depth) = (self.width(), self.depth());
         for tile in self.tiles(y.len() / self.image()[1]) {
             for group in 0..self.groups {
@@ -269,35 +340,53 @@ impl Conv {
     }
 
     /// dW += y columns(x)ᵀ, for the images of a piece.
-    fn add_weights<T: Real>(&self, x: &[T], y: &[T], dw: &mut [T], room: [&mut [T]; 2]) {
-        let [made, beside] = room;
+    fn add_weights<T: Real>(&self, x: &[T], y: &[T], dw: &mut [T], room: [&mut [T]; 3]) {
+        let [made, beside, padded] = room;
+        padded.fill(T::ZERO);
         let (width, depth) = (self.width(), self.depth());
         for tile in self.tiles(x.len() / self.image()[0]) {
             for group in 0..self.groups {
                 let y = self.outputs_of(y, &tile, group, beside);
-                let columns = self.view(x, &tile, group, made);
+                let columns = self.view(x, &tile, group, made, padded);
                 multiply(&mut dw[group * width * depth..], depth, y, columns.t(), true);
             }
         }
     }
 
     /// Scratch memory of a piece after its first `before` elements.
-    fn split<'a, T>(&self, scratch: &'a mut [T], before: usize) -> (&'a mut [T], [&'a mut [T]; 2]) {
+    fn split<'a, T>(&self, scratch: &'a mut [T], before: usize) -> (&'a mut [T], [&'a mut [T]; 3]) {
+        let [made, beside, _] = self.room();
         let (before, room) = scratch.split_at_mut(before);
-        (before, room.split_at_mut(self.room()[0]).into())
+        let (made, room) = room.split_at_mut(made);
+        let (beside, padded) = room.split_at_mut(beside);
+        (before, [made, beside, padded])
     }
 
     fn scratch(&self) -> Scratch {
-        let room: usize = self.room().iter().sum();
-        Scratch { forward: self.pieces() * room, backward: self.pieces() * (room + self.weights()) }
+        let room = |conv: &Conv| conv.room().iter().sum::<usize>();
+        let turned = self.mirror.as_ref().map_or(0, |m| self.weights() + self.pieces() * room(m));
+        let backward = turned.max(self.pieces() * (room(self) + self.weights()));
+        Scratch { forward: self.pieces() * room(self), backward }
+    }
+
+    /// The weight for the mirror: inputs and outputs swapped, windows turned around.
+    fn turn<T: Real>(&self, w: &[T], to: &mut [T]) {
+        let (inputs, outputs, taps) = (self.channels / self.groups, self.width(), self.sweep.taps());
+        to.par_chunks_mut(outputs * taps).enumerate().for_each(|(channel, to)| {
+            let (group, channel) = (channel / inputs, channel % inputs);
+            for (m, to) in to.chunks_exact_mut(taps).enumerate() {
+                let from = &w[((group * outputs + m) * inputs + channel) * taps..][..taps];
+                to.iter_mut().zip(from.iter().rev()).for_each(|(to, &w)| *to = w);
+            }
+        });
     }
 
     /// [`Conv::apply`] to all images.
-    fn apply_all<T: Real>(&self, x: &[T], w: &[T], y: &mut [T], scratch: &mut [T]) {
+    fn apply_all<T: Real>(&self, x: &[T], w: &[T], y: &mut [T], scratch: &mut [T], add: bool) {
         let ([per_x, per_y], room) = (self.image(), self.room().iter().sum::<usize>());
         let ends = x.par_chunks(self.piece * per_x).zip(y.par_chunks_mut(self.piece * per_y));
         let work = ends.zip(scratch.par_chunks_mut(room));
-        work.for_each(|((x, y), scratch)| self.apply(x, w, y, self.split(scratch, 0).1));
+        work.for_each(|((x, y), scratch)| self.apply(x, w, y, self.split(scratch, 0).1, add));
     }
 
     /// [`Conv::apply_transpose`] to all images.
@@ -320,6 +409,21 @@ impl Conv {
             self.add_weights(x, y, dw, room);
         });
         dw.add_partial(scratch, stride);
+    }
+}
+
+/// Copies a short run, of any length, by a few moves of fixed lengths that overlap.
+fn copy<T: Copy>(to: &mut [T], from: &[T]) {
+    fn by<const N: usize, T: Copy>(to: &mut [T], from: &[T]) {
+        let n = to.len();
+        to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0).for_each(|(to, from)| *to = *from);
+        to[n - N..].copy_from_slice(&from[n - N..]);
+    }
+    match to.len() {
+        8.. => by::<8, T>(to, from),
+        4.. => by::<4, T>(to, from),
+        2.. => by::<2, T>(to, from),
+        _ => to.copy_from_slice(from),
     }
 }
 
@@ -352,19 +456,30 @@ impl<T: Real> Kernel<T> for Conv {
     }
 
     fn forward(&mut self, x: &[&[T]], y: &mut [T], scratch: &mut [T], _: Mode) {
-        start(y, x.get(2), self.outputs, self.sweep.windows());
-        self.apply_all(x[0], x[1], y, scratch);
+        let bias = x.get(2);
+        if bias.is_some() {
+            start(y, bias, self.outputs, self.sweep.windows());
+        }
+        self.apply_all(x[0], x[1], y, scratch, bias.is_some());
     }
 
     fn backward(&mut self, back: Backward<'_, T>) {
         let Backward { x, dy, dx, scratch, .. } = back;
         let mut dx = dx.into_iter();
         if let Some(dx) = dx.next().flatten() {
-            let room = self.pieces() * self.room().iter().sum::<usize>();
-            self.apply_transpose_all(dy, x[1], dx.zeroed(), &mut scratch[..room]);
+            let room = |conv: &Conv| conv.pieces() * conv.room().iter().sum::<usize>();
+            match &self.mirror {
+                Some(mirror) => {
+                    let (turned, scratch) = scratch.split_at_mut(self.weights());
+                    self.turn(x[1], turned);
+                    mirror.apply_all(dy, turned, dx.to, &mut scratch[..room(mirror)], !dx.fresh);
+                }
+                None => self.apply_transpose_all(dy, x[1], dx.zeroed(), &mut scratch[..room(self)]),
+            }
         }
         if let Some(dw) = dx.next().flatten() {
-            self.weights_all(x[0], dy, dw, scratch);
+            let stride = self.weights() + self.room().iter().sum::<usize>();
+            self.weights_all(x[0], dy, dw, &mut scratch[..self.pieces() * stride]);
         }
         if let Some(db) = dx.next().flatten() {
             channel_sums(dy, db, self.sweep.windows());
@@ -394,7 +509,7 @@ impl<T: Real> Kernel<T> for Transposed {
         let mut dx = dx.into_iter();
         if let Some(dx) = dx.next().flatten() {
             let room = self.0.pieces() * self.0.room().iter().sum::<usize>();
-            self.0.apply_all(dy, x[1], dx.zeroed(), &mut scratch[..room]);
+            self.0.apply_all(dy, x[1], dx.to, &mut scratch[..room], !dx.fresh);
         }
         if let Some(dw) = dx.next().flatten() {
             self.0.weights_all(dy, x[0], dw, scratch);
