@@ -1,6 +1,7 @@
 //! Time of one full training step: forward in training mode, distillation loss, backward, AdamW.
 //!
 //! `cargo bench --bench step`, with `RAYON_NUM_THREADS=1` for one thread; `step.py` beside this does the same in PyTorch.
+//! CPU time and memory of the process are read from `/proc`, and 0 where there is none.
 
 use std::path::Path;
 use std::time::Instant;
@@ -8,6 +9,20 @@ use tutee::architectures::StudentNet;
 use tutee::distill::{Method, Mode, Optimizer, Tape, loss, weights};
 use tutee::ir::{Graph, Op, text};
 use tutee::onnx;
+
+/// Seconds of CPU time that the process took, by its hundredths.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// The most memory that the process had, in MB.
+fn peak() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1e3
+}
 
 fn time(name: &str, graph: &Graph, input: &str, shape: &[usize]) {
     let shapes = [(input.to_string(), shape.to_vec())];
@@ -19,8 +34,11 @@ fn time(name: &str, graph: &Graph, input: &str, shape: &[usize]) {
     let targets = loss::soften(&noise, classes, 4.0);
     tape.input_mut(0).iter_mut().zip(text::parse::noise(2)).for_each(|(x, v)| *x = v as f32);
     let mut phases = [0.0; 3];
-    let mut best = f64::INFINITY;
+    let (mut best, mut before) = (f64::INFINITY, 0.0);
     for step in 0..12 {
+        if step == 2 {
+            before = cpu();
+        }
         let start = Instant::now();
         tape.forward(Mode::Train);
         let forward = start.elapsed();
@@ -35,18 +53,20 @@ fn time(name: &str, graph: &Graph, input: &str, shape: &[usize]) {
             phases.iter_mut().zip(parts).for_each(|(p, t)| *p += t);
         }
     }
-    let mean: f64 = phases.iter().sum();
+    let (mean, cpu) = (phases.iter().sum::<f64>(), (cpu() - before) / 10.0);
     let (plain, operations) = products(&graph.at_sizes(&shapes).unwrap());
     println!(
-        "{name}: best {:.1} ms, mean {:.1} ms (forward {:.1}, backward {:.1}, update {:.1}), {:.0} images/s, {:.0} MB; \
-         {:.1} GFLOP/s, of {:.1} in plain products of the same shapes",
+        "{name}: best {:.1} ms, mean {:.1} ms (forward {:.1}, backward {:.1}, update {:.1}), CPU {:.0} ms, {:.0} images/s, \
+         tape {:.0} MB, process {:.0} MB at its peak; {:.1} GFLOP/s, of {:.1} in plain products of the same shapes",
         best * 1e3,
         mean * 1e3,
         phases[0] * 1e3,
         phases[1] * 1e3,
         phases[2] * 1e3,
+        cpu * 1e3,
         shape[0] as f64 / mean,
         tape.bytes() as f64 / 1e6,
+        peak(),
         operations / best / 1e9,
         operations / plain / 1e9
     );
