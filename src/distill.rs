@@ -38,6 +38,7 @@
 //! ```
 
 mod build;
+mod codebooks;
 mod conv;
 mod depthwise;
 mod layout;
@@ -67,4 +68,5 @@ pub use normalise::normalise;
 pub use optimizer::{Method, Optimizer};
 pub use real::Real;
 pub use schedule::Schedule;
+pub use structure::write_back;
 pub use tape::{Mode, Parameter, State, Tape};

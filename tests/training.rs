@@ -63,6 +63,20 @@ fn structure(model: &Model) -> String {
     common::printed(model).lines().map(|l| l.split(" = {").next().unwrap_or("").to_string() + "\n").collect()
 }
 
+#[test]
+fn shared_weights_stay_shared() {
+    let text = TEACHER.replace("const %w4", "const %s : f32[8,8] = seed(3) const %w4").replace(
+        "%y : f32[N,10] = Gemm<transB=1>(%f,",
+        "%h : ? = MatMul(%f, %s)
+        %i : ? = MatMul(%h, %s)
+        %y : f32[N,10] = Gemm<transB=1>(%i,",
+    );
+    let before = text::parse::model(&text).unwrap();
+    let after = done(&before, &format!("[{{ stage = 'distill', teachers = [], epochs = 4, {SHORT} }}]")).student;
+    assert_eq!(structure(&before), structure(&after));
+    assert_ne!(constant(&before.graph, "s"), constant(&after.graph, "s"));
+}
+
 const SHORT: &str = "batch = 45, learning-rate = 0.01";
 
 #[test]
@@ -90,17 +104,25 @@ fn what_the_file_has_stays() {
 }
 
 #[test]
-fn codebooks_train_and_codes_stay() {
+fn codebooks_train_with_their_codes_or_without() {
     let teacher = teacher();
-    let cluster =
-        "{ pass = 'prune-weights', min-weights = 0 }, { pass = 'cluster-weights', bits = 2, groups = 1, only = 'c2' }";
-    let before = done(&teacher, &format!("[{cluster}]")).student;
-    let after = done(&teacher, &format!("[{cluster}, {{ stage = 'distill', epochs = 3, {SHORT} }}]")).student;
-    assert_eq!(structure(&before), structure(&after));
-    let bytes = |m: &Model| m.graph.value(m.graph.find_value("w2.codes").unwrap()).constant().unwrap().clone();
-    assert!(bytes(&before) == bytes(&after));
-    let [a, b] = [&before, &after].map(|m| constant(&m.graph, "w2.books"));
-    assert!(a.iter().zip(&b).all(|(a, b)| (*a == 0.0) == (*b == 0.0)) && a.contains(&0.0) && a != b, "{a:?} {b:?}");
+    let prune = "{ pass = 'prune-weights', min-weights = 0 }";
+    let cluster = "{ pass = 'cluster-weights', bits = 2, groups = 1, only = 'c2' }";
+    let run = |steps: &str, reassign| {
+        let stage =
+            format!("{{ stage = 'distill', epochs = 5, reassign = {reassign}, batch = 45, learning-rate = 0.05 }}");
+        let [before, after] = ["", &stage].map(|stage| done(&teacher, &format!("[{steps}, {stage}]")).student);
+        assert_eq!(structure(&before), structure(&after));
+        let [a, b] = [&before, &after].map(|m| constant(&m.graph, "w2.books"));
+        let codes = |m: &Model| m.graph.value(m.graph.find_value("w2.codes").unwrap()).constant().unwrap().clone();
+        assert!(a != b, "{a:?}");
+        // What is pruned stays zero, and so does its centroid.
+        assert!(a.iter().zip(&b).all(|(a, b)| (*a == 0.0) == (*b == 0.0)), "{a:?} {b:?}");
+        codes(&before) == codes(&after)
+    };
+    assert!(run(&format!("{prune}, {cluster}"), false));
+    assert!(!run(&format!("{prune}, {cluster}"), true));
+    assert!(!run(cluster, true));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The stage `distill`: a student goes in with what earlier steps made of it, and comes out trained.
 
 use super::checkpoint::{Checkpoint, Fingerprint};
-use super::frozen::{self, Rest};
+use super::frozen::Rest;
 use super::training::{Training, teacher};
 use super::{Observer, Run};
 use crate::analysis::classifier::logits;
@@ -13,6 +13,7 @@ use crate::onnx;
 use crate::passes::{self, options};
 use crate::recipe::Distill;
 use crate::report::Point;
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// The pass that takes the normalization away again.
@@ -93,7 +94,7 @@ impl Run<'_> {
         observer.training(false);
         let outcome = outcome?;
         if let Some(part) = part {
-            frozen::store(&part, &mut student.graph)?;
+            distill::write_back(&part, &mut student.graph)?;
         }
         let fold = passes::find(FOLD).and_then(|e| e.make(toml::Table::new()).ok());
         self.clean(&mut student.graph, &fold.into_iter().collect::<Vec<_>>(), None)?;
@@ -159,8 +160,9 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize)
         (0..2).find(|&slot| Some(slot) != weight).and_then(|slot| student.input(*n, slot))
     };
     let outputs = student.outputs().iter().copied().filter(|_| ends.classes.is_none());
+    let learned = learned(student)?;
     let mut found: Vec<String> = Vec::new();
-    for v in layers.iter().filter_map(reads).filter(|&v| computed(student, v)).chain(outputs) {
+    for v in layers.iter().filter_map(reads).chain(outputs).filter(|v| learned.contains(v)) {
         let name = &student.value(v).name;
         let dims = |g: &Graph| g.find_value(name).filter(|&v| computed(g, v)).and_then(|v| g.value(v).dims());
         let [own, theirs] = [&sized[0], &sized[1]].map(dims);
@@ -170,10 +172,25 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize)
     }
     if found.is_empty() {
         return Err(Error::input("there are no features to match").because(
-            "no layer of the student reads a value that the teacher has by the same name and in the same shape",
+            "no layer of the student reads a value of another layer that the teacher has by the same name and in the same shape",
         ));
     }
     Ok(found)
+}
+
+/// The values that depend on inputs and on what trains.
+fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
+    let order = graph.topological()?;
+    let behind = |start: HashSet<ValueId>| {
+        order.iter().fold(start, |mut found, &n| {
+            if graph.node_inputs(n).into_iter().flatten().any(|v| found.contains(&v)) {
+                found.extend(graph.node_outputs(n).into_iter().flatten());
+            }
+            found
+        })
+    };
+    let trained = behind(distill::weights(graph).into_iter().collect());
+    Ok(behind(graph.runtime_inputs().collect()).intersection(&trained).copied().collect())
 }
 
 /// Tells the observer, and keeps the course.

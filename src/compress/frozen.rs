@@ -5,7 +5,7 @@ use crate::distill::train::{self, Samples};
 use crate::distill::{obstacle, weights};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
-use crate::ir::{DType, Dim, Graph, Model, NodeId, Patch, Shape, Type, ValueId};
+use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};
 use crate::onnx;
 use std::collections::{BTreeSet, HashMap};
 
@@ -87,23 +87,6 @@ impl Rest {
     pub fn samples<'a>(&'a self, whole: &'a dyn Samples) -> impl Samples + 'a {
         Joined { rest: self, whole }
     }
-}
-
-/// Writes what was trained of a part back into the whole network.
-///
-/// # Errors
-/// Internal ones.
-pub fn store(part: &Graph, graph: &mut Graph) -> Result<()> {
-    let mut patch = Patch::at_graph(graph);
-    for v in part.values() {
-        let value = part.value(v);
-        if let (Some(new), Some(own)) = (value.constant(), graph.find_value(&value.name))
-            && graph.value(own).constant().is_some_and(|old| old != new)
-        {
-            patch.set_constant(own, new.clone());
-        }
-    }
-    graph.apply(patch).map(drop)
 }
 
 struct Joined<'a> {

@@ -1,7 +1,9 @@
-//! What training leaves as it is: weights that are zero because they were pruned.
+//! What training leaves as it is: weights that are zero because they were pruned, and all of a network that is not in the
+//! part that trained.
 
 use super::tape::Tape;
-use crate::ir::{Graph, Op, ValueId};
+use crate::error::Result;
+use crate::ir::{Graph, Op, Patch, ValueId};
 
 /// A weight with a larger share of exact zeros was pruned: they stay. As in `cluster-weights`.
 const PRUNED: f64 = 0.01;
@@ -42,6 +44,23 @@ pub fn is_book(graph: &Graph, value: ValueId) -> bool {
     let mut readers = graph.readers(value).peekable();
     readers.peek().is_some()
         && readers.all(|n| matches!(graph.node(n).op, Op::Gather(_)) && graph.input(n, 0) == Some(value))
+}
+
+/// Gives the constants of a network what those of the same names are in a part of it.
+///
+/// # Errors
+/// Internal ones.
+pub fn write_back(part: &Graph, graph: &mut Graph) -> Result<()> {
+    let mut patch = Patch::at_graph(graph);
+    for v in part.values() {
+        let value = part.value(v);
+        if let (Some(new), Some(own)) = (value.constant(), graph.find_value(&value.name))
+            && graph.value(own).constant().is_some_and(|old| old != new)
+        {
+            patch.set_constant(own, new.clone());
+        }
+    }
+    graph.apply(patch).map(drop)
 }
 
 #[cfg(test)]

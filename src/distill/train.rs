@@ -16,10 +16,11 @@ pub use score::{Epoch, Score};
 pub(super) use network::Network;
 pub(super) use samples::Batch;
 
+use super::codebooks::{self, Codebooks, Freed};
 use super::loss;
 use super::optimizer::{Method, Optimizer};
-use super::structure::Zeros;
-use super::tape::Mode;
+use super::structure::{Zeros, write_back};
+use super::tape::{Mode, State};
 use super::weights;
 use crate::error::{Error, Result};
 use crate::ir::Graph;
@@ -95,10 +96,13 @@ pub fn train(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
-    let mut run = Run::new(graph, samples, teachers, options)?;
+    let mut freed = if options.reassign { codebooks::free(graph)? } else { Freed::nothing(graph) };
+    let mut run = Run::new(&mut freed, samples, teachers, options)?;
     let course = run.train(watch)?;
-    run.student.tape.restore(&course.kept);
-    run.student.tape.store(graph)?;
+    run.restore(&course.kept);
+    run.student.tape.store(&mut freed.graph)?;
+    write_back(&freed.graph, graph)?;
+    run.codebooks.store(graph)?;
     let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
     Ok(Outcome { epochs: course.epochs, best: course.best, rate: course.peak, trained, zeros })
 }
@@ -112,6 +116,7 @@ struct Targets {
 
 struct Run<'a, 't> {
     student: Network,
+    codebooks: Codebooks,
     zeros: Zeros,
     samples: &'a dyn Samples,
     teachers: &'a mut [Teacher<'t>],
@@ -123,12 +128,14 @@ struct Run<'a, 't> {
     x: Batch,
     /// The teachers' probabilities for samples as they are, where they were asked for and nothing else is.
     known: Vec<Option<Vec<f32>>>,
+    /// Whether the student gave the same for every sample that is held back, when it was last judged.
+    dead: bool,
     since: Instant,
 }
 
 impl<'a, 't> Run<'a, 't> {
     fn new(
-        graph: &Graph,
+        freed: &mut Freed,
         samples: &'a dyn Samples,
         teachers: &'a mut [Teacher<'t>],
         options: &'a Options,
@@ -155,6 +162,7 @@ impl<'a, 't> Run<'a, 't> {
             return refuse("there are too few samples to hold one back");
         };
         let batch = options.batch_of(n);
+        let graph = &freed.graph;
         let values = [&options.exits[..], &options.features[..]].concat();
         let student = Network::new(graph, samples, batch, &values, &weights(graph))?;
         if student.classes.is_none() && !options.exits.is_empty() {
@@ -171,6 +179,7 @@ impl<'a, 't> Run<'a, 't> {
         }
         let zeros = Zeros::of(graph, &student.tape);
         Ok(Run {
+            codebooks: freed.codebooks(&student.tape),
             student,
             zeros,
             samples,
@@ -182,6 +191,7 @@ impl<'a, 't> Run<'a, 't> {
             held_back,
             x: Batch::new(samples, batch),
             known: vec![None; n],
+            dead: false,
             since: Instant::now(),
         })
     }
@@ -190,14 +200,22 @@ impl<'a, 't> Run<'a, 't> {
         Optimizer::new(self.options.method, self.options.weight_decay)
     }
 
+    fn state(&mut self) -> State<f32> {
+        self.codebooks.state(&mut self.student.tape)
+    }
+
+    fn restore(&mut self, state: &State<f32>) {
+        self.codebooks.restore(&mut self.student.tape, state);
+    }
+
     /// Where the watcher left off, or the beginning.
     fn begin(&mut self, watch: &mut dyn Watch) -> Result<Course> {
-        let state = self.student.tape.state();
+        let state = self.state();
         if let Some(bytes) = watch.resume()? {
             let &Options { method, weight_decay, .. } = self.options;
             let course = Course::of_bytes(&bytes, method, weight_decay).filter(|course| course.fits(&state));
             let course = course.ok_or_else(|| Error::input("the checkpoint is damaged"))?;
-            self.student.tape.restore(&course.now);
+            self.restore(&course.now);
             return Ok(course);
         }
         let start = self.judge()?;
@@ -254,7 +272,7 @@ impl<'a, 't> Run<'a, 't> {
                 }
                 let (done, all) = self.position(&course);
                 let rate = self.options.schedule.rate(done.min(all), all, course.peak);
-                course.optimizer.step(&mut self.student.tape, rate);
+                self.codebooks.step(&mut course.optimizer, &mut self.student.tape, rate);
                 course.done += 1;
                 let (done, all) = self.position(&course);
                 goes_on = watch.step(done as f64 / all as f64, batch.len());
@@ -264,21 +282,22 @@ impl<'a, 't> Run<'a, 't> {
             }
             let held_back = self.judge()?;
             let loss = total / taken.max(1) as f64;
-            let diverged = !loss.is_finite() || !held_back.is_within(FAR * self.ignorance().max(start));
+            let far = !loss.is_finite() || !held_back.is_within(FAR * self.ignorance().max(start));
+            let diverged = far || self.dead;
             let epoch = Epoch { number, loss, held_back, diverged };
             watch.epoch(&epoch);
             if diverged {
-                self.student.tape.restore(&course.kept);
+                self.restore(&course.kept);
                 (course.optimizer, course.peak) = (self.optimizer(), course.peak * LOWER);
                 (course.restarts, course.done) = (course.restarts + 1, before + self.per_epoch());
             } else if held_back.better_than(&course.epochs[course.best].held_back) {
-                (course.kept, course.best) = (self.student.tape.state(), number);
+                (course.kept, course.best) = (self.state(), number);
             }
             course.epochs.push(epoch);
             if !goes_on {
                 break;
             }
-            course.now = self.student.tape.state();
+            course.now = self.state();
             course.seconds += std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64();
             watch.keep(&course)?;
         }
@@ -287,7 +306,7 @@ impl<'a, 't> Run<'a, 't> {
 
     /// A peak for the learning rate: steps whose rates grow, and back to where they began.
     fn range_test(&mut self) -> Result<f64> {
-        let (start, mut optimizer) = (self.student.tape.state(), self.optimizer());
+        let (start, mut optimizer) = (self.state(), self.optimizer());
         let mut random = noise(self.options.seed ^ RANGE_SEED);
         let mut order = self.trained.clone();
         samples::shuffle(&mut order, &mut random);
@@ -299,10 +318,10 @@ impl<'a, 't> Run<'a, 't> {
         while let Some(rate) = range.next() {
             at = if at + batch > order.len() { 0 } else { at };
             range.note(self.step(&order[at..at + batch], &mut random)?);
-            optimizer.step(&mut self.student.tape, rate);
+            self.codebooks.step(&mut optimizer, &mut self.student.tape, rate);
             at += batch;
         }
-        self.student.tape.restore(&start);
+        self.restore(&start);
         Ok(range.peak())
     }
 
@@ -408,6 +427,7 @@ impl<'a, 't> Run<'a, 't> {
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
         let (mut total, mut right, mut agreed) = (0.0, 0, 0);
+        let (mut first, mut same) = (Vec::new(), self.held_back.len() > 1);
         for chunk in self.held_back.clone().chunks(self.batch) {
             // The last batch is filled up with its last sample, whose copies do not count.
             let batch: Vec<usize> = (0..self.batch).map(|i| chunk[i.min(chunk.len() - 1)]).collect();
@@ -416,6 +436,13 @@ impl<'a, 't> Run<'a, 't> {
             self.student.forward(&self.x, Mode::Infer);
             let rows = |len: usize| len / self.batch * chunk.len();
             let outputs = self.student.outputs();
+            for (i, y) in outputs.iter().enumerate() {
+                let row = y.len() / self.batch;
+                if first.len() == i {
+                    first.push(y[..row].to_vec());
+                }
+                same &= y.chunks_exact(row).all(|y| y == first[i]);
+            }
             if let (Some(k), Some(y)) = (self.student.classes, outputs.first()) {
                 let class = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
                 for (row, &sample) in chunk.iter().enumerate() {
@@ -429,6 +456,7 @@ impl<'a, 't> Run<'a, 't> {
             let outputs: Vec<&[f32]> = outputs.iter().map(|y| &y[..rows(y.len())]).collect();
             total += self.loss(&outputs, chunk, &targets).0 * chunk.len() as f64;
         }
+        self.dead = same;
         let n = self.held_back.len() as f64;
         let judges = !self.teachers.is_empty() && self.student.classes.is_some();
         Ok(Score {
@@ -496,6 +524,18 @@ mod tests {
         assert!(outcome.epochs[outcome.best].held_back.loss.is_finite());
         let weights = graph.value(graph.find_value("w").unwrap()).constant().unwrap().floats().unwrap();
         assert!(weights.iter().all(|w| w.is_finite()));
+    }
+
+    #[test]
+    fn a_dead_student_goes_back() {
+        let (x, labels) = points();
+        let mut graph = parse::model(&TEXT.replace("Tanh", "Relu")).unwrap().graph;
+        let samples = Memory::new(&x, &[2], Some(&labels));
+        // Steps of 10: after a few of them no unit is above 0 for any sample any more.
+        let wild = Options { rate: Some(10.0), schedule: Schedule::Constant, weight_decay: 0.0, ..options() };
+        let outcome = train(&mut graph, &samples, &mut [], &wild, &mut Unwatched).unwrap();
+        assert!(outcome.epochs.iter().any(|e| e.diverged && e.loss.is_finite()), "{:?}", outcome.epochs);
+        assert!(outcome.rate < 10.0 && outcome.epochs[outcome.best].held_back.accuracy > Some(0.8), "{outcome:?}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! It takes `--train DATA`, or `train` under `[data]` in the recipe. The loss of a sample is α T² KL(teacher ‖ student),
 //! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. A part of the data is held back:
 //! it judges the student after every epoch, and the best student is what comes out. Ctrl-C ends the training, not the run:
-//! the best student so far goes on. A loss that explodes sends training back to the best student, at a lower rate.
+//! the best student so far goes on. A loss that explodes, and a student that gives the same for every sample, send training
+//! back to the best student, at a lower rate.
 //!
 //! | option | | default |
 //! |---|---|---|
@@ -20,13 +21,15 @@
 //! | `schedule` | `one-cycle`, `cosine` or `constant` | `one-cycle` |
 //! | `weight-decay` | of matrices and kernels | 0.01 |
 //! | `augment` | `flip`, `crop:PIXELS`: images mirrored, and moved by up to so many pixels, at random | none |
+//! | `reassign` | after `cluster-weights`: whether weights may change their codes, or only the values of the codebooks train | `true` |
 //! | `hold-back` | share of the data that judges | 10 % |
 //! | `seed` | of the order of samples and of augmentation | 0 |
 //!
-//! What earlier steps made of the model stays: its shapes, the zeros of pruned weights, codes and codebooks, in which then
-//! the values of the codebooks train; it is the only step that may follow `cluster-weights`. BatchNormalization trains with
-//! the statistics of batches. Convolutions that have none get one while training, which at first changes nothing. Afterwards
-//! all are folded.
+//! What earlier steps made of the model stays: its shapes, the zeros of pruned weights, codes and codebooks; it is the only
+//! step that may follow `cluster-weights`. After that every weight has a number behind it, which gradients move, and is
+//! what the nearest centroid is, the mean of such numbers; with `reassign` = false codes stay, and centroids follow the
+//! sums of the gradients of their weights. BatchNormalization trains with the statistics of batches. Convolutions that have
+//! none get one while training, which at first changes nothing. Afterwards all are folded.
 
 use super::{OneOrMore, Step};
 use crate::distill::train::{Augment, Length, Options as Training};
@@ -65,6 +68,7 @@ struct Options {
     schedule: Course,
     weight_decay: f64,
     augment: OneOrMore<Change>,
+    reassign: bool,
     hold_back: Share,
     seed: u64,
 }
@@ -86,6 +90,7 @@ impl Default for Options {
             schedule: Course::OneCycle,
             weight_decay: 0.01,
             augment: OneOrMore(Vec::new()),
+            reassign: true,
             hold_back: Share(0.1),
             seed: 0,
         }
@@ -168,6 +173,7 @@ impl Distill {
             exits: Vec::new(),
             features: Vec::new(),
             augment: o.augment.0.into_iter().map(|c| c.0).collect(),
+            reassign: o.reassign,
             hold_back: o.hold_back.0,
             seed: o.seed,
         };

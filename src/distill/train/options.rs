@@ -32,6 +32,8 @@ pub struct Options {
     /// Values, by name, that are to be what they are in the first teacher.
     pub features: Vec<String>,
     pub augment: Vec<Augment>,
+    /// Whether weights that are codes into codebooks may get other codes.
+    pub reassign: bool,
     /// Share of the samples that is not trained with but judges the student.
     pub hold_back: f64,
     /// Of the order of samples, what is held back, and augmentation.
@@ -52,6 +54,7 @@ impl Default for Options {
             exits: Vec::new(),
             features: Vec::new(),
             augment: Vec::new(),
+            reassign: true,
             hold_back: 0.1,
             seed: 0,
         }

@@ -33,7 +33,7 @@ pub struct Epoch {
     /// Mean over the steps; of epoch 0, that of what is held back.
     pub loss: f64,
     pub held_back: Score,
-    /// The loss was no number any more, or far above that of a student that knows nothing, so that training went back
-    /// to the best student, at a lower rate.
+    /// The loss was no number any more, or far above that of a student that knows nothing, or the student gave the same
+    /// for every sample, so that training went back to the best one, at a lower rate.
     pub diverged: bool,
 }
