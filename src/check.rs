@@ -86,7 +86,10 @@ impl Counts {
             Subject::Staged { manifest, networks, .. } => {
                 let models = networks.iter().map(|n| onnx::load(n.path())).collect::<Result<Vec<_>>>()?;
                 let parameters = models.iter().map(|m| cost(&m.model.graph).parameters).sum();
-                return Ok(Counts { parameters: Some(parameters), macs: manifest.stages.iter().map(|s| s.macs).sum() });
+                return Ok(Counts {
+                    parameters: Some(parameters),
+                    macs: manifest.stages.iter().try_fold(0u64, |all, s| all.checked_add(s.macs?)),
+                });
             }
         };
         let model = onnx::load(network.path())?.model;

@@ -196,11 +196,17 @@ fn run(
         #[cfg(feature = "exec")]
         match early_exit::Settings::of(&action) {
             Some(settings) => exits = Some(settings),
-            None => {
-                if let Some(settings) = exits.as_ref().filter(|_| !exact && !student.graph.exits().is_empty()) {
+            None if exact || student.graph.exits().is_empty() => {}
+            None => match &exits {
+                Some(settings) => {
                     run.reset_exits(&mut student, &data, settings, &action).map_err(|e| e.at(step.place()))?;
                 }
-            }
+                None => run.note(
+                    "exits",
+                    "their thresholds stay as they were, for what the model computed before: no step of this recipe set them",
+                    false,
+                ),
+            },
         }
         if let Some(before) = before {
             let grown = onnx::encoded_len(&student)?.saturating_sub(encoded);

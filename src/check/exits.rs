@@ -116,6 +116,7 @@ pub(super) fn sum(told: &[&Told], probe: &Probe, labelled: bool, times: [Times; 
             .map(|e| told.iter().map(|t| if labelled { right(&t.scores[e]) } else { t.scores[e].agree }).collect())
             .collect(),
         cost: probe.macs.as_ref().map_or(vec![f64::NAN; ends], cost),
+        asking: vec![0.0; ends - 1],
     };
     let known = probe.macs.is_some();
     let point = |threshold: f32| {

@@ -188,8 +188,8 @@ impl Probe {
                 let macs: Option<Vec<u64>> = manifest.stages.iter().map(|s| s.macs).collect();
                 let sum = |macs: Vec<u64>| {
                     macs.iter()
-                        .scan(0, |all, m| {
-                            *all += m;
+                        .scan(0, |all: &mut u64, m| {
+                            *all = all.saturating_add(*m);
                             Some(*all)
                         })
                         .collect()

@@ -268,13 +268,18 @@ impl Job {
         if !asked || (student.graph.exits().is_empty() && student.graph.flatten()? == 0) {
             return Ok(());
         }
+        if let Some(name) = &self.output.exit_output {
+            if student.graph.all_names().contains(name) {
+                return Err(Error::input(format!("the exit output cannot be called \"{name}\""))
+                    .because("a value of the student has that name")
+                    .help("give another --exit-output"));
+            }
+            student.graph.exit_output = Some(name.clone());
+            report.student = measure(student)?;
+        }
         #[cfg(feature = "exec")]
         if self.output.stages {
             staged::save(student, &self.output.output)?;
-        }
-        if let Some(name) = &self.output.exit_output {
-            student.graph.exit_output = Some(name.clone());
-            report.student = measure(student)?;
         }
         Ok(())
     }
@@ -307,7 +312,13 @@ impl Job {
             false => Vec::new(),
         };
         #[cfg(feature = "exec")]
-        places::check(&stages.iter().map(|p| ("a stage", p.as_path())).collect::<Vec<_>>(), read)?;
+        {
+            let named: Vec<places::Named<'_>> = stages.iter().map(|p| ("a stage", p.as_path())).collect();
+            let reports = self.output.report.iter().map(|p| ("the report", p.as_path()));
+            let others = reports.chain(self.output.depfile.iter().map(|p| ("the make rule", p.as_path())));
+            places::check(&named, &read.iter().copied().chain(others).collect::<Vec<_>>())?;
+            stages.iter().try_for_each(|p| Target::File(p.clone()).check())?;
+        }
         // The first two are the student itself, which was looked at.
         let (own, more) =
             written.split_at(written.len() - self.output.report.len() - usize::from(self.output.depfile.is_some()));

@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "json")]
     channels: bool,
     /// Of a network with exits, also print the mean that a check measured: what `tutee check --json` printed
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "channels")]
     check: Option<PathBuf>,
     /// Print counts and layers as JSON instead
     #[arg(long)]

@@ -5,7 +5,6 @@ use super::{asks, exit, heads, judge};
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result};
 use crate::ir::{DType, Exit, Graph, Model, NodeId, Patch, Source as From, Tensor, Value, ValueId};
-use crate::math::logistic::{calibration_error, softmax, temperature};
 use crate::math::thresholds::{Course, Trial};
 use std::collections::{HashMap, HashSet};
 
@@ -39,6 +38,11 @@ pub fn cascade(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Cascade> {
     same_interface(&small.graph, &big.graph)?;
+    if heads::logits(&small.graph)?.1 != heads::logits(&big.graph)?.1 {
+        return Err(Error::target("the two networks cannot stand in for each other")
+            .because("one gives probabilities, the other logits")
+            .help("give networks that both end in a Softmax, or both do not"));
+    }
     let n = source.count();
     let see = |model: &Model, before: usize| {
         let (end, _) = heads::logits(&model.graph)?;
@@ -55,24 +59,12 @@ pub fn cascade(
     }
     let (_, answers) = judge(last.view(), 1.0);
     let truth = source.labels.clone().unwrap_or_else(|| answers.clone());
-    let mut targets = softmax(last.view(), 1.0);
-    if let Some(labels) = &source.labels {
-        targets.fill(0.0);
-        for (i, (mut row, &label)) in targets.rows_mut().into_iter().zip(labels).enumerate() {
-            let classes = row.len();
-            *row.get_mut(label).ok_or_else(|| {
-                Error::input(format!("label {label} of sample {i} is not a class of the models"))
-                    .because(format!("they have {classes} classes"))
-            })? = 1.0;
-        }
+    if let Some(i) = truth.iter().position(|&label| label >= first.ncols()) {
+        return Err(Error::input(format!("label {} of sample {i} is not a class of the models", truth[i]))
+            .because(format!("they have {} classes", first.ncols())));
     }
-    let temperature = temperature(first.view(), targets.view()) as f32;
-    let rated = |t: f64| {
-        let (confidence, classes) = judge(first.view(), t);
-        let right: Vec<bool> = classes.iter().zip(&truth).map(|(a, b)| a == b).collect();
-        let wide: Vec<f64> = confidence.iter().map(|&c| f64::from(c)).collect();
-        (calibration_error(&wide, &right), confidence, right)
-    };
+    let temperature = heads::fit_temperature(&first, &truth) as f32;
+    let rated = |t: f64| heads::rate(&first, t, &truth);
     let (before, ..) = rated(1.0);
     let (after, confidence, right) = rated(f64::from(temperature));
     let macs = |model: &Model| {
@@ -88,6 +80,7 @@ pub fn cascade(
         confidence: vec![confidence],
         right: vec![right, whole],
         cost: vec![macs.0 as f64, (macs.0 + macs.1) as f64],
+        asking: vec![0.0],
     };
     let threshold = trial.thresholds(max_drop)[0];
     let course = trial.course(&[threshold]);

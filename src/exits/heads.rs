@@ -7,12 +7,13 @@ use crate::analysis::classifier;
 use crate::analysis::paths::path_macs;
 use crate::data::evenly;
 use crate::error::{Error, Result};
+use crate::ir::op::Operator;
 use crate::ir::op::gemm::Gemm;
 use crate::ir::op::pool::{Function as Pooling, GlobalPool};
 use crate::ir::op::reduce::Function;
 use crate::ir::op::reshape::Flatten;
 use crate::ir::op::softmax::{self, Softmax};
-use crate::ir::{DType, Exit, Graph, Model, Patch, Ref, Tensor, ValueId};
+use crate::ir::{DType, Exit, Graph, Model, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::logistic::{Head, calibration_error, logistic, softmax as probabilities, temperature};
 use crate::math::thresholds::{Course, Trial};
 use ndarray::{Array2, ArrayView2, Axis};
@@ -81,16 +82,52 @@ pub fn logits(graph: &Graph) -> Result<(ValueId, bool)> {
         return refuse(format!("it has {} outputs: {}; an exit answers for one", names.len(), names.join(", ")));
     };
     if !graph.exits().is_empty() {
-        return refuse("it has some already".into());
+        return Err(Error::input("the model has exits already")
+            .because("they are asked one after the other, and their thresholds were set together")
+            .help("begin with the model as it was before them"));
     }
     let value = graph.value(output);
     let dtype = value.ty.as_ref().and_then(|t| t.dtype());
-    if value.rank() != Some(2) || dtype != Some(DType::F32) {
+    let classes = value.ty.as_ref().and_then(|t| t.shape()?.0.get(1)?.known());
+    if value.rank() != Some(2) || dtype != Some(DType::F32) || classes.is_some_and(|c| c < 2) {
         let ty = value.ty.as_ref().map_or("of unknown type".into(), ToString::to_string);
         return refuse(format!("its output \"{}\" is {ty}, not float scores of classes [N,C]", value.name));
     }
+    if let Some(n) = squashed(graph, output) {
+        return refuse(format!(
+            "its output \"{}\" is made by {} \"{}\": an answer of a head would mean something else than logits or a final Softmax",
+            value.name,
+            graph.node(n).kind(),
+            graph.label(n)
+        ));
+    }
     let logits = classifier::logits(graph, output);
     Ok((logits, logits != output))
+}
+
+/// The node that makes an output something else than logits, or than a Softmax of them at the very end.
+fn squashed(graph: &Graph, output: ValueId) -> Option<NodeId> {
+    let mut at = output;
+    loop {
+        let (n, _) = graph.producer(at)?;
+        let last = at == output;
+        match &graph.node(n).op {
+            Op::Softmax(op) if last && op.function == softmax::Function::Softmax => return None,
+            Op::Softmax(_) => return Some(n),
+            Op::Unary(op) if !["Identity", "Neg"].contains(&op.op_type()) => return Some(n),
+            Op::Activation(_) | Op::Clip(_) => return Some(n),
+            Op::Unary(_) | Op::Cast(_) | Op::Dropout(_) | Op::Reshape(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
+                at = graph.input(n, 0)?;
+            }
+            Op::Binary(_) => {
+                let computed = |v: &ValueId| graph.value(*v).constant().is_none();
+                let inputs: Vec<ValueId> = graph.node_inputs(n).into_iter().flatten().filter(computed).collect();
+                let [only] = inputs[..] else { return None };
+                at = only;
+            }
+            _ => return None,
+        }
+    }
 }
 
 /// Fits a head at every place that comes into question to the teacher's logits, and chooses the exits and their thresholds
@@ -128,6 +165,9 @@ pub fn choose(
     if own.dim() != told.dim() {
         return Err(Error::input("the model and its teacher differ in their classes"));
     }
+    if own.ncols() < 2 {
+        return Err(Error::target("the model cannot have exits").because("its output has one class"));
+    }
     let targets = targets(told.view(), source.labels.as_deref())?;
     let pick = |a: &Array2<f64>, rows: &[usize]| a.select(Axis(0), rows);
     let (_, answers) = judge(pick(&own, &held).view(), 1.0);
@@ -136,20 +176,14 @@ pub fn choose(
         None => answers.clone(),
     };
     let (logits, goals) = (pick(&told, &fitted), pick(&targets, &fitted));
-    let held_targets = pick(&targets, &held);
     let tried: Vec<Option<Probe>> = seen
         .par_iter()
         .map(|x| {
             let x = &x.mapv(f64::from);
             let mut head = logistic(pick(x, &fitted).view(), logits.view(), goals.view(), DECAY)?;
             let raw = head.logits(pick(x, &held).view());
-            let temperature = temperature(raw.view(), held_targets.view());
-            let rated = |t: f64| {
-                let (confidence, classes) = judge(raw.view(), t);
-                let right: Vec<bool> = classes.iter().zip(&truth).map(|(a, b)| a == b).collect();
-                let wide: Vec<f64> = confidence.iter().map(|&c| f64::from(c)).collect();
-                (calibration_error(&wide, &right), confidence, right)
-            };
+            let temperature = fit_temperature(&raw, &truth);
+            let rated = |t: f64| rate(&raw, t, &truth);
             let (before, ..) = rated(1.0);
             let (after, confidence, right) = rated(temperature);
             (head.weight, head.bias) = (head.weight / temperature, head.bias / temperature);
@@ -160,11 +194,12 @@ pub fn choose(
         places.into_iter().zip(tried).filter_map(|(p, probe)| Some((p, probe?))).unzip();
     let whole: Vec<bool> = answers.iter().zip(&truth).map(|(a, b)| a == b).collect();
     let classes = own.ncols() as f64;
-    let through = places.iter().map(|p| p.macs as f64 + p.features as f64 * classes).chain([walk.macs() as f64]);
+    let through = places.iter().map(|p| p.macs as f64).chain([walk.macs() as f64]);
     let trial = Trial {
         confidence: probes.iter().map(|p| p.confidence.clone()).collect(),
         right: probes.iter().map(|p| p.right.clone()).chain([whole]).collect(),
         cost: through.collect(),
+        asking: places.iter().map(|p| p.features as f64 * classes).collect(),
     };
     let (kept, trial, thresholds) = pay(trial, most, goal);
     let share = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / held.len() as f64;
@@ -223,7 +258,7 @@ fn candidates(walk: &Walk, wanted: &Where) -> Result<(Vec<Place>, usize)> {
             let all = walk.places();
             if all.is_empty() {
                 return Err(Error::target("the model cannot have exits").because(
-                    "there is no place that everything passes through: skip connections or a state go around every one",
+                    "there is no place where everything passes through one float32 value with channels: skip connections or a state go around every one, or the values are of another kind",
                 ));
             }
             Ok((evenly(PROBES, all.len()).map(|i| all[i]).collect(), *most))
@@ -279,6 +314,7 @@ pub fn reset(
         confidence: sure.iter().map(|s| held.iter().map(|&i| s[(i, 0)]).collect()).collect(),
         right: classes.iter().map(right).collect(),
         cost: macs.into_iter().map(|m| m as f64).collect(),
+        asking: vec![0.0; asked.len()],
     };
     let thresholds = trial.thresholds(drop);
     let whole = trial.course(&vec![f32::INFINITY; thresholds.len()]).right;
@@ -346,6 +382,29 @@ fn attach_one(graph: &mut Graph, chosen: &Chosen, softmaxed: bool) -> Result<Exi
     let sure = name(graph, "exit.sure");
     graph.apply(patch)?;
     exit(graph, &named, &sure)
+}
+
+/// The temperature of logits by what is right, from every other sample.
+pub fn fit_temperature(logits: &Array2<f64>, truth: &[usize]) -> f64 {
+    let half: Vec<usize> = (0..truth.len()).step_by(2).collect();
+    let mut targets = Array2::zeros((half.len(), logits.ncols()));
+    half.iter().zip(targets.rows_mut()).for_each(|(&i, mut row)| {
+        if let Some(share) = row.get_mut(truth[i]) {
+            *share = 1.0;
+        }
+    });
+    temperature(logits.select(Axis(0), &half).view(), targets.view())
+}
+
+/// At a temperature: the calibration error over the samples that it was not fitted to, and of all samples the confidence and
+/// whether the answer is right.
+pub fn rate(logits: &Array2<f64>, temperature: f64, truth: &[usize]) -> (f64, Vec<f32>, Vec<bool>) {
+    let (confidence, classes) = judge(logits.view(), temperature);
+    let right: Vec<bool> = classes.iter().zip(truth).map(|(a, b)| a == b).collect();
+    let other = || (1..truth.len()).step_by(2);
+    let sure: Vec<f64> = other().map(|i| f64::from(confidence[i])).collect();
+    let error = calibration_error(&sure, &other().map(|i| right[i]).collect::<Vec<_>>());
+    (error, confidence, right)
 }
 
 struct Probe {

@@ -139,16 +139,45 @@ impl Walk {
         if v.ty.as_ref()?.dtype() != Some(DType::F32) {
             return None;
         }
-        let spatial =
-            |n: NodeId| matches!(g.node(n).op, Op::Conv(_) | Op::BatchNorm(_) | Op::Pool(_) | Op::GlobalPool(_));
-        let (pool, features) = match dims[..] {
-            [1, c] => (Pool::Nothing, c),
-            [1, _, c] if !g.readers(value).any(spatial) => (Pool::Sequence, c),
-            [1, c, ..] if dims.len() > 2 => (Pool::Space, c),
+        let (pool, features) = match (&dims[..], self.channels_first(value)) {
+            (&[1, c], _) => (Pool::Nothing, c),
+            (&[1, c, ..], Some(true)) => (Pool::Space, c),
+            (&[1, _, c], Some(false)) => (Pool::Sequence, c),
             _ => return None,
         };
         let features = usize::try_from(features).ok().filter(|&f| f > 0)?;
         Some(Place { node: self.order[i], value, pool, features, macs: self.macs[i] })
+    }
+
+    /// Whether axis 1 of a value has its channels, or the last, by what made it; `None` if that does not tell.
+    fn channels_first(&self, value: ValueId) -> Option<bool> {
+        let g = &self.graph;
+        let mut at = value;
+        for _ in 0..self.order.len() {
+            let (n, _) = g.producer(at)?;
+            match &g.node(n).op {
+                Op::Conv(_) | Op::ConvTranspose(_) | Op::BatchNorm(_) | Op::Pool(_) | Op::GlobalPool(_) => {
+                    return Some(true);
+                }
+                Op::MatMul(_) | Op::Gemm(_) | Op::LayerNorm(_) => return Some(false),
+                Op::Unary(_)
+                | Op::Activation(_)
+                | Op::Clip(_)
+                | Op::Gelu(_)
+                | Op::Binary(_)
+                | Op::Dropout(_)
+                | Op::Concat(_)
+                | Op::Pad(_)
+                | Op::Norm(_)
+                | Op::Cast(_)
+                | Op::Resize(_) => {
+                    let computed = |v: &ValueId| g.value(*v).constant().is_none();
+                    at = g.node_inputs(n).into_iter().flatten().find(computed)?;
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// Sizes and the like are no part of what a network computes of its input.

@@ -63,7 +63,7 @@ impl Manifest {
             return Err(refuse(format!("its version is {}, and {VERSION} is known", manifest.version)));
         }
         let Some((last, early)) = manifest.stages.split_last() else { return Err(refuse("it has no stages".into())) };
-        let asked = |s: &Stage| s.confidence.is_some() && s.threshold.is_some();
+        let asked = |s: &Stage| s.confidence.is_some() && s.threshold.is_some_and(f32::is_finite);
         if last.confidence.is_some() || !early.iter().all(asked) {
             return Err(refuse("every stage but the last has a confidence and a threshold".into()));
         }
@@ -174,5 +174,6 @@ pub fn files(beside: &Path) -> Vec<PathBuf> {
 
 /// `NAME.onnx` as `NAME.SUFFIX`.
 fn file(beside: &Path, suffix: &str) -> PathBuf {
-    beside.with_extension(suffix)
+    let name = beside.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    beside.with_file_name(format!("{}.{suffix}", name.strip_suffix(".onnx").unwrap_or(&name)))
 }
