@@ -2,11 +2,13 @@
 //!
 //! It takes `--train DATA` or `--calib DATA`, of which a part is held back. Heads (global average pool, then linear) are
 //! fitted to the rest without training: by ridge regression to the teacher's logits, then by multinomial logistic regression
-//! on its probabilities, which count half where the data has labels. Temperature scaling makes their probabilities honest
-//! (Guo et al. 2017, On Calibration of Modern Neural Networks); their error before and after is in the report. The
-//! thresholds of all exits are then set together, for the smallest mean multiply-accumulates at which the held-back samples
-//! lose no more than allowed: right answers with labels, answers of the whole network without. (Teerapittayanon, McDanel,
-//! Kung 2016, BranchyNet.)
+//! on its probabilities, which count half where the data has labels. Temperature scaling (Guo et al. 2017, On Calibration of
+//! Modern Neural Networks) goes by one half of what is held back; the calibration error of the other half, before and after,
+//! is in the report. The thresholds of all exits are then set together, for the smallest mean multiply-accumulates found at
+//! which the held-back samples lose no more than allowed: right answers with labels, answers of the whole network without. A
+//! loss that is seen of few samples may be luck: 1.645 of its standard deviations are left free, so few samples allow for
+//! little. Samples that the network itself was trained on lose less than others will. (Teerapittayanon, McDanel, Kung 2016,
+//! BranchyNet.)
 //!
 //! | option | | default |
 //! |---|---|---|
