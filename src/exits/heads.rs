@@ -231,15 +231,19 @@ fn pay(trial: Trial, most: usize, goal: Goal) -> (Vec<usize>, Trial, Vec<f32>) {
         let paying: Vec<usize> = (0..kept.len()).filter(|&i| at[i] < f32::INFINITY).collect();
         if paying.len() < kept.len() {
             kept = paying.into_iter().map(|i| kept[i]).collect();
-        } else if kept.len() <= most {
-            return (kept, now, at);
-        } else {
-            let without = (0..kept.len()).map(|i| {
-                let rest: Vec<usize> = kept.iter().copied().filter(|&e| e != kept[i]).collect();
-                let trial = trial.only(&rest);
-                (trial.course(&thresholds(&trial)).cost, rest)
-            });
-            kept = without.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(Vec::new, |w| w.1);
+            continue;
+        }
+        let without = (0..kept.len()).map(|i| {
+            let rest: Vec<usize> = kept.iter().copied().filter(|&e| e != kept[i]).collect();
+            let trial = trial.only(&rest);
+            (trial.course(&thresholds(&trial)).cost, rest)
+        });
+        let best = without.min_by(|a, b| a.0.total_cmp(&b.0));
+        // To ask costs, too: an exit may save less than that.
+        let idle = |cost: f64| matches!(goal, Goal::MaxDrop(_)) && cost <= now.course(&at).cost;
+        match best {
+            Some((cost, rest)) if kept.len() > most || idle(cost) => kept = rest,
+            _ => return (kept, now, at),
         }
     }
 }
