@@ -78,7 +78,7 @@ pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<
             externalize(&mut proto, &mut data)?;
             let mut file = Atomic::create(path)?;
             file.write(|w| stream(&proto, w))?;
-            Ok(vec![data.commit()?, file.commit()?].into_iter().rev().collect())
+            commit_both(file, data)
         }
         Target::File(path) => {
             let mut file = Atomic::create(path)?;
@@ -145,6 +145,22 @@ impl Atomic {
         file.persist(&real).map_err(|e| io("write", &path, &e.error))?;
         Ok((path, bytes))
     }
+}
+
+/// Renames a model and its data into place, or neither: data that stood there is put back if the model cannot follow.
+fn commit_both(file: Atomic, data: Atomic) -> Result<Vec<(PathBuf, u64)>> {
+    let real = data.real.clone();
+    let keep = |at: &Path| std::fs::hard_link(&real, at).or_else(|_| std::fs::rename(&real, at));
+    let keep = || tempfile::Builder::new().prefix(".tutee-").make_in(folder_of(&real), keep);
+    let before = real.exists().then(keep).transpose().map_err(|e| io("write", &real, &e))?;
+    let done = data.commit().and_then(|data| Ok(vec![file.commit()?, data]));
+    if done.is_err() {
+        match before {
+            Some(kept) => kept.into_temp_path().persist(&real).map_err(|e| io("put back", &real, &e.error))?,
+            None => drop(std::fs::remove_file(&real)),
+        }
+    }
+    done
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -267,6 +283,30 @@ unsafe impl BufMut for Sink<'_> {
             self.filled += src.len();
         } else if self.failed.is_none() {
             self.failed = self.out.write_all(src).err();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_put_back_if_its_model_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, data) = (folder.path().join("m.onnx"), folder.path().join("m.onnx.data"));
+        for old in [None, Some("old")] {
+            let (file, mut new) = (Atomic::create(&model).unwrap(), Atomic::create(&data).unwrap());
+            new.write(|w| w.write_all(b"new")).unwrap();
+            if let Some(old) = old {
+                std::fs::write(&data, old).unwrap();
+            }
+            std::fs::create_dir(&model).unwrap();
+            let error = commit_both(file, new).unwrap_err();
+            assert!(error.to_string().contains("m.onnx"), "{error}");
+            assert_eq!(std::fs::read_to_string(&data).ok().as_deref(), old);
+            std::fs::remove_dir(&model).unwrap();
+            assert_eq!(folder.path().read_dir().unwrap().count(), usize::from(old.is_some()));
         }
     }
 }
