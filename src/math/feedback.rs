@@ -12,8 +12,8 @@ use super::solve::cholesky_lower;
 /// Rows that one task rounds.
 const ROWS: usize = 8;
 
-/// Rounds W (m × n) column by column so that W X changes little, X with the second moments `xx` (n × n). `round` is given
-/// row, column and the number to round. λ = `lambda` · mean of the diagonal. `None` if the moments have no inverse.
+/// Rounds W (m × n) column by column so that W X changes little, X with the second moments `xx` (n × n): columns of large
+/// moments first, while there are many to make up for what they lose. `round` is given row, column and the number to round. λ = `lambda` · mean of the diagonal. `None` if the moments have no inverse.
 pub fn feedback(
     w: ArrayView2<'_, f64>,
     xx: ArrayView2<'_, f64>,
@@ -21,8 +21,10 @@ pub fn feedback(
     round: &(dyn Fn(usize, usize, f64) -> f64 + Sync),
 ) -> Option<Array2<f64>> {
     let n = w.ncols();
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|&a, &b| xx[(b, b)].total_cmp(&xx[(a, a)]));
     // H = R Rᵀ with R upper triangular is the Cholesky factor of H read backwards; H⁻¹ = Uᵀ U with U = R⁻¹.
-    let flipped = Array2::from_shape_fn((n, n), |(i, j)| xx[(n - 1 - i, n - 1 - j)]);
+    let flipped = Array2::from_shape_fn((n, n), |(i, j)| xx[(order[n - 1 - i], order[n - 1 - j])]);
     let lower = cholesky_lower(flipped.view(), lambda)?;
     let upper = Mat::from_fn(n, n, |i, j| lower[(n - 1 - i, n - 1 - j)]);
     let mut inverse = Mat::zeros(n, n);
@@ -30,13 +32,13 @@ pub fn feedback(
     let inverse: MatRef<'_, f64> = inverse.as_ref();
     // Row-major, as it is read.
     let u: Vec<f64> = (0..n).flat_map(|i| (0..n).map(move |j| if j < i { 0.0 } else { inverse[(i, j)] })).collect();
-    let mut out = w.as_standard_layout().into_owned();
+    let mut out = Array2::from_shape_fn(w.dim(), |(o, i)| w[(o, order[i])]);
     let rows = out.as_slice_mut()?;
     rows.par_chunks_mut(ROWS * n.max(1)).enumerate().for_each(|(block, rows)| {
         for i in 0..n {
             let u = &u[i * n..(i + 1) * n];
             for (r, row) in rows.chunks_mut(n).enumerate() {
-                let rounded = round(block * ROWS + r, i, row[i]);
+                let rounded = round(block * ROWS + r, order[i], row[i]);
                 let error = (row[i] - rounded) / u[i];
                 row[i] = rounded;
                 if error != 0.0 {
@@ -45,7 +47,9 @@ pub fn feedback(
             }
         }
     });
-    out.iter().all(|v| v.is_finite()).then_some(out)
+    let mut back = Array2::zeros(w.dim());
+    order.iter().zip(out.columns()).for_each(|(&i, column)| back.column_mut(i).assign(&column));
+    back.iter().all(|v: &f64| v.is_finite()).then_some(back)
 }
 
 #[cfg(test)]

@@ -83,10 +83,11 @@ fn find(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, ValueId)> {
     let (a, b) = (g.input(n, 0)?, g.input(n, 1)?);
     [(a, b), (b, a)].into_iter().find_map(|(product, bias)| {
         let (matmul, _) = g.producer(product)?;
+        let dtype = |v: ValueId| g.value(v).ty.as_ref()?.dtype();
         let matrix = |slot| {
-            let ty = g.value(g.input(matmul, slot)?).ty.as_ref()?;
-            let float = matches!(ty.dtype()?, DType::F32 | DType::F16 | DType::F64);
-            (float && ty.shape()?.rank() == 2).then_some(())
+            let v = g.input(matmul, slot)?;
+            let float = matches!(dtype(v)?, DType::F32 | DType::F16 | DType::F64) && dtype(v) == dtype(bias);
+            (float && g.value(v).ty.as_ref()?.shape()?.rank() == 2).then_some(())
         };
         let m = g.node(matmul);
         let found = matches!(m.op, Op::MatMul(_)) && !m.inconsistent && m.arity.0 == 2 && bias != product;
