@@ -99,7 +99,8 @@ impl Counts {
     }
 }
 
-/// How far one output of the student is from the teacher's, over the elements of all samples that are finite in both.
+/// How far one output of the student is from the teacher's, over the elements of all samples that are finite in both. A
+/// student that is not finite where its teacher is is infinitely far, in JSON `null`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OutputDiff {
     pub max_abs: f64,
@@ -335,6 +336,9 @@ fn total<'a>(diffs: impl Iterator<Item = &'a Diff>) -> OutputDiff {
         all.student_square += d.student_square;
         out.teacher_non_finite += usize::from(!d.teacher_finite);
         out.student_non_finite += usize::from(!d.student_finite);
+    }
+    if out.student_non_finite > 0 {
+        return OutputDiff { max_abs: f64::INFINITY, mean_abs: f64::INFINITY, cosine: f64::NAN, ..out };
     }
     out.max_abs = all.max;
     out.mean_abs = all.sum / all.count.max(1) as f64;

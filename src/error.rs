@@ -98,6 +98,22 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Texts that people write are far shorter.
+const MAX_TEXT: u64 = 1 << 24;
+
+/// A text file, or what a pipe gives, of sensible size.
+pub(crate) fn read_text(doing: &str, path: &std::path::Path) -> Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| io(doing, path, &e))?;
+    let read = std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_TEXT), &mut text);
+    match read.map_err(|e| io(doing, path, &e))? as u64 {
+        MAX_TEXT => {
+            Err(Error::input(format!("cannot {doing} {}", path.display())).because("it goes on for over 16 MiB"))
+        }
+        _ => Ok(text),
+    }
+}
+
 /// Input errors from I/O, with the path named.
 pub(crate) fn io(doing: &str, path: &std::path::Path, e: &std::io::Error) -> Error {
     Error::input(format!("cannot {doing} {}", path.display())).because(e.to_string())

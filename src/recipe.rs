@@ -14,7 +14,8 @@ pub use distill::Distill;
 #[cfg(feature = "exec")]
 pub use early_exit::EarlyExit;
 
-use crate::error::{Error, Result, io};
+use crate::data::parse_scale;
+use crate::error::{Error, Result, read_text};
 use crate::passes::options::{OptionsError, Selection, Share, suggest};
 use crate::passes::{self, Pass, Phase};
 use serde::Deserialize;
@@ -115,8 +116,7 @@ impl Recipe {
     /// # Errors
     /// If the file cannot be read, is no TOML, or has keys or values that recipes do not have.
     pub fn load(path: &Path) -> Result<Recipe> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| io("read the recipe", path, &e).help("give a TOML file"))?;
+        let text = read_text("read the recipe", path).map_err(|e| e.help("give a TOML file"))?;
         let mut recipe = Recipe::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for p in [&mut recipe.data.calib, &mut recipe.data.train, &mut recipe.data.test].into_iter().flatten() {
@@ -156,10 +156,14 @@ impl Recipe {
             Some(toml::Value::Table(t)) => Ok(t),
             Some(_) => Err(bad(format!("`{key}` must be a section"), line(key)).help(format!("write [{key}]"))),
         };
-        let located = |e: OptionsError, section: &str| {
+        let place = |section: &str, key: Option<&str>| {
             let inner = spanned.get_ref().get(section).and_then(|v| v.get_ref().as_table());
-            let at = inner.zip(e.key.as_deref()).and_then(|(table, key)| line_in(table, key));
-            option_error(e, &format!("{file}:{}, [{section}]", at.unwrap_or_else(|| line(section))))
+            let at = inner.zip(key).and_then(|(table, key)| line_in(table, key));
+            format!("{file}:{}, [{section}]", at.unwrap_or_else(|| line(section)))
+        };
+        let located = |e: OptionsError, section: &str| {
+            let at = place(section, e.key.as_deref());
+            option_error(e, &at)
         };
         let mut data_table = section(&mut table, "data")?;
         for key in ["mean", "std"] {
@@ -170,7 +174,8 @@ impl Recipe {
         if let Some(v) = data_table.get_mut("scale").filter(|v| !v.is_str()) {
             *v = toml::Value::String(v.to_string());
         }
-        let data = passes::options::read(data_table).map_err(|e| located(e, "data"))?;
+        let data: Data = passes::options::read(data_table).map_err(|e| located(e, "data"))?;
+        data.scale.as_deref().map(parse_scale).transpose().map_err(|e| e.at(place("data", Some("scale"))))?;
         let target = passes::options::read(section(&mut table, "target")?).map_err(|e| located(e, "target"))?;
         let steps = match table.remove("step") {
             None => Vec::new(),

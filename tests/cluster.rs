@@ -20,17 +20,17 @@ fn layers(opset: i64) -> Model {
   const %odd : f32[17,7,3,3] = seed(1)
   const %even : f32[16,17,3,3] = seed(2)
   const %up : f32[16,12,2,2] = seed(3)
-  const %left : f32[18,14] = seed(4)
-  const %right : f32[14,30] = seed(5)
-  const %twice : f32[30,30] = seed(6)
+  const %left : f32[50,14] = seed(4)
+  const %right : f32[14,60] = seed(5)
+  const %twice : f32[60,60] = seed(6)
 
   %a : f32[1,17,7,7] = Conv(%x, %odd)
   %b : f32[1,16,7,7] = Conv<pads=[1,1,1,1]>(%a, %even)
   %c : f32[1,12,14,14] = ConvTranspose<strides=[2,2]>(%b, %up)
-  %d : f32[1,12,18,14] = MatMul(%left, %c)
-  %e : f32[1,12,18,30] = MatMul(%d, %right)
-  %f : f32[1,12,18,30] = MatMul(%e, %twice)
-  %y : f32[1,12,18,30] = MatMul(%f, %twice)
+  %d : f32[1,12,50,14] = MatMul(%left, %c)
+  %e : f32[1,12,50,60] = MatMul(%d, %right)
+  %f : f32[1,12,50,60] = MatMul(%e, %twice)
+  %y : f32[1,12,50,60] = MatMul(%f, %twice)
 
   output %y
 }}"#

@@ -32,6 +32,17 @@ const CASES: &[Case] = &[
     ("dims that overflow", |d| weight(d, initializer("w", &[i64::MAX, i64::MAX], &[bytes(9, [0; 16])])), COMPRESS),
     ("dims of a terabyte", |d| weight(d, initializer("w", &[1 << 38], &[bytes(9, [0; 16])])), COMPRESS),
     ("raw data of the wrong length", |d| weight(d, initializer("w", &[4], &[bytes(9, [0; 15])])), COMPRESS),
+    (
+        "raw data of the wrong length in a function",
+        |d| {
+            let tensor = [int(1, 4), int(2, 1), bytes(9, [0; 15])].concat();
+            let value = [bytes(1, "value"), bytes(5, tensor), int(20, 4)].concat();
+            let constant = [bytes(2, "c"), bytes(4, "Constant"), bytes(5, value)].concat();
+            let function = [bytes(1, "F"), bytes(5, "c"), bytes(7, constant), bytes(10, "local")].concat();
+            write(d, "teacher.onnx", [good(), bytes(25, function)].concat())
+        },
+        COMPRESS,
+    ),
     ("typed data of the wrong length", |d| weight(d, initializer("w", &[4], &[bytes(4, [0; 12])])), COMPRESS),
     ("typed data of the wrong type", |d| weight(d, initializer("w", &[4], &[bytes(7, [0; 4])])), COMPRESS),
     ("too few strings", |d| weight(d, typed_initializer("w", 8, &[2], &[bytes(6, "a")])), COMPRESS),
@@ -158,6 +169,8 @@ const CASES: &[Case] = &[
     ("a recipe that is not TOML", |d| recipe(d, "version = 1\n[[step\n"), RECIPE),
     ("a recipe without a version", |d| recipe(d, "[[step]]\npass = \"clean\"\n"), RECIPE),
     ("a recipe from the future", |d| recipe(d, "version = 2\n"), RECIPE),
+    ("a recipe without an end", fine, "compress teacher.onnx -o student.onnx -r /dev/zero"),
+    ("a scale of zero", |d| recipe(d, "version = 1\n\n[data]\nscale = 0\n"), RECIPE),
     ("an unknown key", |d| recipe(d, "version = 1\n[[steps]]\npass = \"clean\"\n"), RECIPE),
     ("an unknown key of a section", |d| recipe(d, "version = 1\n\n[target]\nmax-drops = 0.01\n"), RECIPE),
     ("a value out of range", |d| recipe(d, "version = 1\n\n[target]\nmax-drop = 3\n"), RECIPE),

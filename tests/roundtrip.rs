@@ -203,6 +203,34 @@ fn unknown_fields_are_reported_and_the_rest_is_kept() {
 }
 
 #[test]
+fn an_unknown_field_does_not_hide_behind_a_length() {
+    // Four dims in one block are two bytes shorter than one by one, which is what the unknown field takes.
+    let tensor = [proto::bytes(1, [1, 1, 1, 4]), proto::int(2, 1), proto::bytes(8, "w"), proto::bytes(9, [0; 16])];
+    let tensor = proto::bytes(5, [tensor.concat(), proto::int(15, 1)].concat());
+    let graph = [proto::input("x"), tensor, proto::node("Add", &["x", "w"], &["y"]), proto::output("y")];
+    let file = proto::model(&graph);
+    let loaded = onnx::decode(file.clone().into(), None).unwrap();
+    assert_eq!(bytes(&loaded.model).len(), file.len());
+    let expected = "the file has fields that ONNX 1.23 does not define, which are dropped: TensorProto field 15 (once)";
+    assert!(loaded.warnings.iter().any(|w| w == expected), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a_dim_without_a_name_gets_one_that_no_other_dim_has() {
+    let dim = |name: &str| if name.is_empty() { proto::bytes(1, []) } else { proto::bytes(1, proto::bytes(2, name)) };
+    let input = |name: &str, dims: &[&str]| {
+        let shape = dims.iter().flat_map(|d| dim(d)).collect::<Vec<_>>();
+        let tensor = [proto::int(1, 1), proto::bytes(2, shape)].concat();
+        proto::bytes(11, [proto::bytes(1, name), proto::bytes(2, proto::bytes(1, tensor))].concat())
+    };
+    let inputs = [input("x", &["", ""]), input("z", &["x.0", "x.1"])];
+    let graph = [&inputs[..], &[proto::node("Add", &["x", "z"], &["y"]), proto::output("y")]].concat();
+    let g = onnx::decode(proto::model(&graph).into(), None).unwrap().model.graph;
+    let shape = |name: &str| g.value(g.find_value(name).unwrap()).ty.as_ref().unwrap().shape().unwrap().clone();
+    assert!(shape("x").0.iter().zip(&shape("z").0).all(|(a, b)| a != b), "{} {}", shape("x"), shape("z"));
+}
+
+#[test]
 fn nodes_are_sorted() {
     let printed = text::print::model(&decode(bytes(&load(&root().join("fixtures/onnx/unsorted.onnx")))));
     assert!(printed.find("Relu") < printed.find("Add"), "{printed}");

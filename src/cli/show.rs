@@ -4,7 +4,7 @@ use crate::analysis::channels::{Channels, Tie};
 use crate::analysis::cost::{batch_symbol, node_macs};
 use crate::analysis::paths::path_macs;
 use crate::compress::measure;
-use crate::error::{Error, Result, io};
+use crate::error::{Error, Result, read_text};
 use crate::ir::{Graph, NodeId, ValueId, text};
 use crate::onnx;
 use crate::report::group_digits;
@@ -112,7 +112,7 @@ fn mean_macs(path: &std::path::Path, g: &Graph) -> Result<(f64, u64)> {
             .because(why)
             .help("give what `tutee check --json` printed for this model")
     };
-    let text = std::fs::read_to_string(path).map_err(|e| io("read", path, &e))?;
+    let text = read_text("read", path)?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| refuse(e.to_string()))?;
     let ends = json["exits"]["ends"].as_array().ok_or_else(|| refuse("it is of no model with exits".into()))?;
     if ends.len() != g.exits().len() + 1 || g.exits().is_empty() {

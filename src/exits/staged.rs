@@ -2,7 +2,7 @@
 
 use super::heads::PROBES;
 use crate::analysis::cost::cost;
-use crate::error::{Error, Result, io};
+use crate::error::{Error, Result, read_text};
 use crate::ir::{Graph, Model, NodeId, Shape, Type, ValueId};
 use crate::onnx::{self, Atomic, SaveOptions, Target};
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ impl Manifest {
     /// # Errors
     /// If the file cannot be read or is no manifest.
     pub fn load(path: &Path) -> Result<Manifest> {
-        let text = std::fs::read_to_string(path).map_err(|e| io("read", path, &e))?;
+        let text = read_text("read", path)?;
         let refuse = |why: String| {
             Error::input(format!("{} is no manifest of stages", path.display()))
                 .because(why)

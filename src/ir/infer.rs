@@ -165,7 +165,8 @@ pub fn broadcast(a: &Shape, b: &Shape) -> Result<Shape, String> {
 impl Graph {
     /// Infers the outputs of one node and stores what is new. Says which values changed.
     ///
-    /// What the file declares is kept where inference knows less, and corrected where it contradicts.
+    /// What the file declares is kept where inference knows nothing, and corrected where it says something else: a number
+    /// may be left from before an input was made dynamic.
     fn infer_node(&mut self, id: NodeId) -> Result<Vec<ValueId>, String> {
         let facts = match self.node(id).op.operator() {
             Some(op) => op.infer(&Infer::new(self, id))?,
@@ -176,7 +177,7 @@ impl Graph {
             let Some(value) = value else { continue };
             let v = self.value_mut(value);
             let ty = match (fact.ty, &v.ty) {
-                (Some(new), Some(old)) if new.agrees(old) => Some(new.refine(old)),
+                (Some(new), Some(old)) if new.agrees(old) => Some(new.or(old)),
                 (Some(new), Some(old)) => Some(merge_rank(&new, old)),
                 (Some(new), None) => Some(new),
                 (None, old) => old.clone(),
@@ -279,7 +280,7 @@ impl Graph {
 fn merge_rank(new: &Type, old: &Type) -> Type {
     match (new, old) {
         (Type::Tensor(a, Some(s)), Type::Tensor(b, Some(t))) if a == b && s.rank() == t.rank() => {
-            Type::Tensor(*a, Some(s.refine(t)))
+            Type::Tensor(*a, Some(s.or(t)))
         }
         _ => new.clone(),
     }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::node::Node;
 use crate::ir::op::Op;
+use crate::ir::shape::DType;
 use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source, Value};
 use std::collections::{BTreeSet, HashSet};
@@ -190,9 +191,22 @@ impl Graph {
             Source::Node if self.is_held(new) => {
                 Some(format!("\"{}\" and \"{}\" are both kept names", self.value(old).name, v.name))
             }
-            Source::Node | Source::Constant(..) => None,
+            Source::Node => None,
+            Source::Constant(tensor, _) => self.refuses_constant(old, tensor.dtype()),
             _ => Some(format!("it passes the input \"{}\" on to the output \"{}\"", v.name, self.value(old).name)),
         }
+    }
+
+    /// Why a `Constant` node cannot give a kept name a tensor of this type: before opset 9 it has three. (Operators.md.)
+    pub fn refuses_constant(&self, old: ValueId, dtype: DType) -> Option<String> {
+        let holds = self.opset >= 9 || matches!(dtype, DType::F16 | DType::F32 | DType::F64);
+        (self.is_held(old) && !holds).then(|| {
+            format!(
+                "\"{}\" is an output, and `Constant` of opset {} holds no {dtype}",
+                self.value(old).name,
+                self.opset
+            )
+        })
     }
 
     /// Applies a patch, removes what it left without a reader, infers the types of what it touched and verifies them.

@@ -116,6 +116,11 @@ impl Dim {
         !matches!((self, other), (Dim::Known(a), Dim::Known(b)) if a != b)
     }
 
+    /// This dim, or the other if this is not known.
+    fn or(&self, other: &Dim) -> Dim {
+        if *self == Dim::Unknown { other.clone() } else { self.clone() }
+    }
+
     /// The more specific of two dims that agree; `self` wins ties.
     pub fn refine(&self, other: &Dim) -> Dim {
         match (self, other) {
@@ -163,8 +168,8 @@ impl Shape {
         self.rank() == other.rank() && self.0.iter().zip(&other.0).all(|(a, b)| a.agrees(b))
     }
 
-    pub fn refine(&self, other: &Shape) -> Shape {
-        Shape(self.0.iter().zip(&other.0).map(|(a, b)| a.refine(b)).collect())
+    pub fn or(&self, other: &Shape) -> Shape {
+        Shape(self.0.iter().zip(&other.0).map(|(a, b)| a.or(b)).collect())
     }
 }
 
@@ -225,10 +230,10 @@ impl Type {
         }
     }
 
-    /// The more specific of two types that agree; `self` wins ties.
-    pub fn refine(&self, other: &Type) -> Type {
+    /// This type, and of another that agrees what this does not say.
+    pub fn or(&self, other: &Type) -> Type {
         match (self, other) {
-            (Type::Tensor(d, Some(s)), Type::Tensor(_, Some(t))) => Type::Tensor(*d, Some(s.refine(t))),
+            (Type::Tensor(d, Some(s)), Type::Tensor(_, Some(t))) => Type::Tensor(*d, Some(s.or(t))),
             (Type::Tensor(_, None), Type::Tensor(_, Some(_))) => other.clone(),
             _ => self.clone(),
         }

@@ -23,15 +23,20 @@ pub fn feedback(
     let n = w.ncols();
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| xx[(b, b)].total_cmp(&xx[(a, a)]));
-    // H = R Rᵀ with R upper triangular is the Cholesky factor of H read backwards; H⁻¹ = Uᵀ U with U = R⁻¹.
+    // H = R Rᵀ with R upper triangular is the Cholesky factor of H read backwards; H⁻¹ = Uᵀ U with U = R⁻¹. Of so large
+    // matrices no more than two are there at a time.
     let flipped = Array2::from_shape_fn((n, n), |(i, j)| xx[(order[n - 1 - i], order[n - 1 - j])]);
     let lower = cholesky_lower(flipped.view(), lambda)?;
+    drop(flipped);
     let upper = Mat::from_fn(n, n, |i, j| lower[(n - 1 - i, n - 1 - j)]);
+    drop(lower);
     let mut inverse = Mat::zeros(n, n);
     invert_upper_triangular(inverse.as_mut(), upper.as_ref(), Par::Seq);
-    let inverse: MatRef<'_, f64> = inverse.as_ref();
+    drop(upper);
     // Row-major, as it is read.
-    let u: Vec<f64> = (0..n).flat_map(|i| (0..n).map(move |j| if j < i { 0.0 } else { inverse[(i, j)] })).collect();
+    let rows: MatRef<'_, f64> = inverse.as_ref();
+    let u: Vec<f64> = (0..n).flat_map(|i| (0..n).map(move |j| if j < i { 0.0 } else { rows[(i, j)] })).collect();
+    drop(inverse);
     let mut out = Array2::from_shape_fn(w.dim(), |(o, i)| w[(o, order[i])]);
     let rows = out.as_slice_mut()?;
     rows.par_chunks_mut(ROWS * n.max(1)).enumerate().for_each(|(block, rows)| {

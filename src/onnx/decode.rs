@@ -12,6 +12,7 @@ use crate::ir::value::{Form, Listing, Source, Value};
 use crate::ir::{Model, Node, Op};
 use bytes::Bytes;
 use prost::Message;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// A model, and what was noticed while it was read.
@@ -61,8 +62,7 @@ fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded
         not_onnx(format!("it is cut off, or no protobuf at all: {why}"))
     })?;
     let mut warnings = Vec::new();
-    // Another length can also come from another spelling of the same fields.
-    let unknown = if proto.encoded_len() == length { Vec::new() } else { unknown::fields(&bytes) };
+    let unknown = unknown::fields(&bytes);
     if !unknown.is_empty() {
         let (list, version) = (unknown.join(", "), super::PROTO_VERSION);
         warnings.push(format!("the file has fields that ONNX {version} does not define, which are dropped: {list}"));
@@ -82,7 +82,8 @@ fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded
     })?;
     let training = proto.training_info.iter_mut().flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
     training.into_iter().try_for_each(|g| tensors::in_graph(g, &mut |t| data.inline(t)))?;
-    let mut decoder = Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains };
+    let mut decoder =
+        Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains, symbols: HashSet::new() };
     let mut graph = decoder.graph(graph)?;
     if let Some(&lost) = graph.captures().first() {
         return Err(undefined(&graph, lost));
@@ -125,6 +126,8 @@ struct Decoder<'a> {
     data: &'a mut ExternalData,
     /// Training info refers to values by name: all of them stay.
     pin_all: bool,
+    /// Names that the file gives dims.
+    symbols: HashSet<String>,
 }
 
 impl Decoder<'_> {
@@ -150,6 +153,7 @@ impl Decoder<'_> {
             value.ty = sparse.values.as_ref().map(|v| Type::Tensor(DType(v.data_type()), dims(&sparse.dims)));
             graph.add_value(value)?;
         }
+        self.symbols.extend(inputs.iter().chain(&outputs).chain(&infos).flat_map(symbols));
         for info in inputs {
             self.input(&mut graph, info)?;
         }
@@ -221,7 +225,11 @@ impl Decoder<'_> {
             let name = value.name.clone();
             if let Some(Type::Tensor(_, Some(shape))) = &mut value.ty {
                 for (i, d) in shape.0.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Unknown) {
-                    *d = Dim::Sym(format!("{name}.{i}").into());
+                    let mut symbol = format!("{name}.{i}");
+                    while self.symbols.contains(&symbol) {
+                        symbol.push('_');
+                    }
+                    *d = Dim::Sym(symbol.into());
                 }
             }
         }
@@ -391,9 +399,6 @@ impl Decoder<'_> {
         };
         self.data.inline(&mut t)?;
         let tensor = match t.raw_data.take_if(|raw| !raw.is_empty() || need == 0) {
-            Some(raw) if raw.len() != need => {
-                return Err(bad(format!("dims {:?} of {dtype} need {need} bytes, there are {}", t.dims, raw.len())));
-            }
             Some(raw) => {
                 let backing = self.data.pages.of(&raw);
                 Tensor::new(dtype, shape, raw).map(|t| t.with_typed(false).backed_by(backing))
@@ -492,6 +497,13 @@ fn type_of(proto: &TypeProto) -> Option<Type> {
         V::MapType(m) => Type::Map(DType(m.key_type()), inner(&m.value_type)),
         V::OpaqueType(_) => Type::Opaque,
     })
+}
+
+/// The names of a value's dims.
+fn symbols(info: &ValueInfoProto) -> Vec<String> {
+    let Some(Type::Tensor(_, Some(shape))) = info.r#type.as_ref().and_then(type_of) else { return Vec::new() };
+    let name = |d: &Dim| if let Dim::Sym(s) = d { Some(s.to_string()) } else { None };
+    shape.0.iter().filter_map(name).collect()
 }
 
 fn shape_of(proto: &proto::TensorShapeProto) -> Shape {

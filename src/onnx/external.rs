@@ -76,13 +76,13 @@ impl ExternalData {
         ExternalData { folder, files: HashMap::new(), paths: Vec::new(), pages }
     }
 
-    /// Gives a tensor that lies in another file its bytes; leaves any other as it is.
+    /// Gives a tensor that lies in another file its bytes; any other only has to have as many as it needs.
     ///
     /// # Errors
     /// As [`ExternalData::read`], and if the tensor does not say properly where its bytes are.
     pub fn inline(&mut self, t: &mut TensorProto) -> Result<()> {
         if t.data_location() != DataLocation::External {
-            return Ok(());
+            return fits(t);
         }
         let bad = |why: String| {
             Error::input(format!("the tensor \"{}\" does not say where its data is", t.name()))
@@ -96,12 +96,10 @@ impl ExternalData {
         };
         let location = entry("location").ok_or_else(|| bad("it is external but names no file".into()))?;
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-        let dims: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
-        let need = dims.and_then(|d| byte_len(DType(t.data_type()), &d)).map(|n| n as u64);
-        t.raw_data = Some(self.read(location, offset, length.or(need))?);
+        t.raw_data = Some(self.read(location, offset, length.or(needed(t).map(|n| n as u64)))?);
         t.external_data.clear();
         t.data_location = None;
-        Ok(())
+        fits(t)
     }
 
     /// `length` bytes from `offset` of the file `location`; to its end if no length is given.
@@ -160,6 +158,25 @@ impl ExternalData {
         }
         self.paths.push(path.clone());
         map(&real, &mut self.pages)
+    }
+}
+
+/// What a tensor of these dims takes, raw; `None` if that is not known.
+fn needed(t: &TensorProto) -> Option<usize> {
+    let dims: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+    byte_len(DType(t.data_type()), &dims?)
+}
+
+/// Raw data has the length that its type and dims ask for.
+fn fits(t: &TensorProto) -> Result<()> {
+    match (&t.raw_data, needed(t)) {
+        (Some(raw), Some(need)) if !raw.is_empty() && raw.len() != need => {
+            let (dims, dtype) = (&t.dims, DType(t.data_type()));
+            Err(Error::input("a tensor is not valid")
+                .because(format!("dims {dims:?} of {dtype} need {need} bytes, there are {}", raw.len()))
+                .help("export the model again"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::ir::Model;
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 use prost::Message;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -130,8 +131,9 @@ impl Atomic {
 
     /// # Errors
     /// If writing fails.
-    pub fn write<R>(&mut self, f: impl FnOnce(&mut NamedTempFile) -> std::io::Result<R>) -> Result<R> {
-        f(&mut self.file).map_err(|e| io("write", &self.path, &e))
+    pub fn write<R>(&mut self, f: impl FnOnce(&mut File) -> std::io::Result<R>) -> Result<R> {
+        let help = "what stood there is as it was: make room, or choose another place";
+        f(self.file.as_file_mut()).map_err(|e| io("write", &self.path, &e).help(help))
     }
 
     /// Renames the file into place; gives its path and bytes.

@@ -68,8 +68,8 @@ mod decoder;
 mod fitted;
 mod sizes;
 
-/// Bytes that the nodes which decode a tensor take, about.
-const NODES: usize = 256;
+/// Bytes that the nodes which decode a tensor take, about, with their names.
+const NODES: usize = 512;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Options")]
@@ -167,7 +167,12 @@ impl Pass for ClusterWeights {
         let Some(mut clustered) = new(tensor, None) else {
             return Verdict::skip("it holds numbers that are not finite");
         };
-        if clustered.bytes() + NODES >= tensor.byte_len() {
+        // The first weight of so many levels brings the table of digits.
+        let digits = match codes::codes_per_byte(levels) {
+            m if m > 1 && g.find_value(&format!("digits{levels}")).is_none() => 256 * m,
+            _ => 0,
+        };
+        if clustered.bytes() + digits + NODES >= tensor.byte_len() {
             return Verdict::skip("codes and codebooks would take no fewer bytes");
         }
         let mut patch = Patch::at_value(g, v);

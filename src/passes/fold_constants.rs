@@ -130,6 +130,9 @@ fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
         let value = g.value(v);
         let ty = value.ty.as_ref().and_then(|ty| Some((ty.dtype()?, type_bytes(ty)?)));
         let (dtype, data) = ty.ok_or_else(|| format!("the size of \"{}\" is not known", value.name))?;
+        if let Some(why) = g.refuses_constant(v, dtype) {
+            return Err(why);
+        }
         if data > MAX_BYTES {
             return Err(format!("its result takes {data} bytes"));
         }

@@ -144,8 +144,9 @@ fn inline(g: &Graph, n: NodeId, b: usize, body: &Graph) -> Result<Option<Patch>>
         // One value may be several results, or one that a kept name already stands for: each gets a name of its own.
         let shared = body.outputs().iter().filter(|&v| v == inner).count() > 1;
         let passed_on = matches!(body.value(*inner).source, Source::Capture);
+        let refused = |t: &Tensor| g.refuses_constant(old, t.dtype()).is_some();
         let mut new = here[inner];
-        if g.is_held(old) && (shared || passed_on) {
+        if g.is_held(old) && (shared || passed_on || body.value(*inner).constant().is_some_and(refused)) {
             new = patch.node_named(&g.value(old).name, Unary::IDENTITY, &[Some(new)]);
         }
         if body.value(*inner).rank() == Some(1) {
