@@ -29,8 +29,10 @@ const ROWS_AN_INPUT: usize = 50;
 const MIN_ROWS: usize = 50_000;
 /// Columns of W beyond which second moments are not worth their memory.
 const MAX_INPUTS: usize = 12_000;
-/// A float input beyond this, or with all numbers within its inverse, is hardly what a network was trained on.
+/// A float input that goes beyond this is hardly what a network was trained on.
 const NORMALISED: f64 = 30.0;
+/// Nor one that varies by less: 0 to 255 that was normalised, and scaled once more, does by 0.01 to 0.08.
+const VARIED: f64 = 0.1;
 
 /// Calibration data bound to a model.
 pub struct Calibration<'a> {
@@ -41,14 +43,14 @@ pub struct Calibration<'a> {
 }
 
 impl<'a> Calibration<'a> {
-    /// At most `samples` samples, evenly chosen, for the inputs of `model`.
+    /// At most `samples` samples, but no fewer than ten batches of the model, evenly chosen, for the inputs of `model`.
     ///
     /// # Errors
     /// If the data does not fit the model, or is not finite.
     pub fn new(data: &'a Dataset, normalise: &Normalise, model: &Model, samples: usize) -> Result<Calibration<'a>> {
         let specs = model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect::<Result<Vec<_>>>()?;
         let feed = data.feed(&specs, normalise)?;
-        let picks: Vec<usize> = evenly(samples.div_ceil(feed.batch()).max(1), feed.chunks()).collect();
+        let picks: Vec<usize> = evenly(samples.div_ceil(feed.batch()).max(HELD_BACK), feed.chunks()).collect();
         let warnings = ranges(data, &feed, &picks, &specs, "calibration")?;
         let held = picks.len() / HELD_BACK;
         if held == 0 {
@@ -106,8 +108,12 @@ pub fn ranges(
 ) -> Result<Vec<String>> {
     let mut warnings = feed.warnings().to_vec();
     let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); specs.len()];
+    let first = picks.first().map(|&i| feed.chunk(i)).transpose()?.unwrap_or_default();
+    let mut same = picks.len() > 1;
     for &i in picks {
-        for ((array, spec), range) in feed.chunk(i)?.iter().zip(specs).zip(&mut ranges) {
+        let chunk = feed.chunk(i)?;
+        same &= chunk.iter().zip(&first).all(|(a, b)| a.bytes() == b.bytes());
+        for ((array, spec), range) in chunk.iter().zip(specs).zip(&mut ranges) {
             for v in array.to_f64() {
                 if !v.is_finite() {
                     return Err(Error::input(format!("the {what} data for {spec} is not finite"))
@@ -119,11 +125,17 @@ pub fn ranges(
             }
         }
     }
-    for (spec, (low, high)) in specs.iter().zip(ranges).filter(|(spec, _)| spec.dtype.is_float()) {
-        let beyond = low.abs().max(high.abs()) > NORMALISED;
+    let constant = |&(low, high): &(f64, f64)| low == high;
+    if same && !ranges.iter().all(constant) {
+        warnings
+            .push(format!("{}: all samples are the same: what is fitted to them holds for nothing else", data.name()));
+    }
+    for (spec, (low, high)) in specs.iter().zip(ranges) {
+        let beyond = low.abs().max(high.abs()) > NORMALISED && spec.dtype.is_float();
+        let narrow = high - low < VARIED && spec.dtype.is_float();
         if low == high {
             warnings.push(format!("{}: every number for {spec} is {low}: nothing can be learned", data.name()));
-        } else if high - low < 1.0 / NORMALISED && !beyond {
+        } else if narrow && !beyond {
             warnings.push(format!(
                 "{}: {spec} gets numbers from {low} to {high} only: were they normalised already, and scaled again?",
                 data.name()
@@ -217,8 +229,8 @@ impl<'a> Walk<'a> {
         }
         let other = residual.map(|r| r.1);
         let wanted: Vec<ValueId> = std::iter::once(layer.x).chain(other).collect();
-        self.sides[STUDENT].reach(student, &wanted).map_err(Err)?;
-        self.sides[TEACHER].reach(self.teacher, &[y]).map_err(Err)?;
+        self.sides[STUDENT].reach(student, &wanted)?;
+        self.sides[TEACHER].reach(self.teacher, &[y])?;
         let axis = layer.channel_axis(self.teacher.value(y).rank().unwrap_or(0));
         let kept = twins.kept.get(&(y, axis)).map(Vec::as_slice);
         let bounds = bounds(student, y);
@@ -263,7 +275,7 @@ pub struct Look<'w> {
 }
 
 /// Some samples of one group: rows of Xᵀ, of what the teacher gives and of the other term (empty if there is none).
-#[derive(Default, Clone)]
+#[derive(Default)]
 struct Rows {
     x: Vec<f32>,
     y: Vec<f32>,
@@ -283,9 +295,9 @@ impl Look<'_> {
     pub fn moments(&self) -> Result<Layer, Result<String, Error>> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
-        self.each(|group, held, x, mut rows| {
-            rows.y.iter_mut().zip(&rows.other).for_each(|(y, o)| *y -= o);
-            sums[group][held].add(x, transposed(&rows.y, m)?)
+        self.each(|group, held, x, mut y, other| {
+            y.iter_mut().zip(&other).for_each(|(y, o)| *y -= o);
+            sums[group][held].add(x, transposed(&y, m)?)
         })?;
         let intercept = self.layer.bias != Bias::None;
         Layer::new(sums, intercept).ok_or_else(|| Ok("what it sees on the calibration data is not finite".into()))
@@ -302,11 +314,11 @@ impl Look<'_> {
         let (low, high) = self.bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
         let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Retarget::new(n, m), Retarget::new(n, m)]).collect();
-        self.each(|group, held, x, mut rows| {
+        self.each(|group, held, x, mut y, other| {
             let given = math::rows_times(x, weights[group].view())?;
             let b = &fit.b[group * m..(group + 1) * m];
-            for (i, (y, given)) in rows.y.iter_mut().zip(given).enumerate() {
-                let other = rows.other.get(i).copied().unwrap_or(0.0);
+            for (i, (y, given)) in y.iter_mut().zip(given).enumerate() {
+                let other = other.get(i).copied().unwrap_or(0.0);
                 let sum = given + b[i % m] as f32 + other;
                 *y = match *y {
                     y if y <= low => sum.min(low),
@@ -314,18 +326,19 @@ impl Look<'_> {
                     y => y,
                 } - other;
             }
-            sums[group][held].add(x, transposed(&rows.y, m)?)
+            sums[group][held].add(x, transposed(&y, m)?)
         })?;
         layer.retarget(sums).ok_or_else(|| Ok("what it gives on the calibration data is not finite".into()))
     }
 
-    /// Calls `add` with every group's samples, X as inputs × samples, some at a time, fitted (0) and held back (1) apart.
+    /// Calls `add` with every group's samples, some at a time, fitted (0) and held back (1) apart: X as inputs × samples, and
+    /// rows of what the teacher gives and of the other term.
     fn each(
         &self,
-        mut add: impl FnMut(usize, usize, ArrayView2<'_, f32>, Rows) -> Option<()>,
+        mut add: impl FnMut(usize, usize, ArrayView2<'_, f32>, Vec<f32>, Vec<f32>) -> Option<()>,
     ) -> Result<(), Result<String, Error>> {
         let layer = self.layer;
-        let mut gathered = vec![[Rows::default(), Rows::default()]; layer.groups];
+        let mut gathered: Vec<[Rows; 2]> = (0..layer.groups).map(|_| Default::default()).collect();
         let mut count = 0;
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
@@ -354,9 +367,9 @@ impl Look<'_> {
                 count = 0;
                 for (group, parts) in gathered.iter_mut().enumerate() {
                     for (held, rows) in parts.iter_mut().enumerate() {
-                        let rows = std::mem::take(rows);
-                        let x = transposed(&rows.x, layer.inputs);
-                        let added = x.and_then(|x| add(group, held, x, Rows { x: Vec::new(), ..rows.clone() }));
+                        let Rows { x, y, other } = std::mem::take(rows);
+                        let x = transposed(&x, layer.inputs);
+                        let added = x.and_then(|x| add(group, held, x, y, other));
                         added.ok_or_else(|| Ok("its samples do not add up".to_string()))?;
                     }
                 }

@@ -3,7 +3,7 @@
 use super::spool::Spool;
 use crate::data::{Array, Dtype};
 use crate::error::{Error, Result};
-use crate::exec::Network;
+use crate::exec::{Network, Runner};
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Tensor, Type, ValueId};
 use crate::onnx;
 use rayon::prelude::*;
@@ -91,10 +91,14 @@ impl Side {
     }
 
     /// Computes these values for every chunk, and whatever nodes further on will need of what is computed on the way.
-    pub fn reach(&mut self, graph: &Graph, values: &[ValueId]) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Err(Ok(why))` if tract has no way to run it, `Err(Err(error))` if something failed.
+    pub fn reach(&mut self, graph: &Graph, values: &[ValueId]) -> Result<(), Result<String, Error>> {
         let cone = self.cone(graph, values);
         if !cone.is_empty() {
-            let order: Vec<NodeId> = graph.topological()?.into_iter().filter(|n| cone.contains(n)).collect();
+            let order: Vec<NodeId> =
+                graph.topological().map_err(Err)?.into_iter().filter(|n| cone.contains(n)).collect();
             let fixed = constant_nodes(graph, &order, &self.live);
             let moving = |n: &NodeId| !fixed.contains(n);
             let later = |v: ValueId| graph.readers(v).any(|n| !cone.contains(&n) && !self.done.contains(&n));
@@ -128,7 +132,7 @@ impl Side {
         Ok(Tensor::new(ours(dtype), shape.to_vec(), first.bytes().to_vec().into()))
     }
 
-    fn run(&mut self, graph: &Graph, order: &[NodeId], outputs: &[ValueId]) -> Result<()> {
+    fn run(&mut self, graph: &Graph, order: &[NodeId], outputs: &[ValueId]) -> Result<(), Result<String, Error>> {
         let reads = |&n: &NodeId| {
             let captured = graph.node_captures(n).into_iter().map(|c| c.2);
             graph.node_inputs(n).into_iter().flatten().chain(captured).collect::<Vec<_>>()
@@ -137,7 +141,7 @@ impl Side {
         let read = || read.iter().copied().filter(|v| self.live.contains_key(v));
         let mut fixed = HashMap::new();
         for v in read() {
-            fixed.extend(self.fixed(v)?.map(|tensor| (v, tensor)));
+            fixed.extend(self.fixed(v).map_err(Err)?.map(|tensor| (v, tensor)));
         }
         let inputs: Vec<ValueId> = read().filter(|v| !fixed.contains_key(v)).collect();
         let (mut types, mut shapes) = (Vec::new(), Vec::new());
@@ -149,9 +153,15 @@ impl Side {
             shapes.push(shape.to_vec());
         }
         let mut part = self.shell.clone();
-        part.graph = graph.extract(order, &types, &fixed, outputs)?;
-        let network = Network::from_bytes(self.name, &onnx::to_bytes(&part)?)?;
-        let runner = network.runner(&shapes)?;
+        part.graph = graph.extract(order, &types, &fixed, outputs).map_err(Err)?;
+        let network = Network::from_bytes(self.name, &onnx::to_bytes(&part).map_err(Err)?);
+        let runner = network.and_then(|network| network.runner(&shapes));
+        let runner = runner.map_err(|e| Ok(format!("what is before it does not run: {}", e.reason())))?;
+        self.compute(&runner, &inputs, outputs).map_err(Err)
+    }
+
+    /// Runs a part for every chunk and keeps what it gives.
+    fn compute(&mut self, runner: &Runner, inputs: &[ValueId], outputs: &[ValueId]) -> Result<()> {
         let mut spools = outputs.iter().map(|_| Spool::new()).collect::<Result<Vec<_>>>()?;
         for start in (0..self.chunks).step_by(BATCH) {
             let chunk = |i: usize| {

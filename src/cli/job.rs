@@ -383,6 +383,9 @@ impl CalibArgs {
 
     fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
         let path = self.calib.clone().or(recipe.data.calib.clone());
+        if path.is_none() && self.calib_samples.is_some() {
+            return Err(Error::input("--calib-samples without calibration data").help("give --calib DATA too"));
+        }
         path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()
     }
 }

@@ -33,7 +33,8 @@ use std::process::ExitCode;
     version,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 done; 1 your input (model, recipe, data, arguments); 2 the student missed a target; 3 a bug in tutee.
+Exit codes: 0 done; 1 your input (model, recipe, data, arguments); 2 the student missed a target, or is not finite where
+the teacher is; 3 a bug in tutee.
 
 Examples:
   tutee compress teacher.onnx -o student.onnx

@@ -234,9 +234,8 @@ fn spatial(cx: &Context<'_>, rank: Rank, whole: &Conv, kernel: &Kernel, weight: 
             let w = found.product();
             Some((found, w))
         };
-        if let Some((better, b)) = split::fit(cx.graph, fitted, found.product(), &mut what, find)? {
-            (found, bias) = (better, Some(b));
-        }
+        let (better, b) = split::fit(cx.graph, fitted, found.product(), &mut what, find)?;
+        (found, bias) = (better.unwrap_or(found), b);
     }
     let terms = found.down.nrows();
     let down = weight.like([terms, kernel.inputs, rows / kernel.inputs, 1], found.down.iter().map(|&v| v as f32));
@@ -256,9 +255,10 @@ fn channel(cx: &Context<'_>, rank: Rank, whole: Conv, kernel: &Kernel, weight: &
     if let Some(fitted) = &cx.fitted {
         let plain = left.dot(&right).mapv(f64::from);
         let find = split::low_rank(terms);
-        if let Some((better, b)) = split::fit(cx.graph, fitted, plain, &mut what, find)? {
+        let (better, b) = split::fit(cx.graph, fitted, plain, &mut what, find)?;
+        bias = b;
+        if let Some(better) = better {
             (left, right) = (better.0.mapv(|v| v as f32), better.1.mapv(|v| v as f32));
-            bias = Some(b);
         }
     }
     let down = weight.like([&[terms, inputs], size.as_slice()].concat(), right.iter().copied());

@@ -207,11 +207,12 @@ impl FactorizeLinear {
             let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
             let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
             let find = split::low_rank(factors.left.ncols());
-            if let Some(((left, right), b)) = split::fit(graph, fitted, plain, &mut what, find)? {
+            let (better, b) = split::fit(graph, fitted, plain, &mut what, find)?;
+            bias = b;
+            if let Some((left, right)) = better {
                 let (left, right) = (left.mapv(|v| (v / scale) as f32), right.mapv(|v| v as f32));
                 let pair = if sums_rows { (right.reversed_axes(), left.reversed_axes()) } else { (left, right) };
                 (factors.left, factors.right) = pair;
-                bias = Some(b);
             }
         }
         let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; ones]].concat(), f.iter().copied());

@@ -53,6 +53,9 @@ pub enum Fidelity {
     Approximate,
 }
 
+/// Producers of a group that a report names.
+const MAX_NAMES: usize = 8;
+
 /// A place that a pass looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Site {
@@ -76,6 +79,8 @@ pub enum Site {
     /// Coupled channels: the nodes that make them, and which of their units stay (`None`: that is not decided here).
     Channels {
         producers: Vec<NodeId>,
+        /// Which of the groups that these make.
+        nth: usize,
         keep: Option<Vec<usize>>,
     },
 }
@@ -117,8 +122,9 @@ impl Site {
                 graph.value(*v).name.clone()
             }
             Site::Channels { producers, .. } => {
-                let names: Vec<_> = producers.iter().map(|&n| graph.label(n)).collect();
-                names.join(" + ")
+                let names: Vec<_> = producers.iter().take(MAX_NAMES).map(|&n| graph.label(n)).collect();
+                let more = producers.len() - names.len();
+                names.join(" + ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
             }
         }
     }

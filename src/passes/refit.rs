@@ -51,7 +51,11 @@ pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), Stri
     };
     let chosen = settle(fitted, &before, solve);
     let note = chosen.note();
-    let Some((fit, _)) = chosen.repaired else { return Err(note) };
+    let fit = match (chosen.repaired, chosen.bias) {
+        (Some((fit, _)), _) => fit,
+        (None, Some(b)) => Fit { b, ..before },
+        (None, None) => return Err(note),
+    };
     Ok((write(graph, linear, &fit)?, note))
 }
 
@@ -105,7 +109,8 @@ pub fn settle<F>(
         }
     };
     let old = judge(fitted.layer, before).map_or(f64::INFINITY, |j| j.1);
-    let mut chosen = Chosen { repaired: None, predicted: None, before: relative(old, all), after: f64::INFINITY };
+    let mut chosen =
+        Chosen { repaired: None, bias: None, predicted: None, before: relative(old, all), after: f64::INFINITY };
     let mut least = old;
     let mut layer = fitted.layer.clone();
     for _ in 0..ROUNDS {
@@ -123,7 +128,16 @@ pub fn settle<F>(
         let (Some(next), true) = (next, worth) else { break };
         layer = next;
     }
-    let (before, after, kept) = (chosen.before, chosen.after, chosen.repaired.is_some());
+    // Where nothing better was found, as behind inputs that never change, the means at least can agree.
+    if chosen.repaired.is_none() {
+        let corrected = fitted.layer.with_bias(before.w.clone());
+        let lost = judge(fitted.layer, &corrected).map_or(f64::INFINITY, |j| j.1);
+        if lost < least {
+            (chosen.bias, chosen.after) = (Some(corrected.b), relative(lost, all));
+        }
+    }
+    let (before, after) = (chosen.before, chosen.after);
+    let kept = chosen.repaired.is_some() || chosen.bias.is_some();
     if after.is_finite() {
         fitted.judged.set(Some(Judged { before, after, kept }));
     }
@@ -135,6 +149,8 @@ pub fn settle<F>(
 pub struct Chosen<F> {
     /// The weights, and the form they were found in, if they are better on held-back samples than those before.
     pub repaired: Option<(Fit, F)>,
+    /// If there are none: biases that make the weights before better on held-back samples.
+    pub bias: Option<Vec<f64>>,
     /// ‖Y − Y'‖ / ‖Y − ȳ‖ of the first fit on the samples it was fitted to: of the layer itself, no activation behind it.
     pub predicted: Option<f64>,
     /// Relative errors behind the activation, on held-back samples.
@@ -156,6 +172,7 @@ impl<F> Chosen<F> {
         let (before, after) = (percent(self.before), percent(self.after));
         match self.repaired {
             Some(_) => format!("output error {before} → {after}"),
+            None if self.bias.is_some() => format!("output error {before} → {after} by the bias alone"),
             None if self.after.is_finite() => {
                 format!("output error {before}; the repair gave {after} and was rolled back")
             }

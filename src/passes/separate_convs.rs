@@ -322,10 +322,13 @@ fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -
     };
     let chosen = refit::settle(fitted, &before, solve);
     what.push_str(&chosen.predicted_note());
-    let (fit, mixed) = chosen.repaired.unwrap_or((before, plain));
+    let (b, mixed) = match chosen.repaired {
+        Some((fit, mixed)) => (fit.b, mixed),
+        None => (chosen.bias.unwrap_or(before.b), plain),
+    };
     let join = |get: fn(&Mixed) -> &Array3<f64>| {
         let views: Vec<_> = mixed.iter().map(|m| get(m).view()).collect();
         ndarray::concatenate(Axis(0), &views).map_err(|e| e.to_string())
     };
-    Ok((Mixed { filters: join(|m| &m.filters)?, mixes: join(|m| &m.mixes)? }, fit.b))
+    Ok((Mixed { filters: join(|m| &m.filters)?, mixes: join(|m| &m.mixes)? }, b))
 }

@@ -170,8 +170,8 @@ pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Res
     Ok((factors, what))
 }
 
-/// The form of weights that calibration data asks for, and the bias that goes with it; none if it is no better than the
-/// plain weight `before` (outputs × inputs) on what was held back. `find` gives, for a part with the weight that is given up
+/// The form of weights that calibration data asks for, none if it is no better than the plain weight `before` (outputs ×
+/// inputs) on what was held back, and the bias that goes with what is taken, none if it stays. `find` gives, for a part with the weight that is given up
 /// and a relative λ, a form and the weight that it stands for. Adds to `what` how it went.
 ///
 /// # Errors
@@ -182,7 +182,7 @@ pub fn fit<F>(
     before: Array2<f64>,
     what: &mut String,
     find: impl Fn(&Part, ArrayView2<'_, f64>, f64) -> Option<(F, Array2<f64>)>,
-) -> Result<Option<(F, Vec<f64>)>, String> {
+) -> Result<(Option<F>, Option<Vec<f64>>), String> {
     let current = refit::current(graph, fitted.linear)?;
     let before = Fit { w: vec![before], b: current.b.clone() };
     let solve = |layer: &Layer, _: Option<&F>| {
@@ -193,7 +193,10 @@ pub fn fit<F>(
     };
     let chosen = refit::settle(fitted, &before, solve);
     what.push_str(&chosen.predicted_note());
-    Ok(chosen.repaired.map(|(fit, form)| (form, fit.b)))
+    Ok(match chosen.repaired {
+        Some((fit, form)) => (Some(form), Some(fit.b)),
+        None => (None, chosen.bias),
+    })
 }
 
 /// L and R of W ≈ L R.

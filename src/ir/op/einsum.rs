@@ -122,7 +122,7 @@ impl Operator for Einsum {
     }
 
     /// Of two factors, one of them a weight: an index that both have and the output has not is summed over, one of the weight
-    /// alone makes channels, and the others pass. Of two that are no weights only what both and the output have.
+    /// alone makes channels, and the others pass.
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let rank = |s: Option<&Shape>| s.map_or(0, Shape::rank);
         let ranks = [rank(t.cx().shape(0)), rank(t.cx().shape(1)), rank(t.out_shape(0))];
@@ -146,7 +146,7 @@ impl Operator for Einsum {
                         t.contract((slot, axis), (weight, summed), 1);
                     }
                     (None, Some(to), Some(weight)) if weight == slot => t.produce((slot, axis), (0, to), 1),
-                    (None, Some(to), Some(_)) => t.pass((slot, axis), (0, to)),
+                    (None, Some(to), _) => t.pass((slot, axis), (0, to)),
                     _ => {}
                 }
             }

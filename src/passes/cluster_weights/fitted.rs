@@ -65,7 +65,7 @@ pub fn cluster(
     let note = chosen.note();
     Ok(match chosen.repaired {
         Some((fit, found)) => (found, Some(fit.b), note),
-        None => (plain, None, note),
+        None => (plain, chosen.bias, note),
     })
 }
 
