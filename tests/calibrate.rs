@@ -123,6 +123,39 @@ fn data_that_says_nothing_leaves_finite_weights() {
     }
 }
 
+/// What the layer reads never changes: no weights can be fitted, but what is lost is a constant.
+#[test]
+fn biases_agree_where_nothing_can_be_fitted() {
+    let low = vec!["-1000"; 40].join(",");
+    let (teacher, data) = one_layer(
+        &[40, 24],
+        &format!(
+            "  const %w1 : f32[24,40] = seed(1)
+  const %low : f32[40] = {{{low}}}
+  const %one : f32[] = {{1}}
+  const %w2 : f32[40,60] = seed(2)
+  const %b2 : f32[60] = seed(3)
+
+  %h : f32[N,40] = Gemm(%x, %w1, %low)
+  %a : f32[N,40] = Clip(%h, %one)
+  %y : f32[N,60] = Gemm(%a, %w2, %b2)"
+        ),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let off = |repair: &str| {
+        let step = "pass = \"cluster-weights\", levels = 2, groups = 1, min-weights = 16, only = [\"y\"]";
+        let student =
+            run(&teacher, &data, &Normalise::default(), 512, &format!("[{{ {step}{repair} }}]")).unwrap().student;
+        let files = ["teacher.onnx", "student.onnx"].map(|name| folder.path().join(name));
+        for (model, file) in [&teacher, &student].into_iter().zip(&files) {
+            onnx::save(model, &Target::File(file.clone()), SaveOptions::default()).unwrap();
+        }
+        check(&files[0], &files[1], &data, &Normalise::default(), &|_, _| {}).unwrap().outputs["y"].max_abs
+    };
+    let (with, without) = (off(""), off(", repair = \"none\""));
+    assert!(with < 1e-5 && without > 0.1, "{with} {without}");
+}
+
 #[test]
 fn bad_data_is_refused_or_warned_of() {
     let teacher = text::parse::model(SMALL).unwrap();
@@ -136,6 +169,9 @@ fn bad_data_is_refused_or_warned_of() {
     assert!(said(&small(20, |_| 0.5)).contains("nothing can be learned"));
     assert!(said(&small(20, |i| (i % 256) as f32)).contains("does the model expect them normalised"));
     assert!(said(&small(20, |i| (i % 256) as f32 / 65025.0)).contains("normalised already, and scaled again"));
+    let twice = |i: usize| ((i % 256) as f32 / 255.0 - 0.13) / 0.31 / 255.0 / 0.31;
+    assert!(said(&small(20, twice)).contains("normalised already, and scaled again"));
+    assert!(said(&small(20, |i| noise(i % 144))).contains("all samples are the same"));
     assert!(said(&small(9, noise)).contains("too little calibration data"));
     let other = Array::from_f32(vec![20, 3, 6, 6], &vec![0.0; 20 * 108]).unwrap();
     assert!(said(&Dataset::from_arrays("calib.npz", [("x".to_string(), other)])).contains("cannot feed"));
