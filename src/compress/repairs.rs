@@ -171,6 +171,7 @@ impl<'a> Repairs<'a> {
     }
 
     /// After training: what the student computes now is what later steps are to keep.
+    #[cfg(feature = "distill")]
     pub fn begin_anew(&mut self) {
         (self.teacher, self.twins, self.changed) = (None, Twins::default(), false);
     }
