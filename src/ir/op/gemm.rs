@@ -153,7 +153,10 @@ impl Operator for MatMul {
                     let heads = (0..a - 2).any(|axis| t.is_tracked((0, axis)) || t.is_tracked((1, axis)));
                     pass_stack(t, 0, a);
                     pass_stack(t, 1, b);
-                    if !heads {
+                    if heads {
+                        t.freeze((0, a - 2), "multiplies heads, which only go whole");
+                        t.freeze((1, b - 1), "multiplies heads, which only go whole");
+                    } else {
                         t.pass((0, a - 2), (0, y - 2));
                         t.pass((1, b - 1), (0, y - 1));
                     }
