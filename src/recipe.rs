@@ -14,7 +14,6 @@ pub use distill::Distill;
 #[cfg(feature = "exec")]
 pub use early_exit::EarlyExit;
 
-use crate::data::parse_scale;
 use crate::error::{Error, Result, read_text};
 use crate::passes::options::{OptionsError, Selection, Share, suggest};
 use crate::passes::{self, Pass, Phase};
@@ -156,14 +155,10 @@ impl Recipe {
             Some(toml::Value::Table(t)) => Ok(t),
             Some(_) => Err(bad(format!("`{key}` must be a section"), line(key)).help(format!("write [{key}]"))),
         };
-        let place = |section: &str, key: Option<&str>| {
-            let inner = spanned.get_ref().get(section).and_then(|v| v.get_ref().as_table());
-            let at = inner.zip(key).and_then(|(table, key)| line_in(table, key));
-            format!("{file}:{}, [{section}]", at.unwrap_or_else(|| line(section)))
-        };
         let located = |e: OptionsError, section: &str| {
-            let at = place(section, e.key.as_deref());
-            option_error(e, &at)
+            let inner = spanned.get_ref().get(section).and_then(|v| v.get_ref().as_table());
+            let at = inner.zip(e.key.as_deref()).and_then(|(table, key)| line_in(table, key));
+            option_error(e, &format!("{file}:{}, [{section}]", at.unwrap_or_else(|| line(section))))
         };
         let mut data_table = section(&mut table, "data")?;
         for key in ["mean", "std"] {
@@ -174,8 +169,7 @@ impl Recipe {
         if let Some(v) = data_table.get_mut("scale").filter(|v| !v.is_str()) {
             *v = toml::Value::String(v.to_string());
         }
-        let data: Data = passes::options::read(data_table).map_err(|e| located(e, "data"))?;
-        data.scale.as_deref().map(parse_scale).transpose().map_err(|e| e.at(place("data", Some("scale"))))?;
+        let data = passes::options::read(data_table).map_err(|e| located(e, "data"))?;
         let target = passes::options::read(section(&mut table, "target")?).map_err(|e| located(e, "target"))?;
         let steps = match table.remove("step") {
             None => Vec::new(),

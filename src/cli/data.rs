@@ -21,9 +21,12 @@ pub struct NormaliseArgs {
 impl NormaliseArgs {
     /// What the arguments say, and for what they leave open, the recipe.
     pub fn over(&self, recipe: &recipe::Data) -> Result<Normalise> {
-        let scale = self.scale.as_ref().or(recipe.scale.as_ref());
         let list = |own: &Vec<f32>, other: &Vec<f32>| if own.is_empty() { other.clone() } else { own.clone() };
-        let scale = scale.map_or(Ok(1.0), |s| parse_scale(s))?;
+        let scale = match (&self.scale, &recipe.scale) {
+            (Some(own), _) => parse_scale(own).map_err(|e| e.at("--scale"))?,
+            (None, Some(other)) => parse_scale(other).map_err(|e| e.at("`scale` under [data] in the recipe"))?,
+            (None, None) => 1.0,
+        };
         Normalise::new(scale, list(&self.mean, &recipe.mean), list(&self.std, &recipe.std))
     }
 }
