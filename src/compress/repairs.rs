@@ -150,7 +150,12 @@ impl<'a> Repairs<'a> {
                         let repaired = refit(graph, &fitted);
                         row.done = repaired.is_ok();
                         row.error = repair(&fitted, row.done);
-                        repaired.map(|(patch, what)| (patch, what + &scarce(&fitted)))
+                        let judged = fitted.judged.get().is_some();
+                        match repaired {
+                            Ok((patch, what)) => Ok((patch, what + &scarce(&fitted))),
+                            Err(why) if judged => Err(why + &scarce(&fitted)),
+                            Err(why) => Err(why),
+                        }
                     });
                     row.note = match repaired {
                         Ok((patch, what)) => {
