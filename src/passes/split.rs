@@ -171,8 +171,8 @@ pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Res
 }
 
 /// The form of weights that calibration data asks for, none if it is no better than the plain weight `before` (outputs ×
-/// inputs) on what was held back, and the bias that goes with what is taken, none if it stays. `find` gives, for a part with the weight that is given up
-/// and a relative λ, a form and the weight that it stands for. Adds to `what` how it went.
+/// inputs) on what was held back, and the bias that goes with what is taken, none if it stays. `find` gives, for a part
+/// with the weight that is given up and a relative λ, a form and the weight that it stands for. Adds to `what` how it went.
 ///
 /// # Errors
 /// If the layer cannot be computed with.

@@ -12,8 +12,8 @@ use ndarray::Array2;
 const RIDGE: f64 = 1e-2;
 
 /// Clusters the weight of a layer. Centroids weigh each weight by the second moment of its input; codes are chosen input by
-/// input, from the strongest, what one loses handed on to the next (GPTQ); then the centroids are solved by least squares on the layer's
-/// output. Also gives the bias that goes with them, and how it went.
+/// input, from the strongest, what one loses handed on to the next (GPTQ); then the centroids are solved by least squares on
+/// the layer's output. Also gives the bias that goes with them, and how it went.
 ///
 /// # Errors
 /// If the layer cannot be computed with.
