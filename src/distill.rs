@@ -41,6 +41,8 @@ mod build;
 mod codebooks;
 mod conv;
 mod depthwise;
+#[cfg(test)]
+mod gradients;
 mod layout;
 pub mod loss;
 mod matmul;
