@@ -57,7 +57,7 @@ fn one_file_and_stages_answer_alike() {
     let student = run(&load(&teacher), &[], EXITS).unwrap().student;
     assert_eq!(student.graph.exits().len(), 2);
     save(&student, &file);
-    staged::save(&student, &file).unwrap();
+    onnx::commit(staged::prepare(&student, &file).unwrap()).unwrap();
 
     let [one, many] = [compare(&teacher, &file), compare(&teacher, &stages)];
     let (exits, same) = (one.exits.as_ref().unwrap(), many.exits.as_ref().unwrap());
@@ -229,11 +229,14 @@ fn a_batch_leaves_together() {
         model.display(),
         fixture("fashion_calib.npz").display()
     );
+    let stale = folder.path().join("early.stage2.onnx");
+    std::fs::write(&stale, "of an earlier run").unwrap();
     let output = tutee(folder.path(), &line);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for name in ["early.stage0.onnx", "early.stage1.onnx", "early.stages.json"] {
         assert!(folder.path().join(name).exists(), "{name}");
     }
+    assert!(!stale.exists());
     let network = Network::load(&folder.path().join("early.onnx")).unwrap();
     assert_eq!(network.outputs(), ["logits", "which"]);
     let test = Dataset::load(&fixture("fashion_test.npz")).unwrap();

@@ -36,12 +36,18 @@ impl Subject {
             let ends = [Some(&stage.answer), stage.confidence.as_ref()].into_iter().flatten().chain(&stage.passes_on);
             let lost = lost.or_else(|| ends.clone().find(|name| !network.outputs().contains(name)));
             if let Some(name) = lost {
-                return Err(Error::input(format!("the stages of {} do not chain", path.display()))
-                    .at(stage.file.clone())
-                    .because(format!("the manifest and the files differ about \"{name}\""))
-                    .help("write the stages again with `--stages`"));
+                let why = format!("the manifest and the files differ about \"{name}\"");
+                return Err(broken(path, &stage.file, why));
             }
             known.extend(network.outputs().iter().cloned());
+        }
+        let read = |name: &String| networks.iter().any(|n| n.inputs().iter().any(|i| i.name == *name));
+        if let Some(name) = manifest.inputs.iter().find(|name| !read(name)) {
+            return Err(broken(path, "inputs", format!("no stage reads \"{name}\"")));
+        }
+        if let Some(last) = manifest.stages.last().filter(|s| s.answer != manifest.output) {
+            let why = format!("the last answer is \"{}\", and the output \"{}\"", last.answer, manifest.output);
+            return Err(broken(path, &last.file, why));
         }
         Ok(Subject::Staged { path: path.to_owned(), manifest, networks })
     }
@@ -83,9 +89,9 @@ impl Subject {
     /// # Errors
     /// If tract cannot run it.
     pub fn ready(&self, shapes: &[Vec<usize>], example: impl Fn() -> Result<Vec<Array>>) -> Result<Ready> {
-        let (manifest, networks) = match self {
+        let (path, manifest, networks) = match self {
             Subject::File(network) => return Ok(Ready::File(network.runner(shapes)?)),
-            Subject::Staged { manifest, networks, .. } => (manifest, networks),
+            Subject::Staged { path, manifest, networks } => (path, manifest, networks),
         };
         let mut known: HashMap<String, Array> = manifest.inputs.iter().cloned().zip(example()?).collect();
         let mut stages = Vec::new();
@@ -95,10 +101,24 @@ impl Subject {
             let runner = network.runner(&shapes)?;
             let given: Vec<Array> = inputs.iter().map(|name| known[name].clone()).collect();
             known.extend(runner.outputs().to_vec().into_iter().zip(runner.run(&given)?));
+            let confidence =
+                stage.confidence.as_ref().filter(|name| known[*name].shape().iter().product::<usize>() != 1);
+            if let Some(name) = confidence {
+                let why =
+                    format!("the confidence \"{name}\" has the shape {:?}, and is to be a number", known[name].shape());
+                return Err(broken(path, &stage.file, why));
+            }
             stages.push(Link { stage: stage.clone(), inputs, runner });
         }
         Ok(Ready::Staged { inputs: manifest.inputs.clone(), stages })
     }
+}
+
+fn broken(manifest: &Path, place: &str, why: String) -> Error {
+    Error::input(format!("the stages of {} do not chain", manifest.display()))
+        .at(place)
+        .because(why)
+        .help("write the stages again with `--stages`")
 }
 
 /// A subject that can be run, from any thread.

@@ -67,6 +67,11 @@ pub struct OutputArgs {
 /// A teacher of fewer bytes has no student that needs external data.
 const MAY_BE_EXTERNAL: u64 = 1 << 30;
 
+/// Whether a model has exits, which are taken out of the bodies of `If` nodes if they are there.
+fn has_exits(model: &mut Model) -> Result<bool> {
+    Ok(!model.graph.exits().is_empty() || model.graph.flatten()? > 0)
+}
+
 pub struct Job {
     pub model: PathBuf,
     pub recipe: Recipe,
@@ -86,7 +91,7 @@ pub struct Job {
 
 impl Job {
     pub fn run(self) -> Result<ExitCode> {
-        let OutputArgs { output, report: reports, external_data, depfile: rule, threads, quiet, .. } = &self.output;
+        let OutputArgs { output, report: reports, depfile: rule, threads, quiet, .. } = &self.output;
         let (quiet, recipe) = (*quiet, &self.recipe);
         super::set_threads(*threads)?;
         let plan = recipe.plan()?;
@@ -195,15 +200,14 @@ impl Job {
         progress.finish();
         let Outcome { mut student, mut report } = outcome?;
         report.warnings = warnings;
-        self.exits(&mut student, &mut report)?;
+        self.name_exit(&mut student, &mut report)?;
         #[cfg(feature = "distill")]
         if let Some((_, of)) = teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0)) {
             report.teacher = Size { bytes: of.bytes, ..measure(&of.model)? };
         }
 
-        let written = onnx::save(&student, &target, SaveOptions { external_data: *external_data })?;
-        if !written.is_empty() {
-            report.student.bytes = written.iter().map(|w| w.1).sum();
+        if let Some(bytes) = self.write(&student, &target, &mut report)? {
+            report.student.bytes = bytes;
         }
         if let Some(path) = rule {
             write_text(path, &depfile(output, &sources))?;
@@ -259,29 +263,49 @@ impl Job {
         }
     }
 
-    /// Writes stages and adds the output, where a student has exits and is to have them.
-    fn exits(&self, student: &mut Model, report: &mut Report) -> Result<()> {
-        #[cfg(feature = "exec")]
-        let asked = self.output.stages || self.output.exit_output.is_some();
-        #[cfg(not(feature = "exec"))]
-        let asked = self.output.exit_output.is_some();
-        if !asked || (student.graph.exits().is_empty() && student.graph.flatten()? == 0) {
+    /// Adds the output that says which exit was taken, where a student has exits and is to have it.
+    fn name_exit(&self, student: &mut Model, report: &mut Report) -> Result<()> {
+        let Some(name) = &self.output.exit_output else { return Ok(()) };
+        if !has_exits(student)? {
             return Ok(());
         }
-        if let Some(name) = &self.output.exit_output {
-            if student.graph.all_names().contains(name) {
-                return Err(Error::input(format!("the exit output cannot be called \"{name}\""))
-                    .because("a value of the student has that name")
-                    .help("give another --exit-output"));
-            }
-            student.graph.exit_output = Some(name.clone());
-            report.student = measure(student)?;
+        if student.graph.all_names().contains(name) {
+            return Err(Error::input(format!("the exit output cannot be called \"{name}\""))
+                .because("a value of the student has that name")
+                .help("give another --exit-output"));
         }
+        student.graph.exit_output = Some(name.clone());
+        report.student = measure(student)?;
+        Ok(())
+    }
+
+    /// Writes the student, and its stages where they are asked for: all of these files or none. Gives the student's bytes,
+    /// if it is a file.
+    fn write(&self, student: &Model, target: &Target, report: &mut Report) -> Result<Option<u64>> {
+        let options = SaveOptions { external_data: self.output.external_data };
+        let Target::File(path) = target else { return onnx::save(student, target, options).map(|_| None) };
+        let mut files = onnx::prepare(student, path, options)?;
+        let own = files.len();
         #[cfg(feature = "exec")]
         if self.output.stages {
-            staged::save(student, &self.output.output)?;
+            let mut flat = student.clone();
+            match has_exits(&mut flat)? {
+                true => files.extend(staged::prepare(&flat, path)?),
+                false => {
+                    let why = "no stages were written: the student has no exits";
+                    if !self.output.quiet {
+                        super::say(&format!("warning: {why}"));
+                    }
+                    report.warnings.push(why.into());
+                }
+            }
         }
-        Ok(())
+        let written = onnx::commit(files)?;
+        #[cfg(feature = "exec")]
+        if self.output.stages {
+            staged::remove_others(path, &written)?;
+        }
+        Ok(Some(written[..own].iter().map(|w| w.1).sum()))
     }
 
     /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.

@@ -2,9 +2,9 @@
 
 use super::heads::PROBES;
 use crate::analysis::cost::cost;
-use crate::error::{Error, Result, read_text};
+use crate::error::{Error, Result, io, read_text};
 use crate::ir::{Graph, Model, NodeId, Shape, Type, ValueId};
-use crate::onnx::{self, Atomic, SaveOptions, Target};
+use crate::onnx::{self, Atomic, SaveOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -18,7 +18,7 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub version: u32,
-    /// Of the whole network.
+    /// Of the whole network, those that some stage reads.
     pub inputs: Vec<String>,
     /// The name that the network's answer has.
     pub output: String,
@@ -137,36 +137,46 @@ fn extract(g: &Graph, nodes: &[NodeId], inputs: &[ValueId], ends: &[ValueId]) ->
     Ok(part)
 }
 
-/// Writes `NAME.stage0.onnx`, … and `NAME.stages.json` beside the model's own place. Gives what was written.
+/// Writes `NAME.stage0.onnx`, … and `NAME.stages.json` beside their places, next to the model's own, for [`onnx::commit`] to
+/// rename. The manifest comes last.
 ///
 /// # Errors
-/// If writing fails. The manifest comes last: it names complete files only.
-pub fn save(model: &Model, beside: &Path) -> Result<Vec<(PathBuf, u64)>> {
-    let stages = stages(model)?;
-    let mut written = Vec::new();
-    let mut entries = Vec::new();
-    for (i, (stage, mut entry)) in stages.into_iter().enumerate() {
+/// If writing fails.
+pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
+    let mut files = Vec::new();
+    let mut entries: Vec<Stage> = Vec::new();
+    for (i, (stage, mut entry)) in stages(model)?.into_iter().enumerate() {
         let path = file(beside, &format!("stage{i}.onnx"));
         entry.file = path.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-        written.extend(onnx::save(&stage, &Target::File(path), SaveOptions::default())?);
+        files.extend(onnx::prepare(&stage, &path, SaveOptions::default())?);
         entries.push(entry);
     }
     let g = &model.graph;
     let name = |v: ValueId| g.value(v).name.clone();
+    let read = |name: &String| entries.iter().any(|stage| stage.inputs.contains(name));
     let manifest = Manifest {
         version: VERSION,
-        inputs: g.runtime_inputs().map(name).collect(),
+        inputs: g.runtime_inputs().map(name).filter(read).collect(),
         output: g.outputs().first().map_or(String::new(), |&v| name(v)),
         stages: entries,
     };
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::internal(e.to_string()))? + "\n";
     let mut out = Atomic::create(&file(beside, "stages.json"))?;
     out.write(|w| w.write_all(text.as_bytes()))?;
-    written.push(out.commit()?);
-    Ok(written)
+    files.push(out);
+    Ok(files)
 }
 
-/// Every file that [`save`] may write: the manifest, and as many stages as there are exits at most.
+/// Removes the stages that an earlier run left and that are none of these.
+///
+/// # Errors
+/// If a file cannot be removed.
+pub fn remove_others(beside: &Path, written: &[(PathBuf, u64)]) -> Result<()> {
+    let stale = files(beside).into_iter().filter(|f| f.exists() && !written.iter().any(|w| w.0 == *f));
+    stale.into_iter().try_for_each(|f| std::fs::remove_file(&f).map_err(|e| io("remove", &f, &e)))
+}
+
+/// Every file that [`prepare`] may write: the manifest, and as many stages as there are exits at most.
 pub fn files(beside: &Path) -> Vec<PathBuf> {
     let stages = (0..=PROBES).map(|i| file(beside, &format!("stage{i}.onnx")));
     stages.chain([file(beside, "stages.json")]).collect()

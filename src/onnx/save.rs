@@ -58,35 +58,38 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
 /// # Errors
 /// If writing fails, or the model is too large for standard output. What stood at the target then stands there still.
 pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<(PathBuf, u64)>> {
-    let mut proto = encode::model(model)?;
-    let too_large = proto.encoded_len() > MAX_FILE;
-    match target {
-        Target::Stdout if too_large || options.external_data => {
-            Err(Error::input("cannot write a model with external data to standard output")
-                .because("the weights need a file of their own")
-                .help("give a file name with -o"))
-        }
-        Target::Stdout => {
-            let out = Path::new("standard output");
-            stream(&proto, &mut std::io::stdout().lock()).map_err(|e| io("write to", out, &e))?;
-            Ok(Vec::new())
-        }
-        Target::File(path) if too_large || options.external_data => {
-            let mut data_path = path.as_os_str().to_owned();
-            data_path.push(".data");
-            let data_path = PathBuf::from(data_path);
-            let mut data = Atomic::create(&data_path)?;
-            externalize(&mut proto, &mut data)?;
-            let mut file = Atomic::create(path)?;
-            file.write(|w| stream(&proto, w))?;
-            commit_both(file, data)
-        }
-        Target::File(path) => {
-            let mut file = Atomic::create(path)?;
-            file.write(|w| stream(&proto, w))?;
-            Ok(vec![file.commit()?])
-        }
+    if let Target::File(path) = target {
+        return commit(prepare(model, path, options)?);
     }
+    let proto = encode::model(model)?;
+    if proto.encoded_len() > MAX_FILE || options.external_data {
+        return Err(Error::input("cannot write a model with external data to standard output")
+            .because("the weights need a file of their own")
+            .help("give a file name with -o"));
+    }
+    let out = Path::new("standard output");
+    stream(&proto, &mut std::io::stdout().lock()).map_err(|e| io("write to", out, &e))?;
+    Ok(Vec::new())
+}
+
+/// Writes a model's files beside their places, for [`commit`] to rename: its data, if that is a file of its own, then itself.
+///
+/// # Errors
+/// If writing fails.
+pub fn prepare(model: &Model, path: &Path, options: SaveOptions) -> Result<Vec<Atomic>> {
+    let mut proto = encode::model(model)?;
+    let mut files = Vec::new();
+    if proto.encoded_len() > MAX_FILE || options.external_data {
+        let mut data_path = path.as_os_str().to_owned();
+        data_path.push(".data");
+        let mut data = Atomic::create(Path::new(&data_path))?;
+        externalize(&mut proto, &mut data)?;
+        files.push(data);
+    }
+    let mut file = Atomic::create(path)?;
+    file.write(|w| stream(&proto, w))?;
+    files.push(file);
+    Ok(files)
 }
 
 /// A file that appears under its name complete or not at all.
@@ -149,20 +152,42 @@ impl Atomic {
     }
 }
 
-/// Renames a model and its data into place, or neither: data that stood there is put back if the model cannot follow.
-fn commit_both(file: Atomic, data: Atomic) -> Result<Vec<(PathBuf, u64)>> {
-    let real = data.real.clone();
-    let keep = |at: &Path| std::fs::hard_link(&real, at).or_else(|_| std::fs::rename(&real, at));
-    let keep = || tempfile::Builder::new().prefix(".tutee-").make_in(folder_of(&real), keep);
-    let before = real.exists().then(keep).transpose().map_err(|e| io("write", &real, &e))?;
-    let done = data.commit().and_then(|data| Ok(vec![file.commit()?, data]));
-    if done.is_err() {
-        match before {
-            Some(kept) => kept.into_temp_path().persist(&real).map_err(|e| io("put back", &real, &e.error))?,
-            None => drop(std::fs::remove_file(&real)),
+/// Renames files into place in this order, all or none: what stood there is put back if a later one cannot follow. Gives
+/// their paths and bytes.
+///
+/// # Errors
+/// If a file cannot be renamed.
+pub fn commit(files: Vec<Atomic>) -> Result<Vec<(PathBuf, u64)>> {
+    let (mut done, mut before) = (Vec::new(), Vec::new());
+    for (i, file) in files.iter().enumerate() {
+        // The last one stands or falls by itself.
+        let kept = if i + 1 < files.len() { keep(&file.real)? } else { None };
+        before.push((file.real.clone(), kept));
+    }
+    for file in files {
+        match file.commit() {
+            Ok(written) => done.push(written),
+            Err(e) => {
+                for (real, kept) in before.into_iter().take(done.len()) {
+                    match kept {
+                        Some(kept) => {
+                            kept.into_temp_path().persist(&real).map_err(|e| io("put back", &real, &e.error))?
+                        }
+                        None => drop(std::fs::remove_file(&real)),
+                    }
+                }
+                return Err(e);
+            }
         }
     }
-    done
+    Ok(done)
+}
+
+/// A second name of a file, if there is one.
+fn keep(real: &Path) -> Result<Option<NamedTempFile<()>>> {
+    let link = |at: &Path| std::fs::hard_link(real, at).or_else(|_| std::fs::copy(real, at).map(drop));
+    let make = || tempfile::Builder::new().prefix(".tutee-").make_in(folder_of(real), link);
+    real.exists().then(make).transpose().map_err(|e| io("write", real, &e))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -304,7 +329,7 @@ mod tests {
                 std::fs::write(&data, old).unwrap();
             }
             std::fs::create_dir(&model).unwrap();
-            let error = commit_both(file, new).unwrap_err();
+            let error = commit(vec![new, file]).unwrap_err();
             assert!(error.to_string().contains("m.onnx"), "{error}");
             assert_eq!(std::fs::read_to_string(&data).ok().as_deref(), old);
             std::fs::remove_dir(&model).unwrap();

@@ -23,7 +23,7 @@ fn scan(
         let field = wire::field(&mut bytes)?;
         match known.iter().find(|f| f.0 == field.number) {
             None => *found.entry((message, field.number)).or_default() += 1,
-            Some((_, inner)) if field.form == BLOCK && depth < MAX_DEPTH => {
+            Some((_, inner)) if field.form == BLOCK && !inner.is_empty() && depth < MAX_DEPTH => {
                 let _ = scan(field.content, inner, depth + 1, found);
             }
             Some(_) => {}
