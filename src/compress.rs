@@ -135,7 +135,7 @@ fn run(
     let mut steps: Vec<StepReport> = Vec::new();
     let mut missed = Vec::new();
     #[cfg(feature = "exec")]
-    let mut exits: Option<early_exit::Settings> = None;
+    let (mut exits, mut untaken): (Option<early_exit::Settings>, Option<String>) = (None, None);
     let loaded = measure(&student)?;
     let mut encoded = loaded.bytes;
     let teacher_size = Size { bytes: teacher_bytes, ..loaded };
@@ -199,7 +199,8 @@ fn run(
             None if exact || student.graph.exits().is_empty() => {}
             None => match &exits {
                 Some(settings) => {
-                    run.reset_exits(&mut student, &data, settings, &action).map_err(|e| e.at(step.place()))?;
+                    let why = run.reset_exits(&mut student, &data, settings, &action).map_err(|e| e.at(step.place()))?;
+                    untaken = why.map(|why| format!("{}: {why}", step.place()));
                 }
                 None => run.note(
                     "exits",
@@ -238,6 +239,8 @@ fn run(
         (size, encoded) = (after, after.bytes);
         observer.model(i + 1, &name, &student)?;
     }
+    #[cfg(feature = "exec")]
+    missed.extend(untaken);
     let last = steps.last().and_then(|s| s.zstd_bytes);
     let zstd_bytes = if steps.iter().any(|s| s.zstd_bytes.is_some()) {
         let student = last.map_or_else(|| packed(&student, &size), |bytes| Ok(Some(bytes)))?;

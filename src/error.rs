@@ -67,6 +67,14 @@ impl Error {
         }
     }
 
+    /// What, why and what to do in one line.
+    pub fn advice(&self) -> String {
+        match &self.help {
+            Some(how) => format!("{} ({how})", self.reason()),
+            None => self.reason(),
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }

@@ -26,8 +26,8 @@ impl Run<'_> {
             }
             // The two do not go together: that is an answer, not a fault of the recipe.
             Err(e) if e.kind() == Kind::Target => {
-                self.note(Cascade::NAME, &e.reason(), false);
-                Ok(Some(e.reason()))
+                self.note(Cascade::NAME, &e.advice(), false);
+                Ok(Some(e.advice()))
             }
             Err(e) => Err(e),
         }

@@ -53,7 +53,7 @@ impl Run<'_> {
             Ok(chosen) => chosen,
             // The model or the data do not allow for exits: that is an answer, not a fault of the recipe.
             Err(e) if e.kind() == Kind::Target => {
-                let why = e.reason();
+                let why = e.advice();
                 self.note(EarlyExit::NAME, &why, false);
                 return Ok(matches!(stage.goal, Goal::MaxDrop(_)).then_some(why));
             }
@@ -69,9 +69,15 @@ impl Run<'_> {
         Ok(None)
     }
 
-    /// Sets thresholds anew after a step that changed what the student computes.
-    /// `step` is that step: what it learned from does not judge.
-    pub fn reset_exits(&mut self, student: &mut Model, data: &Data<'_>, set: &Settings, step: &Action) -> Result<()> {
+    /// Sets thresholds anew after a step that changed what the student computes. `step` is that step: what it learned from
+    /// does not judge. That no exit is left to be taken comes back.
+    pub fn reset_exits(
+        &mut self,
+        student: &mut Model,
+        data: &Data<'_>,
+        set: &Settings,
+        step: &Action,
+    ) -> Result<Option<String>> {
         let (source, options) = match (step, data) {
             #[cfg(feature = "distill")]
             (Action::Distill(stage), Data { training: Some(training), .. }) => {
@@ -90,8 +96,13 @@ impl Run<'_> {
                 100.0 * whole
             );
             self.note(EarlyExit::NAME, &what, true);
+            if early == 0.0 {
+                let why =
+                    "after this step no exit saves anything within the allowed drop: they are there, and never taken";
+                return Ok(Some(why.into()));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// A row for every exit, and one of all together.
@@ -125,8 +136,9 @@ impl Run<'_> {
             }
         }
         if !choice.exits.is_empty() {
+            let more = if choice.course.cost > choice.macs as f64 { ", more than without exits" } else { "" };
             let what = format!(
-                "mean MACs {:.1} % of the network's, {right} for {:.2} % against {:.2} %, on {} held-back samples",
+                "mean MACs {:.1} % of the network's{more}, {right} for {:.2} % against {:.2} %, on {} held-back samples",
                 100.0 * choice.course.cost / choice.macs as f64,
                 100.0 * choice.course.right,
                 100.0 * choice.whole,
