@@ -105,6 +105,12 @@ impl<'a> Infer<'a> {
         value.is_some_and(|v| matches!(v.source, Source::Input { default: Some(_) }))
     }
 
+    /// Whether the input is a sparse initializer, which is only carried.
+    pub fn is_sparse(&self, slot: usize) -> bool {
+        let value = self.inputs.get(slot).copied().flatten().map(|v| self.graph.value(v));
+        value.is_some_and(|v| matches!(v.source, Source::Carried))
+    }
+
     /// Content of a small integer input of rank 0 or 1, as far as it is known.
     pub fn ints(&self, slot: usize) -> Option<Vec<Dim>> {
         match self.constant(slot) {

@@ -72,7 +72,7 @@ impl<'a> Walk<'a> {
 
     /// Whether the input is a weight, as far as its shape shows, none of whose axes has labels.
     fn is_untold(&self, slot: usize) -> bool {
-        let known = self.is_weight(slot) || self.cx.is_overridable(slot);
+        let known = self.is_weight(slot) || self.cx.is_overridable(slot) || self.cx.is_sparse(slot);
         let Some(v) = self.in_value(slot).filter(|_| known) else { return false };
         let rank = self.graph.value(v).rank().unwrap_or(0);
         rank > 1 && (0..rank).all(|axis| self.channels.axes.labels(v, axis).is_none())
