@@ -125,15 +125,19 @@ pub fn ranges(
             }
         }
     }
-    let constant = |&(low, high): &(f64, f64)| low == high;
-    if same && !ranges.iter().all(constant) {
+    let all_constant = ranges.iter().all(|(low, high)| low == high);
+    if same && !all_constant {
         warnings
             .push(format!("{}: all samples are the same: what is fitted to them holds for nothing else", data.name()));
     }
-    for (spec, (low, high)) in specs.iter().zip(ranges) {
+    for ((spec, (low, high)), array) in specs.iter().zip(ranges).zip(&first) {
         let beyond = low.abs().max(high.abs()) > NORMALISED && spec.dtype.is_float();
         let narrow = high - low < VARIED && spec.dtype.is_float();
         if low == high {
+            // A single number beside other inputs is a setting, such as the rate of samples.
+            if array.shape().iter().product::<usize>() == 1 && !all_constant {
+                continue;
+            }
             warnings.push(format!("{}: every number for {spec} is {low}: nothing can be learned", data.name()));
         } else if narrow && !beyond {
             warnings.push(format!(
