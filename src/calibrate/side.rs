@@ -99,7 +99,8 @@ impl Side {
         if !cone.is_empty() {
             let order: Vec<NodeId> =
                 graph.topological().map_err(Err)?.into_iter().filter(|n| cone.contains(n)).collect();
-            let fixed = constant_nodes(graph, &order, &self.live);
+            // They are run anew wherever they are needed, so that tract can fold them.
+            let fixed = graph.constant_nodes(&order, |v| self.live.contains_key(&v));
             let moving = |n: &NodeId| !fixed.contains(n);
             let later = |v: ValueId| graph.readers(v).any(|n| !cone.contains(&n) && !self.done.contains(&n));
             let made = order.iter().filter(|n| moving(n)).flat_map(|&n| graph.node_outputs(n)).flatten();
@@ -176,20 +177,4 @@ impl Side {
         self.live.extend(outputs.iter().copied().zip(spools));
         Ok(())
     }
-}
-
-/// Nodes that read nothing but constants: they are run anew wherever they are needed, so that tract can fold them.
-fn constant_nodes(graph: &Graph, order: &[NodeId], live: &BTreeMap<ValueId, Spool>) -> HashSet<NodeId> {
-    let mut fixed: HashSet<NodeId> = HashSet::new();
-    for &n in order {
-        let constant = |v: ValueId| {
-            let made = graph.producer(v).is_some_and(|p| fixed.contains(&p.0));
-            !live.contains_key(&v) && (graph.value(v).constant().is_some() || made)
-        };
-        let captured = graph.node_captures(n).into_iter().map(|c| c.2);
-        if graph.node_inputs(n).into_iter().flatten().chain(captured).all(constant) {
-            fixed.insert(n);
-        }
-    }
-    fixed
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};
 use crate::onnx;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// The part of a network that can be trained.
 pub struct Rest {
@@ -27,20 +27,22 @@ impl Rest {
     /// If nothing is left to train, or what comes before cannot be run.
     pub fn of(model: &Model, samples: &dyn Samples, batch: usize) -> Result<Option<Rest>> {
         let graph = &model.graph;
-        let shapes = |batch| Ok::<_, Error>(train::ends(graph, samples, batch, &[])?.shapes);
+        let shapes = |batch| {
+            let named = train::ends(graph, samples, batch, &[])?.shapes;
+            Ok::<Vec<Vec<usize>>, Error>(named.into_iter().map(|s| s.1).collect())
+        };
         // Whatever makes probabilities or a class of the logits is behind what is trained.
         let logits = train::ends(graph, samples, batch, &[])?.values;
         let outputs = if logits.is_empty() { graph.outputs() } else { &logits };
         let order = graph.topological()?;
-        let (mut frozen, mut obstacles) = (BTreeSet::new(), Vec::new());
+        let (mut frozen, mut obstacles) = (HashSet::new(), Vec::new());
         loop {
             let (before, after): (Vec<NodeId>, Vec<NodeId>) = order.iter().partition(|n| frozen.contains(*n));
-            let inputs: Vec<ValueId> = graph.runtime_inputs().collect();
-            let mut types = typed(graph, &inputs, &shapes(batch)?);
+            let mut types = graph.fed(&shapes(batch)?);
             let crossing = crossing(graph, &before, &after, outputs);
             let runner = match &crossing[..] {
                 [] => None,
-                _ => Some(runner(model, &before, &typed(graph, &inputs, &shapes(1)?), &crossing)?),
+                _ => Some(runner(model, &shapes(1)?, &crossing)?),
             };
             let first = runner.as_ref().map(|(runner, dtypes)| run(runner, dtypes, samples, 0)).transpose()?;
             let mut fed = samples.inputs().to_vec();
@@ -75,7 +77,8 @@ impl Rest {
                     let at = rest.nodes().position(|m| m == n).and_then(|at| after.get(at));
                     let &n = at.ok_or_else(|| Error::internal("an obstacle is in no part"))?;
                     obstacles.push(format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)));
-                    frozen.extend(upstream(graph, n));
+                    let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
+                    frozen.extend(graph.behind(&made));
                 }
             }
         }
@@ -114,28 +117,6 @@ impl Samples for Joined<'_> {
     }
 }
 
-/// Inputs of a graph with their types at these sizes.
-fn typed(graph: &Graph, inputs: &[ValueId], shapes: &[(String, Vec<usize>)]) -> Vec<(ValueId, Type)> {
-    let ty = |(&v, (_, dims)): (&ValueId, &(String, Vec<usize>))| {
-        let dims = dims.iter().map(|&d| Dim::Known(d as u64)).collect();
-        Some((v, Type::tensor(graph.value(v).ty.as_ref()?.dtype()?, Shape(dims))))
-    };
-    inputs.iter().zip(shapes).filter_map(ty).collect()
-}
-
-/// A node and all that it depends on.
-fn upstream(graph: &Graph, n: NodeId) -> BTreeSet<NodeId> {
-    let (mut found, mut open) = (BTreeSet::new(), vec![n]);
-    while let Some(n) = open.pop() {
-        if found.insert(n) {
-            let captured = graph.node_captures(n).into_iter().map(|c| c.2);
-            let reads = graph.node_inputs(n).into_iter().flatten().chain(captured);
-            open.extend(reads.filter_map(|v| graph.producer(v)).map(|p| p.0));
-        }
-    }
-    found
-}
-
 /// What is made before and read after, or an output.
 fn crossing(graph: &Graph, before: &[NodeId], after: &[NodeId], outputs: &[ValueId]) -> Vec<ValueId> {
     let after: BTreeSet<NodeId> = after.iter().copied().collect();
@@ -143,24 +124,12 @@ fn crossing(graph: &Graph, before: &[NodeId], after: &[NodeId], outputs: &[Value
     made.filter(|&v| outputs.contains(&v) || graph.readers(v).any(|n| after.contains(&n))).collect()
 }
 
-/// Runs nodes on one sample.
-fn runner(
-    model: &Model,
-    nodes: &[NodeId],
-    inputs: &[(ValueId, Type)],
-    ends: &[ValueId],
-) -> Result<(Runner, Vec<Dtype>)> {
-    let graph = &model.graph;
-    let part = graph.extract(nodes, inputs, &HashMap::new(), ends)?;
+/// Runs what gives these values, for inputs of these shapes.
+fn runner(model: &Model, shapes: &[Vec<usize>], ends: &[ValueId]) -> Result<(Runner, Vec<Dtype>)> {
+    let part = model.graph.part(ends, shapes)?;
     let shell = Model { graph: part, ir_version: model.ir_version.max(4), ..model.clone() };
     let network = Network::from_bytes("student", &onnx::to_bytes(&shell)?)?;
-    let shapes: Vec<Vec<usize>> = inputs
-        .iter()
-        .map(|(_, ty)| {
-            ty.shape().map_or(Vec::new(), |s| s.0.iter().filter_map(Dim::known).map(|d| d as usize).collect())
-        })
-        .collect();
-    Ok((network.runner(&shapes)?, network.inputs().iter().map(|spec| spec.dtype).collect()))
+    Ok((network.runner(shapes)?, network.inputs().iter().map(|spec| spec.dtype).collect()))
 }
 
 fn run(runner: &Runner, dtypes: &[Dtype], samples: &dyn Samples, i: usize) -> Result<Vec<Array>> {

@@ -6,9 +6,8 @@ use crate::distill::train::{self, Samples, Teacher};
 use crate::error::{Error, Result};
 use crate::exec::Network;
 use crate::exits::observe::Source;
-use crate::ir::{Dim, Graph, Model, Shape, Type};
+use crate::ir::{Graph, Model};
 use crate::onnx;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Samples that are looked at before training, to warn of what is strange.
@@ -132,15 +131,10 @@ pub fn teacher(
 fn in_tract(model: &Model, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Teacher<'static>> {
     let graph = &model.graph;
     let ends = train::ends(graph, samples, batch, features)?;
-    let types = graph.runtime_inputs().zip(&ends.shapes).filter_map(|(v, (_, dims))| {
-        let dims = dims.iter().map(|&d| Dim::Known(d as u64)).collect();
-        Some((v, Type::tensor(graph.value(v).ty.as_ref()?.dtype()?, Shape(dims))))
-    });
-    let types: Vec<_> = types.collect();
-    let part = graph.extract(&graph.topological()?, &types, &HashMap::new(), &ends.values)?;
+    let shapes: Vec<Vec<usize>> = ends.shapes.into_iter().map(|s| s.1).collect();
+    let part = graph.part(&ends.values, &shapes)?;
     let shell = Model { graph: Graph::new("", graph.opset), ir_version: model.ir_version.max(4), ..model.clone() };
     let network = Network::from_bytes("teacher", &onnx::to_bytes(&Model { graph: part, ..shell })?)?;
-    let shapes: Vec<Vec<usize>> = ends.shapes.into_iter().map(|s| s.1).collect();
     let (runner, specs) = (network.runner(&shapes)?, network.inputs().to_vec());
     Ok(Box::new(move |x| {
         let arrays = ends

@@ -360,7 +360,9 @@ pub fn obstacle(graph: &Graph, inputs: &[(String, Vec<usize>)], outputs: &[Value
 /// (codebooks, transposes), those.
 pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
     let mut found = BTreeSet::new();
-    for n in graph.nodes() {
+    let order = graph.topological().unwrap_or_default();
+    let fixed = graph.constant_nodes(&order, |_| false);
+    for n in order {
         let slots: &[usize] = match &graph.node(n).op {
             Op::Conv(_) | Op::ConvTranspose(_) | Op::BatchNorm(_) | Op::LayerNorm(_) => &[1, 2],
             Op::Gemm(_) => &[0, 1, 2],
@@ -383,7 +385,7 @@ pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
                 Some(t) if t.dtype().is_float() => drop(found.insert(v)),
                 Some(_) => {}
                 None => {
-                    let moved = graph.producer(v).filter(|&(n, _)| moves(&graph.node(n).op) && fixed(graph, n));
+                    let moved = graph.producer(v).filter(|&(n, _)| moves(&graph.node(n).op) && fixed.contains(&n));
                     open.extend(moved.into_iter().flat_map(|(n, _)| graph.node_inputs(n)).flatten());
                 }
             }
@@ -407,19 +409,4 @@ fn moves(op: &Op) -> bool {
                 | Op::Slice(_)
         ),
     }
-}
-
-/// Whether a node depends on constants alone.
-fn fixed(graph: &Graph, node: NodeId) -> bool {
-    let (mut seen, mut open) = (HashSet::new(), vec![node]);
-    while let Some(n) = open.pop() {
-        for v in graph.node_inputs(n).into_iter().flatten() {
-            match graph.producer(v) {
-                Some((up, _)) => open.extend(seen.insert(up).then_some(up)),
-                None if graph.value(v).constant().is_none() => return false,
-                None => {}
-            }
-        }
-    }
-    true
 }

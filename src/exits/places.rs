@@ -61,7 +61,7 @@ impl Walk {
 
     /// All places, in the order they are reached; of several that cost the same, the last.
     pub fn places(&self) -> Vec<Place> {
-        let fixed = self.fixed();
+        let fixed = self.graph.constant_nodes(&self.order, |_| false);
         // Values that are read further on, by when that ends.
         let mut live: HashSet<ValueId> = self.graph.runtime_inputs().collect();
         let mut places: Vec<Place> = Vec::new();
@@ -109,7 +109,7 @@ impl Walk {
         };
         let i = self.order.iter().position(|&n| n == node).unwrap_or(0);
         let value = g.output(node).ok_or_else(|| refuse("it has no output".into()))?;
-        let fixed = self.fixed();
+        let fixed = self.graph.constant_nodes(&self.order, |_| false);
         let made = self.order[..=i].iter().filter(|n| !fixed.contains(n)).flat_map(|&n| g.node_outputs(n)).flatten();
         let crossing = g
             .runtime_inputs()
@@ -184,26 +184,5 @@ impl Walk {
     fn is_shape(&self, v: ValueId) -> bool {
         let value = self.graph.value(v);
         matches!(value.source, Source::Node) && value.ints.is_some()
-    }
-
-    /// Nodes that compute from constants alone.
-    fn fixed(&self) -> HashSet<NodeId> {
-        let mut fixed: HashSet<NodeId> = HashSet::new();
-        for &n in &self.order {
-            let mut reads = self
-                .graph
-                .node_inputs(n)
-                .into_iter()
-                .flatten()
-                .chain(self.graph.node_captures(n).into_iter().map(|c| c.2));
-            let constant = |v: ValueId| match self.graph.producer(v) {
-                Some((from, _)) => fixed.contains(&from),
-                None => self.graph.value(v).constant().is_some(),
-            };
-            if reads.all(constant) {
-                fixed.insert(n);
-            }
-        }
-        fixed
     }
 }

@@ -13,21 +13,48 @@ impl Graph {
     /// # Errors
     /// If the graph has a cycle.
     pub fn part(&self, values: &[ValueId], shapes: &[Vec<usize>]) -> Result<Graph> {
-        let mut needed: HashSet<NodeId> = HashSet::new();
+        let needed = self.behind(values);
+        let order: Vec<NodeId> = self.topological()?.into_iter().filter(|n| needed.contains(n)).collect();
+        self.extract(&order, &self.fed(shapes), &HashMap::new(), values)
+    }
+
+    /// The nodes that these values come from.
+    pub fn behind(&self, values: &[ValueId]) -> HashSet<NodeId> {
+        let mut found: HashSet<NodeId> = HashSet::new();
         let mut open = values.to_vec();
         while let Some(v) = open.pop() {
             let Some((n, _)) = self.producer(v) else { continue };
-            if needed.insert(n) {
+            if found.insert(n) {
                 open.extend(self.node_inputs(n).into_iter().flatten());
                 open.extend(self.node_captures(n).into_iter().map(|c| c.2));
             }
         }
-        let order: Vec<NodeId> = self.topological()?.into_iter().filter(|n| needed.contains(n)).collect();
+        found
+    }
+
+    /// Of nodes in topological order, those that compute from constants alone; `fed` values are none, whatever makes them.
+    pub fn constant_nodes(&self, order: &[NodeId], fed: impl Fn(ValueId) -> bool) -> HashSet<NodeId> {
+        let mut found: HashSet<NodeId> = HashSet::new();
+        for &n in order {
+            let constant = |v: ValueId| {
+                let made = self.producer(v).is_some_and(|p| found.contains(&p.0));
+                !fed(v) && (made || self.value(v).constant().is_some())
+            };
+            let captured = self.node_captures(n).into_iter().map(|c| c.2);
+            if self.node_inputs(n).into_iter().flatten().chain(captured).all(constant) {
+                found.insert(n);
+            }
+        }
+        found
+    }
+
+    /// The inputs that a caller must feed, with their types at these shapes.
+    pub fn fed(&self, shapes: &[Vec<usize>]) -> Vec<(ValueId, Type)> {
         let inputs = self.runtime_inputs().zip(shapes).filter_map(|(v, dims)| {
             let dims = dims.iter().map(|&d| Dim::Known(d as u64)).collect();
             Some((v, Type::tensor(self.value(v).ty.as_ref()?.dtype()?, Shape(dims))))
         });
-        self.extract(&order, &inputs.collect::<Vec<_>>(), &HashMap::new(), values)
+        inputs.collect()
     }
 
     /// The graph of `nodes`, in this order, that reads `inputs`, of these types, and gives `outputs`; `fixed` are values that
