@@ -7,13 +7,12 @@ use crate::analysis::classifier;
 use crate::analysis::paths::path_macs;
 use crate::data::evenly;
 use crate::error::{Error, Result};
-use crate::ir::op::Operator;
 use crate::ir::op::gemm::Gemm;
 use crate::ir::op::pool::{Function as Pooling, GlobalPool};
 use crate::ir::op::reduce::Function;
 use crate::ir::op::reshape::Flatten;
 use crate::ir::op::softmax::{self, Softmax};
-use crate::ir::{DType, Exit, Graph, Model, NodeId, Op, Patch, Ref, Tensor, ValueId};
+use crate::ir::{DType, Exit, Graph, Model, Patch, Ref, Tensor, ValueId};
 use crate::math::logistic::{Head, calibration_error, logistic, softmax as probabilities, temperature};
 use crate::math::thresholds::{Course, Trial};
 use ndarray::{Array2, ArrayView2, Axis};
@@ -93,7 +92,7 @@ pub fn logits(graph: &Graph) -> Result<(ValueId, bool)> {
         let ty = value.ty.as_ref().map_or("of unknown type".into(), ToString::to_string);
         return refuse(format!("its output \"{}\" is {ty}, not float scores of classes [N,C]", value.name));
     }
-    if let Some(n) = squashed(graph, output) {
+    if let Some(n) = classifier::squashed(graph, output) {
         return refuse(format!(
             "its output \"{}\" is made by {} \"{}\": an answer of a head would mean something else than logits or a final Softmax",
             value.name,
@@ -103,31 +102,6 @@ pub fn logits(graph: &Graph) -> Result<(ValueId, bool)> {
     }
     let logits = classifier::logits(graph, output);
     Ok((logits, logits != output))
-}
-
-/// The node that makes an output something else than logits, or than a Softmax of them at the very end.
-fn squashed(graph: &Graph, output: ValueId) -> Option<NodeId> {
-    let mut at = output;
-    loop {
-        let (n, _) = graph.producer(at)?;
-        let last = at == output;
-        match &graph.node(n).op {
-            Op::Softmax(op) if last && op.function == softmax::Function::Softmax => return None,
-            Op::Softmax(_) => return Some(n),
-            Op::Unary(op) if !["Identity", "Neg"].contains(&op.op_type()) => return Some(n),
-            Op::Activation(_) | Op::Clip(_) => return Some(n),
-            Op::Unary(_) | Op::Cast(_) | Op::Dropout(_) | Op::Reshape(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
-                at = graph.input(n, 0)?;
-            }
-            Op::Binary(_) => {
-                let computed = |v: &ValueId| graph.value(*v).constant().is_none();
-                let inputs: Vec<ValueId> = graph.node_inputs(n).into_iter().flatten().filter(computed).collect();
-                let [only] = inputs[..] else { return None };
-                at = only;
-            }
-            _ => return None,
-        }
-    }
 }
 
 /// Fits a head at every place that comes into question to the teacher's logits, and chooses the exits and their thresholds

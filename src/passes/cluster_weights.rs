@@ -59,7 +59,7 @@ use crate::passes::budget::{self, Budget};
 use crate::passes::options::{Selection, Share, not_zero, one_of};
 use crate::passes::{Context, Fidelity, Pass, Phase, Questions, Site, Verdict, refit};
 use clustered::Clustered;
-use decoder::Decoder;
+use decoder::{Decoder, digits_name};
 use serde::Deserialize;
 use std::collections::HashSet;
 
@@ -169,7 +169,7 @@ impl Pass for ClusterWeights {
         };
         // The first weight of so many levels brings the table of digits.
         let digits = match codes::codes_per_byte(levels) {
-            m if m > 1 && g.find_value(&format!("digits{levels}")).is_none() => 256 * m,
+            m if m > 1 && g.find_value(&digits_name(levels)).is_none() => 256 * m,
             _ => 0,
         };
         if clustered.bytes() + digits + NODES >= tensor.byte_len() {

@@ -11,6 +11,11 @@ use crate::ir::{DType, Graph, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::codes::{self, Layout};
 use std::collections::BTreeMap;
 
+/// How the table of digits of codes of so many levels is called.
+pub fn digits_name(levels: usize) -> String {
+    format!("digits{levels}")
+}
+
 pub struct Decoder<'a> {
     graph: &'a Graph,
     patch: &'a mut Patch,
@@ -87,7 +92,7 @@ impl<'a> Decoder<'a> {
 
     /// The digits of every byte as indices into a codebook: one table a model.
     fn digits(&mut self, levels: usize) -> Ref {
-        let name = format!("digits{levels}");
+        let name = digits_name(levels);
         let table = Tensor::new(DType::U8, vec![256, codes::codes_per_byte(levels)], codes::digits(levels).into());
         let table = self.constant(name.clone(), table.expect("m digits a byte"));
         let name = format!("{name}.index");
