@@ -28,6 +28,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use walk::Walk;
 
+/// Lists of labels up to so long are counted anew for every axis that has them.
+const SHORT: usize = 64;
+
 /// Why something stays whole: the node that needs it, and what for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Freeze {
@@ -204,19 +207,38 @@ impl Channels {
             set.iter().for_each(|&u| owner[u as usize] = i);
             out.push(Vec::new());
         }
+        // Long lists are counted once, however many axes share them.
         let mut counts: HashMap<*const u32, Vec<(usize, usize)>, FixedState> = HashMap::default();
+        let mut found = Vec::new();
         for (value, axis, labels) in self.labelled(graph) {
-            let found = counts.entry(labels.as_ptr()).or_insert_with(|| {
-                let owners = labels.iter().map(|&l| owner[self.classes.root(l) as usize]);
-                let mut owners: Vec<usize> = owners.filter(|&o| o != usize::MAX).collect();
-                owners.sort();
-                owners.chunk_by(|a, b| a == b).map(|same| (same[0], same.len())).collect()
-            });
-            for &(i, positions) in &*found {
+            let known = counts.get(&labels.as_ptr()).filter(|_| labels.len() > SHORT);
+            match known {
+                Some(known) => found.clone_from(known),
+                None => {
+                    self.count(labels, &owner, &mut found);
+                    if labels.len() > SHORT {
+                        counts.insert(labels.as_ptr(), found.clone());
+                    }
+                }
+            }
+            for &(i, positions) in &found {
                 out[i].push(Reach { value, axis, positions });
             }
         }
         out
+    }
+
+    /// How many of the labels each owner of units has, in the order of owners.
+    fn count(&self, labels: &Labels, owner: &[usize], found: &mut Vec<(usize, usize)>) {
+        found.clear();
+        let owners = labels.iter().map(|&l| owner[self.classes.root(l) as usize]);
+        found.extend(owners.filter(|&o| o != usize::MAX).map(|o| (o, 1)));
+        found.sort_unstable();
+        found.dedup_by(|next, first| {
+            let same = next.0 == first.0;
+            first.1 += if same { next.1 } else { 0 };
+            same
+        });
     }
 
     fn reason(&mut self, freeze: Freeze) -> u32 {

@@ -104,6 +104,13 @@ impl Graph {
         }
     }
 
+    /// Makes room for so many nodes, values and edges between them.
+    pub(crate) fn reserve(&mut self, nodes: usize, values: usize, edges: usize) {
+        self.net.reserve_nodes(nodes + values);
+        self.net.reserve_edges(edges);
+        self.names.reserve(values);
+    }
+
     /// Inputs in the order of the file, the constants that IR 3 files list among them included.
     pub fn inputs(&self) -> &[ValueId] {
         &self.inputs

@@ -118,6 +118,12 @@ fn place(graph: &Graph, n: NodeId) -> String {
     format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))
 }
 
+/// A node as errors name it.
+fn spelled(proto: &NodeProto) -> String {
+    let name = Some(proto.name()).filter(|n| !n.is_empty()).or(proto.output.first().map(String::as_str));
+    format!("{} \"{}\"", proto.op_type(), name.unwrap_or_default())
+}
+
 struct Decoder<'a> {
     ir_version: i64,
     opset: i64,
@@ -134,12 +140,15 @@ impl Decoder<'_> {
     /// Decodes a graph; names it does not define become captures, for whoever encloses it to resolve.
     fn graph(&mut self, mut proto: GraphProto) -> Result<Graph> {
         let mut graph = Graph::new(proto.name(), self.opset);
-        let nodes = std::mem::take(&mut proto.node);
+        let mut nodes = std::mem::take(&mut proto.node);
         let inputs = std::mem::take(&mut proto.input);
         let outputs = std::mem::take(&mut proto.output);
         let infos = std::mem::take(&mut proto.value_info);
         let initializers = std::mem::take(&mut proto.initializer);
 
+        let made: usize = nodes.iter().map(|n| n.output.len()).sum();
+        let read: usize = nodes.iter().map(|n| n.input.len()).sum();
+        graph.reserve(nodes.len(), initializers.len() + inputs.len() + made, made + read);
         for tensor in initializers {
             let name = tensor.name().to_string();
             let (tensor, carried) = self.tensor(tensor).map_err(|e| e.at(format!("initializer \"{name}\"")))?;
@@ -157,12 +166,14 @@ impl Decoder<'_> {
         for info in inputs {
             self.input(&mut graph, info)?;
         }
-        let mut parsed = Vec::with_capacity(nodes.len());
-        for (at, node) in nodes.into_iter().enumerate() {
-            parsed.extend(self.declare(&mut graph, node, at as u32)?);
+        let mut outs = Vec::with_capacity(nodes.len());
+        for (at, node) in nodes.iter_mut().enumerate() {
+            outs.push(self.declare(&mut graph, node, at as u32)?);
         }
-        for (node, inputs, outputs, at) in parsed {
-            self.connect(&mut graph, node, &inputs, &outputs, at)?;
+        for (at, (node, outs)) in nodes.into_iter().zip(outs).enumerate() {
+            if let Some(outs) = outs {
+                self.node(&mut graph, node, &outs, at as u32)?;
+            }
         }
         for info in outputs {
             let id = resolve(&mut graph, info.name())?;
@@ -236,37 +247,43 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// Defines a node's outputs. A `Constant` node is nothing but a constant value.
-    #[allow(clippy::type_complexity)]
-    fn declare(
-        &mut self,
-        graph: &mut Graph,
-        mut proto: NodeProto,
-        at: u32,
-    ) -> Result<Option<(Node, Vec<String>, Vec<Option<ValueId>>, u32)>> {
-        let called = match proto.name() {
-            "" => proto.output.first().cloned().unwrap_or_default(),
-            name => name.to_string(),
-        };
-        let here = format!("{} \"{called}\"", proto.op_type());
-        let known = domain(proto.domain()).is_empty()
-            && !self.functions.iter().any(|f| f.0.is_empty() && f.1 == proto.op_type());
-        let constant = known && proto.op_type() == "Constant" && proto.input.is_empty() && proto.output.len() == 1;
-        let tensor = if constant { self.constant_node(&proto).map_err(|e| e.at(&here))? } else { None };
+    /// Defines a node's outputs, and says what they are; `None` for a `Constant` node, which is nothing but a constant value.
+    fn declare(&mut self, graph: &mut Graph, proto: &mut NodeProto, at: u32) -> Result<Option<Vec<Option<ValueId>>>> {
+        let constant =
+            self.is_known(proto) && proto.op_type() == "Constant" && proto.input.is_empty() && proto.output.len() == 1;
+        let tensor = if constant { self.constant_node(proto).map_err(|e| e.at(spelled(proto)))? } else { None };
         if let Some(tensor) = tensor {
             let name = proto.output.first().cloned().unwrap_or_default();
             if let Some(t) = proto.attribute.first_mut().and_then(|a| a.t.as_mut()) {
                 *t = TensorProto { name: t.name.take(), ..rest_of(std::mem::take(t)) };
             }
             let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
-            graph.add_value(Value::new(name, Source::Constant(tensor, form))).map_err(|e| e.at(here))?;
-            return Ok(None);
+            let added = graph.add_value(Value::new(name, Source::Constant(tensor, form)));
+            return added.map(|_| None).map_err(|e| e.at(spelled(proto)));
         }
+        let mut slots = Vec::with_capacity(proto.output.len());
+        for name in &proto.output {
+            slots.push(match name.as_str() {
+                "" => None,
+                _ => Some(graph.add_value(Value::new(name, Source::Node)).map_err(|e| e.at(spelled(proto)))?),
+            });
+        }
+        Ok(Some(slots))
+    }
+
+    /// Whether the name of a node's operator has the meaning that ONNX gives it.
+    fn is_known(&self, proto: &NodeProto) -> bool {
+        domain(proto.domain()).is_empty() && !self.functions.iter().any(|f| f.0.is_empty() && f.1 == proto.op_type())
+    }
+
+    /// Adds a node whose outputs are declared.
+    fn node(&mut self, graph: &mut Graph, mut proto: NodeProto, outputs: &[Option<ValueId>], at: u32) -> Result<()> {
+        let known = self.is_known(&proto);
         let inputs = std::mem::take(&mut proto.input);
-        let outputs = std::mem::take(&mut proto.output);
         let attrs = std::mem::take(&mut proto.attribute);
-        let attrs =
-            attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>().map_err(|e| e.at(&here))?;
+        let attrs = attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>();
+        let attrs = attrs.map_err(|e| e.at(spelled(&proto)))?;
+        proto.output.clear();
         let op_type = proto.op_type.take().unwrap_or_default();
         let op = if known { Op::parse(&op_type, self.opset, &attrs) } else { Op::Opaque };
         let mut node = Node::new(proto.name.take().unwrap_or_default(), Op::Opaque, self.opset);
@@ -276,26 +293,8 @@ impl Decoder<'_> {
         }
         (node.op_type, node.attrs, node.op) = (op_type, attrs, op);
         node.carried = proto.encode_to_vec().into();
-        let mut slots = Vec::with_capacity(outputs.len());
-        for name in outputs {
-            slots.push(match name.as_str() {
-                "" => None,
-                _ => Some(graph.add_value(Value::new(name, Source::Node)).map_err(|e| e.at(&here))?),
-            });
-        }
-        Ok(Some((node, inputs, slots, at)))
-    }
-
-    fn connect(
-        &mut self,
-        graph: &mut Graph,
-        node: Node,
-        inputs: &[String],
-        outputs: &[Option<ValueId>],
-        at: u32,
-    ) -> Result<()> {
         let mut slots = Vec::with_capacity(inputs.len());
-        for name in inputs {
+        for name in &inputs {
             slots.push(if name.is_empty() { None } else { Some(resolve(graph, name)?) });
         }
         let names: Vec<Vec<String>> =

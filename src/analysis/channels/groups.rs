@@ -3,6 +3,7 @@
 use super::classes::{Classes, Labels, MAX_BYTES};
 use super::{Channels, Freeze};
 use crate::ir::graph::{Graph, NodeId, ValueId};
+use foldhash::fast::FixedState;
 use std::collections::{BTreeMap, HashSet};
 
 /// Units that are made together.
@@ -20,6 +21,8 @@ pub struct Group {
     /// How many other units the same weights make that cannot be removed, and why the first of them cannot.
     pub rest: Option<(usize, Freeze)>,
 }
+
+type Set<T> = HashSet<T, FixedState>;
 
 /// What makes channels stand or fall together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,7 +68,7 @@ impl Channels {
             }
         }
         let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-        let (mut producers, mut weights) = (HashSet::new(), HashSet::new());
+        let (mut producers, mut weights): (Set<(u32, NodeId)>, Set<(u32, (ValueId, usize))>) = Default::default();
         // A unit is in one group.
         let mut told = vec![false; self.classes.len()];
         for (i, made) in self.produced.iter().enumerate() {
@@ -110,16 +113,18 @@ impl Channels {
         let mut ties: Vec<&Tied> = self.ties.iter().collect();
         ties.sort_by_key(|t| graph.node(t.node).order);
         let mut out = vec![Vec::new(); groups.len()];
-        let mut told = HashSet::new();
+        let mut told: Set<(usize, Tie)> = Set::default();
+        let mut here: Vec<usize> = Vec::new();
         for tied in ties {
             // The groups in each list, once a list.
             let mut met: Vec<usize> = Vec::new();
             for list in &tied.lists {
                 let owners = list.iter().map(|&l| owner[self.classes.root(l) as usize]);
-                let mut here: Vec<usize> = owners.filter(|&o| o != usize::MAX).collect();
-                here.sort();
+                here.clear();
+                here.extend(owners.filter(|&o| o != usize::MAX));
+                here.sort_unstable();
                 here.dedup();
-                met.extend(here);
+                met.append(&mut here);
             }
             met.sort();
             for group in met.chunk_by(|a, b| a == b).filter(|g| g.len() >= tied.lists.len().min(2)) {
