@@ -68,8 +68,9 @@ impl Trial {
     }
 
     /// The thresholds of least mean cost whose answers are right on at most `drop` fewer (a share) than the whole network's,
-    /// of samples like these, with a margin for their being few; infinite for an exit that does not pay. Of one exit they are the best there are. Of several, the best
-    /// at many prices of a wrong answer, each exit in turn until none moves, and then with what is left of the loss spent.
+    /// of samples like these, with a margin for their being few; infinite for an exit that does not pay. Of one exit they are
+    /// the best there are. Of several, the best at many prices of a wrong answer, each exit in turn until none moves, and
+    /// then with what is left of the loss spent.
     pub fn thresholds(&self, drop: f64) -> Vec<f32> {
         let never = vec![f32::INFINITY; self.confidence.len()];
         let whole = self.course(&never);

@@ -3,9 +3,8 @@
 //! It takes `--train DATA` or `--calib DATA`, and sets the threshold on the small network's largest probability, after
 //! temperature scaling (Guo et al. 2017, On Calibration of Modern Neural Networks), to the one that saves most while at
 //! most `max-drop` of the samples are lost, with the margin that `early-exit` has: right answers with labels, answers of the
-//! model without. Both networks have
-//! the same inputs, outputs and opset; constants that both have are stored once. If no threshold saves anything, the model
-//! stays as it is, and the exit code is 2. `tutee cascade` does this alone.
+//! model without. Both networks have the same inputs, outputs and opset; constants that both have are stored once. If no
+//! threshold saves anything, the model stays as it is, and the exit code is 2. `tutee cascade` does this alone.
 //!
 //! | option | | default |
 //! |---|---|---|

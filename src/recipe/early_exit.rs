@@ -7,8 +7,8 @@
 //! is in the report. The thresholds of all exits are then set together, for the smallest mean multiply-accumulates found at
 //! which the held-back samples lose no more than allowed: right answers with labels, answers of the whole network without. A
 //! loss that is seen of few samples may be luck: 1.645 of its standard deviations are left free, so few samples allow for
-//! little. Samples that the network itself was trained on lose less than others will. (Teerapittayanon, McDanel, Kung 2016,
-//! BranchyNet.)
+//! little. Samples that the network itself was trained on lose less than others will, and so do, with `--calib` alone, those
+//! that other steps of the recipe repair layers by: give `--train` too. (Teerapittayanon, McDanel, Kung 2016, BranchyNet.)
 //!
 //! | option | | default |
 //! |---|---|---|
@@ -21,8 +21,9 @@
 //!
 //! In the file an exit is an `If`, whose else branch has the rest of the network; in a batch it is taken only when every
 //! sample agrees, so run it at batch 1. `--stages` writes one file a stage beside it, for runtimes that plan an `If` anew
-//! at every call. `--exit-output NAME` adds an output that says which exit was taken. Steps that follow work on heads
-//! and trunk as on any network, and `distill` trains the heads with it; after each, thresholds are set anew for `max-drop`.
+//! at every call; stages of an earlier run that the student no longer has are removed. `--exit-output NAME` adds an output that says which exit was taken. Steps that follow work on heads
+//! and trunk as on any network, and `distill` trains the heads with it; after each, thresholds are set anew for `max-drop`: if
+//! no exit is taken in the end, the target is missed.
 
 use super::{OneOrMore, Step};
 use crate::exits::heads::{Goal, Where};
