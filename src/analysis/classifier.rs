@@ -11,19 +11,32 @@ pub fn logits(graph: &Graph, output: ValueId) -> ValueId {
         let rank = graph.value(v).rank().unwrap_or(0);
         rank == 2 && axis(op.axis, rank) == Ok(1) && op.function != Function::Hardmax
     };
-    let Some((n, _)) = graph.producer(output) else { return output };
+    let end = renamed(graph, output);
+    let Some((n, _)) = graph.producer(end) else { return output };
     match &graph.node(n).op {
-        Op::Softmax(op) if last(op, output) => graph.input(n, 0).unwrap_or(output),
+        Op::Softmax(op) if last(op, end) => graph.input(n, 0).unwrap_or(output),
         _ => output,
     }
 }
 
+/// What a value is another name of, through as many `Identity` nodes as there are.
+fn renamed(graph: &Graph, mut value: ValueId) -> ValueId {
+    while let Some((n, _)) = graph.producer(value)
+        && matches!(&graph.node(n).op, Op::Unary(op) if op.op_type() == "Identity")
+        && let Some(same) = graph.input(n, 0)
+    {
+        value = same;
+    }
+    value
+}
+
 /// The node that makes an output something else than logits, or than a Softmax of them at the very end.
 pub fn squashed(graph: &Graph, output: ValueId) -> Option<NodeId> {
-    let mut at = output;
+    let end = renamed(graph, output);
+    let mut at = end;
     loop {
         let (n, _) = graph.producer(at)?;
-        let last = at == output;
+        let last = at == end;
         match &graph.node(n).op {
             Op::Softmax(op) if last && op.function == Function::Softmax => return None,
             Op::Softmax(_) => return Some(n),
@@ -40,5 +53,25 @@ pub fn squashed(graph: &Graph, output: ValueId) -> Option<NodeId> {
             }
             _ => return None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    #[test]
+    fn another_name_for_probabilities() {
+        let of = |tail: &str| {
+            let text = format!("model m opset 17 {{ input %x : f32[N,3] {tail} output %y }}");
+            let graph = text::parse::model(&text).unwrap().graph;
+            let y = graph.outputs()[0];
+            (graph.value(logits(&graph, y)).name.clone(), squashed(&graph, y).is_some())
+        };
+        let softmax = "%p : ? = Softmax<axis=1>(%x)";
+        assert_eq!(of(&format!("{softmax} %y : ? = Identity(%p)")), ("x".into(), false));
+        assert_eq!(of(&format!("{softmax} %y : ? = Neg(%p)")), ("y".into(), true));
+        assert_eq!(of("%y : ? = Identity(%x)"), ("y".into(), false));
     }
 }

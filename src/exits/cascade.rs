@@ -2,6 +2,7 @@
 
 use super::observe::{Pool, Source, observe};
 use super::{asks, exit, heads, judge};
+use crate::analysis::classifier;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result};
 use crate::ir::{DType, Exit, Graph, Model, NodeId, Patch, Source as From, Tensor, Value, ValueId};
@@ -170,9 +171,9 @@ fn join(small: &Model, big: &Model, temperature: f32, threshold: f32) -> Result<
     let sure = g.free_name(&format!("{}.exit.sure", g.label(node)));
     let mut patch = Patch::at_node(g, node);
     // Probabilities take no temperature: the logits behind them would.
-    let scores = match g.input(node, 0).filter(|_| softmaxed && temperature != 1.0) {
-        Some(logits) => (logits, false),
-        None => (answer, softmaxed),
+    let scores = match softmaxed && temperature != 1.0 {
+        true => (classifier::logits(g, answer), false),
+        false => (answer, softmaxed),
     };
     asks(g, &mut patch, "exit", scores.0.into(), scores.1, temperature, threshold);
     g.apply(patch)?;

@@ -118,9 +118,9 @@ fn place(graph: &Graph, n: NodeId) -> String {
     format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))
 }
 
-/// A node as errors name it.
-fn spelled(proto: &NodeProto) -> String {
-    let name = Some(proto.name()).filter(|n| !n.is_empty()).or(proto.output.first().map(String::as_str));
+/// A node as errors name it: one without a name by its first output.
+fn spelled(proto: &NodeProto, output: Option<&str>) -> String {
+    let name = Some(proto.name()).filter(|n| !n.is_empty()).or(output);
     format!("{} \"{}\"", proto.op_type(), name.unwrap_or_default())
 }
 
@@ -149,9 +149,10 @@ impl Decoder<'_> {
         let made: usize = nodes.iter().map(|n| n.output.len()).sum();
         let read: usize = nodes.iter().map(|n| n.input.len()).sum();
         graph.reserve(nodes.len(), initializers.len() + inputs.len() + made, made + read);
-        for tensor in initializers {
-            let name = tensor.name().to_string();
-            let (tensor, carried) = self.tensor(tensor).map_err(|e| e.at(format!("initializer \"{name}\"")))?;
+        for mut t in initializers {
+            let read = self.tensor(&mut t);
+            let name = t.name.take().unwrap_or_default();
+            let (tensor, carried) = read.map_err(|e| e.at(format!("initializer \"{name}\"")))?;
             let form = Form::Initializer { listed: false, carried };
             graph.add_value(Value::new(name, Source::Constant(tensor, form)))?;
         }
@@ -251,22 +252,26 @@ impl Decoder<'_> {
     fn declare(&mut self, graph: &mut Graph, proto: &mut NodeProto, at: u32) -> Result<Option<Vec<Option<ValueId>>>> {
         let constant =
             self.is_known(proto) && proto.op_type() == "Constant" && proto.input.is_empty() && proto.output.len() == 1;
-        let tensor = if constant { self.constant_node(proto).map_err(|e| e.at(spelled(proto)))? } else { None };
+        let first = proto.output.first().filter(|_| proto.name().is_empty()).cloned();
+        let place = |proto: &NodeProto| spelled(proto, first.as_deref());
+        let tensor = if constant { self.constant_node(proto).map_err(|e| e.at(place(proto)))? } else { None };
         if let Some(tensor) = tensor {
             let name = proto.output.first().cloned().unwrap_or_default();
             if let Some(t) = proto.attribute.first_mut().and_then(|a| a.t.as_mut()) {
-                *t = TensorProto { name: t.name.take(), ..rest_of(std::mem::take(t)) };
+                *t = TensorProto { name: t.name.take(), ..rest_of(t) };
             }
             let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
             let added = graph.add_value(Value::new(name, Source::Constant(tensor, form)));
-            return added.map(|_| None).map_err(|e| e.at(spelled(proto)));
+            return added.map(|_| None).map_err(|e| e.at(place(proto)));
         }
-        let mut slots = Vec::with_capacity(proto.output.len());
-        for name in &proto.output {
-            slots.push(match name.as_str() {
-                "" => None,
-                _ => Some(graph.add_value(Value::new(name, Source::Node)).map_err(|e| e.at(spelled(proto)))?),
-            });
+        let outputs = std::mem::take(&mut proto.output);
+        let mut slots = Vec::with_capacity(outputs.len());
+        for name in outputs {
+            let added = match name.as_str() {
+                "" => Ok(None),
+                _ => graph.add_value(Value::new(name, Source::Node)).map(Some),
+            };
+            slots.push(added.map_err(|e| e.at(place(proto)))?);
         }
         Ok(Some(slots))
     }
@@ -282,8 +287,8 @@ impl Decoder<'_> {
         let inputs = std::mem::take(&mut proto.input);
         let attrs = std::mem::take(&mut proto.attribute);
         let attrs = attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>();
-        let attrs = attrs.map_err(|e| e.at(spelled(&proto)))?;
-        proto.output.clear();
+        let first = outputs.first().copied().flatten().map(|v| graph.value(v).name.as_str());
+        let attrs = attrs.map_err(|e| e.at(spelled(&proto, first)))?;
         let op_type = proto.op_type.take().unwrap_or_default();
         let op = if known { Op::parse(&op_type, self.opset, &attrs) } else { Op::Opaque };
         let mut node = Node::new(proto.name.take().unwrap_or_default(), Op::Opaque, self.opset);
@@ -329,7 +334,7 @@ impl Decoder<'_> {
         }
         Ok(match attr.name() {
             "value" => match &attr.t {
-                Some(t) => Some(self.tensor(t.clone())?.0),
+                Some(t) => Some(self.tensor(&mut t.clone())?.0),
                 None => None,
             },
             "value_int" => Some(Tensor::scalar_i64(attr.i())),
@@ -362,9 +367,9 @@ impl Decoder<'_> {
             T::Floats if plain => AttrValue::Floats(proto.floats),
             T::Strings if plain => AttrValue::Strs(proto.strings),
             T::Tensor if plain && proto.t.as_ref().is_some_and(nothing_but_data) => {
-                let t = proto.t.unwrap_or_default();
+                let mut t = proto.t.unwrap_or_default();
                 let inner = t.name().to_string();
-                AttrValue::Tensor(self.tensor(t)?.0, inner)
+                AttrValue::Tensor(self.tensor(&mut t)?.0, inner)
             }
             _ => {
                 tensors::in_attribute(&mut proto, &mut |t| self.data.inline(t))?;
@@ -375,7 +380,7 @@ impl Decoder<'_> {
     }
 
     /// A tensor, and what else its proto says, encoded.
-    fn tensor(&mut self, mut t: TensorProto) -> Result<(Tensor, Bytes)> {
+    fn tensor(&mut self, t: &mut TensorProto) -> Result<(Tensor, Bytes)> {
         let dtype = DType(t.data_type());
         let bad = |why: String| Error::input("a tensor is not valid").because(why).help("export the model again");
         let shape: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
@@ -388,7 +393,7 @@ impl Decoder<'_> {
             let strings = std::mem::take(&mut t.string_data);
             let tensor = Tensor::strings(shape, strings)
                 .ok_or_else(|| bad(format!("dims {:?} do not go with {n} strings", t.dims)))?;
-            return Ok((tensor, rest_of(t).encode_to_vec().into()));
+            return Ok((tensor, carried(t)));
         }
         let Some(need) = byte_len(dtype, &shape) else {
             return Err(bad(match dtype.bits() {
@@ -396,17 +401,17 @@ impl Decoder<'_> {
                 Some(_) => format!("its dims {:?} overflow", t.dims),
             }));
         };
-        self.data.inline(&mut t)?;
+        self.data.inline(t)?;
         let tensor = match t.raw_data.take_if(|raw| !raw.is_empty() || need == 0) {
             Some(raw) => {
                 let backing = self.data.pages.of(&raw);
                 Tensor::new(dtype, shape, raw).map(|t| t.with_typed(false).backed_by(backing))
             }
-            None => typed::tensor(&t, dtype, shape, &self.data.pages),
+            None => typed::tensor(t, dtype, shape, &self.data.pages),
         };
         let tensor =
             tensor.ok_or_else(|| bad(format!("dims {:?} of {dtype} do not go with the data there is", t.dims)))?;
-        Ok((tensor, rest_of(t).encode_to_vec().into()))
+        Ok((tensor, carried(t)))
     }
 }
 
@@ -432,9 +437,18 @@ fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto, at: u32) -> bool 
     true
 }
 
+/// [`rest_of`] a tensor, encoded.
+fn carried(t: &mut TensorProto) -> Bytes {
+    match t.doc_string.is_none() && t.metadata_props.is_empty() {
+        true => Bytes::new(),
+        false => rest_of(t).encode_to_vec().into(),
+    }
+}
+
 /// What is left of a tensor besides type, dims, name and data.
-fn rest_of(t: TensorProto) -> TensorProto {
-    TensorProto { doc_string: t.doc_string, metadata_props: t.metadata_props, ..Default::default() }
+fn rest_of(t: &mut TensorProto) -> TensorProto {
+    let (doc_string, metadata_props) = (t.doc_string.take(), std::mem::take(&mut t.metadata_props));
+    TensorProto { doc_string, metadata_props, ..Default::default() }
 }
 
 /// Files before IR 2 leave the kind of an attribute to be seen from its fields.
