@@ -136,6 +136,7 @@ pub fn check(
     let probe = Probe::of(&student, &shapes)?;
     same_interface(&teacher, &student, probe.is_some())?;
     let ready = student.ready(&shapes, || feed.chunk(0))?;
+    let probe = probe.map(|p| p.planned(&ready));
     let pair = Pair { teacher: teacher.runner(&shapes)?, student: ready, probe, feed, data };
 
     let latency = pair.latency()?;

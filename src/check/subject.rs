@@ -1,5 +1,6 @@
 //! A student as it runs: one file, or the stages of a network with exits.
 
+use crate::analysis::cost::cost;
 use crate::analysis::paths::path_macs;
 use crate::data::{Array, InputSpec};
 use crate::error::{Error, Result};
@@ -99,6 +100,8 @@ impl Subject {
             let inputs: Vec<String> = network.inputs().iter().map(|i| i.name.clone()).collect();
             let shapes: Vec<Vec<usize>> = inputs.iter().map(|name| known[name].shape().to_vec()).collect();
             let runner = network.runner(&shapes)?;
+            let sizes: Vec<(String, Vec<usize>)> = inputs.iter().cloned().zip(shapes).collect();
+            let macs = cost(&onnx::load(network.path())?.model.graph.at_sizes(&sizes)?).macs;
             let given: Vec<Array> = inputs.iter().map(|name| known[name].clone()).collect();
             known.extend(runner.outputs().to_vec().into_iter().zip(runner.run(&given)?));
             let confidence =
@@ -108,7 +111,7 @@ impl Subject {
                     format!("the confidence \"{name}\" has the shape {:?}, and is to be a number", known[name].shape());
                 return Err(broken(path, &stage.file, why));
             }
-            stages.push(Link { stage: stage.clone(), inputs, runner });
+            stages.push(Link { stage: stage.clone(), inputs, runner, macs });
         }
         Ok(Ready::Staged { inputs: manifest.inputs.clone(), stages })
     }
@@ -132,6 +135,8 @@ pub struct Link {
     stage: Stage,
     inputs: Vec<String>,
     runner: Runner,
+    /// Multiply-accumulates of a sample.
+    macs: Option<u64>,
 }
 
 impl Ready {
@@ -154,7 +159,7 @@ impl Ready {
         let Ready::Staged { inputs: names, stages } = self else { return Ok(Vec::new()) };
         let mut known: HashMap<&str, Array> = names.iter().map(String::as_str).zip(inputs.iter().cloned()).collect();
         let mut answers = Vec::new();
-        for Link { stage, inputs, runner } in stages {
+        for Link { stage, inputs, runner, .. } in stages {
             let given: Vec<Array> = inputs.iter().filter_map(|name| known.get(name.as_str()).cloned()).collect();
             known.extend(runner.outputs().iter().map(String::as_str).zip(runner.run(&given)?));
             let missing = || Error::internal("a stage without its answer");
@@ -205,23 +210,27 @@ impl Probe {
             }
             Subject::Staged { manifest, networks, .. } => {
                 let early = &manifest.stages[..networks.len() - 1];
-                let macs: Option<Vec<u64>> = manifest.stages.iter().map(|s| s.macs).collect();
-                let sum = |macs: Vec<u64>| {
-                    macs.iter()
-                        .scan(0, |all: &mut u64, m| {
-                            *all = all.saturating_add(*m);
-                            Some(*all)
-                        })
-                        .collect()
-                };
                 Ok(Some(Probe {
                     run: Asked::Stages,
                     thresholds: early.iter().filter_map(|s| s.threshold).collect(),
                     names: early.iter().map(|s| s.answer.clone()).collect(),
-                    macs: macs.map(sum),
+                    macs: None,
                 }))
             }
         }
+    }
+
+    /// With what stages cost that are planned by now.
+    pub fn planned(mut self, ready: &Ready) -> Probe {
+        if let Ready::Staged { stages, .. } = ready {
+            let add = |all: &mut u64, link: &Link| {
+                *all = all.checked_add(link.macs?)?;
+                Some(*all)
+            };
+            let through: Vec<u64> = stages.iter().scan(0, add).collect();
+            self.macs = Some(through).filter(|t| t.len() == stages.len());
+        }
+        self
     }
 
     /// By exit and last of the whole network: the answer and its confidence, infinite for the last.

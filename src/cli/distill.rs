@@ -15,7 +15,7 @@ teachers it learns the mean. --test compares it with the first teacher.
 Examples:
   tutee new student-net --classes 10 --input 3x32x32 -o new.onnx
   tutee distill new.onnx --teacher teacher.onnx --train train.npz -o student.onnx
-  tutee distill new.onnx --teacher a.onnx --teacher b.onnx --train train.npz -o student.onnx --set epochs=20,augment=flip")]
+  tutee distill new.onnx --teacher a.onnx --teacher b.onnx --train train.npz -o student.onnx --set epochs=20,augment=flip,augment=crop:4")]
 pub struct Args {
     /// The network to train (ONNX)
     student: PathBuf,
