@@ -179,6 +179,26 @@ impl Codebooks {
         }
     }
 
+    /// How far apart neighbouring centroids are, in the middle over all weights; `None` without codebooks.
+    pub fn gap(&self) -> Option<f64> {
+        let mut gaps: Vec<(f64, usize)> = Vec::new();
+        for coded in &self.0 {
+            let books = coded.centroids.chunks(coded.levels);
+            let each = coded.behind.len() / books.len().max(1);
+            gaps.extend(books.flat_map(|book| book.windows(2).map(move |two| (f64::from(two[1] - two[0]), each))));
+        }
+        gaps.retain(|gap| gap.0 > 0.0);
+        gaps.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let half = gaps.iter().map(|gap| gap.1).sum::<usize>().div_ceil(2);
+        let mut weights = 0;
+        gaps.iter()
+            .find(|gap| {
+                weights += gap.1;
+                weights >= half
+            })
+            .map(|gap| gap.0)
+    }
+
     /// What training changes beside what the tape has.
     pub fn state(&self, tape: &mut Tape<f32>) -> State<f32> {
         let mut state = tape.state();
@@ -326,6 +346,8 @@ mod tests {
         let mut codebooks = freed.codebooks(&tape);
         assert_eq!((codebooks.0.len(), tape.parameters().len()), (1, 1));
         assert_eq!(tape.parameter(0), before);
+        // Between centroids: 0.1 four times, 0.2, 0.5 twice, 1 twice, 2.
+        assert!((codebooks.gap().unwrap() - 0.2).abs() < 1e-6);
         codebooks.store(&mut graph).unwrap();
         for v in graph.values() {
             assert_eq!(graph.value(v).constant(), constants.value(v).constant(), "{}", graph.value(v).name);

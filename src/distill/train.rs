@@ -81,6 +81,9 @@ const RESTARTS: usize = 4;
 const FAR: f64 = 3.0;
 /// A training by the clock is counted in parts of it.
 const PARTS: usize = 1_000_000;
+/// A weight behind a code moves at most so many times from one centroid to the next in a training at its peak rate: if it
+/// does so more often, codes change to and fro, and what they were chosen for is lost.
+const GAPS: f64 = 16.0;
 /// Of the random numbers for the range test.
 const RANGE_SEED: u64 = 0x7261_6e67_6500_0000;
 
@@ -306,7 +309,7 @@ impl<'a, 't> Run<'a, 't> {
 
     /// A peak for the learning rate: steps whose rates grow, and back to where they began.
     fn range_test(&mut self) -> Result<f64> {
-        let (start, mut optimizer) = (self.state(), self.optimizer());
+        let (start, since, mut optimizer) = (self.state(), Instant::now(), self.optimizer());
         let mut random = noise(self.options.seed ^ RANGE_SEED);
         let mut order = self.trained.clone();
         samples::shuffle(&mut order, &mut random);
@@ -322,7 +325,17 @@ impl<'a, 't> Run<'a, 't> {
             at += batch;
         }
         self.restore(&start);
-        Ok(range.peak())
+        let all = match self.options.length {
+            Length::Epochs(n) => (n * self.per_epoch()) as f64,
+            Length::Steps(n) => n as f64,
+            Length::Minutes(minutes) => 60.0 * minutes * range.steps() as f64 / since.elapsed().as_secs_f64(),
+        };
+        // A step of AdamW is about as long as its rate.
+        let calm = match (self.options.method, self.codebooks.gap()) {
+            (Method::AdamW { .. }, Some(gap)) => GAPS * gap / all.max(1.0),
+            _ => f64::INFINITY,
+        };
+        Ok(range.peak().min(calm))
     }
 
     /// A bound on the loss of a student that gives every class the same probability, and no features.

@@ -17,7 +17,7 @@
 //! | `epochs`, `steps` or `minutes` | how long, one of them; by the clock, the same student comes out only of the same speed | 10 epochs |
 //! | `batch` | samples of a step | 128 |
 //! | `optimizer` | `adamw` or `sgd` (with Nesterov's momentum of 0.9) | `adamw` |
-//! | `learning-rate` | its peak | found by a range test of 60 steps |
+//! | `learning-rate` | its peak | found by a range test of 60 steps; with codebooks not more than takes a weight past 16 centroids |
 //! | `schedule` | `one-cycle`, `cosine` or `constant` | `one-cycle` |
 //! | `weight-decay` | of matrices and kernels | 0.01 |
 //! | `augment` | `flip`, `crop:PIXELS`: images mirrored, and moved by up to so many pixels, at random | none |

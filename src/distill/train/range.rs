@@ -39,6 +39,11 @@ impl Range {
         (self.done < STEPS && goes_on).then(|| self.at(self.done))
     }
 
+    /// Steps that were taken.
+    pub fn steps(&self) -> usize {
+        self.done
+    }
+
     fn mean(&self) -> f64 {
         self.mean / (1.0 - SMOOTH.powi(self.done as i32))
     }
