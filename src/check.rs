@@ -292,13 +292,22 @@ impl Pair<'_> {
 }
 
 fn same_interface(teacher: &Network, student: &Subject, exits: bool) -> Result<()> {
-    let inputs = |inputs: &[InputSpec]| inputs.iter().map(|i| format!("`{}` {}", i.name, i.dtype)).collect::<Vec<_>>();
+    let input = |i: &InputSpec| format!("`{}` {}", i.name, i.dtype);
+    let taken = |(i, (name, spec)): (usize, (String, Option<InputSpec>))| {
+        // What nothing reads may be anything.
+        let same = teacher.inputs().get(i).filter(|t| t.name == name);
+        spec.as_ref().or(same).map_or(format!("`{name}`"), input)
+    };
     let outputs = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
     let mut given = student.outputs();
     // A network with exits may say besides which one it took.
     given.truncate(if exits { teacher.outputs().len() } else { given.len() });
-    let pairs = [
-        ("inputs", inputs(teacher.inputs()), inputs(&student.inputs())),
+    let pairs: [(&str, Vec<String>, Vec<String>); 2] = [
+        (
+            "inputs",
+            teacher.inputs().iter().map(input).collect(),
+            student.inputs().into_iter().enumerate().map(taken).collect(),
+        ),
         ("outputs", outputs(teacher.outputs()), outputs(&given)),
     ];
     for (kind, t, s) in pairs {

@@ -196,7 +196,7 @@ fn run(
         #[cfg(feature = "exec")]
         match early_exit::Settings::of(&action) {
             Some(settings) => exits = Some(settings),
-            None if exact || student.graph.exits().is_empty() => {}
+            None if exact || student.graph.exits().is_empty() || matches!(action, Action::EarlyExit(_)) => {}
             None => match &exits {
                 Some(settings) => {
                     let why = run.reset_exits(&mut student, &data, settings, &action).map_err(|e| e.at(step.place()))?;
@@ -204,7 +204,7 @@ fn run(
                 }
                 None => run.note(
                     "exits",
-                    "their thresholds stay as they were, for what the model computed before: no step of this recipe set them",
+                    "their thresholds stay as they are, for what the model computed before: no step of this recipe sets them for a `max-drop`",
                     false,
                 ),
             },

@@ -372,21 +372,6 @@ const CASES: &[Case] = &[
         },
         "check teacher.onnx student.stages.json --data data.npz",
     ),
-    (
-        "stages that do not read an input",
-        |d| {
-            arrays(d, &[X]);
-            fine(d);
-            std::fs::copy(d.join("teacher.onnx"), d.join("stage.onnx")).unwrap();
-            let stage = "{ \"file\": \"stage.onnx\", \"inputs\": [\"x\"], \"answer\": \"y\" }";
-            write(
-                d,
-                "student.stages.json",
-                format!("{{ \"version\": 1, \"inputs\": [\"x\", \"z\"], \"output\": \"y\", \"stages\": [{stage}] }}"),
-            );
-        },
-        "check teacher.onnx student.stages.json --data data.npz",
-    ),
     // Options of prune-channels.
     ("a width of nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0"),
     ("a width above all", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=1.5"),

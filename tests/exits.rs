@@ -231,12 +231,17 @@ fn a_batch_leaves_together() {
     );
     let stale = folder.path().join("early.stage2.onnx");
     std::fs::write(&stale, "of an earlier run").unwrap();
+    let others = folder.path().join("early.stage3.onnx");
+    std::fs::write(&others, "of somebody else").unwrap();
+    let listed = r#"{ "file": "early.stage2.onnx", "inputs": [], "answer": "logits" }"#;
+    let manifest = format!(r#"{{ "version": 1, "inputs": [], "output": "logits", "stages": [{listed}] }}"#);
+    std::fs::write(folder.path().join("early.stages.json"), manifest).unwrap();
     let output = tutee(folder.path(), &line);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for name in ["early.stage0.onnx", "early.stage1.onnx", "early.stages.json"] {
         assert!(folder.path().join(name).exists(), "{name}");
     }
-    assert!(!stale.exists());
+    assert!(!stale.exists() && others.exists());
     let network = Network::load(&folder.path().join("early.onnx")).unwrap();
     assert_eq!(network.outputs(), ["logits", "which"]);
     let test = Dataset::load(&fixture("fashion_test.npz")).unwrap();

@@ -42,10 +42,6 @@ impl Subject {
             }
             known.extend(network.outputs().iter().cloned());
         }
-        let read = |name: &String| networks.iter().any(|n| n.inputs().iter().any(|i| i.name == *name));
-        if let Some(name) = manifest.inputs.iter().find(|name| !read(name)) {
-            return Err(broken(path, "inputs", format!("no stage reads \"{name}\"")));
-        }
         if let Some(last) = manifest.stages.last().filter(|s| s.answer != manifest.output) {
             let why = format!("the last answer is \"{}\", and the output \"{}\"", last.answer, manifest.output);
             return Err(broken(path, &last.file, why));
@@ -60,13 +56,13 @@ impl Subject {
         }
     }
 
-    /// Inputs that must be given.
-    pub fn inputs(&self) -> Vec<InputSpec> {
+    /// Inputs that must be given, by name, and what is asked of them; nothing of an input that no stage reads.
+    pub fn inputs(&self) -> Vec<(String, Option<InputSpec>)> {
         match self {
-            Subject::File(network) => network.inputs().to_vec(),
+            Subject::File(network) => network.inputs().iter().map(|i| (i.name.clone(), Some(i.clone()))).collect(),
             Subject::Staged { manifest, networks, .. } => {
                 let spec = |name: &String| networks.iter().flat_map(|n| n.inputs()).find(|i| i.name == *name).cloned();
-                manifest.inputs.iter().filter_map(spec).collect()
+                manifest.inputs.iter().map(|name| (name.clone(), spec(name))).collect()
             }
         }
     }

@@ -300,11 +300,11 @@ impl Job {
                 }
             }
         }
+        #[cfg(feature = "exec")]
+        let earlier = if self.output.stages { staged::earlier(path) } else { Vec::new() };
         let written = onnx::commit(files)?;
         #[cfg(feature = "exec")]
-        if self.output.stages {
-            staged::remove_others(path, &written)?;
-        }
+        staged::remove(earlier, &written)?;
         Ok(Some(written[..own].iter().map(|w| w.1).sum()))
     }
 

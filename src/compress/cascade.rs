@@ -4,6 +4,7 @@ use super::early_exit::{source, watched};
 use super::{Data, Run};
 use crate::error::{Error, Kind, Result};
 use crate::exits::cascade::{self, cascade};
+use crate::exits::heads::Goal;
 use crate::ir::Model;
 use crate::recipe::Cascade;
 
@@ -21,6 +22,10 @@ impl Run<'_> {
         match made {
             Ok((made, labels)) => {
                 self.note(&stage.small.display().to_string(), &told(&made, labels), true);
+                self.warn_of_few(Cascade::NAME, Goal::MaxDrop(stage.max_drop), made.samples);
+                if made.course.shares[0] == 1.0 {
+                    self.note(Cascade::NAME, "the small network answers everything: it would do alone", false);
+                }
                 *student = made.model;
                 Ok(None)
             }

@@ -61,7 +61,9 @@ impl Run<'_> {
         };
         self.describe(student, &choice, stage, labels);
         if choice.exits.is_empty() {
-            let why = "no exit saves anything within the allowed drop: the model stays as it was".to_string();
+            let within =
+                if matches!(stage.goal, Goal::MaxDrop(_)) { "within the allowed drop" } else { "at that threshold" };
+            let why = format!("no exit saves anything {within}: the model stays as it was");
             self.note(EarlyExit::NAME, &why, false);
             return Ok(Some(why));
         }
@@ -145,6 +147,21 @@ impl Run<'_> {
                 choice.held_back
             );
             self.note(EarlyExit::NAME, &what, true);
+            self.warn_of_few(EarlyExit::NAME, stage.goal, choice.held_back);
+        }
+    }
+
+    /// A row if a loss that is allowed could not be seen on so few samples: of n without any, 3 / n of all may be lost.
+    pub(super) fn warn_of_few(&mut self, site: &str, goal: Goal, samples: usize) {
+        let Goal::MaxDrop(drop) = goal else { return };
+        let unseen = 3.0 / samples.max(1) as f64;
+        if unseen > drop {
+            let what = format!(
+                "of {samples} samples that thresholds go by a loss of up to {:.1} % can go unseen, and {:.2} % is allowed: give more",
+                100.0 * unseen.min(1.0),
+                100.0 * drop
+            );
+            self.note(site, &what, false);
         }
     }
 }

@@ -38,6 +38,11 @@ pub fn cascade(
     max_drop: f64,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Cascade> {
+    if small.graph.clone().flatten()? > 0 {
+        return Err(Error::target("the small network has exits already")
+            .because("they and the cascade would be asked one after the other, and their thresholds were set apart")
+            .help("begin with the small network as it was before them"));
+    }
     same_interface(&small.graph, &big.graph)?;
     if heads::logits(&small.graph)?.1 != heads::logits(&big.graph)?.1 {
         return Err(Error::target("the two networks cannot stand in for each other")
@@ -140,11 +145,12 @@ fn same_interface(small: &Graph, big: &Graph) -> Result<()> {
     Ok(())
 }
 
-/// Whether two types agree but for the names of dims.
+/// Whether the small network's type takes whatever the big one's does: dims agree but for their names, and none is fixed that
+/// is open there.
 fn alike(a: &crate::ir::Type, b: &crate::ir::Type) -> bool {
     let dims = |t: &crate::ir::Type| t.shape().map(|s| s.0.iter().map(|d| d.known()).collect::<Vec<_>>());
     let fits = |(a, b): (Vec<Option<u64>>, Vec<Option<u64>>)| {
-        a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.is_none() || b.is_none() || a == b)
+        a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.is_none() || a == b)
     };
     a.dtype() == b.dtype() && dims(a).zip(dims(b)).is_none_or(fits)
 }

@@ -18,8 +18,10 @@ use crate::math::thresholds::{Course, Trial};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
+/// Exits that a network can be given.
+pub const MOST_EXITS: usize = 12;
 /// Places that are probed, if the caller does not name any.
-pub const PROBES: usize = 12;
+const PROBES: usize = MOST_EXITS;
 /// Weight decay of heads.
 const DECAY: f64 = 1e-3;
 /// The part of the target of a labelled sample that is its label; the rest is what the teacher says.
@@ -113,13 +115,13 @@ pub fn choose(
     student: &Model,
     teacher: &Model,
     source: &Source<'_>,
-    (places, goal, hold_back): (&Where, Goal, f64),
+    (wanted, goal, hold_back): (&Where, Goal, f64),
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Choice> {
     let (end, _) = logits(&student.graph)?;
     let (taught, _) = logits(&teacher.graph).map_err(|e| e.at("the teacher"))?;
     let walk = Walk::new(&student.graph, &source.shapes())?;
-    let (places, most) = candidates(&walk, places)?;
+    let (places, most) = candidates(&walk, wanted)?;
     let n = source.count();
     let held: Vec<usize> = evenly((n as f64 * hold_back).round() as usize, n).collect();
     let fitted: Vec<usize> = (0..n).filter(|i| held.binary_search(i).is_err()).collect();
@@ -175,7 +177,8 @@ pub fn choose(
         cost: through.collect(),
         asking: places.iter().map(|p| p.features as f64 * classes).collect(),
     };
-    let (kept, trial, thresholds) = pay(trial, most, goal);
+    let chosen = matches!(goal, Goal::Threshold(_)) && matches!(wanted, Where::After(_));
+    let (kept, trial, thresholds) = pay(trial, most, goal, chosen);
     let share = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / held.len() as f64;
     let exits = kept.iter().zip(&thresholds).map(|(&e, &threshold)| {
         let Probe { head, temperature, error, right, .. } = &probes[e];
@@ -191,9 +194,9 @@ pub fn choose(
     })
 }
 
-/// At most so many exits of a trial, with their thresholds: from all that pay, the one that is missed least is left out until
-/// they are no more than that.
-fn pay(trial: Trial, most: usize, goal: Goal) -> (Vec<usize>, Trial, Vec<f32>) {
+/// At most so many exits of a trial, with their thresholds: from all that pay, or all where the caller has `chosen` them, the
+/// one that is missed least is left out until they are no more than that.
+fn pay(trial: Trial, most: usize, goal: Goal, chosen: bool) -> (Vec<usize>, Trial, Vec<f32>) {
     let thresholds = |trial: &Trial| match goal {
         Goal::MaxDrop(drop) => trial.thresholds(drop),
         Goal::Threshold(t) => vec![t as f32; trial.confidence.len()],
@@ -214,7 +217,7 @@ fn pay(trial: Trial, most: usize, goal: Goal) -> (Vec<usize>, Trial, Vec<f32>) {
         });
         let best = without.min_by(|a, b| a.0.total_cmp(&b.0));
         // To ask costs, too: an exit may save less than that.
-        let idle = |cost: f64| matches!(goal, Goal::MaxDrop(_)) && cost <= now.course(&at).cost;
+        let idle = |cost: f64| !chosen && cost <= now.course(&at).cost;
         match best {
             Some((cost, rest)) if kept.len() > most || idle(cost) => kept = rest,
             _ => return (kept, now, at),

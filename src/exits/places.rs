@@ -95,12 +95,14 @@ impl Walk {
         let node = g.nodes().find(|&n| g.label(n) == name).or_else(|| Some(g.producer(g.find_value(name)?)?.0));
         let node = node.ok_or_else(|| {
             let near = self.places().into_iter().map(|p| g.label(p.node).to_string()).collect::<Vec<_>>();
-            Error::input(format!("cannot exit after \"{name}\"")).because("no node or value has that name").help(
-                format!(
-                    "the network can be left after {}",
-                    if near.is_empty() { "nothing".into() } else { near.join(", ") }
-                ),
-            )
+            let why = match g.find_value(name) {
+                Some(_) => "it is an input or a constant, that no node makes",
+                None => "no node or value has that name",
+            };
+            Error::input(format!("cannot exit after \"{name}\"")).because(why).help(format!(
+                "the network can be left after {}",
+                if near.is_empty() { "nothing".into() } else { near.join(", ") }
+            ))
         })?;
         let refuse = |why: String| {
             Error::target(format!("cannot exit after {} \"{name}\"", g.node(node).kind()))

@@ -1,6 +1,6 @@
 //! A network with exits as several files: one a stage, and a manifest that says how they chain.
 
-use super::heads::PROBES;
+use super::heads::MOST_EXITS;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result, io, read_text};
 use crate::ir::{Graph, Model, NodeId, Shape, Type, ValueId};
@@ -18,7 +18,7 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub version: u32,
-    /// Of the whole network, those that some stage reads.
+    /// Of the whole network; a stage need not read them.
     pub inputs: Vec<String>,
     /// The name that the network's answer has.
     pub output: String,
@@ -145,7 +145,13 @@ fn extract(g: &Graph, nodes: &[NodeId], inputs: &[ValueId], ends: &[ValueId]) ->
 pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
     let mut files = Vec::new();
     let mut entries: Vec<Stage> = Vec::new();
-    for (i, (stage, mut entry)) in stages(model)?.into_iter().enumerate() {
+    let stages = stages(model)?;
+    if stages.len() > MOST_EXITS + 1 {
+        return Err(Error::input(format!("the student has {} exits, too many for stages", stages.len() - 1))
+            .because(format!("there can be {MOST_EXITS}"))
+            .help("write it without --stages"));
+    }
+    for (i, (stage, mut entry)) in stages.into_iter().enumerate() {
         let path = file(beside, &format!("stage{i}.onnx"));
         entry.file = path.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
         files.extend(onnx::prepare(&stage, &path, SaveOptions::default())?);
@@ -153,10 +159,9 @@ pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
     }
     let g = &model.graph;
     let name = |v: ValueId| g.value(v).name.clone();
-    let read = |name: &String| entries.iter().any(|stage| stage.inputs.contains(name));
     let manifest = Manifest {
         version: VERSION,
-        inputs: g.runtime_inputs().map(name).filter(read).collect(),
+        inputs: g.runtime_inputs().map(name).collect(),
         output: g.outputs().first().map_or(String::new(), |&v| name(v)),
         stages: entries,
     };
@@ -167,18 +172,28 @@ pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
     Ok(files)
 }
 
-/// Removes the stages that an earlier run left and that are none of these.
+/// The files of an earlier run: the manifest that lies there, if it is one, and what it lists.
+pub fn earlier(beside: &Path) -> Vec<PathBuf> {
+    let own = files(beside);
+    let Some(Ok(manifest)) = own.last().filter(|path| path.exists()).map(|path| Manifest::load(path)) else {
+        return Vec::new();
+    };
+    let listed = |path: &PathBuf| manifest.stages.iter().any(|s| path.file_name().is_some_and(|n| *n == *s.file));
+    own.iter().filter(|path| listed(path) || own.last() == Some(*path)).cloned().collect()
+}
+
+/// Removes files, but for those that are written now.
 ///
 /// # Errors
-/// If a file cannot be removed.
-pub fn remove_others(beside: &Path, written: &[(PathBuf, u64)]) -> Result<()> {
-    let stale = files(beside).into_iter().filter(|f| f.exists() && !written.iter().any(|w| w.0 == *f));
-    stale.into_iter().try_for_each(|f| std::fs::remove_file(&f).map_err(|e| io("remove", &f, &e)))
+/// If one cannot be removed.
+pub fn remove(earlier: Vec<PathBuf>, written: &[(PathBuf, u64)]) -> Result<()> {
+    let mut stale = earlier.into_iter().filter(|f| f.exists() && !written.iter().any(|w| w.0 == *f));
+    stale.try_for_each(|f| std::fs::remove_file(&f).map_err(|e| io("remove", &f, &e)))
 }
 
 /// Every file that [`prepare`] may write: the manifest, and as many stages as there are exits at most.
 pub fn files(beside: &Path) -> Vec<PathBuf> {
-    let stages = (0..=PROBES).map(|i| file(beside, &format!("stage{i}.onnx")));
+    let stages = (0..=MOST_EXITS).map(|i| file(beside, &format!("stage{i}.onnx")));
     stages.chain([file(beside, "stages.json")]).collect()
 }
 

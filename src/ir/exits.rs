@@ -12,7 +12,7 @@ use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::control::If;
 use crate::ir::op::unary::Unary;
 use crate::ir::value::{Form, Source, Value};
-use crate::ir::{Model, Node, Op, Tensor};
+use crate::ir::{DType, Model, Node, Op, Tensor};
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -182,52 +182,69 @@ impl Graph {
     /// # Errors
     /// Internal ones only.
     pub fn flatten(&mut self) -> Result<usize> {
+        if self.find_exit(0).is_none() {
+            return Ok(0);
+        }
+        let mut flat = self.clone();
         let mut found = 0;
-        while let Some((node, exit)) = self.find_exit() {
-            self.unnest(node)?;
-            self.add_exit(exit);
+        while let Some((node, exit)) = flat.find_exit(found) {
+            flat.unnest(node)?;
+            flat.add_exit(exit);
             found += 1;
         }
-        if found > 0 && self.outputs().len() > 1 {
-            let number = self.outputs.remove(1);
-            self.exit_output = Some(self.value(number).name.clone());
-            if let Some((n, _)) = self.producer(number) {
-                let read = self.node_inputs(n);
-                self.remove_node(n);
-                read.into_iter()
-                    .flatten()
-                    .filter(|&v| self.is_unused(v))
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .for_each(|v| self.remove_value(v));
+        if flat.outputs().len() > 1 {
+            let number = flat.outputs[1];
+            if flat.exit_number(number) != Some(found as i64) {
+                // What says which way was taken says something else: these are no exits of ours.
+                return Ok(0);
             }
-            self.remove_value(number);
+            flat.outputs.remove(1);
+            flat.exit_output = Some(flat.value(number).name.clone());
+            if let Some((n, _)) = flat.producer(number) {
+                let read = flat.node_inputs(n);
+                flat.remove_node(n);
+                let unread: Vec<ValueId> = read.into_iter().flatten().filter(|&v| flat.is_unused(v)).collect();
+                unread.into_iter().for_each(|v| flat.remove_value(v));
+            }
+            flat.remove_value(number);
         }
-        if found > 0 {
-            self.infer_all()?;
-        }
+        flat.infer_all()?;
+        *self = flat;
         Ok(found)
     }
 
-    /// The `If` that gives all outputs of the graph, as [`Graph::nested`] writes it.
-    fn find_exit(&self) -> Option<(NodeId, Exit)> {
+    /// The `If` that gives all outputs of the graph, as [`Graph::nested`] writes it for the exit of this number.
+    fn find_exit(&self, number: usize) -> Option<(NodeId, Exit)> {
         let (n, 0) = self.producer(*self.outputs().first()?)? else { return None };
         let slots: Option<Vec<ValueId>> = self.node_outputs(n).into_iter().collect();
         let node = self.node(n);
         let bodies: Vec<(&str, &Graph)> = node.attrs.iter().map(|a| a.name.as_str()).zip(node.bodies()).collect();
         let [("then_branch", early), ("else_branch", rest)] = bodies[..] else { return None };
         let shaped = node.op == Op::If(If) && slots.as_deref() == Some(self.outputs()) && !node.inconsistent;
-        let fresh = |v: ValueId| rest.producer(v).is_some() && rest.outputs().iter().filter(|&&o| o == v).count() == 1;
+        let once = |v: ValueId| rest.outputs().iter().filter(|&&o| o == v).count() == 1;
+        let made = |v: ValueId| rest.producer(v).is_some() || rest.exit_number(v).is_some();
         let plain = early.nodes().all(|n| early.node(n).op == Op::Unary(Unary::IDENTITY)) && early.inputs().is_empty();
-        let whole = rest.inputs().is_empty() && rest.outputs().iter().all(|&v| fresh(v)) && self.outputs().len() <= 2;
-        let told = |v: ValueId| early.input(early.producer(v)?.0, 0);
-        let from = told(*early.outputs().first()?)?;
+        let whole = rest.inputs().is_empty()
+            && rest.outputs().iter().all(|&v| made(v) && once(v))
+            && rest.outputs().first().is_some_and(|&v| rest.producer(v).is_some())
+            && self.outputs().len() <= 2;
+        let told = early.input(early.producer(*early.outputs().first()?)?.0, 0)?;
         let answer =
-            self.node_captures(n).into_iter().find(|c| c.0 == 0 && early.captures().get(c.1) == Some(&from))?.2;
-        let numbered =
-            early.outputs().iter().skip(1).all(|&v| told(v).is_some_and(|v| early.value(v).constant().is_some()));
+            self.node_captures(n).into_iter().find(|c| c.0 == 0 && early.captures().get(c.1) == Some(&told))?.2;
+        self.producer(answer)?;
+        let numbered = early.outputs().iter().skip(1).all(|&v| early.exit_number(v) == Some(number as i64));
         let exit = Exit { answer, sure: self.input(n, 0)? };
         (shaped && plain && whole && numbered && self.threshold(exit).is_some()).then_some((n, exit))
+    }
+
+    /// The number in a constant int64 scalar, or in what an `Identity` makes of one.
+    fn exit_number(&self, v: ValueId) -> Option<i64> {
+        let source = match self.producer(v) {
+            Some((n, _)) if self.node(n).op == Op::Unary(Unary::IDENTITY) => self.input(n, 0)?,
+            _ => v,
+        };
+        let tensor = self.value(source).constant()?;
+        tensor.int_scalar().filter(|_| tensor.dtype() == DType::I64 && tensor.rank() == 0)
     }
 
     /// Puts the nodes of the else branch in the place of their `If`.
@@ -241,7 +258,12 @@ impl Graph {
         here.extend(captures.map(|(_, i, v)| (body.captures()[i], v)));
         let at = self.node(node).order.0;
         self.remove_node(node);
-        here.extend(body.outputs().iter().copied().zip(slots.into_iter().flatten()));
+        for (&inner, outer) in body.outputs().iter().zip(slots.into_iter().flatten()) {
+            if body.producer(inner).is_none() {
+                self.value_mut(outer).source = body.value(inner).source.clone();
+            }
+            here.insert(inner, outer);
+        }
         for v in body.values() {
             if let Entry::Vacant(place) = here.entry(v) {
                 let mut value = body.value(v).clone();
@@ -461,6 +483,32 @@ mod tests {
         assert_eq!(back.graph.outputs().len(), 1);
         back.graph.verify().unwrap();
         assert_eq!(print::model(&back.nested().unwrap()), print::model(&nested));
+    }
+
+    /// As `clean` leaves it: the numbers are constants, and no longer named again.
+    #[test]
+    fn numbers_may_be_folded() {
+        let mut flat = parse::model(FLAT).unwrap();
+        flat.graph.exit_output = Some("which".into());
+        let mut text = print::model(&flat.nested().unwrap());
+        for line in text.clone().lines().filter(|l| l.contains("= Identity(%") && l.contains("number")) {
+            let name = line.trim().split(' ').next().unwrap();
+            let of = line.split("Identity(").nth(1).unwrap().split(')').next().unwrap();
+            let value = text
+                .lines()
+                .find(|l| l.contains(&format!("const {of} :")))
+                .unwrap()
+                .split('=')
+                .nth(1)
+                .unwrap()
+                .to_string();
+            text = text.replace(line, &format!("const {name} : i64[] ={value}"));
+        }
+        let mut folded = parse::model(&text).unwrap();
+        assert_eq!(folded.graph.flatten().unwrap(), 2, "{text}");
+        folded.graph.verify().unwrap();
+        assert_eq!(folded.graph.exit_output.as_deref(), Some("which"));
+        assert_eq!(folded.graph.outputs().len(), 1);
     }
 
     /// An `If` that does something else than an exit stays one.

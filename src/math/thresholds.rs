@@ -155,7 +155,8 @@ impl Trial {
         let mut cuts = vec![cut];
         for (i, &(confidence, saved, (lost, moved))) in here.iter().enumerate() {
             (cut.saved, cut.lost, cut.moved) = (cut.saved + saved, cut.lost + lost, cut.moved + moved);
-            let next = here.get(i + 1).map_or(confidence - (1.0 - confidence).max(1e-3), |n| n.0);
+            let least = (confidence - (1.0 - confidence).max(1e-3)).max(0.0);
+            let next = here.get(i + 1).map_or(least, |n| n.0);
             cut.threshold = confidence.midpoint(next);
             // Equal confidences leave together.
             if next <= cut.threshold && cut.threshold < confidence {

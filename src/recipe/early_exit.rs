@@ -6,8 +6,9 @@
 //! Modern Neural Networks) goes by one half of what is held back; the calibration error of the other half, before and after,
 //! is in the report. The thresholds of all exits are then set together, for the smallest mean multiply-accumulates found at
 //! which the held-back samples lose no more than allowed: right answers with labels, answers of the whole network without. A
-//! loss that is seen of few samples may be luck: 1.645 of its standard deviations are left free, so few samples allow for
-//! little. Samples that the network itself was trained on lose less than others will, and so do, with `--calib` alone, those
+//! loss that is seen of few samples may be luck: 1.645 of its standard deviations are left free. None seen of n samples may
+//! still be 3 / n of all (Hanley, Lippman-Hand 1983, If nothing goes wrong, is everything all right?): where that is more
+//! than allowed, the report says so. Samples that the network itself was trained on lose less than others will, and so do, with `--calib` alone, those
 //! that other steps of the recipe repair layers by: give `--train` too. (Teerapittayanon, McDanel, Kung 2016, BranchyNet.)
 //!
 //! | option | | default |
@@ -21,12 +22,13 @@
 //!
 //! In the file an exit is an `If`, whose else branch has the rest of the network; in a batch it is taken only when every
 //! sample agrees, so run it at batch 1. `--stages` writes one file a stage beside it, for runtimes that plan an `If` anew
-//! at every call; stages of an earlier run that the student no longer has are removed. `--exit-output NAME` adds an output that says which exit was taken. Steps that follow work on heads
+//! at every call; stages that the manifest of an earlier run lists, and
+//! that the student no longer has, are removed. `--exit-output NAME` adds an output that says which exit was taken. Steps that follow work on heads
 //! and trunk as on any network, and `distill` trains the heads with it; after each, thresholds are set anew for `max-drop`: if
 //! no exit is taken in the end, the target is missed.
 
 use super::{OneOrMore, Step};
-use crate::exits::heads::{Goal, Where};
+use crate::exits::heads::{Goal, MOST_EXITS, Where};
 use crate::passes::options::{OptionsError, Share, one_of, read};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -83,8 +85,8 @@ impl EarlyExit {
             help: None,
         };
         let after = o.after.map(|names| names.0);
-        if after.as_ref().is_some_and(Vec::is_empty) {
-            return Err(wrong("after", "the name of a node or value, or several"));
+        if after.as_ref().is_some_and(|names| names.is_empty() || names.len() > MOST_EXITS) {
+            return Err(wrong("after", &format!("the name of a node or value, or up to {MOST_EXITS} of them")));
         }
         if !(o.hold_back.0 > 0.0 && o.hold_back.0 < 1.0) {
             return Err(wrong("hold-back", "a share above 0 and below 1"));
