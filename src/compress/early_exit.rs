@@ -65,7 +65,7 @@ impl Run<'_> {
                 if matches!(stage.goal, Goal::MaxDrop(_)) { "within the allowed drop" } else { "at that threshold" };
             let why = format!("no exit saves anything {within}: the model stays as it was");
             self.note(EarlyExit::NAME, &why, false);
-            return Ok(Some(why));
+            return Ok(matches!(stage.goal, Goal::MaxDrop(_)).then_some(why));
         }
         heads::attach(&mut student.graph, &choice)?;
         Ok(None)
