@@ -281,6 +281,7 @@ impl Job {
 
     /// Writes the student, and its stages where they are asked for: all of these files or none. Gives the student's bytes,
     /// if it is a file.
+    #[cfg_attr(not(feature = "exec"), allow(unused_mut, unused_variables))]
     fn write(&self, student: &Model, target: &Target, report: &mut Report) -> Result<Option<u64>> {
         let options = SaveOptions { external_data: self.output.external_data };
         let Target::File(path) = target else { return onnx::save(student, target, options).map(|_| None) };
