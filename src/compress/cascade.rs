@@ -24,7 +24,7 @@ impl Run<'_> {
                 self.note(&stage.small.display().to_string(), &told(&made, labels), true);
                 self.warn_of_few(Cascade::NAME, Goal::MaxDrop(stage.max_drop), made.samples);
                 if made.course.shares[0] == 1.0 {
-                    self.note(Cascade::NAME, "the small network answers everything: it would do alone", false);
+                    self.note(Cascade::NAME, "the small network answers everything: it would do alone", true);
                 }
                 *student = made.model;
                 Ok(None)

@@ -161,7 +161,7 @@ impl Run<'_> {
                 100.0 * unseen.min(1.0),
                 100.0 * drop
             );
-            self.note(site, &what, false);
+            self.note(site, &what, true);
         }
     }
 }
