@@ -292,21 +292,25 @@ impl Job {
             let mut flat = student.clone();
             match has_exits(&mut flat)? {
                 true => files.extend(staged::prepare(&flat, path)?),
-                false => {
-                    let why = "no stages were written: the student has no exits";
-                    if !self.output.quiet {
-                        super::say(&format!("warning: {why}"));
-                    }
-                    report.warnings.push(why.into());
-                }
+                false => self.warn(report, "no stages were written: the student has no exits".into()),
             }
         }
         #[cfg(feature = "exec")]
         let earlier = if self.output.stages { staged::earlier(path) } else { Vec::new() };
         let written = onnx::commit(files)?;
         #[cfg(feature = "exec")]
-        staged::remove(earlier, &written)?;
+        if let Err(e) = staged::remove(earlier, &written) {
+            self.warn(report, e.reason());
+        }
         Ok(Some(written[..own].iter().map(|w| w.1).sum()))
+    }
+
+    #[cfg(feature = "exec")]
+    fn warn(&self, report: &mut Report, what: String) {
+        if !self.output.quiet {
+            super::say(&format!("warning: {what}"));
+        }
+        report.warnings.push(what);
     }
 
     /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.
@@ -340,7 +344,9 @@ impl Job {
         {
             let named: Vec<places::Named<'_>> = stages.iter().map(|p| ("a stage", p.as_path())).collect();
             let reports = self.output.report.iter().map(|p| ("the report", p.as_path()));
-            let others = reports.chain(self.output.depfile.iter().map(|p| ("the make rule", p.as_path())));
+            let rule = self.output.depfile.iter().map(|p| ("the make rule", p.as_path()));
+            let own = [("the student", self.output.output.as_path()), ("the student's data", Path::new(&data))];
+            let others = reports.chain(rule).chain(own);
             places::check(&named, &read.iter().copied().chain(others).collect::<Vec<_>>())?;
             stages.iter().try_for_each(|p| Target::File(p.clone()).check())?;
         }

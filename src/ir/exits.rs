@@ -194,8 +194,8 @@ impl Graph {
         }
         if flat.outputs().len() > 1 {
             let number = flat.outputs[1];
-            if flat.exit_number(number) != Some(found as i64) {
-                // What says which way was taken says something else: these are no exits of ours.
+            if flat.exit_number(number) != Some(found as i64) || flat.is_used(number) {
+                // What says which way was taken says something else, or to others too: these are no exits of ours.
                 return Ok(0);
             }
             flat.outputs.remove(1);
@@ -509,6 +509,18 @@ mod tests {
         folded.graph.verify().unwrap();
         assert_eq!(folded.graph.exit_output.as_deref(), Some("which"));
         assert_eq!(folded.graph.outputs().len(), 1);
+    }
+
+    /// A number that the network reads itself is no output that can go.
+    #[test]
+    fn numbers_that_are_read_stay() {
+        let mut flat = parse::model(FLAT).unwrap();
+        flat.graph.exit_output = Some("which".into());
+        let text = print::model(&flat.nested().unwrap());
+        let read = text.replace("\n  output %y\n", "\n  %read : i64[] = Neg(%which)\n\n  output %y\n");
+        assert_ne!(read, text);
+        assert_eq!(parse::model(&read).unwrap().graph.flatten().unwrap(), 0);
+        assert_eq!(parse::model(&text).unwrap().graph.flatten().unwrap(), 2);
     }
 
     /// An `If` that does something else than an exit stays one.

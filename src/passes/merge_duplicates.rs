@@ -122,7 +122,9 @@ impl Pass for MergeDuplicates {
 
 /// Whether a value is a constant that another may stand in for.
 fn candidate(g: &Graph, v: ValueId) -> bool {
-    g.value(v).constant().is_some() && !g.is_held(v)
+    // The threshold of an exit may be set anew: it is nobody else's constant.
+    let threshold = || g.exits().iter().any(|&exit| g.threshold_value(exit) == Some(v));
+    g.value(v).constant().is_some() && !g.is_held(v) && !threshold()
 }
 
 /// Whether a value is a float constant that varies along one axis alone.

@@ -68,7 +68,8 @@ impl Channels {
             }
         }
         let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-        let (mut producers, mut weights): (Set<(u32, NodeId)>, Set<(u32, (ValueId, usize))>) = Default::default();
+        let mut producers: Set<(u32, NodeId)> = Set::default();
+        let mut weights: Set<(u32, (ValueId, usize))> = Set::default();
         // A unit is in one group.
         let mut told = vec![false; self.classes.len()];
         for (i, made) in self.produced.iter().enumerate() {
