@@ -211,15 +211,13 @@ impl Channels {
         let mut counts: HashMap<*const u32, Vec<(usize, usize)>, FixedState> = HashMap::default();
         let mut found = Vec::new();
         for (value, axis, labels) in self.labelled(graph) {
-            let known = counts.get(&labels.as_ptr()).filter(|_| labels.len() > SHORT);
-            match known {
+            let long = labels.len() > SHORT;
+            match if long { counts.get(&labels.as_ptr()) } else { None } {
                 Some(known) => found.clone_from(known),
-                None => {
-                    self.count(labels, &owner, &mut found);
-                    if labels.len() > SHORT {
-                        counts.insert(labels.as_ptr(), found.clone());
-                    }
-                }
+                None => self.count(labels, &owner, &mut found),
+            }
+            if long {
+                counts.entry(labels.as_ptr()).or_insert_with(|| found.clone());
             }
             for &(i, positions) in &found {
                 out[i].push(Reach { value, axis, positions });
