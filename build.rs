@@ -6,6 +6,17 @@ use std::fmt::Write;
 /// `FieldDescriptorProto.Type.TYPE_BYTES`
 const BYTES: i32 = 12;
 
+/// `FieldDescriptorProto.Label.LABEL_REPEATED`
+const REPEATED: i32 = 3;
+
+/// Messages, and which of their messages stay encoded when they are decoded.
+const SLICES: [(&str, &[&str]); 4] = [
+    ("ModelProto", &["graph"]),
+    ("GraphProto", &["node", "initializer"]),
+    ("NodeProto", &["attribute"]),
+    ("AttributeProto", &["g", "graphs"]),
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/onnx.proto");
     let mut descriptors = protox::compile(["proto/onnx.proto"], ["proto"])?;
@@ -30,6 +41,34 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             field.options = None;
         }
     }
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    // The messages of which a file has many, or that hold many: read, they are slices of it until their turn comes.
+    let mut slices = descriptors.file[0].clone();
+    (slices.package, slices.source_code_info) = (Some("slices".into()), None);
+    slices.message_type.retain(|m| SLICES.iter().any(|s| s.0 == m.name()));
+    for message in &mut slices.message_type {
+        message.enum_type.clear();
+        let (_, sliced) = SLICES.iter().find(|s| s.0 == message.name()).expect("what was kept");
+        for field in message.field.iter_mut().filter(|f| sliced.contains(&f.name())) {
+            (field.r#type, field.type_name, field.label) = (Some(BYTES), None, Some(REPEATED));
+        }
+    }
+    descriptors.file.push(slices);
+    // The attributes of a node are a type of our own.
+    let file = &mut descriptors.file[0];
+    let mut own = file.message_type.iter().find(|m| m.name() == "AttributeProto").cloned().expect("it defines them");
+    own.name = Some("Attribute".into());
+    file.message_type.push(own);
+    for field in file.message_type.iter_mut().filter(|m| m.name() == "NodeProto").flat_map(|m| &mut m.field) {
+        if field.name() == "attribute" {
+            field.type_name = Some(".onnx.Attribute".into());
+        }
+    }
+    // An attribute has one of these at most, and a node many attributes.
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]).extern_path(".onnx.Attribute", "super::attribute::Attribute");
+    for field in ["onnx.AttributeProto.g", "AttributeProto.t", "AttributeProto.sparse_tensor", "AttributeProto.tp"] {
+        config.boxed(field);
+    }
+    config.compile_fds(descriptors)?;
     Ok(())
 }

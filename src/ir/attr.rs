@@ -21,7 +21,7 @@ pub enum AttrValue {
     Floats(Vec<f32>),
     Strs(Vec<Bytes>),
     /// A tensor and the name it has inside the attribute.
-    Tensor(Tensor, String),
+    Tensor(Box<Tensor>, String),
     /// The body of a control-flow node.
     Graph(Box<Graph>),
     Graphs(Vec<Graph>),
@@ -123,7 +123,7 @@ impl<'a> AttrReader<'a> {
     }
 
     pub fn tensor(&mut self, name: &'static str) -> Option<&'a Tensor> {
-        self.get(name, |v| if let AttrValue::Tensor(t, _) = v { Some(t) } else { None })
+        self.get(name, |v| if let AttrValue::Tensor(t, _) = v { Some(&**t) } else { None })
     }
 
     pub fn graph(&mut self, name: &'static str) -> Option<&'a Graph> {

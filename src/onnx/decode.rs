@@ -1,7 +1,9 @@
 //! ONNX protobuf to IR. What the IR has no word for is kept encoded, beside what it belongs to.
 
+use super::attribute::list_name;
 use super::external::{self, ExternalData, Pages};
-use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use super::proto::{self, TensorProto, TypeProto, ValueInfoProto};
+use super::slices::{AttributeProto, GraphProto, ModelProto, NodeProto};
 use super::{pieces, tensors, typed, unknown, wire};
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
@@ -13,7 +15,11 @@ use crate::ir::{Model, Node, Op};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::HashSet;
+use std::mem::take;
 use std::path::{Path, PathBuf};
+
+/// Bodies in bodies, at most: so many protobuf's own decoders read.
+const MAX_DEPTH: usize = 32;
 
 /// A model, and what was noticed while it was read.
 #[derive(Debug)]
@@ -50,26 +56,20 @@ pub fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Loaded> {
 
 fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded> {
     let length = bytes.len();
-    let not_onnx = |why: String| {
-        Error::input("not an ONNX model").because(why).help("give a file that an ONNX exporter wrote (one ModelProto)")
-    };
     if length == 0 {
         return Err(not_onnx("the file is empty".into()));
     }
-    let packed = || ModelProto::decode(Bytes::from(wire::pack(&bytes)?)).ok();
-    let mut proto = ModelProto::decode(bytes.clone()).or_else(|e| packed().ok_or(e)).map_err(|e| {
-        let why = e.to_string().replace("failed to decode Protobuf message: ", "");
-        not_onnx(format!("it is cut off, or no protobuf at all: {why}"))
-    })?;
+    let mut proto: ModelProto = message(&bytes, "ModelProto")?;
     let mut warnings = Vec::new();
     let unknown = unknown::fields(&bytes);
     if !unknown.is_empty() {
         let (list, version) = (unknown.join(", "), super::PROTO_VERSION);
         warnings.push(format!("the file has fields that ONNX {version} does not define, which are dropped: {list}"));
     }
-    let Some(graph) = proto.graph.take() else {
+    let graph = take(&mut proto.graph);
+    if graph.is_empty() {
         return Err(not_onnx("there is no graph in it".into()));
-    };
+    }
     let opsets: Vec<_> = proto.opset_import.iter().map(|o| (domain(o.domain()).to_string(), o.version())).collect();
     let opset = opsets.iter().find(|o| o.0.is_empty()).map_or(0, |o| o.1);
     let ir_version = proto.ir_version();
@@ -83,8 +83,8 @@ fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded
     let training = proto.training_info.iter_mut().flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
     training.into_iter().try_for_each(|g| tensors::in_graph(g, &mut |t| data.inline(t)))?;
     let mut decoder =
-        Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains, symbols: HashSet::new() };
-    let mut graph = decoder.graph(graph)?;
+        Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains, symbols: HashSet::new(), depth: 0 };
+    let mut graph = decoder.graph(&graph)?;
     if let Some(&lost) = graph.captures().first() {
         return Err(undefined(&graph, lost));
     }
@@ -98,6 +98,27 @@ fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded
     let model = Model { graph, ir_version, opsets, carried: pieces::encode(&proto) };
     let bytes = length as u64 + data.paths.iter().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum::<u64>();
     Ok(Loaded { model, warnings, files: data.paths, bytes, pages: data.pages })
+}
+
+fn not_onnx(why: String) -> Error {
+    Error::input("not an ONNX model").because(why).help("give a file that an ONNX exporter wrote (one ModelProto)")
+}
+
+/// Decodes a message of the file, whichever way its lists of numbers are written.
+fn message<M: Message + Default>(bytes: &Bytes, name: &str) -> Result<M> {
+    let packed = || M::decode(Bytes::from(wire::pack(bytes, name)?)).ok();
+    M::decode(bytes.clone()).or_else(|e| packed().ok_or(e)).map_err(|e| {
+        let why = e.to_string().replace("failed to decode Protobuf message: ", "");
+        not_onnx(format!("it is cut off, or no protobuf at all: {why}"))
+    })
+}
+
+/// A field that holds a message: what of it stands in several places is one message.
+fn merged(fields: &[Bytes]) -> Bytes {
+    match fields {
+        [field] => field.clone(),
+        fields => fields.concat().into(),
+    }
 }
 
 /// The ONNX domain has two spellings.
@@ -134,22 +155,28 @@ struct Decoder<'a> {
     pin_all: bool,
     /// Names that the file gives dims.
     symbols: HashSet<String>,
+    /// Bodies around what is decoded.
+    depth: usize,
 }
 
 impl Decoder<'_> {
     /// Decodes a graph; names it does not define become captures, for whoever encloses it to resolve.
-    fn graph(&mut self, mut proto: GraphProto) -> Result<Graph> {
+    fn graph(&mut self, fields: &[Bytes]) -> Result<Graph> {
+        let mut proto: GraphProto = message(&merged(fields), "GraphProto")?;
         let mut graph = Graph::new(proto.name(), self.opset);
-        let mut nodes = std::mem::take(&mut proto.node);
-        let inputs = std::mem::take(&mut proto.input);
-        let outputs = std::mem::take(&mut proto.output);
-        let infos = std::mem::take(&mut proto.value_info);
-        let initializers = std::mem::take(&mut proto.initializer);
+        let nodes = take(&mut proto.node);
+        let inputs = take(&mut proto.input);
+        let outputs = take(&mut proto.output);
+        let infos = take(&mut proto.value_info);
+        let initializers = take(&mut proto.initializer);
 
+        let nodes = nodes.iter().map(|n| message::<NodeProto>(n, "NodeProto"));
+        let mut nodes = nodes.collect::<Result<Vec<_>>>()?;
         let made: usize = nodes.iter().map(|n| n.output.len()).sum();
         let read: usize = nodes.iter().map(|n| n.input.len()).sum();
         graph.reserve(nodes.len(), initializers.len() + inputs.len() + made, made + read);
-        for mut t in initializers {
+        for t in initializers {
+            let mut t: TensorProto = message(&t, "TensorProto")?;
             let read = self.tensor(&mut t);
             let name = t.name.take().unwrap_or_default();
             let (tensor, carried) = read.map_err(|e| e.at(format!("initializer \"{name}\"")))?;
@@ -257,14 +284,11 @@ impl Decoder<'_> {
         let tensor = if constant { self.constant_node(proto).map_err(|e| e.at(place(proto)))? } else { None };
         if let Some(tensor) = tensor {
             let name = proto.output.first().cloned().unwrap_or_default();
-            if let Some(t) = proto.attribute.first_mut().and_then(|a| a.t.as_mut()) {
-                *t = TensorProto { name: t.name.take(), ..rest_of(t) };
-            }
             let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
             let added = graph.add_value(Value::new(name, Source::Constant(tensor, form)));
             return added.map(|_| None).map_err(|e| e.at(place(proto)));
         }
-        let outputs = std::mem::take(&mut proto.output);
+        let outputs = take(&mut proto.output);
         let mut slots = Vec::with_capacity(outputs.len());
         for name in outputs {
             let added = match name.as_str() {
@@ -284,9 +308,9 @@ impl Decoder<'_> {
     /// Adds a node whose outputs are declared.
     fn node(&mut self, graph: &mut Graph, mut proto: NodeProto, outputs: &[Option<ValueId>], at: u32) -> Result<()> {
         let known = self.is_known(&proto);
-        let inputs = std::mem::take(&mut proto.input);
-        let attrs = std::mem::take(&mut proto.attribute);
-        let attrs = attrs.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>();
+        let inputs = take(&mut proto.input);
+        let attrs = take(&mut proto.attribute);
+        let attrs = attrs.iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>();
         let first = outputs.first().copied().flatten().map(|v| graph.value(v).name.as_str());
         let attrs = attrs.map_err(|e| e.at(spelled(&proto, first)))?;
         let op_type = proto.op_type.take().unwrap_or_default();
@@ -314,9 +338,11 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// The tensor of a `Constant` node; `None` for the forms that are only carried (sparse).
-    fn constant_node(&mut self, proto: &NodeProto) -> Result<Option<Tensor>> {
-        let [attr] = proto.attribute.as_slice() else { return Ok(None) };
+    /// Takes the tensor out of a `Constant` node; `None` for the forms that are only carried (sparse).
+    fn constant_node(&mut self, proto: &mut NodeProto) -> Result<Option<Tensor>> {
+        let [attr] = proto.attribute.as_mut_slice() else { return Ok(None) };
+        let encoded = attr;
+        let mut attr: AttributeProto = message(encoded, "AttributeProto")?;
         use proto::attribute_proto::AttributeType as T;
         let kind = match attr.name() {
             "value" => T::Tensor,
@@ -329,26 +355,40 @@ impl Decoder<'_> {
             _ => return Ok(None),
         };
         let typed = attr.r#type.is_none_or(|t| t == T::Undefined as i32 || t == kind as i32);
-        if !typed || !is_plain(attr, kind) || proto.output.iter().any(String::is_empty) {
+        if !typed || !is_plain(&attr, kind) || proto.output.iter().any(String::is_empty) {
             return Ok(None);
         }
-        Ok(match attr.name() {
-            "value" => match &attr.t {
-                Some(t) => Some(self.tensor(&mut t.clone())?.0),
+        let (ints, floats, strings) = (take(&mut attr.ints), take(&mut attr.floats), take(&mut attr.strings));
+        let tensor = match attr.name() {
+            "value" => match attr.t.as_deref_mut() {
+                Some(t) => {
+                    let name = t.name.clone();
+                    let tensor = self.tensor(&mut t.clone())?.0;
+                    *t = TensorProto { name, ..rest_of(t) };
+                    Some(tensor)
+                }
                 None => None,
             },
             "value_int" => Some(Tensor::scalar_i64(attr.i())),
-            "value_ints" => Some(Tensor::i64([attr.ints.len()], &attr.ints).with_typed(true)),
+            "value_ints" => Some(Tensor::i64([ints.len()], &ints).with_typed(true)),
             "value_float" => Some(Tensor::f32([], &[attr.f()])),
-            "value_floats" => Some(Tensor::f32([attr.floats.len()], &attr.floats)),
+            "value_floats" => Some(Tensor::f32([floats.len()], &floats)),
             "value_string" => Tensor::strings(vec![], vec![attr.s.clone().unwrap_or_default()]),
-            "value_strings" => Tensor::strings(vec![attr.strings.len()], attr.strings.clone()),
+            "value_strings" => Tensor::strings(vec![strings.len()], strings),
             _ => None,
-        })
+        };
+        if tensor.is_some() {
+            *encoded = attr.encode_to_vec().into();
+        }
+        Ok(tensor)
     }
 
-    fn attribute(&mut self, mut proto: AttributeProto) -> Result<Attr> {
+    fn attribute(&mut self, encoded: &Bytes) -> Result<Attr> {
         use proto::attribute_proto::AttributeType as T;
+        if let Some(name) = list_name(encoded) {
+            return Ok(Attr { name, value: AttrValue::Carried(encoded.clone()), doc: String::new() });
+        }
+        let proto: AttributeProto = message(encoded, "AttributeProto")?;
         let name = proto.name().to_string();
         let doc = proto.doc_string().to_string();
         let kind = match proto.r#type() {
@@ -358,25 +398,37 @@ impl Decoder<'_> {
         let plain = is_plain(&proto, kind);
         let value = match kind {
             // Bodies read values from around them: they have to be seen, whatever else is in the attribute.
-            T::Graph if proto.g.is_some() => AttrValue::Graph(Box::new(self.graph(proto.g.unwrap_or_default())?)),
-            T::Graphs => AttrValue::Graphs(proto.graphs.into_iter().map(|g| self.graph(g)).collect::<Result<_>>()?),
+            T::Graph if !proto.g.is_empty() => AttrValue::Graph(self.body(&proto.g)?.into()),
+            T::Graphs => AttrValue::Graphs(proto.graphs.chunks(1).map(|g| self.body(g)).collect::<Result<_>>()?),
             T::Int if plain => AttrValue::Int(proto.i()),
             T::Float if plain => AttrValue::Float(proto.f()),
             T::String if plain => AttrValue::Str(proto.s.unwrap_or_default()),
             T::Ints if plain => AttrValue::Ints(proto.ints),
             T::Floats if plain => AttrValue::Floats(proto.floats),
             T::Strings if plain => AttrValue::Strs(proto.strings),
-            T::Tensor if plain && proto.t.as_ref().is_some_and(nothing_but_data) => {
+            T::Tensor if plain && proto.t.as_deref().is_some_and(nothing_but_data) => {
                 let mut t = proto.t.unwrap_or_default();
                 let inner = t.name().to_string();
-                AttrValue::Tensor(self.tensor(&mut t)?.0, inner)
+                AttrValue::Tensor(self.tensor(&mut t)?.0.into(), inner)
             }
             _ => {
+                let mut proto: proto::AttributeProto = message(encoded, "AttributeProto")?;
                 tensors::in_attribute(&mut proto, &mut |t| self.data.inline(t))?;
                 AttrValue::Carried(proto.encode_to_vec().into())
             }
         };
         Ok(Attr { name, value, doc })
+    }
+
+    /// A graph inside of an attribute.
+    fn body(&mut self, fields: &[Bytes]) -> Result<Graph> {
+        if self.depth == MAX_DEPTH {
+            return Err(not_onnx(format!("its graphs are nested more than {MAX_DEPTH} deep")));
+        }
+        self.depth += 1;
+        let body = self.graph(fields);
+        self.depth -= 1;
+        body
     }
 
     /// A tensor, and what else its proto says, encoded.
@@ -390,7 +442,7 @@ impl Decoder<'_> {
         }
         if dtype == DType::STRING {
             let n = t.string_data.len();
-            let strings = std::mem::take(&mut t.string_data);
+            let strings = take(&mut t.string_data);
             let tensor = Tensor::strings(shape, strings)
                 .ok_or_else(|| bad(format!("dims {:?} do not go with {n} strings", t.dims)))?;
             return Ok((tensor, carried(t)));
@@ -447,7 +499,7 @@ fn carried(t: &mut TensorProto) -> Bytes {
 
 /// What is left of a tensor besides type, dims, name and data.
 fn rest_of(t: &mut TensorProto) -> TensorProto {
-    let (doc_string, metadata_props) = (t.doc_string.take(), std::mem::take(&mut t.metadata_props));
+    let (doc_string, metadata_props) = (t.doc_string.take(), take(&mut t.metadata_props));
     TensorProto { doc_string, metadata_props, ..Default::default() }
 }
 
@@ -455,7 +507,7 @@ fn rest_of(t: &mut TensorProto) -> TensorProto {
 fn guess_kind(p: &AttributeProto) -> proto::attribute_proto::AttributeType {
     use proto::attribute_proto::AttributeType as T;
     match () {
-        _ if p.g.is_some() => T::Graph,
+        _ if !p.g.is_empty() => T::Graph,
         _ if !p.graphs.is_empty() => T::Graphs,
         _ if p.f.is_some() => T::Float,
         _ if p.i.is_some() => T::Int,
@@ -476,7 +528,7 @@ fn is_plain(p: &AttributeProto, kind: proto::attribute_proto::AttributeType) -> 
         (T::Int, p.i.is_some()),
         (T::String, p.s.is_some()),
         (T::Tensor, p.t.is_some()),
-        (T::Graph, p.g.is_some()),
+        (T::Graph, !p.g.is_empty()),
         (T::TypeProto, p.tp.is_some()),
         (T::SparseTensor, p.sparse_tensor.is_some()),
         (T::Floats, !p.floats.is_empty()),

@@ -1,5 +1,6 @@
 //! IR to ONNX protobuf. Weights stay shared: only small things are copied.
 
+use super::attribute::Attribute;
 use super::pieces;
 use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source};
 use crate::ir::{Model, NodeId};
 use bytes::Bytes;
-use prost::Message;
+use prost::{DecodeError, Message};
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of the model as one file.
@@ -40,7 +41,11 @@ pub fn model(m: &Model) -> Result<ModelProto> {
 }
 
 fn in_pieces<M: Message + Default>(pieces: &[Bytes]) -> Result<M> {
-    pieces::decode(pieces).map_err(|e| Error::internal(format!("carried bytes do not decode: {e}")))
+    pieces::decode(pieces).map_err(undecodable)
+}
+
+fn undecodable(e: DecodeError) -> Error {
+    Error::internal(format!("carried bytes do not decode: {e}"))
 }
 
 fn carried<M: Message + Default>(bytes: &Bytes) -> Result<M> {
@@ -130,7 +135,7 @@ fn node(g: &Graph, id: NodeId, name: &impl Fn(ValueId) -> String) -> Result<Node
     Ok(out)
 }
 
-fn attribute<'a>(a: &Attr, outers: &mut impl Iterator<Item = &'a Outer>) -> Result<AttributeProto> {
+fn attribute<'a>(a: &Attr, outers: &mut impl Iterator<Item = &'a Outer>) -> Result<Attribute> {
     use proto::attribute_proto::AttributeType as T;
     let mut out = AttributeProto { name: Some(a.name.clone()), ..Default::default() };
     if !a.doc.is_empty() {
@@ -163,21 +168,21 @@ fn attribute<'a>(a: &Attr, outers: &mut impl Iterator<Item = &'a Outer>) -> Resu
             T::Strings
         }
         AttrValue::Tensor(t, name) => {
-            out.t = Some(tensor(t, name, TensorProto::default()));
+            out.t = Some(tensor(t, name, TensorProto::default()).into());
             T::Tensor
         }
         AttrValue::Graph(g) => {
-            out.g = Some(body(g)?);
+            out.g = Some(body(g)?.into());
             T::Graph
         }
         AttrValue::Graphs(gs) => {
             out.graphs = gs.iter().map(body).collect::<Result<_>>()?;
             T::Graphs
         }
-        AttrValue::Carried(bytes) => return carried(bytes),
+        AttrValue::Carried(bytes) => return Attribute::of(bytes).map_err(undecodable),
     };
     out.set_type(kind);
-    Ok(out)
+    Ok(out.into())
 }
 
 fn tensor(t: &Tensor, name: &str, mut out: TensorProto) -> TensorProto {
@@ -205,7 +210,10 @@ fn constant_node(t: &Tensor, output: &str, mut out: NodeProto) -> NodeProto {
     use proto::attribute_proto::AttributeType as T;
     out.op_type = Some("Constant".into());
     out.output = vec![output.to_string()];
-    let mut a = out.attribute.pop().unwrap_or_default();
+    let mut a = match out.attribute.pop() {
+        Some(Attribute::Decoded(a)) => *a,
+        _ => AttributeProto::default(),
+    };
     let rest = a.t.take().unwrap_or_default();
     let (ints, floats) = (|| t.ints().unwrap_or_default(), || t.as_f32().unwrap_or_default().into_owned());
     let strings = || t.as_strings().unwrap_or_default().to_vec();
@@ -237,12 +245,12 @@ fn constant_node(t: &Tensor, output: &str, mut out: NodeProto) -> NodeProto {
         _ => {
             let name = rest.name().to_string();
             a = AttributeProto { name: Some("value".into()), doc_string: a.doc_string, ..Default::default() };
-            a.t = Some(tensor(t, &name, rest));
+            a.t = Some(tensor(t, &name, *rest).into());
             T::Tensor
         }
     };
     a.set_type(kind);
-    out.attribute = vec![a];
+    out.attribute = vec![a.into()];
     out
 }
 

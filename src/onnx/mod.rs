@@ -1,5 +1,6 @@
 //! ONNX files: the only room that knows protobuf.
 
+mod attribute;
 mod decode;
 mod encode;
 mod external;
@@ -10,10 +11,17 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 mod save;
+mod slices {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/slices.rs"));
+}
 mod tensors;
 mod typed;
 mod unknown;
 mod wire;
+
+// The name that generated code knows `proto` by.
+use proto as onnx;
 
 /// Version of the onnx package that `proto/onnx.proto` comes from.
 pub const PROTO_VERSION: &str = "1.23";

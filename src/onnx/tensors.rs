@@ -1,5 +1,6 @@
 //! Every tensor that a protobuf message holds, wherever it is nested.
 
+use super::attribute::Attribute;
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto};
 use crate::error::Result;
 
@@ -18,9 +19,10 @@ pub fn in_function(f: &mut FunctionProto, visit: Visit<'_>) -> Result<()> {
 }
 
 pub fn in_attribute(a: &mut AttributeProto, visit: Visit<'_>) -> Result<()> {
-    a.t.iter_mut().chain(&mut a.tensors).try_for_each(&mut *visit)?;
-    a.sparse_tensor.iter_mut().chain(&mut a.sparse_tensors).try_for_each(|s| in_sparse(s, visit))?;
-    a.g.iter_mut().chain(&mut a.graphs).try_for_each(|g| in_graph(g, visit))
+    a.t.as_deref_mut().into_iter().chain(&mut a.tensors).try_for_each(&mut *visit)?;
+    let sparse = a.sparse_tensor.as_deref_mut().into_iter().chain(&mut a.sparse_tensors);
+    sparse.into_iter().try_for_each(|s| in_sparse(s, visit))?;
+    a.g.as_deref_mut().into_iter().chain(&mut a.graphs).try_for_each(|g| in_graph(g, visit))
 }
 
 pub fn in_sparse(s: &mut SparseTensorProto, visit: Visit<'_>) -> Result<()> {
@@ -28,5 +30,8 @@ pub fn in_sparse(s: &mut SparseTensorProto, visit: Visit<'_>) -> Result<()> {
 }
 
 fn in_nodes(nodes: &mut [NodeProto], visit: Visit<'_>) -> Result<()> {
-    nodes.iter_mut().flat_map(|n| &mut n.attribute).try_for_each(|a| in_attribute(a, visit))
+    nodes.iter_mut().flat_map(|n| &mut n.attribute).try_for_each(|a| match a {
+        Attribute::Decoded(a) => in_attribute(a, visit),
+        Attribute::Encoded(_) => Ok(()),
+    })
 }

@@ -50,10 +50,10 @@ pub fn schema(message: &str) -> Option<&'static [(u64, &'static str)]> {
 /// `float_data`, `int32_data`, `int64_data`, `double_data` and `uint64_data` of a TensorProto.
 const LISTS: [u64; 5] = [4, 5, 7, 10, 11];
 
-/// A model whose lists of numbers in tensors are all in blocks, as [`super::proto`] has them: protobuf allows to write the
-/// numbers one by one, each a field of its own. `None` if it is not well-formed.
-pub fn pack(model: &[u8]) -> Option<Vec<u8>> {
-    pack_message(model, "ModelProto", 0)
+/// A message whose lists of numbers in tensors are all in blocks, as [`super::proto`] has them: protobuf allows to write
+/// the numbers one by one, each a field of its own. `None` if it is not well-formed.
+pub fn pack(bytes: &[u8], message: &str) -> Option<Vec<u8>> {
+    pack_message(bytes, message, 0)
 }
 
 fn pack_message(mut bytes: &[u8], message: &str, depth: usize) -> Option<Vec<u8>> {

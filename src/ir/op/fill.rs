@@ -41,7 +41,7 @@ impl Operator for ConstantOfShape {
         if *self == ConstantOfShape::default() {
             return Vec::new();
         }
-        vec![Attr::new("value", AttrValue::Tensor(self.value.clone(), String::new()))]
+        vec![Attr::new("value", AttrValue::Tensor(self.value.clone().into(), String::new()))]
     }
 
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {

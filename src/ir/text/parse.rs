@@ -434,7 +434,7 @@ impl<'a> Parser<'a> {
                     Ok(int) => AttrValue::Int(int),
                     Err(_) => AttrValue::Float(n.parse().unwrap_or(f32::NAN)),
                 },
-                Err(_) => AttrValue::Tensor(self.typed_constant()?, String::new()),
+                Err(_) => AttrValue::Tensor(self.typed_constant()?.into(), String::new()),
             },
         };
         Ok(Attr::new(&name, value))
