@@ -4,8 +4,8 @@
 //! keeps what the way back needs; [`Tape::backward`] takes the gradient of a loss by each output and leaves that by each
 //! trained constant. All buffers are planned when the tape is made, share memory where their lives do not overlap, and
 //! are used again at every step. What shapes decide (the targets of `Reshape`, the bounds of `Slice`) and what constants
-//! alone decide is settled then, too. Matrix products go through `gemm`; work is cut by sizes alone, never by the number
-//! of threads, so that the bytes of a result do not depend on it.
+//! alone decide is settled then, too. Matrix products go through `gemm`, convolutions through kernels of our own; work is
+//! cut by sizes alone, never by the number of threads, so that the bytes of a result do not depend on it.
 //!
 //! An operator family is one file, forward and backward side by side; every backward is checked against central finite
 //! differences in f64. Gradients are taken by constants of the caller's choice. They go no further down than the first
@@ -56,6 +56,7 @@ mod real;
 mod reduce;
 mod resize;
 mod schedule;
+mod simd;
 mod softmax;
 mod structure;
 mod sweep;

@@ -1,11 +1,16 @@
-//! Depthwise convolutions, plane by plane: along a padded plane every tap of the window is one shifted run.
+//! Depthwise convolutions, channel by channel: along the padded planes of some images every tap of the window is one shifted
+//! run.
 
 use super::conv::channel_sums;
 use super::real::{PIECES, Real, dot};
+use super::simd::widest;
 use super::sweep::Sweep;
 use super::tape::{Backward, Keeps, Kernel, Mode, Scratch};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Elements of padded planes that are worked on together, if there is a choice: they stay in the first cache.
+const TOGETHER: usize = 2048;
 
 /// Y[N, M, …] = X[N, C, …] ∗ W[M, 1, k…] + B[M], channel `m` from channel `m / (M / C)`.
 pub struct Depthwise {
@@ -43,6 +48,16 @@ impl Depthwise {
         self.images.div_ceil(self.piece())
     }
 
+    /// The images of a piece that are worked on together, range by range.
+    fn ranges(&self, images: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let together = self.together();
+        (0..images).step_by(together).map(move |i| i..images.min(i + together))
+    }
+
+    fn together(&self) -> usize {
+        (TOGETHER / self.plane()).clamp(1, self.piece())
+    }
+
     /// Elements of a padded plane.
     fn plane(&self) -> usize {
         self.padded[0] * self.padded[1]
@@ -70,6 +85,13 @@ impl Depthwise {
         self.rows().for_each(|(at, from)| padded[at..at + width].copy_from_slice(&x[from..from + width]));
     }
 
+    /// Pads the planes of a channel of some images.
+    fn pad_all<T: Real>(&self, x: &[T], images: &Range<usize>, channel: usize, padded: &mut [T]) {
+        for (image, padded) in images.clone().zip(padded.chunks_exact_mut(self.plane())) {
+            self.pad(&x[(image * self.channels + channel) * self.sweep.plane()..], padded);
+        }
+    }
+
     /// Where each row of windows begins in a padded plane, and in the output.
     fn starts(&self) -> impl Iterator<Item = (usize, usize)> {
         let s = &self.sweep;
@@ -84,18 +106,26 @@ impl Depthwise {
         }
     }
 
-    /// The runs of a padded plane on which windows begin: one of all, where rows are not skipped.
-    fn runs(&self) -> impl Iterator<Item = Range<usize>> {
-        let row = (self.sweep.output[1] - 1) * self.sweep.stride[1] + 1;
-        let whole = (self.sweep.stride[0] == 1).then(|| 0..self.run());
-        let rows = self.starts().filter(move |_| self.sweep.stride[0] > 1).map(move |(at, _)| at..at + row);
+    /// Spreads the planes of an output of some images.
+    fn spread_all<T: Real>(&self, y: &[T], images: &Range<usize>, output: usize, to: &mut [T]) {
+        for (image, to) in images.clone().zip(to.chunks_exact_mut(self.plane())) {
+            self.spread(&y[(image * self.outputs + output) * self.sweep.windows()..], to);
+        }
+    }
+
+    /// The runs of padded planes on which windows begin: one of all, where rows are not skipped.
+    fn runs(&self, images: usize) -> impl Iterator<Item = Range<usize>> {
+        let (row, plane) = ((self.sweep.output[1] - 1) * self.sweep.stride[1] + 1, self.plane());
+        let whole = (self.sweep.stride[0] == 1).then(|| 0..(images - 1) * plane + self.run());
+        let starts = (0..images).flat_map(move |i| self.starts().map(move |(at, _)| i * plane + at));
+        let rows = starts.filter(move |_| self.sweep.stride[0] > 1).map(move |at| at..at + row);
         whole.into_iter().chain(rows)
     }
 
-    /// Scratch memory of a piece: partial sums, a padded plane, one with room for a shift either way, a plane.
+    /// Scratch memory of a piece: partial sums, padded planes, such with room for a shift either way, planes.
     fn room(&self) -> [usize; 4] {
-        let plane = self.plane();
-        [self.outputs * self.sweep.taps(), plane, plane + 2 * self.reach(), plane]
+        let planes = self.together() * self.plane();
+        [self.outputs * self.sweep.taps(), planes, planes + 2 * self.reach(), planes]
     }
 
     fn split<'a, T: Real>(&self, scratch: &'a mut [T]) -> [&'a mut [T]; 4] {
@@ -113,16 +143,18 @@ impl Depthwise {
         let piece = self.piece();
         [piece * self.channels * self.sweep.plane(), piece * self.outputs * self.sweep.windows()]
     }
-
-    /// Planes of the output, and the channel of each.
-    fn outputs_of<'a, T>(&self, y: &'a [T]) -> impl Iterator<Item = (usize, &'a [T])> {
-        let outputs = self.outputs;
-        y.chunks_exact(self.sweep.windows()).enumerate().map(move |(i, y)| (i % outputs, y))
-    }
 }
 
 /// y[i] = Σ w[k] x[i + offsets[k]].
 fn correlate<T: Real>(x: &[T], w: &[T], offsets: &[usize], y: &mut [T]) {
+    widest(
+        #[inline(always)]
+        |_| correlate_on(x, w, offsets, y),
+    );
+}
+
+#[inline(always)]
+fn correlate_on<T: Real>(x: &[T], w: &[T], offsets: &[usize], y: &mut [T]) {
     let n = y.len();
     let from = |k: usize| &x[offsets[k]..][..n];
     if let &[a, b, c, d, e, f, g, h, i] = w {
@@ -160,18 +192,21 @@ impl<T: Real> Kernel<T> for Depthwise {
         let ends = x[0].par_chunks(per_x).zip(y.par_chunks_mut(per_y));
         ends.zip(scratch.par_chunks_mut(room)).for_each(|((x, y), scratch)| {
             let [_, padded, _, made] = self.split(scratch);
-            let of_channel = y.chunks_exact_mut(multiplier * s.windows());
-            for (i, (x, ys)) in x.chunks_exact(s.plane()).zip(of_channel).enumerate() {
-                self.pad(x, padded);
-                for (j, y) in ys.chunks_exact_mut(s.windows()).enumerate() {
-                    let m = i % self.channels * multiplier + j;
-                    for run in self.runs() {
+            for images in self.ranges(x.len() / (self.channels * s.plane())) {
+                for m in 0..self.outputs {
+                    if m % multiplier == 0 {
+                        self.pad_all(x, &images, m / multiplier, padded);
+                    }
+                    for run in self.runs(images.len()) {
                         correlate(&padded[run.start..], &w[m * taps..][..taps], &self.offsets, &mut made[run]);
                     }
                     let bias = bias.map_or(T::ZERO, |b| b[m]);
-                    for (at, to) in self.starts() {
-                        let from = made[at..].iter().step_by(s.stride[1]);
-                        y[to..to + s.output[1]].iter_mut().zip(from).for_each(|(y, &v)| *y = v + bias);
+                    for (image, made) in images.clone().zip(made.chunks_exact(self.plane())) {
+                        let y = &mut y[(image * self.outputs + m) * s.windows()..];
+                        for (at, to) in self.starts() {
+                            let from = made[at..].iter().step_by(s.stride[1]);
+                            y[to..to + s.output[1]].iter_mut().zip(from).for_each(|(y, &v)| *y = v + bias);
+                        }
                     }
                 }
             }
@@ -188,14 +223,18 @@ impl<T: Real> Kernel<T> for Depthwise {
             let ends = dx.zeroed().par_chunks_mut(per_x).zip(dy.par_chunks(per_y));
             ends.zip(scratch.par_chunks_mut(room)).for_each(|((dx, dy), scratch)| {
                 let [_, _, shifted, made] = self.split(scratch);
-                let first = |i: usize| i / self.outputs * self.channels;
-                for (i, (m, dy)) in self.outputs_of(dy).enumerate() {
-                    self.spread(dy, &mut shifted[reach..]);
-                    correlate(shifted, &x[1][m * taps..][..taps], &back, made);
-                    let dx = &mut dx[(first(i) + m / multiplier) * s.plane()..][..s.plane()];
-                    for (at, to) in self.rows() {
-                        let to = &mut dx[to..to + s.input[1]];
-                        to.iter_mut().zip(&made[at..]).for_each(|(dx, &v)| *dx += v);
+                for images in self.ranges(dx.len() / (self.channels * s.plane())) {
+                    for m in 0..self.outputs {
+                        self.spread_all(dy, &images, m, &mut shifted[reach..]);
+                        let made = &mut made[..images.len() * self.plane()];
+                        correlate(shifted, &x[1][m * taps..][..taps], &back, made);
+                        for (image, made) in images.clone().zip(made.chunks_exact(self.plane())) {
+                            let dx = &mut dx[(image * self.channels + m / multiplier) * s.plane()..];
+                            for (at, to) in self.rows() {
+                                let to = &mut dx[to..to + s.input[1]];
+                                to.iter_mut().zip(&made[at..]).for_each(|(dx, &v)| *dx += v);
+                            }
+                        }
                     }
                 }
             });
@@ -205,16 +244,17 @@ impl<T: Real> Kernel<T> for Depthwise {
             ends.zip(scratch.par_chunks_mut(room)).for_each(|((x, dy), scratch)| {
                 let [partial, padded, shifted, _] = self.split(scratch);
                 partial.fill(T::ZERO);
-                for (i, (m, dy)) in self.outputs_of(dy).enumerate() {
-                    if m % multiplier == 0 {
-                        let channel = i / self.outputs * self.channels + m / multiplier;
-                        self.pad(&x[channel * s.plane()..], padded);
-                    }
-                    self.spread(dy, &mut shifted[reach..]);
-                    for (dw, &offset) in partial[m * taps..][..taps].iter_mut().zip(&self.offsets) {
-                        for run in self.runs() {
-                            let from = offset + run.start;
-                            *dw += dot(&shifted[reach..][run.clone()], &padded[from..from + run.len()]);
+                for images in self.ranges(x.len() / (self.channels * s.plane())) {
+                    for m in 0..self.outputs {
+                        if m % multiplier == 0 {
+                            self.pad_all(x, &images, m / multiplier, padded);
+                        }
+                        self.spread_all(dy, &images, m, &mut shifted[reach..]);
+                        for (dw, &offset) in partial[m * taps..][..taps].iter_mut().zip(&self.offsets) {
+                            for run in self.runs(images.len()) {
+                                let from = offset + run.start;
+                                *dw += dot(&shifted[reach..][run.clone()], &padded[from..from + run.len()]);
+                            }
                         }
                     }
                 }

@@ -99,7 +99,6 @@ impl Product {
         grad: Grad<'_, T>,
         which: usize,
         len: usize,
-        columns: usize,
         factors: impl Fn(usize) -> (View<'a, T>, View<'a, T>) + Sync,
     ) {
         let add = !grad.fresh;
@@ -111,13 +110,13 @@ impl Product {
         if in_step {
             grad.to.par_chunks_mut(len).enumerate().for_each(|(i, to)| {
                 let (a, b) = factors(i);
-                multiply(to, columns, a, b, add);
+                multiply(to, a, b, add);
             });
         } else {
             let to = grad.zeroed();
             for (i, batch) in self.batches.iter().enumerate() {
                 let (a, b) = factors(i);
-                multiply(&mut to[batch[which]..][..len], columns, a, b, true);
+                multiply(&mut to[batch[which]..][..len], a, b, true);
             }
         }
     }
@@ -133,9 +132,7 @@ impl<T: Real> Kernel<T> for Product {
             return multiply_wide(y, self.a(x, 0), self.b(x, 0), false);
         }
         let this = &*self;
-        y.par_chunks_mut(self.m * self.n)
-            .enumerate()
-            .for_each(|(i, y)| multiply(y, this.n, this.a(x, i), this.b(x, i), false));
+        y.par_chunks_mut(self.m * self.n).enumerate().for_each(|(i, y)| multiply(y, this.a(x, i), this.b(x, i), false));
     }
 
     fn backward(&mut self, back: Backward<'_, T>) {
@@ -145,14 +142,14 @@ impl<T: Real> Kernel<T> for Product {
         // A matrix that lies transposed gets the transpose of its gradient.
         if let Some(da) = dx.next().flatten() {
             match self.transposed[0] {
-                false => self.collect(da, 0, m * k, k, |i| (dy(i), self.b(x, i).t())),
-                true => self.collect(da, 0, m * k, m, |i| (self.b(x, i), dy(i).t())),
+                false => self.collect(da, 0, m * k, |i| (dy(i), self.b(x, i).t())),
+                true => self.collect(da, 0, m * k, |i| (self.b(x, i), dy(i).t())),
             }
         }
         if let Some(db) = dx.next().flatten() {
             match self.transposed[1] {
-                false => self.collect(db, 1, k * n, n, |i| (self.a(x, i).t(), dy(i))),
-                true => self.collect(db, 1, k * n, k, |i| (dy(i).t(), self.a(x, i))),
+                false => self.collect(db, 1, k * n, |i| (self.a(x, i).t(), dy(i))),
+                true => self.collect(db, 1, k * n, |i| (dy(i).t(), self.a(x, i))),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::build::Site;
 use super::real::{PIECES, Real, sums};
+use super::simd::{LANES, widest};
 use super::tape::{Backward, Keeps, Kernel, Mode, Scratch};
 use crate::ir::ValueId;
 use crate::ir::infer::axis;
@@ -74,9 +75,18 @@ impl<T: Real> BatchNorm<T> {
         (0..self.images).map(move |i| &x[i * step + channel * plane..][..plane])
     }
 
-    /// Σ f(x) over a channel.
-    fn sum(&self, x: &[T], channel: usize, f: impl Fn(T) -> T) -> T {
-        self.planes(x, channel).map(|x| sums(x, x, |x, _| [f(x)])[0]).fold(T::ZERO, |a, b| a + b)
+    /// Mean and variance of a channel, in one pass over it: of what its elements have more than its first plane's mean.
+    fn moments(&self, x: &[T], channel: usize) -> [T; 2] {
+        let first = &x[channel * self.plane..][..self.plane];
+        let near = sums(first, first, |x, _| [x])[0] / T::of(self.plane as f64);
+        let mut totals = [T::ZERO; 2];
+        for x in self.planes(x, channel) {
+            let found = sums(x, x, |x, _| [x - near, (x - near) * (x - near)]);
+            totals.iter_mut().zip(found).for_each(|(total, v)| *total += v);
+        }
+        let [more, square] = totals.map(|v| v / self.count());
+        let variance = square - more * more;
+        [near + more, if variance < T::ZERO { T::ZERO } else { variance }]
     }
 
     fn count(&self) -> T {
@@ -116,10 +126,7 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
         self.of_batch = mode == Mode::Train && self.statistics.is_some();
         let mut used = std::mem::take(&mut self.used);
         if self.of_batch {
-            used.par_iter_mut().enumerate().for_each(|(c, used)| {
-                let mean = self.sum(x, c, |x| x) / self.count();
-                *used = [mean, self.sum(x, c, |x| (x - mean) * (x - mean)) / self.count()];
-            });
+            used.par_iter_mut().enumerate().for_each(|(c, used)| *used = self.moments(x, c));
             let keep = self.momentum;
             for (c, [mean, variance]) in used.iter().enumerate() {
                 self.mean[c] = keep * self.mean[c] + (T::ONE - keep) * *mean;
@@ -137,10 +144,13 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
                 let [mean, by] = self.used[c];
                 let (a, b) = (scale[c] * by, bias[c] - mean * scale[c] * by);
                 let values = y.iter_mut().zip(x);
-                match limits {
-                    None => values.for_each(|(y, &x)| *y = a * x + b),
-                    Some([low, high]) => values.for_each(|(y, &x)| *y = (a * x + b).within(low, high)),
-                }
+                widest(
+                    #[inline(always)]
+                    |_| match limits {
+                        None => values.for_each(|(y, &x)| *y = a * x + b),
+                        Some([low, high]) => values.for_each(|(y, &x)| *y = (a * x + b).within(low, high)),
+                    },
+                );
             }
         });
     }
@@ -157,21 +167,11 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
             total.fill(T::ZERO);
             let planes = this.planes(x, c).zip(this.planes(y, c)).zip(this.planes(dy, c));
             for ((x, y), dy) in planes {
-                // In eight sums side by side.
-                let mut lanes = [[T::ZERO; 8]; 2];
-                let ((xs, x), (ys, y), (ds, d)) = (x.as_chunks::<8>(), y.as_chunks::<8>(), dy.as_chunks::<8>());
-                for ((x, y), d) in xs.iter().zip(ys).zip(ds) {
-                    for i in 0..8 {
-                        let d = if passes(y[i]) { d[i] } else { T::ZERO };
-                        lanes[0][i] += d;
-                        lanes[1][i] += d * (x[i] - mean);
-                    }
-                }
-                for (i, ((&x, &y), &d)) in x.iter().zip(y).zip(d).enumerate() {
-                    let d = if passes(y) { d } else { T::ZERO };
-                    lanes[0][i] += d;
-                    lanes[1][i] += d * (x - mean);
-                }
+                let mut lanes = [[T::ZERO; LANES]; 2];
+                widest(
+                    #[inline(always)]
+                    |_| slopes(x, y, dy, mean, passes, &mut lanes),
+                );
                 for (total, lanes) in total.iter_mut().zip(lanes) {
                     *total += lanes.into_iter().fold(T::ZERO, |a, b| a + b);
                 }
@@ -193,11 +193,13 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
                     let term = |((&x, &y), &d): ((&T, &T), &T)| {
                         a * (if passes(y) { d } else { T::ZERO } - b - (x - mean) * slope)
                     };
-                    if fresh {
-                        dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx = term(t));
-                    } else {
-                        dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx += term(t));
-                    }
+                    widest(
+                        #[inline(always)]
+                        |_| match fresh {
+                            true => dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx = term(t)),
+                            false => dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx += term(t)),
+                        },
+                    );
                 }
             });
         }
@@ -205,6 +207,26 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
             to.zeroed().iter_mut().zip(totals.iter().skip(which).step_by(2)).for_each(|(to, &t)| *to += t);
         }
     }
+}
+
+/// Adds dy and dy (x − mean), where y passes it on, in sums side by side.
+#[inline(always)]
+fn slopes<T: Real>(x: &[T], y: &[T], dy: &[T], mean: T, passes: impl Fn(T) -> bool, to: &mut [[T; LANES]; 2]) {
+    let mut lanes = *to;
+    let ((xs, x), (ys, y), (ds, d)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+    for ((x, y), d) in xs.iter().zip(ys).zip(ds) {
+        for i in 0..LANES {
+            let d = if passes(y[i]) { d[i] } else { T::ZERO };
+            lanes[0][i] += d;
+            lanes[1][i] += d * (x[i] - mean);
+        }
+    }
+    for (i, ((&x, &y), &d)) in x.iter().zip(y).zip(d).enumerate() {
+        let d = if passes(y) { d } else { T::ZERO };
+        lanes[0][i] += d;
+        lanes[1][i] += d * (x - mean);
+    }
+    *to = lanes;
 }
 
 pub fn layer<T: Real>(site: &mut Site<'_, '_, T>, op: &LayerOp) -> Result<(), String> {

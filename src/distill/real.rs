@@ -1,5 +1,6 @@
 //! The numbers that training computes with, their matrix products, and sums in a fixed order.
 
+use super::simd::{LANES, total, widest};
 use rayon::prelude::*;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -34,6 +35,8 @@ pub trait Real:
     fn tanh(self) -> Self;
     fn powf(self, exponent: Self) -> Self;
     fn erf(self) -> Self;
+    /// self a + b, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     fn is_nan(self) -> bool;
 
     fn abs(self) -> Self {
@@ -82,6 +85,9 @@ macro_rules! real {
             fn erf(self) -> Self {
                 $erf(self)
             }
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                self.mul_add(a, b)
+            }
             fn is_nan(self) -> bool {
                 self.is_nan()
             }
@@ -119,13 +125,8 @@ pub struct View<'a, T> {
 impl<'a, T> View<'a, T> {
     /// Row-major, without gaps.
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
-        View::strided(data, rows, columns, columns)
-    }
-
-    /// Row-major, rows `stride` apart.
-    pub fn strided(data: &'a [T], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(rows == 0 || (rows - 1) * stride + columns <= data.len(), "a matrix beyond its slice");
-        View { data, rows, columns, row: stride, column: 1 }
+        assert!(rows * columns <= data.len(), "a matrix beyond its slice");
+        View { data, rows, columns, row: columns, column: 1 }
     }
 
     /// The transpose.
@@ -139,10 +140,10 @@ impl<'a, T> View<'a, T> {
     }
 }
 
-/// C = A B, or C + A B with `add`; C is row-major, rows `stride` apart.
-pub fn multiply<T: Real>(c: &mut [T], stride: usize, a: View<'_, T>, b: View<'_, T>, add: bool) {
+/// C = A B, or C + A B with `add`; C is row-major, without gaps.
+pub fn multiply<T: Real>(c: &mut [T], a: View<'_, T>, b: View<'_, T>, add: bool) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
-    assert!(k == b.rows && n <= stride && (m == 0 || (m - 1) * stride + n <= c.len()), "matrices that do not fit");
+    assert!(k == b.rows && m * n <= c.len(), "matrices that do not fit");
     if m == 0 || n == 0 {
         return;
     }
@@ -155,7 +156,7 @@ pub fn multiply<T: Real>(c: &mut [T], stride: usize, a: View<'_, T>, b: View<'_,
             k,
             c.as_mut_ptr(),
             1,
-            stride as isize,
+            n as isize,
             add,
             a.data.as_ptr(),
             a.column as isize,
@@ -178,18 +179,23 @@ pub fn multiply_wide<T: Real>(c: &mut [T], a: View<'_, T>, b: View<'_, T>, add: 
     let (m, n) = (a.rows, b.columns);
     let rows = m.div_ceil(16).max(32);
     if m <= rows || m * n * a.columns < 1 << 18 {
-        return multiply(c, n, a, b, add);
+        return multiply(c, a, b, add);
     }
     c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
         let block = View { data: &a.data[i * rows * a.row..], rows: rows.min(m - i * rows), ..a };
-        multiply(c, n, block, b, add);
+        multiply(c, block, b, add);
     });
 }
 
 /// y[i] = f(x[i]) on all threads.
 pub fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
     let pieces = y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE));
-    pieces.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
+    pieces.for_each(|(y, x)| {
+        widest(
+            #[inline(always)]
+            |_| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+        )
+    });
 }
 
 /// Σ a[i] b[i], in eight sums side by side.
@@ -199,24 +205,36 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 
 /// Σ f(a[i], b[i]) for each number that `f` gives, in eight sums side by side.
 pub fn sums<T: Real, const N: usize>(a: &[T], b: &[T], f: impl Fn(T, T) -> [T; N]) -> [T; N] {
-    let mut lanes = [[T::ZERO; 8]; N];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut lanes = [[T::ZERO; LANES]; N];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
+    widest(
+        #[inline(always)]
+        |_| add_lanes(a, b, &f, &mut lanes),
+    );
+    let mut totals = lanes.map(|lanes| total(&lanes));
+    for (&a, &b) in a_rest.iter().zip(b_rest) {
+        totals.iter_mut().zip(f(a, b)).for_each(|(total, term)| *total += term);
+    }
+    totals
+}
+
+#[inline(always)]
+fn add_lanes<T: Real, const N: usize>(
+    a: &[[T; LANES]],
+    b: &[[T; LANES]],
+    f: impl Fn(T, T) -> [T; N],
+    to: &mut [[T; LANES]; N],
+) {
+    let mut lanes = *to;
     for (a, b) in a.iter().zip(b) {
-        for i in 0..8 {
+        for i in 0..LANES {
             let terms = f(a[i], b[i]);
             for n in 0..N {
                 lanes[n][i] += terms[n];
             }
         }
     }
-    let mut total = lanes.map(|l| ((l[0] + l[4]) + (l[1] + l[5])) + ((l[2] + l[6]) + (l[3] + l[7])));
-    for (&a, &b) in a_rest.iter().zip(b_rest) {
-        let terms = f(a, b);
-        for n in 0..N {
-            total[n] += terms[n];
-        }
-    }
-    total
+    *to = lanes;
 }
 
 /// Where a gradient goes: nothing was written there yet if it is `fresh`, else it is added to.
@@ -240,11 +258,13 @@ impl<'a, T: Real> Grad<'a, T> {
         let pieces = self.to.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));
         pieces.for_each(|((to, a), b)| {
             let terms = to.iter_mut().zip(a.iter().zip(b));
-            if fresh {
-                terms.for_each(|(to, (&a, &b))| *to = f(a, b));
-            } else {
-                terms.for_each(|(to, (&a, &b))| *to += f(a, b));
-            }
+            widest(
+                #[inline(always)]
+                |_| match fresh {
+                    true => terms.for_each(|(to, (&a, &b))| *to = f(a, b)),
+                    false => terms.for_each(|(to, (&a, &b))| *to += f(a, b)),
+                },
+            );
         });
     }
 
@@ -278,11 +298,11 @@ mod tests {
     #[test]
     fn products_of_views() {
         let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]);
-        let mut c = [9.0f64; 7];
-        multiply(&mut c, 4, View::new(&a, 2, 3), View::maybe_t(&b, 3, 2, true), false);
-        assert_eq!(c, [7.0, 10.0, 9.0, 9.0, 16.0, 22.0, 9.0]);
-        multiply(&mut c, 4, View::new(&a, 2, 3), View::new(&b, 3, 2), true);
-        assert_eq!(c, [12.0, 21.0, 9.0, 9.0, 30.0, 45.0, 9.0]);
+        let mut c = [9.0f64; 5];
+        multiply(&mut c, View::new(&a, 2, 3), View::maybe_t(&b, 3, 2, true), false);
+        assert_eq!(c, [7.0, 10.0, 16.0, 22.0, 9.0]);
+        multiply(&mut c, View::new(&a, 2, 3), View::new(&b, 3, 2), true);
+        assert_eq!(c, [12.0, 21.0, 30.0, 45.0, 9.0]);
     }
 
     #[test]
@@ -291,7 +311,7 @@ mod tests {
         let b: Vec<f64> = (0..70 * 50).map(|i| (i % 7) as f64).collect();
         let (mut c, mut d) = (vec![1.0; 5000], vec![1.0; 5000]);
         for a in [View::new(&a, 100, 70), View::new(&a, 70, 100).t()] {
-            multiply(&mut c, 50, a, View::new(&b, 70, 50), true);
+            multiply(&mut c, a, View::new(&b, 70, 50), true);
             multiply_wide(&mut d, a, View::new(&b, 70, 50), true);
             assert_eq!(c, d);
         }

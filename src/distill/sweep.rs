@@ -76,11 +76,6 @@ impl Sweep {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Whether each window is the one element at its own place.
-    pub fn is_pointwise(&self) -> bool {
-        self.taps() == 1 && self.stride == [1, 1] && self.pad == [0, 0] && self.input == self.output
-    }
-
     /// The windows along an axis whose `tap`-th element lies inside the input.
     pub fn inside(&self, axis: usize, tap: usize) -> Range<usize> {
         let (at, pad, stride) = (tap * self.dilation[axis], self.pad[axis], self.stride[axis]);

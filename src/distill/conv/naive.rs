@@ -1,0 +1,131 @@
+//! Passes against naive loops, in whole numbers, so that every order of the sums gives the same.
+
+use super::axis::Axis;
+use super::pass::{Pass, Start};
+use crate::distill::real::{Grad, Real};
+use crate::distill::sweep::Sweep;
+
+/// Images, groups, channels and outputs of a group.
+#[derive(Clone, Copy)]
+struct Shape([usize; 4]);
+
+fn numbers<T: Real>(n: usize, salt: usize) -> Vec<T> {
+    (0..n).map(|i| T::of(((i + salt) * 29 % 13) as f64 - 6.0)).collect()
+}
+
+/// Calls `f` with the places of x, w and y for every term of a convolution.
+fn terms(s: &Sweep, Shape([images, groups, channels, outputs]): Shape, mut f: impl FnMut(usize, usize, usize)) {
+    let inside = |axis: usize, o: usize, k: usize| {
+        (o * s.stride[axis] + k * s.dilation[axis]).checked_sub(s.pad[axis]).filter(|&i| i < s.input[axis])
+    };
+    let windows = (0..s.windows()).flat_map(|o| (0..s.taps()).map(move |k| (o, k)));
+    for (o, k) in windows {
+        let row = inside(0, o / s.output[1], k / s.kernel[1]);
+        let Some((row, column)) = row.zip(inside(1, o % s.output[1], k % s.kernel[1])) else { continue };
+        for image in 0..images {
+            for output in 0..groups * outputs {
+                for channel in 0..channels {
+                    let x = (image * groups + output / outputs) * channels + channel;
+                    f(
+                        x * s.plane() + row * s.input[1] + column,
+                        (output * channels + channel) * s.taps() + k,
+                        (image * groups * outputs + output) * s.windows() + o,
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn check<T: Real + std::fmt::Debug>(s: &Sweep, shape: Shape) {
+    let Shape([images, groups, channels, outputs]) = shape;
+    let (taps, kernel) = (s.taps(), s.kernel[1]);
+    let there = [0, 1].map(|axis| Axis::forward(s, axis));
+    let there = Pass::new(there, shape.0, [channels * taps, taps], kernel);
+    let [rows, columns] = [0, 1].map(|axis| Axis::back(s, axis));
+    let back = rows.iter().flat_map(|y| columns.iter().map(|x| [y.clone(), x.clone()]));
+    let back = back.map(|axes| Pass::new(axes, [images, groups, outputs, channels], [taps, channels * taps], kernel));
+
+    let x = numbers::<T>(images * groups * channels * s.plane(), 1);
+    let w = numbers::<T>(groups * outputs * channels * taps, 2);
+    let y = numbers::<T>(images * groups * outputs * s.windows(), 3);
+    let bias = numbers::<T>(groups * outputs, 4);
+    // What scratch memory held before must not count.
+    let scratch = |n: usize| vec![T::of(f64::NAN); n];
+    for start in [Start::Zero, Start::Bias(&bias), Start::There] {
+        let mut want = y.clone();
+        match start {
+            Start::Zero => want.fill(T::ZERO),
+            Start::Bias(bias) => {
+                want.chunks_mut(s.windows()).zip(bias.iter().cycle()).for_each(|(plane, &b)| plane.fill(b));
+            }
+            Start::There => {}
+        }
+        terms(s, shape, |at, tap, to| want[to] += w[tap] * x[at]);
+        let mut found = y.clone();
+        there.apply(&x, &w, &mut found, start, &mut scratch(there.room()));
+        assert_eq!(found, want, "{s:?} {:?}", shape.0);
+    }
+    for start in [Start::Zero, Start::There] {
+        let mut want = if matches!(start, Start::There) { x.clone() } else { vec![T::ZERO; x.len()] };
+        terms(s, shape, |at, tap, to| want[at] += w[tap] * y[to]);
+        let mut found = x.clone();
+        back.clone().for_each(|pass| pass.apply(&y, &w, &mut found, start, &mut scratch(pass.room())));
+        assert_eq!(found, want, "back {s:?} {:?}", shape.0);
+    }
+    for fresh in [true, false] {
+        let mut want = if fresh { vec![T::ZERO; w.len()] } else { w.clone() };
+        terms(s, shape, |at, tap, to| want[tap] += x[at] * y[to]);
+        let mut found = w.clone();
+        there.weights(&x, &y, Grad { to: &mut found, fresh }, &mut scratch(there.weights_room()));
+        assert_eq!(found, want, "weights {s:?} {:?}", shape.0);
+    }
+}
+
+/// Random windows over random planes.
+#[test]
+fn random_windows() {
+    let mut state = 7u64;
+    let mut draw = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    let mut tried = 0;
+    while tried < 300 {
+        let mut s = Sweep {
+            input: [1 + draw(9), 1 + draw(40)],
+            output: [0; 2],
+            kernel: [1 + draw(4), 1 + draw(4)],
+            stride: [1 + draw(3), 1 + draw(3)],
+            dilation: [1 + draw(2), 1 + draw(2)],
+            pad: [draw(4), draw(4)],
+            pad_end: [draw(4), draw(4)],
+        };
+        let reach = [0, 1].map(|axis| (s.kernel[axis] - 1) * s.dilation[axis] + 1);
+        let room = [0, 1].map(|axis| (s.input[axis] + s.pad[axis] + s.pad_end[axis]).checked_sub(reach[axis]));
+        let [Some(rows), Some(columns)] = room else { continue };
+        s.output = [rows / s.stride[0] + 1, columns / s.stride[1] + 1];
+        let shape = Shape([1 + draw(20), 1 + draw(2), 1 + draw(5), 1 + draw(9)]);
+        check::<f32>(&s, shape);
+        check::<f64>(&s, shape);
+        tried += 1;
+    }
+}
+
+#[test]
+fn planes_of_one_element_and_many_rows() {
+    let plain = |input: [usize; 2], kernel: usize, pad: usize| Sweep {
+        input,
+        output: input,
+        kernel: [kernel; 2],
+        stride: [1; 2],
+        dilation: [1; 2],
+        pad: [pad; 2],
+        pad_end: [pad; 2],
+    };
+    check::<f32>(&plain([1, 1], 1, 0), Shape([33, 1, 7, 5]));
+    check::<f32>(&plain([2, 2], 1, 0), Shape([130, 2, 3, 4]));
+    check::<f32>(&plain([70, 40], 1, 0), Shape([2, 1, 2, 5]));
+    check::<f32>(&plain([70, 40], 3, 1), Shape([2, 1, 2, 5]));
+    check::<f64>(&plain([3, 1500], 3, 1), Shape([1, 1, 1, 4]));
+}
