@@ -217,12 +217,13 @@ fn slopes<T: Real>(x: &[T], y: &[T], dy: &[T], mean: T, passes: impl Fn(T) -> bo
             lanes[1][i] += d * (x[i] - mean);
         }
     }
+    *to = lanes;
+    // The rest goes to memory: lanes that are picked by number would not stay in registers.
     for (i, ((&x, &y), &d)) in x.iter().zip(y).zip(d).enumerate() {
         let d = if passes(y) { d } else { T::ZERO };
-        lanes[0][i] += d;
-        lanes[1][i] += d * (x - mean);
+        to[0][i] += d;
+        to[1][i] += d * (x - mean);
     }
-    *to = lanes;
 }
 
 /// dx = f(x, dy), or dx + f(x, dy) unless it is `fresh`, with no dy where y does not pass it on.
