@@ -92,12 +92,6 @@ impl<T: Real> BatchNorm<T> {
     fn count(&self) -> T {
         T::of((self.images * self.plane) as f64)
     }
-
-    /// Whether a result that was clamped passes its gradient on.
-    fn passes(&self) -> impl Fn(T) -> bool + Copy + use<T> {
-        let limits = self.limits;
-        move |y| limits.is_none_or(|[low, high]| y > low && y < high)
-    }
 }
 
 impl<T: Real> Kernel<T> for BatchNorm<T> {
@@ -146,7 +140,7 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
                 let values = y.iter_mut().zip(x);
                 widest(
                     #[inline(always)]
-                    |_| match limits {
+                    move |_| match limits {
                         None => values.for_each(|(y, &x)| *y = a * x + b),
                         Some([low, high]) => values.for_each(|(y, &x)| *y = (a * x + b).within(low, high)),
                     },
@@ -160,7 +154,7 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
     fn backward(&mut self, back: Backward<'_, T>) {
         let Backward { x, y, dy, dx, scratch, .. } = back;
         let (scale, x, y) = (x[1], x[0], if self.limits.is_some() { y } else { dy });
-        let passes = self.passes();
+        let limits = self.limits;
         let this = &*self;
         scratch.par_chunks_mut(2).enumerate().for_each(|(c, total)| {
             let [mean, by] = this.used[c];
@@ -168,9 +162,13 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
             let planes = this.planes(x, c).zip(this.planes(y, c)).zip(this.planes(dy, c));
             for ((x, y), dy) in planes {
                 let mut lanes = [[T::ZERO; LANES]; 2];
+                let to = &mut lanes;
                 widest(
                     #[inline(always)]
-                    |_| slopes(x, y, dy, mean, passes, &mut lanes),
+                    move |_| match limits {
+                        None => slopes(x, y, dy, mean, |_| true, to),
+                        Some([low, high]) => slopes(x, y, dy, mean, |y| y > low && y < high, to),
+                    },
                 );
                 for (total, lanes) in total.iter_mut().zip(lanes) {
                     *total += lanes.into_iter().fold(T::ZERO, |a, b| a + b);
@@ -189,15 +187,13 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
                     let share = if this.of_batch { T::ONE / count } else { T::ZERO };
                     let (a, b, slope) = (scale[c] * by, totals[2 * c] * share, totals[2 * c + 1] * share * by);
                     let at = c * this.plane..(c + 1) * this.plane;
-                    let terms = x[at.clone()].iter().zip(&y[at.clone()]).zip(&dy[at]);
-                    let term = |((&x, &y), &d): ((&T, &T), &T)| {
-                        a * (if passes(y) { d } else { T::ZERO } - b - (x - mean) * slope)
-                    };
+                    let (x, y, dy) = (&x[at.clone()], &y[at.clone()], &dy[at]);
+                    let term = move |x: T, d: T| a * (d - b - (x - mean) * slope);
                     widest(
                         #[inline(always)]
-                        |_| match fresh {
-                            true => dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx = term(t)),
-                            false => dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx += term(t)),
+                        move |_| match limits {
+                            None => steer(dx, x, y, dy, fresh, |_| true, term),
+                            Some([low, high]) => steer(dx, x, y, dy, fresh, |y| y > low && y < high, term),
                         },
                     );
                 }
@@ -221,12 +217,32 @@ fn slopes<T: Real>(x: &[T], y: &[T], dy: &[T], mean: T, passes: impl Fn(T) -> bo
             lanes[1][i] += d * (x[i] - mean);
         }
     }
+    *to = lanes;
+    // The rest goes to memory: lanes that are picked by number would not stay in registers.
     for (i, ((&x, &y), &d)) in x.iter().zip(y).zip(d).enumerate() {
         let d = if passes(y) { d } else { T::ZERO };
-        lanes[0][i] += d;
-        lanes[1][i] += d * (x - mean);
+        to[0][i] += d;
+        to[1][i] += d * (x - mean);
     }
-    *to = lanes;
+}
+
+/// dx = f(x, dy), or dx + f(x, dy) unless it is `fresh`, with no dy where y does not pass it on.
+#[inline(always)]
+fn steer<T: Real>(
+    dx: &mut [T],
+    x: &[T],
+    y: &[T],
+    dy: &[T],
+    fresh: bool,
+    passes: impl Fn(T) -> bool,
+    f: impl Fn(T, T) -> T,
+) {
+    let terms = x.iter().zip(y).zip(dy).map(|((&x, &y), &d)| f(x, if passes(y) { d } else { T::ZERO }));
+    if fresh {
+        dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx = t);
+    } else {
+        dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx += t);
+    }
 }
 
 pub fn layer<T: Real>(site: &mut Site<'_, '_, T>, op: &LayerOp) -> Result<(), String> {

@@ -199,30 +199,30 @@ impl<T: Real> Function<T> {
     fn apply(self, x: &[T], y: &mut [T]) {
         let (zero, one, half) = (T::ZERO, T::ONE, T::of(0.5));
         match self {
-            Clamp(low, high) => map(x, y, |x| x.within(low, high)),
-            Leaky(a) => map(x, y, |x| if x < zero { a * x } else { x }),
-            Elu(a, g) => map(x, y, |x| g * if x < zero { a * (x.exp() - one) } else { x }),
+            Clamp(low, high) => map(x, y, move |x| x.within(low, high)),
+            Leaky(a) => map(x, y, move |x| if x < zero { a * x } else { x }),
+            Elu(a, g) => map(x, y, move |x| g * if x < zero { a * (x.exp() - one) } else { x }),
             Sigmoid => map(x, y, sigmoid),
-            HardSigmoid(a, b) => map(x, y, |x| (a * x + b).within(zero, one)),
-            HardSwish => map(x, y, |x| x * (x / T::of(6.0) + half).within(zero, one)),
-            Swish(a) => map(x, y, |x| x * sigmoid(a * x)),
-            Mish => map(x, y, |x| x * softplus(x).tanh()),
+            HardSigmoid(a, b) => map(x, y, move |x| (a * x + b).within(zero, one)),
+            HardSwish => map(x, y, move |x| x * (x / T::of(6.0) + half).within(zero, one)),
+            Swish(a) => map(x, y, move |x| x * sigmoid(a * x)),
+            Mish => map(x, y, move |x| x * softplus(x).tanh()),
             Tanh => map(x, y, T::tanh),
             Erf => map(x, y, T::erf),
-            Gelu => map(x, y, |x| half * x * (one + (x * T::of(FRAC_1_SQRT_2)).erf())),
-            GeluTanh => map(x, y, |x| half * x * (one + inner(x)[0].tanh())),
+            Gelu => map(x, y, move |x| half * x * (one + (x * T::of(FRAC_1_SQRT_2)).erf())),
+            GeluTanh => map(x, y, move |x| half * x * (one + inner(x)[0].tanh())),
             Softplus => map(x, y, softplus),
-            Softsign => map(x, y, |x| x / (one + x.abs())),
+            Softsign => map(x, y, move |x| x / (one + x.abs())),
             Abs => map(x, y, T::abs),
             Exp => map(x, y, T::exp),
             Log => map(x, y, T::ln),
             Sqrt => map(x, y, T::sqrt),
-            Reciprocal => map(x, y, |x| one / x),
+            Reciprocal => map(x, y, move |x| one / x),
             Sin => map(x, y, T::sin),
             Cos => map(x, y, T::cos),
-            Power(p) if p == T::of(2.0) => map(x, y, |x| x * x),
-            Power(p) => map(x, y, |x| x.powf(p)),
-            Scale(a) => map(x, y, |x| a * x),
+            Power(p) if p == T::of(2.0) => map(x, y, move |x| x * x),
+            Power(p) => map(x, y, move |x| x.powf(p)),
+            Scale(a) => map(x, y, move |x| a * x),
         }
     }
 
@@ -231,15 +231,15 @@ impl<T: Real> Function<T> {
         let (zero, one, half) = (T::ZERO, T::ONE, T::of(0.5));
         let bell = T::of(FRAC_2_SQRT_PI);
         match self {
-            Clamp(low, high) => to.add(v, dy, |y, d| if y > low && y < high { d } else { zero }),
-            Leaky(a) => to.add(v, dy, |x, d| if x < zero { a * d } else { d }),
-            Elu(a, g) => to.add(v, dy, |x, d| d * g * if x < zero { a * x.exp() } else { one }),
-            Sigmoid => to.add(v, dy, |y, d| d * y * (one - y)),
-            HardSigmoid(a, b) => to.add(v, dy, |x, d| {
+            Clamp(low, high) => to.add(v, dy, move |y, d| if y > low && y < high { d } else { zero }),
+            Leaky(a) => to.add(v, dy, move |x, d| if x < zero { a * d } else { d }),
+            Elu(a, g) => to.add(v, dy, move |x, d| d * g * if x < zero { a * x.exp() } else { one }),
+            Sigmoid => to.add(v, dy, move |y, d| d * y * (one - y)),
+            HardSigmoid(a, b) => to.add(v, dy, move |x, d| {
                 let y = a * x + b;
                 if y > zero && y < one { a * d } else { zero }
             }),
-            HardSwish => to.add(v, dy, |x, d| {
+            HardSwish => to.add(v, dy, move |x, d| {
                 let three = T::of(3.0);
                 if x <= -three {
                     zero
@@ -249,40 +249,40 @@ impl<T: Real> Function<T> {
                     d
                 }
             }),
-            Swish(a) => to.add(v, dy, |x, d| {
+            Swish(a) => to.add(v, dy, move |x, d| {
                 let s = sigmoid(a * x);
                 d * (s + a * x * s * (one - s))
             }),
-            Mish => to.add(v, dy, |x, d| {
+            Mish => to.add(v, dy, move |x, d| {
                 let t = softplus(x).tanh();
                 d * (t + x * (one - t * t) * sigmoid(x))
             }),
-            Tanh => to.add(v, dy, |y, d| d * (one - y * y)),
-            Erf => to.add(v, dy, |x, d| d * bell * (-x * x).exp()),
-            Gelu => to.add(v, dy, |x, d| {
+            Tanh => to.add(v, dy, move |y, d| d * (one - y * y)),
+            Erf => to.add(v, dy, move |x, d| d * bell * (-x * x).exp()),
+            Gelu => to.add(v, dy, move |x, d| {
                 let z = x * T::of(FRAC_1_SQRT_2);
                 let density = half * bell * T::of(FRAC_1_SQRT_2) * (-z * z).exp();
                 d * (half * (one + z.erf()) + x * density)
             }),
-            GeluTanh => to.add(v, dy, |x, d| {
+            GeluTanh => to.add(v, dy, move |x, d| {
                 let [u, slope] = inner(x);
                 let t = u.tanh();
                 d * half * (one + t + x * (one - t * t) * slope)
             }),
-            Softplus => to.add(v, dy, |x, d| d * sigmoid(x)),
-            Softsign => to.add(v, dy, |x, d| {
+            Softplus => to.add(v, dy, move |x, d| d * sigmoid(x)),
+            Softsign => to.add(v, dy, move |x, d| {
                 let n = one + x.abs();
                 d / (n * n)
             }),
-            Abs => to.add(v, dy, |x, d| if x < zero { -d } else { d }),
-            Exp => to.add(v, dy, |y, d| d * y),
-            Log => to.add(v, dy, |x, d| d / x),
-            Sqrt => to.add(v, dy, |y, d| half * d / y),
-            Reciprocal => to.add(v, dy, |y, d| -d * y * y),
-            Sin => to.add(v, dy, |x, d| d * x.cos()),
-            Cos => to.add(v, dy, |x, d| -d * x.sin()),
-            Power(p) => to.add(v, dy, |x, d| d * p * x.powf(p - one)),
-            Scale(a) => to.add(dy, dy, |_, d| a * d),
+            Abs => to.add(v, dy, move |x, d| if x < zero { -d } else { d }),
+            Exp => to.add(v, dy, move |y, d| d * y),
+            Log => to.add(v, dy, move |x, d| d / x),
+            Sqrt => to.add(v, dy, move |y, d| half * d / y),
+            Reciprocal => to.add(v, dy, move |y, d| -d * y * y),
+            Sin => to.add(v, dy, move |x, d| d * x.cos()),
+            Cos => to.add(v, dy, move |x, d| -d * x.sin()),
+            Power(p) => to.add(v, dy, move |x, d| d * p * x.powf(p - one)),
+            Scale(a) => to.add(dy, dy, move |_, d| a * d),
         }
     }
 }

@@ -188,12 +188,12 @@ pub fn multiply_wide<T: Real>(c: &mut [T], a: View<'_, T>, b: View<'_, T>, add: 
 }
 
 /// y[i] = f(x[i]) on all threads.
-pub fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
+pub fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync + Send + Copy) {
     let pieces = y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE));
-    pieces.for_each(|(y, x)| {
+    pieces.for_each(move |(y, x)| {
         widest(
             #[inline(always)]
-            |_| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+            move |_| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
         )
     });
 }
@@ -253,14 +253,14 @@ impl<'a, T: Real> Grad<'a, T> {
     }
 
     /// Adds f(a[i], b[i]), on all threads.
-    pub fn add(self, a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) {
+    pub fn add(self, a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync + Send + Copy) {
         let fresh = self.fresh;
         let pieces = self.to.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));
-        pieces.for_each(|((to, a), b)| {
+        pieces.for_each(move |((to, a), b)| {
             let terms = to.iter_mut().zip(a.iter().zip(b));
             widest(
                 #[inline(always)]
-                |_| match fresh {
+                move |_| match fresh {
                     true => terms.for_each(|(to, (&a, &b))| *to = f(a, b)),
                     false => terms.for_each(|(to, (&a, &b))| *to += f(a, b)),
                 },

@@ -129,12 +129,8 @@ fn dots_of<T: Real>(
             let (mut a_at, mut b_at) = ([[T::ZERO; LANES]; ROWS], [[T::ZERO; LANES]; WIDE]);
             // SAFETY: `dots` has asserted that the last vector of every row lies inside.
             unsafe {
-                for i in 0..ROWS {
-                    a_at[i] = a.vector(i, time, j);
-                }
-                for k in 0..WIDE {
-                    b_at[k] = b.vector(k, time, j);
-                }
+                a_at.iter_mut().enumerate().for_each(|(i, to)| *to = a.vector(i, time, j));
+                b_at.iter_mut().enumerate().for_each(|(k, to)| *to = b.vector(k, time, j));
             }
             for i in 0..ROWS {
                 for k in 0..WIDE {
