@@ -269,7 +269,12 @@ impl Step {
     pub fn new(name: &str, options: &str, place: &str) -> Result<Step> {
         let (rest, place) = (options, place.to_string());
         let mut options = toml::Table::new();
-        for item in rest.split(',').filter(|i| !i.is_empty()) {
+        let mut depth = 0;
+        let outside = |c: char| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        };
+        for item in rest.split(outside).filter(|i| !i.is_empty()) {
             let Some((key, text)) = item.split_once('=') else {
                 return Err(Error::input(format!("\"{item}\" is no option"))
                     .at(place)

@@ -1,7 +1,8 @@
 //! Attributes of the nodes of a file: a long list of numbers or strings is passed on as it is written.
 
 use super::proto::AttributeProto;
-use super::wire;
+use super::wire::{self, BLOCK, FIXED32, Field, VARINT};
+use crate::ir::varints;
 use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType};
 use prost::{DecodeError, Message};
@@ -9,20 +10,29 @@ use prost::{DecodeError, Message};
 /// Shorter ones are decoded.
 const LONG: usize = 1 << 12;
 
-/// `name`, `floats`, `ints`, `strings`, `doc_string`, `type` and `ref_attr_name` of an AttributeProto.
-const OF_LISTS: [u64; 7] = [1, 7, 8, 9, 13, 20, 21];
-
 #[derive(Debug, Clone, PartialEq)]
 pub enum Attribute {
     Decoded(Box<AttributeProto>),
     Encoded(Bytes),
 }
 
+/// Whether a field of an AttributeProto is well-formed, and what a list has: `name`, `doc_string`, `ref_attr_name`, `type`,
+/// `floats`, `ints` or `strings`.
+fn is_of_lists(field: &Field<'_>) -> bool {
+    match (field.number, field.form) {
+        (1 | 13 | 21, BLOCK) => str::from_utf8(field.content).is_ok(),
+        (20, VARINT) | (7, FIXED32) | (8, VARINT) | (9, BLOCK) => true,
+        (7, BLOCK) => field.content.len().is_multiple_of(4),
+        (8, BLOCK) => varints::each(field.content, || (), |_, _| Some(())).is_some(),
+        _ => false,
+    }
+}
+
 /// The name of an attribute that is long, and has nothing but lists in it.
 pub fn list_name(encoded: &[u8]) -> Option<String> {
     let (mut rest, mut name) = (Some(encoded).filter(|e| e.len() >= LONG)?, None);
     while !rest.is_empty() {
-        let field = wire::field(&mut rest).filter(|f| OF_LISTS.contains(&f.number))?;
+        let field = wire::field(&mut rest).filter(is_of_lists)?;
         if field.number == 1 {
             name = String::from_utf8(field.content.to_vec()).ok();
         }
@@ -101,6 +111,13 @@ mod tests {
         let encoded = Bytes::from(list.encode_to_vec());
         assert_eq!(list_name(&encoded).as_deref(), Some("nodes"));
         assert_eq!(list_name(&encoded[..encoded.len() - 1]), None);
+        // The name, then a list that is cut off, of numbers and of floats.
+        for (list, len) in [(0x42, 5000u16), (0x3a, 4999)] {
+            let head = [0x0a, 1, b'a', list, len as u8 | 0x80, (len >> 7) as u8];
+            let mut bad = [&head[..], &vec![1; usize::from(len)]].concat();
+            bad.splice(bad.len() - 1.., [0x80]);
+            assert_eq!(list_name(&bad), None);
+        }
         let [kept, decoded] = [Attribute::of(&encoded).unwrap(), list.into()];
         let node = |a: &Attribute| NodeProto { attribute: vec![a.clone()], ..Default::default() };
         let pieces = pieces::encode(&node(&kept));

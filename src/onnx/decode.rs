@@ -396,8 +396,12 @@ impl Decoder<'_> {
             kind => kind,
         };
         let plain = is_plain(&proto, kind);
+        if !plain && (!proto.g.is_empty() || !proto.graphs.is_empty()) {
+            return Err(Error::input(format!("the attribute \"{name}\" has a graph, and something else"))
+                .because("an ONNX attribute has one kind of value")
+                .help("export the model again"));
+        }
         let value = match kind {
-            // Bodies read values from around them: they have to be seen, whatever else is in the attribute.
             T::Graph if !proto.g.is_empty() => AttrValue::Graph(self.body(&proto.g)?.into()),
             T::Graphs => AttrValue::Graphs(proto.graphs.chunks(1).map(|g| self.body(g)).collect::<Result<_>>()?),
             T::Int if plain => AttrValue::Int(proto.i()),
@@ -411,13 +415,21 @@ impl Decoder<'_> {
                 let inner = t.name().to_string();
                 AttrValue::Tensor(self.tensor(&mut t)?.0.into(), inner)
             }
-            _ => {
-                let mut proto: proto::AttributeProto = message(encoded, "AttributeProto")?;
-                tensors::in_attribute(&mut proto, &mut |t| self.data.inline(t))?;
-                AttrValue::Carried(proto.encode_to_vec().into())
-            }
+            _ => AttrValue::Carried(self.carry(encoded)?),
         };
         Ok(Attr { name, value, doc })
+    }
+
+    /// An attribute as it is, but for external data, which is in it now.
+    fn carry(&mut self, encoded: &Bytes) -> Result<Bytes> {
+        let mut proto: proto::AttributeProto = message(encoded, "AttributeProto")?;
+        let as_written = proto.encoded_len() == encoded.len();
+        let mut inside = true;
+        tensors::in_attribute(&mut proto, &mut |t| {
+            inside &= t.external_data.is_empty();
+            self.data.inline(t)
+        })?;
+        Ok(if as_written && inside { encoded.clone() } else { proto.encode_to_vec().into() })
     }
 
     /// A graph inside of an attribute.
@@ -439,6 +451,11 @@ impl Decoder<'_> {
         let shape = shape.ok_or_else(|| bad(format!("its dims {:?} are not all numbers from 0 up", t.dims)))?;
         if t.segment.is_some() {
             return Err(bad("it is stored in segments, which no runtime reads".into()));
+        }
+        let lists = [&t.float_data, &t.double_data, &t.int32_data, &t.int64_data, &t.uint64_data];
+        let places = lists.iter().map(|l| l.is_empty()).chain([t.raw_data().is_empty(), t.string_data.is_empty()]);
+        if places.filter(|empty| !empty).count() > 1 {
+            return Err(bad("it has its data in more than one field".into()));
         }
         if dtype == DType::STRING {
             let n = t.string_data.len();

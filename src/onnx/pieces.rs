@@ -18,7 +18,9 @@ pub fn encode(message: &impl Message) -> Vec<Bytes> {
 
 /// The message in these pieces, which it shares.
 pub fn decode<M: Message + Default>(pieces: &[Bytes]) -> Result<M, DecodeError> {
-    M::decode(Rest(pieces.iter().filter(|p| !p.is_empty()).cloned().collect()))
+    let pieces: VecDeque<Bytes> = pieces.iter().filter(|p| !p.is_empty()).cloned().collect();
+    let left = pieces.iter().map(Bytes::len).sum();
+    M::decode(Rest { pieces, left })
 }
 
 #[derive(Default)]
@@ -63,34 +65,41 @@ unsafe impl BufMut for Pieces {
 }
 
 /// What is still to be read; no piece is empty.
-struct Rest(VecDeque<Bytes>);
+struct Rest {
+    pieces: VecDeque<Bytes>,
+    /// Their bytes.
+    left: usize,
+}
 
 impl Buf for Rest {
     fn remaining(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
+        self.left
     }
 
     fn chunk(&self) -> &[u8] {
-        self.0.front().map_or(&[], |p| p)
+        self.pieces.front().map_or(&[], |p| p)
     }
 
     fn advance(&mut self, mut n: usize) {
-        while let Some(first) = self.0.front_mut() {
+        self.left = self.left.checked_sub(n).expect("no advance past the end");
+        while let Some(first) = self.pieces.front_mut() {
             if n < first.len() {
                 return first.advance(n);
             }
             n -= first.len();
-            self.0.pop_front();
+            self.pieces.pop_front();
         }
-        assert_eq!(n, 0, "advanced past the end");
     }
 
     fn copy_to_bytes(&mut self, n: usize) -> Bytes {
-        match self.0.front_mut() {
-            Some(first) if n < first.len() => first.split_to(n),
-            Some(first) if n == first.len() => self.0.pop_front().unwrap_or_default(),
+        match self.pieces.front() {
+            Some(first) if n <= first.len() => {
+                let taken = first.slice(..n);
+                self.advance(n);
+                taken
+            }
             _ => {
-                let mut out = BytesMut::with_capacity(n.min(self.remaining()));
+                let mut out = BytesMut::with_capacity(n.min(self.left));
                 out.put(self.take(n));
                 out.freeze()
             }

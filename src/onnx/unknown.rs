@@ -45,7 +45,11 @@ mod tests {
         graph.extend([0x0a, 3, 0xd2, 0x02, 0]);
         let mut model = vec![0x08, 8, 0x98, 0x06, 1, 0x3a, graph.len() as u8];
         model.extend(graph);
-        assert_eq!(fields(&model), ["ModelProto field 99 (once)", "NodeProto field 42 (2 times)"]);
+        // A group of one field, and one more field after it.
+        model.extend([0xa3, 0x06, 0x08, 1, 0xa4, 0x06, 0xa8, 0x06, 1]);
+        let of_model = [99, 100, 101].map(|n| format!("ModelProto field {n} (once)"));
+        assert_eq!(fields(&model)[..3], of_model);
+        assert_eq!(fields(&model)[3..], ["NodeProto field 42 (2 times)"]);
         for end in 0..model.len() {
             fields(&model[..end]);
         }

@@ -7,6 +7,14 @@ include!(concat!(env!("OUT_DIR"), "/fields.rs"));
 /// Messages nested more deeply than this are not looked into; decoding refuses them anyway.
 pub const MAX_DEPTH: usize = 100;
 
+/// Ways to write a field: a number of variable length, and one of four bytes.
+pub const VARINT: u64 = 0;
+pub const FIXED32: u64 = 5;
+
+/// A group, which nothing writes any more: its fields, up to one of the same number that ends it.
+const GROUP: u64 = 3;
+const GROUP_END: u64 = 4;
+
 /// How a field that holds bytes, a string, a message or a packed list is written.
 pub const BLOCK: u64 = 2;
 
@@ -23,10 +31,21 @@ pub struct Field<'a> {
 
 /// Takes the next field; `None` if the bytes do not begin with one.
 pub fn field<'a>(bytes: &mut &'a [u8]) -> Option<Field<'a>> {
+    field_within(bytes, 0)
+}
+
+/// Takes the next field, in so many groups.
+fn field_within<'a>(bytes: &mut &'a [u8], groups: usize) -> Option<Field<'a>> {
     let all = *bytes;
     let key = varint(bytes)?;
     let content = match key & 7 {
-        0 => {
+        GROUP if groups < MAX_DEPTH => {
+            let from = *bytes;
+            while field_within(bytes, groups + 1)?.form != GROUP_END {}
+            &from[..from.len() - bytes.len()]
+        }
+        GROUP_END if groups > 0 => &bytes[..0],
+        VARINT => {
             let from = *bytes;
             varint(bytes)?;
             &from[..from.len() - bytes.len()]
@@ -36,7 +55,7 @@ pub fn field<'a>(bytes: &mut &'a [u8]) -> Option<Field<'a>> {
             let n = varint(bytes)?;
             take(bytes, n)?
         }
-        5 => take(bytes, 4)?,
+        FIXED32 => take(bytes, 4)?,
         _ => return None,
     };
     Some(Field { number: key >> 3, form: key & 7, content, whole: &all[..all.len() - bytes.len()] })

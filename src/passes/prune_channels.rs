@@ -13,7 +13,8 @@
 //!   globs that match a group's layers the longest counts. Layers that none matches are left whole unless `width-mult`
 //!   is given.
 //! * `params`, `macs`: instead, a share of the model's parameters or MACs to keep at most; one threshold on the importance,
-//!   relative to the group's mean, finds which units go. A share that cannot be reached is a missed target (exit code 2).
+//!   relative to the group's mean, finds which units go, evenly where they are worth the same. A share that cannot be
+//!   reached is a missed target (exit code 2).
 //! * `importance`: what makes a unit important; unless set, `schur` with calibration data, `l1` without. By its own weights:
 //!   * `l1`, `l2`: the norm of the weights that make it. (Li et al. 2017, Pruning Filters for Efficient ConvNets.)
 //!
@@ -296,10 +297,7 @@ impl PruneChannels {
                 let all = groups[i].units.len();
                 self.rounded((all as f64 * self.width_of(cx.graph, &groups[i])) as usize, all)
             }),
-            Some(budget) => plan.within(budget, budget.limit(cx), |i, threshold| {
-                let scores = &relative[i];
-                self.rounded(scores.iter().filter(|&&s| s > threshold).count(), scores.len())
-            }),
+            Some(budget) => plan.within(budget, budget.limit(cx), |i, left| self.rounded(left, relative[i].len())),
         };
         let keep = |group: &Group| (0..group.units.len()).filter(|&i| !gone.contains(&group.units[i])).collect();
         groups.iter().zip(scores).map(|(group, scores)| scores.map(|_| keep(group))).collect()
@@ -364,20 +362,29 @@ impl Plan<'_> {
         gone
     }
 
-    /// The units below the lowest threshold on the scores that leaves at most `limit`; `count` is how many of a group are
-    /// above. Without a limit none go.
-    fn within(&self, budget: Budget, limit: Option<u64>, count: impl Fn(usize, f64) -> usize) -> HashSet<u32> {
-        let mut steps: Vec<f64> = self.scores.iter().flatten().copied().chain([-1.0]).collect();
-        steps.sort_by(f64::total_cmp);
-        steps.dedup();
-        let gone = |at: usize| self.gone(|i| count(i, steps[at]));
+    /// The fewest units, lowest scores first, without which at most `limit` is left; `count` is how many a group keeps that
+    /// may keep so many. Groups of equal scores shrink evenly. Without a limit none go.
+    fn within(&self, budget: Budget, limit: Option<u64>, count: impl Fn(usize, usize) -> usize) -> HashSet<u32> {
+        let mut order: Vec<(f64, f64, usize)> = Vec::new();
+        for (i, scores) in self.scores.iter().enumerate() {
+            let mut scores = scores.clone();
+            scores.sort_by(f64::total_cmp);
+            let share = |rank: usize| (rank + 1) as f64 / scores.len() as f64;
+            order.extend(scores.iter().enumerate().map(|(rank, &s)| (s, share(rank), i)));
+        }
+        order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let gone = |fewest: usize| {
+            let mut left: Vec<usize> = self.scores.iter().map(Vec::len).collect();
+            order[..fewest].iter().for_each(|&(_, _, i)| left[i] -= 1);
+            self.gone(|i| count(i, left[i]))
+        };
         let fits = |gone: &HashSet<u32>| {
             let mut tally = Tally::of(self.graph);
             let units: Vec<u32> = gone.iter().copied().collect();
             self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
             budget.of(tally.cost()).zip(limit).is_none_or(|(n, limit)| n <= limit)
         };
-        let (mut low, mut high) = (0, steps.len() - 1);
+        let (mut low, mut high) = (0, order.len());
         while low < high {
             let middle = (low + high) / 2;
             if fits(&gone(middle)) { high = middle } else { low = middle + 1 }

@@ -80,10 +80,11 @@ impl<'a> Walk<'a> {
 
     /// Freezes every input axis that the operator said nothing about.
     fn freeze_rest(&mut self, why: &str) {
+        self.said.sort_unstable();
         for (slot, v) in self.cx.inputs().to_vec().into_iter().enumerate() {
             let Some(v) = v else { continue };
             for axis in 0..self.graph.value(v).rank().unwrap_or(0) {
-                if self.said.contains(&(slot, axis)) {
+                if self.said.binary_search(&(slot, axis)).is_ok() {
                     continue;
                 }
                 let freeze = || Freeze {

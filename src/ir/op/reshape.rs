@@ -83,6 +83,8 @@ pub fn target(from: Option<&Shape>, wanted: &[Dim], allow_zero: bool) -> Result<
     let open: Vec<usize> = (0..wanted.len()).filter(|&i| wanted[i] == Dim::Unknown).collect();
     let mut shape = Shape(dims.iter().map(|&d| d.clone()).collect());
     let Some(from) = from else { return Ok(shape) };
+    // Elements that a part of the dims asks for, and those there are, if they cannot go together.
+    let undivided = |part: Option<u64>| part.zip(from.elements()).filter(|&(part, all)| part > 0 && all % part > 0);
     match open[..] {
         [] => {
             if let (Some(a), Some(b)) = (from.elements(), shape.elements())
@@ -90,11 +92,14 @@ pub fn target(from: Option<&Shape>, wanted: &[Dim], allow_zero: bool) -> Result<
             {
                 return Err(format!("{a} elements of {from} do not fit into {shape}"));
             }
+            let known = shape.0.iter().filter_map(Dim::known).try_fold(1u64, |n, d| n.checked_mul(d));
+            if let Some((part, all)) = undivided(known) {
+                return Err(format!("{all} elements of {from} do not divide by {part}"));
+            }
         }
         [at] => {
             let rest: Vec<&Dim> = dims.iter().enumerate().filter(|&(i, _)| i != at).map(|(_, &d)| d).collect();
-            let left = from.elements().zip(rest.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?)));
-            if let Some((all, part)) = left.filter(|&(all, part)| part > 0 && all % part > 0) {
+            if let Some((part, all)) = undivided(rest.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))) {
                 return Err(format!("{all} elements of {from} do not divide by {part}"));
             }
             shape.0[at] = quotient(from.0.iter().collect(), rest);
