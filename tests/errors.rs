@@ -48,6 +48,9 @@ const CASES: &[Case] = &[
     ("too few strings", |d| weight(d, typed_initializer("w", 8, &[2], &[bytes(6, "a")])), COMPRESS),
     ("an unknown element type", |d| weight(d, typed_initializer("w", 99, &[4], &[bytes(9, [0; 16])])), COMPRESS),
     ("segments", |d| weight(d, initializer("w", &[4], &[bytes(3, int(1, 0)), bytes(9, [0; 16])])), COMPRESS),
+    ("data in two fields", |d| weight(d, initializer("w", &[4], &[bytes(4, [0; 16]), bytes(9, [0; 16])])), COMPRESS),
+    ("a long list that is cut off", |d| attribute(d, &[bytes(8, [0x80; 5000]), int(20, 7)]), COMPRESS),
+    ("an attribute with a graph and a number", |d| attribute(d, &[int(3, 1), bytes(6, ""), int(20, 5)]), COMPRESS),
     // Graphs.
     (
         "a cycle",
@@ -487,6 +490,13 @@ fn write(folder: &Path, name: &str, content: impl AsRef<[u8]>) {
 
 fn graph(folder: &Path, fields: &[Vec<u8>]) {
     write(folder, "teacher.onnx", model(fields));
+}
+
+/// A model whose node has an attribute with these fields.
+fn attribute(folder: &Path, fields: &[Vec<u8>]) {
+    let attribute = [bytes(1, "a"), fields.concat()].concat();
+    let node = [bytes(1, "x"), bytes(2, "y"), bytes(4, "Foo"), bytes(5, attribute)].concat();
+    graph(folder, &[input("x"), bytes(1, node), output("y")]);
 }
 
 /// A model with an initializer `w`.

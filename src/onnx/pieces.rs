@@ -81,7 +81,7 @@ impl Buf for Rest {
     }
 
     fn advance(&mut self, mut n: usize) {
-        self.left = self.left.checked_sub(n).expect("no advance past the end");
+        self.left = self.left.checked_sub(n).expect("decoders take no more than remains");
         while let Some(first) = self.pieces.front_mut() {
             if n < first.len() {
                 return first.advance(n);
