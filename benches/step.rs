@@ -1,6 +1,7 @@
 //! Time of one full training step: forward in training mode, distillation loss, backward, AdamW.
 //!
-//! `cargo bench --bench step`, with `RAYON_NUM_THREADS=1` for one thread; `step.py` beside this does the same in PyTorch.
+//! `cargo bench --bench step`, with `RAYON_NUM_THREADS=1` for one thread, `-- resnet` for one network; `step.py` beside this
+//! does the same in PyTorch.
 //! CPU time and memory of the process are read from `/proc`, and 0 where there is none.
 
 use std::path::Path;
@@ -25,6 +26,10 @@ fn peak() -> f64 {
 }
 
 fn time(name: &str, graph: &Graph, input: &str, shape: &[usize]) {
+    let mut wanted = std::env::args().skip(1).filter(|a| !a.starts_with('-')).peekable();
+    if wanted.peek().is_some() && !wanted.any(|w| name.contains(&w)) {
+        return;
+    }
     let shapes = [(input.to_string(), shape.to_vec())];
     let mut tape = Tape::<f32>::new(graph, &shapes, graph.outputs(), &weights(graph)).unwrap();
     let mut optimizer = Optimizer::new(Method::ADAM_W, 0.01);

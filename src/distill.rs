@@ -44,6 +44,7 @@ mod depthwise;
 #[cfg(test)]
 mod gradients;
 mod layout;
+mod lines;
 pub mod loss;
 mod matmul;
 mod norm;

@@ -7,7 +7,7 @@ mod pass;
 
 use super::build::Site;
 use super::depthwise::Depthwise;
-use super::real::{Grad, Real, sums};
+use super::real::{Grad, Real, sums_of};
 use super::sweep::Sweep;
 use super::tape::{Backward, Keeps, Kernel, Mode, Scratch};
 use crate::ir::op::conv::{AutoPad, Conv as ConvOp};
@@ -79,10 +79,8 @@ impl Conv {
 pub fn channel_sums<T: Real>(dy: &[T], db: Grad<'_, T>, plane: usize) {
     let channels = db.to.len();
     db.zeroed().par_iter_mut().enumerate().for_each(|(m, db)| {
-        for image in dy.chunks_exact(channels * plane) {
-            let values = &image[m * plane..(m + 1) * plane];
-            *db += sums(values, values, |v, _| [v])[0];
-        }
+        let planes = dy.chunks_exact(channels * plane).map(|image| &image[m * plane..(m + 1) * plane]);
+        *db += sums_of(planes.map(|values| (values, values)), |v, _| [v])[0];
     });
 }
 

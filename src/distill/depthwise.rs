@@ -2,6 +2,7 @@
 //! run.
 
 use super::conv::channel_sums;
+use super::lines::{Lines, copy};
 use super::real::{PIECES, Real, dot};
 use super::simd::widest;
 use super::sweep::Sweep;
@@ -74,50 +75,44 @@ impl Depthwise {
         self.offsets.last().copied().unwrap_or(0)
     }
 
-    /// Where each row of an input plane lies in its padded plane, and in itself.
-    fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+    /// Where the rows of a channel of some images lie in padded planes, and in the input.
+    fn rows(&self, images: &Range<usize>, channel: usize) -> [Lines; 2] {
+        let (s, row) = (&self.sweep, self.padded[1]);
+        let first = (images.start * self.channels + channel) * s.plane();
+        [
+            Lines { first: s.pad[0] * row + s.pad[1], apart: [self.plane(), row], step: 1 },
+            Lines { first, apart: [self.channels * s.plane(), s.input[1]], step: 1 },
+        ]
+    }
+
+    /// Where the windows of an output of some images begin in padded planes, and where their results lie in the output.
+    fn windows(&self, images: &Range<usize>, output: usize) -> [Lines; 2] {
         let s = &self.sweep;
-        (0..s.input[0]).map(|y| ((y + s.pad[0]) * self.padded[1] + s.pad[1], y * s.input[1]))
+        let first = (images.start * self.outputs + output) * s.windows();
+        [
+            Lines { first: 0, apart: [self.plane(), s.stride[0] * self.padded[1]], step: s.stride[1] },
+            Lines { first, apart: [self.outputs * s.windows(), s.output[1]], step: 1 },
+        ]
     }
 
-    fn pad<T: Real>(&self, x: &[T], padded: &mut [T]) {
-        let width = self.sweep.input[1];
-        self.rows().for_each(|(at, from)| padded[at..at + width].copy_from_slice(&x[from..from + width]));
+    /// Copies the rows of a channel of some images to padded planes.
+    fn pad<T: Real>(&self, x: &[T], images: &Range<usize>, channel: usize, padded: &mut [T]) {
+        let [to, from] = self.rows(images, channel);
+        copy(padded, to, x, from, [images.len(), self.sweep.input[0]], self.sweep.input[1]);
     }
 
-    /// Pads the planes of a channel of some images.
-    fn pad_all<T: Real>(&self, x: &[T], images: &Range<usize>, channel: usize, padded: &mut [T]) {
-        for (image, padded) in images.clone().zip(padded.chunks_exact_mut(self.plane())) {
-            self.pad(&x[(image * self.channels + channel) * self.sweep.plane()..], padded);
-        }
-    }
-
-    /// Where each row of windows begins in a padded plane, and in the output.
-    fn starts(&self) -> impl Iterator<Item = (usize, usize)> {
-        let s = &self.sweep;
-        (0..s.output[0]).map(|y| (y * s.stride[0] * self.padded[1], y * s.output[1]))
-    }
-
-    /// Puts each output where its window begins.
-    fn spread<T: Real>(&self, y: &[T], to: &mut [T]) {
-        let (width, stride) = (self.sweep.output[1], self.sweep.stride[1]);
-        for (at, from) in self.starts() {
-            to[at..].iter_mut().step_by(stride).zip(&y[from..from + width]).for_each(|(to, &y)| *to = y);
-        }
-    }
-
-    /// Spreads the planes of an output of some images.
-    fn spread_all<T: Real>(&self, y: &[T], images: &Range<usize>, output: usize, to: &mut [T]) {
-        for (image, to) in images.clone().zip(to.chunks_exact_mut(self.plane())) {
-            self.spread(&y[(image * self.outputs + output) * self.sweep.windows()..], to);
-        }
+    /// Copies each result of an output of some images to where its window begins.
+    fn spread<T: Real>(&self, y: &[T], images: &Range<usize>, output: usize, padded: &mut [T]) {
+        let [to, from] = self.windows(images, output);
+        copy(padded, to, y, from, [images.len(), self.sweep.output[0]], self.sweep.output[1]);
     }
 
     /// The runs of padded planes on which windows begin: one of all, where rows are not skipped.
     fn runs(&self, images: usize) -> impl Iterator<Item = Range<usize>> {
         let (row, plane) = ((self.sweep.output[1] - 1) * self.sweep.stride[1] + 1, self.plane());
         let whole = (self.sweep.stride[0] == 1).then(|| 0..(images - 1) * plane + self.run());
-        let starts = (0..images).flat_map(move |i| self.starts().map(move |(at, _)| i * plane + at));
+        let step = self.sweep.stride[0] * self.padded[1];
+        let starts = (0..images).flat_map(move |i| (0..self.sweep.output[0]).map(move |y| i * plane + y * step));
         let rows = starts.filter(move |_| self.sweep.stride[0] > 1).map(move |at| at..at + row);
         whole.into_iter().chain(rows)
     }
@@ -145,7 +140,7 @@ impl Depthwise {
     }
 }
 
-/// y[i] = Σ w[k] x[i + offsets[k]].
+/// y[i] += Σ w[k] x[i + offsets[k]].
 fn correlate<T: Real>(x: &[T], w: &[T], offsets: &[usize], y: &mut [T]) {
     widest(
         #[inline(always)]
@@ -165,11 +160,10 @@ fn correlate_on<T: Real>(x: &[T], w: &[T], offsets: &[usize], y: &mut [T]) {
         for j in 0..n {
             let top = a * xa[j] + b * xb[j] + c * xc[j];
             let middle = d * xd[j] + e * xe[j] + f * xf[j];
-            y[j] = top + middle + (g * xg[j] + h * xh[j] + i * xi[j]);
+            y[j] += top + middle + (g * xg[j] + h * xh[j] + i * xi[j]);
         }
         return;
     }
-    y.fill(T::ZERO);
     for (k, &w) in w.iter().enumerate() {
         y.iter_mut().zip(from(k)).for_each(|(y, &x)| *y += w * x);
     }
@@ -195,19 +189,14 @@ impl<T: Real> Kernel<T> for Depthwise {
             for images in self.ranges(x.len() / (self.channels * s.plane())) {
                 for m in 0..self.outputs {
                     if m % multiplier == 0 {
-                        self.pad_all(x, &images, m / multiplier, padded);
+                        self.pad(x, &images, m / multiplier, padded);
                     }
+                    made[..images.len() * self.plane()].fill(bias.map_or(T::ZERO, |b| b[m]));
                     for run in self.runs(images.len()) {
                         correlate(&padded[run.start..], &w[m * taps..][..taps], &self.offsets, &mut made[run]);
                     }
-                    let bias = bias.map_or(T::ZERO, |b| b[m]);
-                    for (image, made) in images.clone().zip(made.chunks_exact(self.plane())) {
-                        let y = &mut y[(image * self.outputs + m) * s.windows()..];
-                        for (at, to) in self.starts() {
-                            let from = made[at..].iter().step_by(s.stride[1]);
-                            y[to..to + s.output[1]].iter_mut().zip(from).for_each(|(y, &v)| *y = v + bias);
-                        }
-                    }
+                    let [from, to] = self.windows(&images, m);
+                    copy(y, to, made, from, [images.len(), s.output[0]], s.output[1]);
                 }
             }
         });
@@ -220,21 +209,20 @@ impl<T: Real> Kernel<T> for Depthwise {
         let mut dx = dx.into_iter();
         if let Some(dx) = dx.next().flatten() {
             let back: Vec<usize> = self.offsets.iter().map(|o| reach - o).collect();
-            let ends = dx.zeroed().par_chunks_mut(per_x).zip(dy.par_chunks(per_y));
+            let (fresh, ends) = (dx.fresh, dx.to.par_chunks_mut(per_x).zip(dy.par_chunks(per_y)));
             ends.zip(scratch.par_chunks_mut(room)).for_each(|((dx, dy), scratch)| {
                 let [_, _, shifted, made] = self.split(scratch);
                 for images in self.ranges(dx.len() / (self.channels * s.plane())) {
+                    let made = &mut made[..images.len() * self.plane()];
                     for m in 0..self.outputs {
-                        self.spread_all(dy, &images, m, &mut shifted[reach..]);
-                        let made = &mut made[..images.len() * self.plane()];
-                        correlate(shifted, &x[1][m * taps..][..taps], &back, made);
-                        for (image, made) in images.clone().zip(made.chunks_exact(self.plane())) {
-                            let dx = &mut dx[(image * self.channels + m / multiplier) * s.plane()..];
-                            for (at, to) in self.rows() {
-                                let to = &mut dx[to..to + s.input[1]];
-                                to.iter_mut().zip(&made[at..]).for_each(|(dx, &v)| *dx += v);
-                            }
+                        let ([here, there], counts) = (self.rows(&images, m / multiplier), [images.len(), s.input[0]]);
+                        match fresh && m % multiplier == 0 {
+                            true => made.fill(T::ZERO),
+                            false => copy(made, here, dx, there, counts, s.input[1]),
                         }
+                        self.spread(dy, &images, m, &mut shifted[reach..]);
+                        correlate(shifted, &x[1][m * taps..][..taps], &back, made);
+                        copy(dx, there, made, here, counts, s.input[1]);
                     }
                 }
             });
@@ -247,9 +235,9 @@ impl<T: Real> Kernel<T> for Depthwise {
                 for images in self.ranges(x.len() / (self.channels * s.plane())) {
                     for m in 0..self.outputs {
                         if m % multiplier == 0 {
-                            self.pad_all(x, &images, m / multiplier, padded);
+                            self.pad(x, &images, m / multiplier, padded);
                         }
-                        self.spread_all(dy, &images, m, &mut shifted[reach..]);
+                        self.spread(dy, &images, m, &mut shifted[reach..]);
                         for (dw, &offset) in partial[m * taps..][..taps].iter_mut().zip(&self.offsets) {
                             for run in self.runs(images.len()) {
                                 let from = offset + run.start;

@@ -1,8 +1,8 @@
 //! Normalization. (ONNX Operators: BatchNormalization, LayerNormalization, RMSNormalization; Ioffe, Szegedy 2015.)
 
 use super::build::Site;
-use super::real::{PIECES, Real, sums};
-use super::simd::{LANES, widest};
+use super::real::{PIECES, Real, sums, sums_of};
+use super::simd::widest;
 use super::tape::{Backward, Keeps, Kernel, Mode, Scratch};
 use crate::ir::ValueId;
 use crate::ir::infer::axis;
@@ -79,14 +79,18 @@ impl<T: Real> BatchNorm<T> {
     fn moments(&self, x: &[T], channel: usize) -> [T; 2] {
         let first = &x[channel * self.plane..][..self.plane];
         let near = sums(first, first, |x, _| [x])[0] / T::of(self.plane as f64);
-        let mut totals = [T::ZERO; 2];
-        for x in self.planes(x, channel) {
-            let found = sums(x, x, |x, _| [x - near, (x - near) * (x - near)]);
-            totals.iter_mut().zip(found).for_each(|(total, v)| *total += v);
-        }
+        let planes = self.planes(x, channel).map(|x| (x, x));
+        let totals = sums_of(planes, |x, _| [x - near, (x - near) * (x - near)]);
         let [more, square] = totals.map(|v| v / self.count());
         let variance = square - more * more;
         [near + more, if variance < T::ZERO { T::ZERO } else { variance }]
+    }
+
+    /// What a channel does to its elements before the clamp: a x + b.
+    fn line(&self, scale: &[T], bias: &[T], channel: usize) -> [T; 2] {
+        let [mean, by] = self.used[channel];
+        let a = scale[channel] * by;
+        [a, bias[channel] - mean * a]
     }
 
     fn count(&self) -> T {
@@ -96,7 +100,7 @@ impl<T: Real> BatchNorm<T> {
 
 impl<T: Real> Kernel<T> for BatchNorm<T> {
     fn keeps(&self) -> Keeps {
-        Keeps { inputs: 0b11, output: self.limits.is_some() }
+        Keeps { inputs: 0b111, output: false }
     }
 
     /// Two sums a channel.
@@ -135,8 +139,7 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
         y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| {
             let planes = y.chunks_exact_mut(self.plane).zip(x.chunks_exact(self.plane));
             for (c, (y, x)) in planes.enumerate() {
-                let [mean, by] = self.used[c];
-                let (a, b) = (scale[c] * by, bias[c] - mean * scale[c] * by);
+                let [a, b] = self.line(scale, bias, c);
                 let values = y.iter_mut().zip(x);
                 widest(
                     #[inline(always)]
@@ -152,48 +155,44 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
     /// dx = scale / √(variance + ε) · (dy − mean(dy) − x̂ mean(dy x̂)); the means are missing from statistics that do
     /// not depend on x.
     fn backward(&mut self, back: Backward<'_, T>) {
-        let Backward { x, y, dy, dx, scratch, .. } = back;
-        let (scale, x, y) = (x[1], x[0], if self.limits.is_some() { y } else { dy });
+        let Backward { x, dy, dx, scratch, .. } = back;
+        let (scale, bias, x) = (x[1], x[2], x[0]);
         let limits = self.limits;
         let this = &*self;
         scratch.par_chunks_mut(2).enumerate().for_each(|(c, total)| {
-            let [mean, by] = this.used[c];
-            total.fill(T::ZERO);
-            let planes = this.planes(x, c).zip(this.planes(y, c)).zip(this.planes(dy, c));
-            for ((x, y), dy) in planes {
-                let mut lanes = [[T::ZERO; LANES]; 2];
-                let to = &mut lanes;
-                widest(
-                    #[inline(always)]
-                    move |_| match limits {
-                        None => slopes(x, y, dy, mean, |_| true, to),
-                        Some([low, high]) => slopes(x, y, dy, mean, |y| y > low && y < high, to),
-                    },
-                );
-                for (total, lanes) in total.iter_mut().zip(lanes) {
-                    *total += lanes.into_iter().fold(T::ZERO, |a, b| a + b);
+            let ([mean, by], line) = (this.used[c], this.line(scale, bias, c));
+            let planes = this.planes(x, c).zip(this.planes(dy, c));
+            let slopes = move |x: T, d: T| [d, d * (x - mean)];
+            let [all, along] = match limits {
+                None => sums_of(planes, slopes),
+                Some(limits) => {
+                    let passed = passed(line, limits);
+                    sums_of(planes, move |x, d| slopes(x, passed(x, d)))
                 }
-            }
-            total[1] *= by;
+            };
+            total.copy_from_slice(&[all, along * by]);
         });
         let totals = &*scratch;
         let mut dx = dx.into_iter();
         if let Some(dx) = dx.next().flatten() {
             let (image, fresh, count) = (this.channels * this.plane, dx.fresh, this.count());
-            let ends = x.par_chunks(image).zip(y.par_chunks(image)).zip(dy.par_chunks(image));
-            dx.to.par_chunks_mut(image).zip(ends).for_each(|(dx, ((x, y), dy))| {
+            let ends = x.par_chunks(image).zip(dy.par_chunks(image));
+            dx.to.par_chunks_mut(image).zip(ends).for_each(|(dx, (x, dy))| {
                 for (c, dx) in dx.chunks_exact_mut(this.plane).enumerate() {
-                    let [mean, by] = this.used[c];
+                    let ([mean, by], line) = (this.used[c], this.line(scale, bias, c));
                     let share = if this.of_batch { T::ONE / count } else { T::ZERO };
                     let (a, b, slope) = (scale[c] * by, totals[2 * c] * share, totals[2 * c + 1] * share * by);
                     let at = c * this.plane..(c + 1) * this.plane;
-                    let (x, y, dy) = (&x[at.clone()], &y[at.clone()], &dy[at]);
+                    let (x, dy) = (&x[at.clone()], &dy[at]);
                     let term = move |x: T, d: T| a * (d - b - (x - mean) * slope);
                     widest(
                         #[inline(always)]
                         move |_| match limits {
-                            None => steer(dx, x, y, dy, fresh, |_| true, term),
-                            Some([low, high]) => steer(dx, x, y, dy, fresh, |y| y > low && y < high, term),
+                            None => steer(dx, x, dy, fresh, term),
+                            Some(limits) => {
+                                let passed = passed(line, limits);
+                                steer(dx, x, dy, fresh, move |x, d| term(x, passed(x, d)))
+                            }
                         },
                     );
                 }
@@ -205,39 +204,19 @@ impl<T: Real> Kernel<T> for BatchNorm<T> {
     }
 }
 
-/// Adds dy and dy (x − mean), where y passes it on, in sums side by side.
+/// dy, where a x + b lies between the limits, else 0.
 #[inline(always)]
-fn slopes<T: Real>(x: &[T], y: &[T], dy: &[T], mean: T, passes: impl Fn(T) -> bool, to: &mut [[T; LANES]; 2]) {
-    let mut lanes = *to;
-    let ((xs, x), (ys, y), (ds, d)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
-    for ((x, y), d) in xs.iter().zip(ys).zip(ds) {
-        for i in 0..LANES {
-            let d = if passes(y[i]) { d[i] } else { T::ZERO };
-            lanes[0][i] += d;
-            lanes[1][i] += d * (x[i] - mean);
-        }
-    }
-    *to = lanes;
-    // The rest goes to memory: lanes that are picked by number would not stay in registers.
-    for (i, ((&x, &y), &d)) in x.iter().zip(y).zip(d).enumerate() {
-        let d = if passes(y) { d } else { T::ZERO };
-        to[0][i] += d;
-        to[1][i] += d * (x - mean);
+fn passed<T: Real>([a, b]: [T; 2], [low, high]: [T; 2]) -> impl Fn(T, T) -> T + Copy {
+    move |x, d| {
+        let y = a * x + b;
+        if (y > low) & (y < high) { d } else { T::ZERO }
     }
 }
 
-/// dx = f(x, dy), or dx + f(x, dy) unless it is `fresh`, with no dy where y does not pass it on.
+/// dx = f(x, dy), or dx + f(x, dy) unless it is `fresh`.
 #[inline(always)]
-fn steer<T: Real>(
-    dx: &mut [T],
-    x: &[T],
-    y: &[T],
-    dy: &[T],
-    fresh: bool,
-    passes: impl Fn(T) -> bool,
-    f: impl Fn(T, T) -> T,
-) {
-    let terms = x.iter().zip(y).zip(dy).map(|((&x, &y), &d)| f(x, if passes(y) { d } else { T::ZERO }));
+fn steer<T: Real>(dx: &mut [T], x: &[T], dy: &[T], fresh: bool, f: impl Fn(T, T) -> T) {
+    let terms = x.iter().zip(dy).map(|(&x, &d)| f(x, d));
     if fresh {
         dx.iter_mut().zip(terms).for_each(|(dx, t)| *dx = t);
     } else {

@@ -1,9 +1,11 @@
 //! Pooling. (ONNX Operators: MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool.)
 
 use super::build::Site;
+use super::lines::{Lines, copy};
 use super::pointwise::{Function as Pointwise, Map};
 use super::real::Real;
 use super::reduce::sum;
+use super::simd::widest;
 use super::sweep::Sweep;
 use super::tape::{Backward, Kernel, Mode};
 use crate::ir::op::conv::Window;
@@ -41,39 +43,57 @@ pub fn global<T: Real>(site: &mut Site<'_, '_, T>, op: &GlobalPool) -> Result<()
 /// The largest element of each window; the gradient goes to the first such.
 struct MaxPool {
     sweep: Sweep,
+    /// Where in its plane, or before it, each window begins: to wrap around with.
+    starts: Vec<u32>,
     /// Where in its plane each output's element lies.
     places: Vec<u32>,
 }
 
+/// Windows that are worked on together, if there is a choice.
+const TOGETHER: usize = 1024;
+
 impl MaxPool {
     fn new(sweep: Sweep, outputs: usize) -> MaxPool {
-        MaxPool { sweep, places: vec![0; outputs] }
+        let start = |axis: usize, window: usize| (window * sweep.stride[axis]).wrapping_sub(sweep.pad[axis]);
+        let starts = (0..sweep.windows()).map(|w| [w / sweep.output[1], w % sweep.output[1]]);
+        let starts = starts.map(|[y, x]| start(0, y).wrapping_mul(sweep.input[1]).wrapping_add(start(1, x)) as u32);
+        MaxPool { starts: starts.collect(), sweep, places: vec![0; outputs] }
     }
 }
 
 impl<T: Real> Kernel<T> for MaxPool {
     fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
-        let s = &self.sweep;
-        let ends = y.par_chunks_mut(s.windows()).zip(self.places.par_chunks_mut(s.windows()));
-        ends.zip(x[0].par_chunks(s.plane())).for_each(|((y, places), x)| {
-            y.fill(T::of(f64::NEG_INFINITY));
-            for ky in 0..s.kernel[0] {
-                for row in s.inside(0, ky) {
-                    let from = s.at(0, row, ky) * s.input[1];
-                    for kx in 0..s.kernel[1] {
-                        let inside = s.inside(1, kx);
-                        let first = if inside.is_empty() { continue } else { s.at(1, inside.start, kx) };
-                        let to = row * s.output[1] + inside.start..row * s.output[1] + inside.end;
-                        let found = y[to.clone()].iter_mut().zip(&mut places[to]);
-                        for (i, (y, place)) in found.enumerate() {
-                            let at = from + first + i * s.stride[1];
-                            // NaN wins, and stays.
-                            if x[at] > *y || x[at].is_nan() {
-                                (*y, *place) = (x[at], at as u32);
-                            }
-                        }
-                    }
+        let (s, starts, none) = (&self.sweep, &self.starts, T::of(f64::NEG_INFINITY));
+        let (plane, windows) = (s.plane(), s.windows());
+        let together = (TOGETHER / windows).max(1);
+        let taps = || (0..s.kernel[0]).flat_map(|y| (0..s.kernel[1]).map(move |x| [y, x]));
+        let ends = y.par_chunks_mut(together * windows).zip(self.places.par_chunks_mut(together * windows));
+        ends.zip(x[0].par_chunks(together * plane)).for_each_init(Vec::new, |seen, ((y, places), x)| {
+            y.fill(none);
+            seen.resize(y.len(), none);
+            for tap in taps() {
+                let [rows, columns] = [0, 1].map(|axis| s.inside(axis, tap[axis]));
+                if rows.is_empty() || columns.is_empty() {
+                    continue;
                 }
+                if rows.len() * columns.len() < windows {
+                    seen.fill(none);
+                }
+                let to =
+                    Lines { first: rows.start * s.output[1] + columns.start, apart: [windows, s.output[1]], step: 1 };
+                let from = Lines {
+                    first: s.at(0, rows.start, tap[0]) * s.input[1] + s.at(1, columns.start, tap[1]),
+                    apart: [plane, s.stride[0] * s.input[1]],
+                    step: s.stride[1],
+                };
+                copy(seen, to, x, from, [y.len() / windows, rows.len()], columns.len());
+                let beyond = tap[0] * s.dilation[0] * s.input[1] + tap[1] * s.dilation[1];
+                let planes = y.chunks_exact_mut(windows).zip(places.chunks_exact_mut(windows));
+                let planes = planes.zip(seen.chunks_exact(windows));
+                widest(
+                    #[inline(always)]
+                    move |_| planes.for_each(|((y, places), seen)| larger(y, places, seen, starts, beyond as u32)),
+                );
             }
         });
     }
@@ -90,6 +110,17 @@ impl<T: Real> Kernel<T> for MaxPool {
                 dy.iter().zip(places).for_each(|(&d, &place)| to[place as usize] += d);
             });
         }
+    }
+}
+
+/// Takes what is larger in `x` than in `y`, and its place: the window's start and how far `beyond` it lies. Not a branch for
+/// each, which would go either way as often, but vectors: a maximum, and places by a mask.
+#[inline(always)]
+fn larger<T: Real>(y: &mut [T], places: &mut [u32], x: &[T], starts: &[u32], beyond: u32) {
+    for ((y, place), (&x, start)) in y.iter_mut().zip(places).zip(x.iter().zip(starts)) {
+        let keep = u32::from(*y >= x).wrapping_neg();
+        *place = (*place & keep) | (start.wrapping_add(beyond) & !keep);
+        *y = if *y > x { *y } else { x };
     }
 }
 

@@ -205,27 +205,31 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 
 /// Σ f(a[i], b[i]) for each number that `f` gives, in eight sums side by side.
 pub fn sums<T: Real, const N: usize>(a: &[T], b: &[T], f: impl Fn(T, T) -> [T; N]) -> [T; N] {
+    sums_of(std::iter::once((a, b)), f)
+}
+
+/// [`sums`] over several pairs of slices: each pair by itself, then lane by lane.
+pub fn sums_of<'a, T: Real, const N: usize>(
+    pairs: impl Iterator<Item = (&'a [T], &'a [T])>,
+    f: impl Fn(T, T) -> [T; N],
+) -> [T; N] {
     let mut lanes = [[T::ZERO; LANES]; N];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
+    let to = &mut lanes;
     widest(
         #[inline(always)]
-        |_| add_lanes(a, b, &f, &mut lanes),
+        move |_| {
+            for (a, b) in pairs {
+                add_lanes(a, b, &f, to);
+            }
+        },
     );
-    let mut totals = lanes.map(|lanes| total(&lanes));
-    for (&a, &b) in a_rest.iter().zip(b_rest) {
-        totals.iter_mut().zip(f(a, b)).for_each(|(total, term)| *total += term);
-    }
-    totals
+    lanes.map(|lanes| total(&lanes))
 }
 
 #[inline(always)]
-fn add_lanes<T: Real, const N: usize>(
-    a: &[[T; LANES]],
-    b: &[[T; LANES]],
-    f: impl Fn(T, T) -> [T; N],
-    to: &mut [[T; LANES]; N],
-) {
-    let mut lanes = *to;
+fn add_lanes<T: Real, const N: usize>(a: &[T], b: &[T], f: impl Fn(T, T) -> [T; N], to: &mut [[T; LANES]; N]) {
+    let mut lanes = [[T::ZERO; LANES]; N];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
             let terms = f(a[i], b[i]);
@@ -234,7 +238,14 @@ fn add_lanes<T: Real, const N: usize>(
             }
         }
     }
-    *to = lanes;
+    for (to, lanes) in to.iter_mut().zip(lanes) {
+        (0..LANES).for_each(|i| to[i] += lanes[i]);
+    }
+    // The rest goes to memory: lanes that are picked by number would not stay in registers.
+    for (i, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
+        let terms = f(a, b);
+        (0..N).for_each(|n| to[n][i] += terms[n]);
+    }
 }
 
 /// Where a gradient goes: nothing was written there yet if it is `fresh`, else it is added to.

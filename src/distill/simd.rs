@@ -34,29 +34,43 @@ fn multiply_add<T: Real>(fused: bool, a: T, b: T, c: T) -> T {
     if fused { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Results of the rows of a tile.
-pub type Tile<T> = [[T; LANES * WIDE]; ROWS];
-
-/// Σ a[p][i] b[offsets[p] + j] over p, for each row i and the columns j of so many vectors.
-pub fn tile<T: Real>(vectors: usize, a: &[[T; ROWS]], b: &[T], offsets: &[usize], to: &mut Tile<T>) {
+/// to[i `apart` + j] += Σ a[p][i] b[offsets[p] + j] over p, or = if it is `fresh`, for each row i and the columns j of so
+/// many vectors.
+pub fn tile<T: Real>(
+    vectors: usize,
+    a: &[[T; ROWS]],
+    b: &[T],
+    offsets: &[usize],
+    to: &mut [T],
+    apart: usize,
+    fresh: bool,
+) {
     match vectors {
         1 => widest(
             #[inline(always)]
-            |fused| tile_of::<T, 1>(fused, a, b, offsets, to),
+            |fused| tile_of::<T, 1>(fused, a, b, offsets, to, apart, fresh),
         ),
         2 => widest(
             #[inline(always)]
-            |fused| tile_of::<T, 2>(fused, a, b, offsets, to),
+            |fused| tile_of::<T, 2>(fused, a, b, offsets, to, apart, fresh),
         ),
         _ => widest(
             #[inline(always)]
-            |fused| tile_of::<T, WIDE>(fused, a, b, offsets, to),
+            |fused| tile_of::<T, WIDE>(fused, a, b, offsets, to, apart, fresh),
         ),
     }
 }
 
 #[inline(always)]
-fn tile_of<T: Real, const V: usize>(fused: bool, a: &[[T; ROWS]], b: &[T], offsets: &[usize], to: &mut Tile<T>) {
+fn tile_of<T: Real, const V: usize>(
+    fused: bool,
+    a: &[[T; ROWS]],
+    b: &[T],
+    offsets: &[usize],
+    to: &mut [T],
+    apart: usize,
+    fresh: bool,
+) {
     let mut sums = [[[T::ZERO; LANES]; V]; ROWS];
     for (a, &at) in a.iter().zip(offsets) {
         let b = b[at..at + LANES * V].as_chunks::<LANES>().0;
@@ -68,8 +82,13 @@ fn tile_of<T: Real, const V: usize>(fused: bool, a: &[[T; ROWS]], b: &[T], offse
             }
         }
     }
-    for (to, sums) in to.iter_mut().zip(sums) {
-        to.as_chunks_mut::<LANES>().0.iter_mut().zip(sums).for_each(|(to, sums)| *to = sums);
+    for (i, sums) in sums.into_iter().enumerate() {
+        for (to, sums) in to[i * apart..].as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            match fresh {
+                true => *to = sums,
+                false => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
+            }
+        }
     }
 }
 
@@ -103,14 +122,15 @@ type Pairs<T> = [[[T; LANES]; WIDE]; ROWS];
 pub fn dots<T: Real>(a: Rows<'_, T, ROWS>, b: Rows<'_, T, WIDE>, times: usize, len: usize) -> [[T; WIDE]; ROWS] {
     assert!(a.hold(times, len) && b.hold(times, len), "rows beyond their slice");
     let mut sums = [[[T::ZERO; LANES]; WIDE]; ROWS];
+    let mut totals = [[T::ZERO; WIDE]; ROWS];
     widest(
         #[inline(always)]
-        |fused| dots_of(fused, &a, &b, times, len, &mut sums),
+        |fused| {
+            dots_of(fused, &a, &b, times, len, &mut sums);
+            let pairs = totals.as_flattened_mut().iter_mut().zip(sums.as_flattened());
+            pairs.for_each(|(to, sums)| *to = total(sums));
+        },
     );
-    let mut totals = [[T::ZERO; WIDE]; ROWS];
-    for (totals, sums) in totals.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
-        *totals = total(sums);
-    }
     totals
 }
 
@@ -173,20 +193,25 @@ mod tests {
     }
 
     /// Whole numbers, so that every order of the sums gives the same.
-    fn products<T: Real + std::fmt::Debug>(vectors: usize, depth: usize) {
+    fn products<T: Real + std::fmt::Debug>(vectors: usize, depth: usize, fresh: bool) {
         let (a, b) = (numbers::<T>(depth * ROWS), numbers::<T>(400));
         let offsets: Vec<usize> = (0..depth).map(|p| p * 53 % 371).collect();
         let a = a.as_chunks::<ROWS>().0;
-        let mut tiles = [[[T::ONE; LANES * WIDE]; ROWS]; 2];
-        tile(vectors, a, &b, &offsets, &mut tiles[0]);
-        tile_of::<T, WIDE>(false, a, &b, &offsets, &mut tiles[1]);
-        for (tile, columns) in tiles.iter().zip([vectors * LANES, WIDE * LANES]) {
-            for (i, found) in tile.iter().enumerate() {
-                for (j, &found) in found[..columns].iter().enumerate() {
-                    let terms = (0..depth).map(|p| a[p][i] * b[offsets[p] + j]);
-                    assert_eq!(found, terms.fold(T::ZERO, |a, b| a + b), "{vectors} {depth} {i} {j}");
-                }
+        let (apart, columns) = (30, vectors * LANES);
+        let mut found = vec![T::ONE; ROWS * apart];
+        tile(vectors, a, &b, &offsets, &mut found, apart, fresh);
+        for (i, found) in found.chunks_exact(apart).enumerate() {
+            for (j, &found) in found.iter().enumerate() {
+                let terms = (0..depth).map(|p| a[p][i] * b[offsets[p] + j.min(columns)]);
+                let first = if fresh && j < columns { T::ZERO } else { T::ONE };
+                let want = if j < columns { terms.fold(first, |a, b| a + b) } else { first };
+                assert_eq!(found, want, "{vectors} {depth} {i} {j}");
             }
+        }
+        let mut plain = vec![T::ONE; ROWS * apart];
+        tile_of::<T, WIDE>(false, a, &b, &offsets, &mut plain, apart, fresh);
+        for (plain, found) in plain.chunks_exact(apart).zip(found.chunks_exact(apart)) {
+            assert_eq!(plain[..columns], found[..columns]);
         }
     }
 
@@ -194,8 +219,10 @@ mod tests {
     fn tiles_of_a_product() {
         for depth in [0, 1, 7] {
             for vectors in 1..=WIDE {
-                products::<f32>(vectors, depth);
-                products::<f64>(vectors, depth);
+                for fresh in [false, true] {
+                    products::<f32>(vectors, depth, fresh);
+                    products::<f64>(vectors, depth, fresh);
+                }
             }
         }
     }

@@ -82,17 +82,31 @@ fn check<T: Real + std::fmt::Debug>(s: &Sweep, shape: Shape) {
     }
 }
 
+/// Numbers below one that is given, that look drawn.
+fn draws(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |n| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    }
+}
+
+/// The outputs of a window, if it fits.
+fn fitted(mut s: Sweep) -> Option<Sweep> {
+    for axis in 0..2 {
+        let reach = (s.kernel[axis] - 1) * s.dilation[axis] + 1;
+        let room = (s.input[axis] + s.pad[axis] + s.pad_end[axis]).checked_sub(reach)?;
+        s.output[axis] = room / s.stride[axis] + 1;
+    }
+    Some(s)
+}
+
 /// Random windows over random planes.
 #[test]
 fn random_windows() {
-    let mut state = 7u64;
-    let mut draw = |n: usize| {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 33) as usize % n
-    };
+    let mut draw = draws(7);
     let mut tried = 0;
     while tried < 300 {
-        let mut s = Sweep {
+        let s = Sweep {
             input: [1 + draw(9), 1 + draw(40)],
             output: [0; 2],
             kernel: [1 + draw(4), 1 + draw(4)],
@@ -101,10 +115,7 @@ fn random_windows() {
             pad: [draw(4), draw(4)],
             pad_end: [draw(4), draw(4)],
         };
-        let reach = [0, 1].map(|axis| (s.kernel[axis] - 1) * s.dilation[axis] + 1);
-        let room = [0, 1].map(|axis| (s.input[axis] + s.pad[axis] + s.pad_end[axis]).checked_sub(reach[axis]));
-        let [Some(rows), Some(columns)] = room else { continue };
-        s.output = [rows / s.stride[0] + 1, columns / s.stride[1] + 1];
+        let Some(s) = fitted(s) else { continue };
         let shape = Shape([1 + draw(20), 1 + draw(2), 1 + draw(5), 1 + draw(9)]);
         check::<f32>(&s, shape);
         check::<f64>(&s, shape);

@@ -4,6 +4,7 @@
 mod weights;
 
 use super::axis::Axis;
+use crate::distill::lines::{Lines, copy};
 use crate::distill::real::{PIECES, Real};
 use crate::distill::simd::{LANES, ROWS, WIDE, spans, tile};
 use rayon::prelude::*;
@@ -50,20 +51,17 @@ struct Windows {
     rows: Range<usize>,
 }
 
-/// A stretch of a run, and where in an output channel its results go.
-#[derive(Clone, Copy, Default)]
-struct Stretch {
-    from: usize,
-    len: usize,
-    to: usize,
-}
-
 /// What results are added to.
 #[derive(Clone, Copy)]
 pub enum Start<'a, T> {
     Zero,
     Bias(&'a [T]),
     There,
+}
+
+/// Room for `n` elements: an odd number of vectors, so that channels do not compete for the same places of the cache.
+fn apart(n: usize) -> usize {
+    (n.div_ceil(LANES) | 1) * LANES
 }
 
 impl Pass {
@@ -85,8 +83,6 @@ impl Pass {
         let rows = if together > 1 { y.windows } else { (TOGETHER / row).clamp(1, y.windows) };
         let run = if plain { rows * row } else { ((rows - 1) * row + x.windows).next_multiple_of(LANES) };
         let plane = ((rows + y.reach()) * row + beyond).max(run);
-        // Odd numbers of vectors, so that channels do not compete for the same places of the cache.
-        let apart = |n: usize| (n.div_ceil(LANES) | 1) * LANES;
         let pitch = apart(together * phases.len() * plane);
         let taps: Vec<usize> = y.taps.iter().flat_map(|a| x.taps.iter().map(move |b| a[0] * kernel + b[0])).collect();
         let mut offsets = Vec::with_capacity(channels * taps.len());
@@ -136,7 +132,7 @@ impl Pass {
 
     /// Elements of packed weights of a group.
     fn packed(&self) -> usize {
-        self.outputs.div_ceil(ROWS) * ROWS * self.offsets.len()
+        self.outputs.next_multiple_of(ROWS) * self.offsets.len()
     }
 
     /// Elements of the padded planes of a tile, with as much behind as a tile of a product may read.
@@ -144,9 +140,14 @@ impl Pass {
         self.channels.max(1) * self.pitch + LANES * WIDE
     }
 
+    /// Elements of the results of a tile, as runs have them, of whole tiles of a product.
+    fn results(&self) -> usize {
+        self.outputs.next_multiple_of(ROWS) * self.spread
+    }
+
     /// Scratch memory of [`Pass::apply`].
     pub fn room(&self) -> usize {
-        self.groups * self.packed() + self.pieces() * self.padded()
+        self.groups * self.packed() + self.pieces() * (self.padded() + self.results())
     }
 
     /// The tiles of so many images.
@@ -167,23 +168,33 @@ impl Pass {
         }
     }
 
-    /// The stretches of results between two places of a run. What lies between stretches is nobody's.
-    fn stretches(&self, tile: &Windows, image: usize, at: Range<usize>, mut put: impl FnMut(Stretch)) {
-        let [y, x] = &self.axes;
-        let [_, per_image] = self.image();
-        let first = (tile.images.start + image) * per_image;
-        let (pitch, width) = if self.plain { (self.run, self.run) } else { (self.row, x.windows) };
-        for line in at.start / pitch..at.end.div_ceil(pitch) {
-            let (from, end) = (at.start.max(line * pitch), at.end.min(line * pitch + width));
-            if from < end {
-                let to = if self.plain {
-                    first + line * per_image + tile.rows.start * x.output
-                } else {
-                    first + (y.start + (tile.rows.start + line) * y.step) * x.output + x.start
-                };
-                let to = to + (from - line * pitch) * x.step;
-                put(Stretch { from: from - at.start, len: end - from, to });
-            }
+    /// Where the results of a tile for an output of a group lie, as runs have them and in images, and how long lines are.
+    /// What lies between lines of runs is nobody's.
+    fn lines(&self, tile: &Windows, group: usize, output: usize) -> [Lines; 2] {
+        let ([y, x], [_, per_image]) = (&self.axes, self.image());
+        let plane = tile.images.start * per_image + (group * self.outputs + output) * y.output * x.output;
+        let first = plane + (y.start + tile.rows.start * y.step) * x.output + x.start;
+        [
+            Lines { first: output * self.spread, apart: [self.run, self.row], step: 1 },
+            Lines { first, apart: [per_image, y.step * x.output], step: x.step },
+        ]
+    }
+
+    /// Copies results of a tile from images to where runs have them.
+    fn gather<T: Real>(&self, y: &[T], tile: &Windows, group: usize, results: &mut [T]) {
+        let counts = [tile.images.len(), tile.rows.len()];
+        for output in 0..self.outputs {
+            let [here, there] = self.lines(tile, group, output);
+            copy(results, here, y, there, counts, self.axes[1].windows);
+        }
+    }
+
+    /// Copies results of a tile from where runs have them to images.
+    fn scatter<T: Real>(&self, results: &[T], tile: &Windows, group: usize, y: &mut [T]) {
+        let counts = [tile.images.len(), tile.rows.len()];
+        for output in 0..self.outputs {
+            let [here, there] = self.lines(tile, group, output);
+            copy(y, there, results, here, counts, self.axes[1].windows);
         }
     }
 
@@ -191,31 +202,38 @@ impl Pass {
     fn pad<T: Real>(&self, x: &[T], tile: &Windows, group: usize, padded: &mut [T]) {
         let [by_y, by_x] = &self.axes;
         let (plane, [per_image, _]) = (by_y.input * by_x.input, self.image());
-        let rows = tile.rows.len() + by_y.reach();
+        let (start, rows) = (tile.rows.start, tile.rows.len() + by_y.reach());
         for (i, &[y, x_phase]) in self.phases.iter().enumerate() {
-            let inside = by_y.inside(y, tile.rows.start + rows);
+            let inside = by_y.inside(y, start + rows);
+            let inside = inside.start.max(start).min(start + rows)..inside.end.max(start);
             let columns = by_x.inside(x_phase, by_x.windows + by_x.reach());
-            if columns.is_empty() {
+            if self.rows < by_y.windows {
+                let planes = (0..self.channels).flat_map(|c| (0..tile.images.len()).map(move |image| (c, image)));
+                for (channel, image) in planes {
+                    let at = channel * self.pitch + (image * self.phases.len() + i) * self.plane;
+                    let padded = &mut padded[at..][..rows * self.row];
+                    padded[..(inside.start - start) * self.row].fill(T::ZERO);
+                    padded[(inside.end - start) * self.row..].fill(T::ZERO);
+                }
+            }
+            if columns.is_empty() || inside.is_empty() {
                 continue;
             }
-            let left = by_x.element(x_phase, columns.start);
-            let pairs = (0..self.channels).flat_map(|channel| tile.images.clone().map(move |image| (channel, image)));
-            for (channel, image) in pairs {
-                let from = &x[image * per_image + (group * self.channels + channel) * plane..][..plane];
-                let at = (image - tile.images.start) * self.phases.len() + i;
-                let padded = &mut padded[channel * self.pitch + at * self.plane..];
-                for row in 0..rows {
-                    let to = &mut padded[row * self.row..][columns.clone()];
-                    if !inside.contains(&(tile.rows.start + row)) {
-                        to.fill(T::ZERO);
-                        continue;
-                    }
-                    let at = by_y.element(y, tile.rows.start + row) * by_x.input + left;
-                    match by_x.stride {
-                        1 => copy(to, &from[at..at + columns.len()]),
-                        stride => to.iter_mut().zip(from[at..].iter().step_by(stride)).for_each(|(to, &v)| *to = v),
-                    }
-                }
+            let from = by_y.element(y, inside.start) * by_x.input + by_x.element(x_phase, columns.start);
+            for channel in 0..self.channels {
+                let at = (group * self.channels + channel) * plane + from;
+                let from = Lines {
+                    first: tile.images.start * per_image + at,
+                    apart: [per_image, by_y.stride * by_x.input],
+                    step: by_x.stride,
+                };
+                let to = Lines {
+                    first: channel * self.pitch + i * self.plane + (inside.start - start) * self.row + columns.start,
+                    apart: [self.phases.len() * self.plane, self.row],
+                    step: 1,
+                };
+                let counts = [tile.images.len(), inside.len()];
+                copy(padded, to, x, from, counts, columns.len());
             }
         }
     }
@@ -247,82 +265,41 @@ impl Pass {
         let (packed, scratch) = scratch.split_at_mut(self.groups * self.packed());
         self.pack(w, packed);
         let (packed, ends) = (&*packed, x.par_chunks(piece * per_x).zip(y.par_chunks_mut(piece * per_y)));
-        ends.zip(scratch.par_chunks_mut(self.padded())).for_each(|((x, y), padded)| {
+        ends.zip(scratch.par_chunks_mut(self.padded() + self.results())).for_each(|((x, y), scratch)| {
+            let (padded, results) = scratch.split_at_mut(self.padded());
             padded.fill(T::ZERO);
             for tile in self.tiles(x.len() / per_x) {
                 for group in 0..self.groups {
                     self.pad(x, &tile, group, padded);
+                    match start {
+                        Start::Zero => {}
+                        Start::Bias(bias) => {
+                            let bias = &bias[group * self.outputs..];
+                            results.chunks_exact_mut(self.spread).zip(bias).for_each(|(to, &b)| to.fill(b));
+                        }
+                        Start::There => self.gather(y, &tile, group, results),
+                    }
                     let w = packed[group * self.packed()..][..self.packed()].as_chunks().0;
-                    self.multiply(padded, w, y, &tile, group, start);
+                    self.multiply(padded, w, results, &tile, matches!(start, Start::Zero));
+                    self.scatter(results, &tile, group, y);
                 }
             }
         });
     }
 
-    fn multiply<T: Real>(
-        &self,
-        padded: &[T],
-        w: &[[T; ROWS]],
-        y: &mut [T],
-        tile: &Windows,
-        group: usize,
-        start: Start<'_, T>,
-    ) {
-        let (depth, per_output) = (self.offsets.len(), self.axes[0].output * self.axes[1].output);
-        let mut stretches = [Stretch::default(); LANES * WIDE];
-        let mut found = [[T::ZERO; LANES * WIDE]; ROWS];
+    /// Adds the products of a tile to its results, or writes them if these are `fresh`.
+    fn multiply<T: Real>(&self, padded: &[T], w: &[[T; ROWS]], results: &mut [T], tile: &Windows, fresh: bool) {
+        let depth = self.offsets.len();
         let (runs, run) = self.runs(tile);
         for image in 0..runs {
             for (at, vectors) in spans(run) {
-                let mut count = 0;
-                self.stretches(tile, image, at..run.min(at + vectors * LANES), |stretch| {
-                    stretches[count] = stretch;
-                    count += 1;
-                });
                 let x = &padded[image * self.phases.len() * self.plane + at..];
                 for output in (0..self.outputs).step_by(ROWS) {
                     let w = &w[output / ROWS * depth..][..depth];
-                    let first = group * self.outputs + output;
-                    let rows = ROWS.min(self.outputs - output);
-                    self::tile(vectors, w, x, &self.offsets, &mut found);
-                    for (row, found) in (first..first + rows).zip(&mut found) {
-                        if let Start::Bias(bias) = start {
-                            found.iter_mut().for_each(|v| *v += bias[row]);
-                        }
-                        let (y, add) = (&mut y[row * per_output..], matches!(start, Start::There));
-                        put(found, y, self.axes[1].step, &stretches[..count], add);
-                    }
+                    let to = &mut results[output * self.spread + image * self.run + at..];
+                    self::tile(vectors, w, x, &self.offsets, to, self.spread, fresh);
                 }
             }
         }
-    }
-}
-
-/// Writes a row of a tile, stretch by stretch, `step` apart, or adds it.
-fn put<T: Real>(found: &[T], y: &mut [T], step: usize, stretches: &[Stretch], add: bool) {
-    for s in stretches {
-        let found = &found[s.from..s.from + s.len];
-        match (step, add) {
-            (1, false) => copy(&mut y[s.to..s.to + s.len], found),
-            (1, true) => y[s.to..s.to + s.len].iter_mut().zip(found).for_each(|(y, &v)| *y += v),
-            (_, false) => y[s.to..].iter_mut().step_by(step).zip(found).for_each(|(y, &v)| *y = v),
-            (_, true) => y[s.to..].iter_mut().step_by(step).zip(found).for_each(|(y, &v)| *y += v),
-        }
-    }
-}
-
-/// Copies a short run, of any length, by a few moves of fixed lengths that overlap.
-fn copy<T: Copy>(to: &mut [T], from: &[T]) {
-    fn by<const N: usize, T: Copy>(to: &mut [T], from: &[T]) {
-        to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0).for_each(|(to, from)| *to = *from);
-        if let (Some(to), Some(from)) = (to.last_chunk_mut::<N>(), from.last_chunk::<N>()) {
-            *to = *from;
-        }
-    }
-    match to.len() {
-        8.. => by::<8, T>(to, from),
-        4.. => by::<4, T>(to, from),
-        2.. => by::<2, T>(to, from),
-        _ => to.copy_from_slice(from),
     }
 }

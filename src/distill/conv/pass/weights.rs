@@ -1,6 +1,6 @@
 //! The gradient by the weights of a pass that goes forward: sums of products along runs.
 
-use super::{Pass, Windows, copy};
+use super::{Pass, Windows};
 use crate::distill::real::{Grad, Real};
 use crate::distill::simd::{LANES, ROWS, Rows, WIDE, dots};
 use rayon::prelude::*;
@@ -33,27 +33,21 @@ impl Pass {
             for tile in self.tiles(x.len() / per_x) {
                 for group in 0..self.groups {
                     self.pad(x, &tile, group, padded);
-                    self.spread(y, &tile, group, spread);
-                    let dw = &mut dw[group * self.elements() / self.groups..];
-                    self.pairs(padded, spread, dw, &tile);
+                    self.gather(y, &tile, group, spread);
+                    self.close(&tile, spread);
+                    self.pairs(padded, spread, &mut dw[group * self.elements() / self.groups..], &tile);
                 }
             }
         });
         dw.add_partial(scratch, stride);
     }
 
-    /// Writes the results of a tile where runs have them.
-    fn spread<T: Real>(&self, y: &[T], tile: &Windows, group: usize, spread: &mut [T]) {
-        let plane = self.axes[0].output * self.axes[1].output;
+    /// Zeros behind the runs of a tile, to whole vectors.
+    fn close<T: Real>(&self, tile: &Windows, results: &mut [T]) {
         let (runs, run) = self.runs(tile);
-        for (output, spread) in spread.chunks_exact_mut(self.spread).enumerate() {
-            let y = &y[(group * self.outputs + output) * plane..];
+        for results in results.chunks_exact_mut(self.spread) {
             for image in 0..runs {
-                let spread = &mut spread[image * self.run..];
-                self.stretches(tile, image, 0..run, |s| {
-                    copy(&mut spread[s.from..s.from + s.len], &y[s.to..s.to + s.len]);
-                });
-                spread[run..run.next_multiple_of(LANES)].fill(T::ZERO);
+                results[image * self.run..][run..run.next_multiple_of(LANES)].fill(T::ZERO);
             }
         }
     }
