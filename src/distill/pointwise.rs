@@ -1,14 +1,13 @@
 //! Elementwise functions: of one tensor, and of two that broadcast. (ONNX Operators, each by its name.)
 
 use super::build::Site;
-use super::real::{Grad, PIECE, Real, map, sums};
+use super::real::{Grad, Real, map, sums};
 use super::tape::{Backward, Keeps, Kernel, Mode};
 use super::walk::{Walk, along};
 use crate::ir::op::activation::{Activation, Clip, Gelu};
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::unary::Unary;
 use crate::ir::tensor::Tensor;
-use rayon::prelude::*;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 pub fn unary<T: Real>(site: &mut Site<'_, '_, T>, op: &Unary) -> Result<(), String> {
@@ -129,7 +128,9 @@ fn pair<T: Real>(
     y: &[usize],
 ) -> Result<usize, String> {
     let walk = Walk::new(y, [a.1, b.1]).ok_or("its inputs do not broadcast to its output")?;
-    Ok(site.push(Pair { kind, walk }, &[a.0, b.0], y.iter().product()))
+    let len = y.iter().product();
+    let whole = [a.1, b.1].iter().all(|s| s.iter().product::<usize>() == len);
+    Ok(site.push(Pair { kind, walk, whole, limits: None }, &[a.0, b.0], len))
 }
 
 /// A function of one number; a slope is from the result where `keeps_output`, else from the argument.
@@ -231,7 +232,7 @@ impl<T: Real> Function<T> {
         let (zero, one, half) = (T::ZERO, T::ONE, T::of(0.5));
         let bell = T::of(FRAC_2_SQRT_PI);
         match self {
-            Clamp(low, high) => to.add(v, dy, move |y, d| if y > low && y < high { d } else { zero }),
+            Clamp(low, high) => to.add(v, dy, move |y, d| if (y > low) & (y < high) { d } else { zero }),
             Leaky(a) => to.add(v, dy, move |x, d| if x < zero { a * d } else { d }),
             Elu(a, g) => to.add(v, dy, move |x, d| d * g * if x < zero { a * x.exp() } else { one }),
             Sigmoid => to.add(v, dy, move |y, d| d * y * (one - y)),
@@ -307,20 +308,20 @@ impl<T: Real> Kernel<T> for Map<T> {
     }
 }
 
-/// y = f(a, b), both broadcast to y.
-struct Pair {
+/// y = f(a, b), both broadcast to y; a sum of two as large as it is clamped if there are `limits`.
+struct Pair<T> {
     kind: Kind,
     walk: Walk<2>,
+    /// Neither is smaller than y.
+    whole: bool,
+    limits: Option<[T; 2]>,
 }
 
-impl Pair {
-    fn apply<T: Real>(&self, x: &[&[T]], y: &mut [T], f: impl Fn(T, T) -> T + Sync) {
+impl<T: Real> Pair<T> {
+    fn apply(&self, x: &[&[T]], y: &mut [T], f: impl Fn(T, T) -> T + Copy + Send + Sync) {
         let [a, b] = [x[0], x[1]];
-        if a.len() == y.len() && b.len() == y.len() {
-            let pieces = y.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));
-            return pieces.for_each(|((y, a), b)| {
-                y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
-            });
+        if self.whole {
+            return Grad { to: y, fresh: true }.add(a, b, f);
         }
         let steps = self.walk.steps;
         self.walk.fill(y, |y, at| {
@@ -335,7 +336,7 @@ impl Pair {
     }
 
     /// Adds f(a, b, dy) to the gradient of slot `k`: the sum of it over what that is repeated along.
-    fn back<T: Real>(&self, k: usize, x: &[&[T]], dy: &[T], to: Grad<'_, T>, f: impl Fn(T, T, T) -> T + Sync) {
+    fn back(&self, k: usize, x: &[&[T]], dy: &[T], to: Grad<'_, T>, f: impl Fn(T, T, T) -> T + Sync) {
         let (steps, run, fresh) = (self.walk.steps, self.walk.run, to.fresh);
         let factors = |at: [usize; 2]| [0, 1].map(|k| along(x[k], at[k], steps[k], run));
         let pick = |x: &[T], i: usize| if x.len() == 1 { x[0] } else { x[i] };
@@ -358,7 +359,7 @@ impl Pair {
     }
 
     /// Adds ± dy to the gradient of slot `k`: the sum of it over what that is repeated along.
-    fn linear<T: Real>(&self, k: usize, dy: &[T], to: Grad<'_, T>, sign: T) {
+    fn linear(&self, k: usize, dy: &[T], to: Grad<'_, T>, sign: T) {
         if to.to.len() == dy.len() {
             return to.add(dy, dy, |d, _| sign * d);
         }
@@ -379,10 +380,16 @@ fn by_exponent<T: Real>(a: T, b: T) -> T {
     if a > T::ZERO { a.powf(b) * a.ln() } else { T::ZERO }
 }
 
-impl<T: Real> Kernel<T> for Pair {
+impl<T: Real> Kernel<T> for Pair<T> {
     fn keeps(&self) -> Keeps {
         let linear = matches!(self.kind, Kind::Add | Kind::Sub);
-        Keeps { inputs: if linear { 0 } else { 0b11 }, output: false }
+        Keeps { inputs: if linear { 0 } else { 0b11 }, output: self.limits.is_some() }
+    }
+
+    fn clamp(&mut self, low: T, high: T) -> bool {
+        let can = self.kind == Kind::Add && self.whole && self.limits.is_none();
+        self.limits = if can { Some([low, high]) } else { self.limits };
+        can
     }
 
     fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
@@ -394,14 +401,21 @@ impl<T: Real> Kernel<T> for Pair {
             Kind::Min => self.apply(x, y, |a, b| if b < a { b } else { a }),
             Kind::Max => self.apply(x, y, |a, b| if b > a { b } else { a }),
             Kind::PRelu => self.apply(x, y, |a, b| if a < T::ZERO { a * b } else { a }),
-            _ => self.apply(x, y, |a, b| a + b),
+            _ => match self.limits {
+                Some([low, high]) => self.apply(x, y, |a, b| (a + b).within(low, high)),
+                None => self.apply(x, y, |a, b| a + b),
+            },
         }
     }
 
     fn backward(&mut self, back: Backward<'_, T>) {
-        let Backward { x, dy, dx, .. } = back;
+        let Backward { x, y, dy, dx, .. } = back;
         let zero = T::ZERO;
         for (k, to) in dx.into_iter().enumerate().filter_map(|(k, to)| Some((k, to?))) {
+            if let Some([low, high]) = self.limits {
+                Function::Clamp(low, high).back(y, dy, to);
+                continue;
+            }
             match (self.kind, k) {
                 (Kind::Add | Kind::Sub, _) => {
                     let sign = if self.kind == Kind::Sub && k == 1 { -T::ONE } else { T::ONE };
@@ -486,6 +500,22 @@ mod tests {
             let positive = format!("{inputs} const %s : f64[] = {{2}} %p : ? = Add(%a, %s) %q : ? = Add(%b, %s)");
             check(13, &format!("{positive} %y : ? = Div(%a, %q)"));
             check(13, &format!("{positive} %y : ? = Pow(%p, %b)"));
+        }
+    }
+
+    #[test]
+    fn a_clamped_sum() {
+        let inputs = "const %a : f64[3,4] = seed(1) const %b : f64[3,4] = seed(2) const %c : f64[4] = seed(3)
+                      const %l : f64[] = {-0.5} const %h : f64[] = {0.7}";
+        for clamped in ["Relu(%z)", "Clip(%z, %l, %h)", "Clip(%r, %l, %h) %r : ? = Relu(%z)"] {
+            let (last, first) =
+                clamped.split_once(" %r").map_or((clamped, String::new()), |(l, f)| (l, format!("%r{f}")));
+            for (sum, with) in
+                [("Add(%a, %b)", "%z"), ("Add(%a, %c)", "%z"), ("Sub(%a, %b)", "%z"), ("Add(%a, %b)", "%a")]
+            {
+                check(13, &format!("{inputs} %z : ? = {sum} {first} %q : ? = {last} %y : ? = Mul(%q, {with})"));
+            }
+            check(13, &format!("{inputs} %z : ? = Add(%a, %b) {first} %q : ? = {last} %y : ? = Mul(%q, %c)"));
         }
     }
 
