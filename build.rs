@@ -44,14 +44,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The messages of which a file has many, or that hold many: read, they are slices of it until their turn comes.
     let mut slices = descriptors.file[0].clone();
     (slices.package, slices.source_code_info) = (Some("slices".into()), None);
-    slices.message_type.retain(|m| SLICES.iter().any(|s| s.0 == m.name()));
-    for message in &mut slices.message_type {
+    let kept = slices.message_type.into_iter().filter_map(|message| {
+        let (_, sliced) = SLICES.iter().find(|s| s.0 == message.name())?;
+        Some((message, *sliced))
+    });
+    let kept = kept.map(|(mut message, sliced)| {
         message.enum_type.clear();
-        let (_, sliced) = SLICES.iter().find(|s| s.0 == message.name()).expect("what was kept");
         for field in message.field.iter_mut().filter(|f| sliced.contains(&f.name())) {
             (field.r#type, field.type_name, field.label) = (Some(BYTES), None, Some(REPEATED));
         }
-    }
+        message
+    });
+    slices.message_type = kept.collect();
     descriptors.file.push(slices);
     // The attributes of a node are a type of our own.
     let file = &mut descriptors.file[0];

@@ -404,3 +404,17 @@ fn scalar(text: &str) -> toml::Value {
     let value = parsed.filter(|t| t.len() == 1).and_then(|mut t| t.remove("v"));
     value.unwrap_or_else(|| toml::Value::String(text.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_braces_are_no_separators() {
+        let step = Step::parse("prune-channels:width={\"a*\"=0.5,\"b*\"=0.25},skip-first=1,only=x,only=y").unwrap();
+        let want = "width = { \"a*\" = 0.5, \"b*\" = 0.25 }\nskip-first = 1\nonly = [\"x\", \"y\"]";
+        assert_eq!(step.options, want.parse().unwrap());
+        let error = Step::parse("clean:fast").unwrap_err().to_string();
+        assert!(error.contains("\"fast\" is no option"), "{error}");
+    }
+}

@@ -42,6 +42,27 @@ fn clustered(model: &Model, options: &str) -> Model {
     common::run(model, &format!("[{{ pass = \"cluster-weights\", {options} }}]")).unwrap().student
 }
 
+/// Weights of two values take a table of digits, however many levels were allowed.
+#[test]
+fn a_table_that_costs_more_than_it_saves() {
+    let of = |channels: usize| {
+        let values = ["1", "-1", "-1"].repeat(8 * channels * 3).join(",");
+        let text = format!(
+            "model \"two\" opset 17 {{
+                input %x : f16[1,{channels},9,9] const %w : f16[8,{channels},3,3] = {{{values}}}
+                %y : f16[1,8,7,7] = Conv(%x, %w)
+                output %y
+            }}"
+        );
+        let model = text::parse::model(&text).unwrap();
+        [&model, &clustered(&model, "levels = 256")].map(|m| onnx::to_bytes(m).unwrap().len())
+    };
+    let [before, after] = of(8);
+    assert_eq!(before, after);
+    let [before, after] = of(64);
+    assert!(after < before / 2, "{before} {after}");
+}
+
 fn runner(model: &Model, file: &Path, shape: &[usize]) -> Runner {
     onnx::save(model, &Target::File(file.into()), SaveOptions::default()).unwrap();
     Network::load(file).and_then(|n| n.runner(&[shape.to_vec()])).unwrap_or_else(|e| panic!("{e}"))

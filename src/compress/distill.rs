@@ -193,6 +193,9 @@ fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
     Ok(behind(graph.runtime_inputs().collect()).intersection(&trained).copied().collect())
 }
 
+/// What progress is counted in.
+const PARTS: f64 = 1e6;
+
 /// Tells the observer, and keeps the course.
 struct Follower<'a> {
     observer: &'a dyn Observer,
@@ -216,8 +219,12 @@ impl Watch for Follower<'_> {
         self.checkpoint.map_or(Ok(None), |c| c.read())
     }
 
+    fn prepare(&mut self, what: &str, share: f64) -> bool {
+        self.observer.site((share * PARTS) as u64, PARTS as u64, what);
+        self.observer.goes_on()
+    }
+
     fn step(&mut self, share: f64, samples: usize) -> bool {
-        const PARTS: f64 = 1e6;
         match self.since {
             None => self.since = Some(Instant::now()),
             Some(_) => self.samples += samples,

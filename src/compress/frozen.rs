@@ -102,6 +102,10 @@ impl Samples for Joined<'_> {
         &self.rest.inputs
     }
 
+    fn own(&self) -> usize {
+        self.whole.inputs().len()
+    }
+
     fn count(&self) -> usize {
         self.whole.count()
     }

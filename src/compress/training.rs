@@ -2,7 +2,7 @@
 
 use crate::calibrate;
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
-use crate::distill::train::{self, Samples, Teacher};
+use crate::distill::train::{self, Ends, Samples, Teacher};
 use crate::error::{Error, Result};
 use crate::exec::Network;
 use crate::exits::observe::Source;
@@ -125,12 +125,15 @@ pub fn teacher(
     features: &[String],
 ) -> Result<Teacher<'static>> {
     let on_tape = train::teacher(&model.graph, samples, batch, features);
-    on_tape.or_else(|_| in_tract(model, samples, batch, features)).map_err(|e| e.at(name))
+    let teacher = on_tape.or_else(|why| match train::ends(&model.graph, samples, batch, features)? {
+        ends if ends.values.is_empty() => Err(why),
+        ends => in_tract(model, ends),
+    });
+    teacher.map_err(|e| e.at(name))
 }
 
-fn in_tract(model: &Model, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Teacher<'static>> {
+fn in_tract(model: &Model, ends: Ends) -> Result<Teacher<'static>> {
     let graph = &model.graph;
-    let ends = train::ends(graph, samples, batch, features)?;
     let shapes: Vec<Vec<usize>> = ends.shapes.into_iter().map(|s| s.1).collect();
     let part = graph.part(&ends.values, &shapes)?;
     let shell = Model { graph: Graph::new("", graph.opset), ir_version: model.ir_version.max(4), ..model.clone() };

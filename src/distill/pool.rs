@@ -113,14 +113,15 @@ impl<T: Real> Kernel<T> for MaxPool {
     }
 }
 
-/// Takes what is larger in `x` than in `y`, and its place: the window's start and how far `beyond` it lies. Not a branch for
-/// each, which would go either way as often, but vectors: a maximum, and places by a mask.
+/// Takes what is larger in `x` than in `y`, and its place: the window's start and how far `beyond` it lies. NaN wins, and
+/// stays. Not a branch for each, which would go either way as often, but vectors, and places by a mask.
 #[inline(always)]
 fn larger<T: Real>(y: &mut [T], places: &mut [u32], x: &[T], starts: &[u32], beyond: u32) {
     for ((y, place), (&x, start)) in y.iter_mut().zip(places).zip(x.iter().zip(starts)) {
-        let keep = u32::from(*y >= x).wrapping_neg();
-        *place = (*place & keep) | (start.wrapping_add(beyond) & !keep);
-        *y = if *y > x { *y } else { x };
+        let wins = (x > *y) | x.is_nan();
+        let mask = u32::from(wins).wrapping_neg();
+        *place = (*place & !mask) | (start.wrapping_add(beyond) & mask);
+        *y = if wins { x } else { *y };
     }
 }
 
@@ -196,6 +197,25 @@ impl<T: Real> Kernel<T> for AveragePool {
 #[cfg(test)]
 mod tests {
     use crate::distill::testing::check;
+    use crate::distill::{Mode, Tape, weights};
+    use crate::ir::text::parse;
+
+    #[test]
+    fn a_number_that_is_none_stays() {
+        let text = "model m opset 17 {
+            input %x : f32[1,1,3,3] const %w : f32[1] = {1}
+            %z : f32[1,1,3,3] = Mul(%x, %w)
+            %y : f32[1,1,2,2] = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(%z)
+            output %y
+        }";
+        let graph = parse::model(text).unwrap().graph;
+        let mut tape = Tape::<f32>::new(&graph, &[], graph.outputs(), &weights(&graph)).unwrap();
+        tape.input_mut(0).copy_from_slice(&[1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, f32::NAN]);
+        tape.forward(Mode::Train);
+        assert_eq!(tape.output(0)[..3], [1.0, 2.0, 0.0]);
+        assert!(tape.output(0)[3].is_nan());
+        tape.backward(&[vec![1.0; 4]]);
+    }
 
     #[test]
     fn windows() {

@@ -5,20 +5,18 @@ use super::tape::Tape;
 use crate::error::Result;
 use crate::ir::{Graph, Op, Patch, ValueId};
 
-/// A weight with a larger share of exact zeros was pruned: they stay. As in `cluster-weights`.
-const PRUNED: f64 = 0.01;
-
 /// By parameter of a tape: which elements stay zero, if any do.
 pub struct Zeros(Vec<Option<Vec<bool>>>);
 
 impl Zeros {
-    /// Zeros of pruned weights and of codebooks.
+    /// Zeros of codebooks and of matrices and kernels: training hardly ever gives an exact zero, pruning does. One that is
+    /// nothing but zeros has yet to be trained.
     pub fn of(graph: &Graph, tape: &Tape<f32>) -> Zeros {
         let masks = tape.parameters().iter().enumerate().map(|(i, parameter)| {
             let values = tape.parameter(i);
             let zeros = values.iter().filter(|&&v| v == 0.0).count();
-            let matrix = parameter.shape.len() > 1 && zeros as f64 > PRUNED * values.len() as f64;
-            let stay = zeros > 0 && (is_book(graph, parameter.value) || matrix);
+            let matrix = parameter.shape.len() > 1 && zeros < values.len();
+            let stay = zeros > 0 && (matrix || is_book(graph, parameter.value));
             stay.then(|| values.iter().map(|&v| v == 0.0).collect())
         });
         Zeros(masks.collect())
@@ -74,10 +72,12 @@ mod tests {
         let text = "model m opset 17 {
             input %x : f32[2,3]
             const %w : f32[3,2] = {1,0,0,2,3,4} const %b : f32[2] const %book : f32[2] = {0,1}
-            const %i : i32[2,2] = {0,1,1,0}
+            const %i : i32[2,2] = {0,1,1,0} const %new : f32[2,2]
             %v : f32[2,2] = Gather(%book, %i)
             %h : f32[2,2] = Gemm(%x, %w, %b)
-            %y : f32[2,2] = MatMul(%h, %v)
+            %a : f32[2,2] = MatMul(%h, %v)
+            %c : f32[2,2] = MatMul(%h, %new)
+            %y : f32[2,2] = Add(%a, %c)
             output %y
         }";
         let graph = parse::model(text).unwrap().graph;
@@ -100,6 +100,7 @@ mod tests {
             assert_eq!(of("w"), [false, true, true, false, false, false]);
             assert_eq!(of("book"), [true, false]);
             assert_eq!(of("b"), [false, false], "a bias may leave zero");
+            assert_eq!(of("new"), [false; 4], "so may a matrix of zeros alone");
         }
     }
 }

@@ -51,6 +51,11 @@ pub trait Watch {
         Ok(None)
     }
 
+    /// While the training is prepared: what for, and the share of that which is behind. `false` ends the preparation.
+    fn prepare(&mut self, _what: &str, _share: f64) -> bool {
+        true
+    }
+
     /// After a step with so many samples, with the share of the training that is behind. `false` ends it; the best student
     /// is kept.
     fn step(&mut self, _share: f64, _samples: usize) -> bool {
@@ -214,6 +219,7 @@ impl<'a, 't> Run<'a, 't> {
     /// Where the watcher left off, or the beginning.
     fn begin(&mut self, watch: &mut dyn Watch) -> Result<Course> {
         let state = self.state();
+        self.ask(watch)?;
         if let Some(bytes) = watch.resume()? {
             let &Options { method, weight_decay, .. } = self.options;
             let course = Course::of_bytes(&bytes, method, weight_decay).filter(|course| course.fits(&state));
@@ -227,7 +233,7 @@ impl<'a, 't> Run<'a, 't> {
         Ok(Course {
             epochs: vec![first],
             best: 0,
-            peak: self.options.rate.map_or_else(|| self.range_test(), Ok)?,
+            peak: self.options.rate.map_or_else(|| self.range_test(watch), Ok)?,
             done: 0,
             restarts: 0,
             seconds: 0.0,
@@ -235,6 +241,35 @@ impl<'a, 't> Run<'a, 't> {
             kept: state,
             optimizer: self.optimizer(),
         })
+    }
+
+    /// Asks the teachers about all samples in one order, if they are to be asked about them as they are: the place in a
+    /// batch can change the last bits of what is said, and a training that is gone on with has other batches first.
+    fn ask(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        let options = self.options;
+        let all = match options.length {
+            Length::Epochs(n) => n > 0,
+            Length::Steps(n) => n >= self.per_epoch(),
+            Length::Minutes(_) => false,
+        };
+        if !all || self.teachers.is_empty() || !options.augment.is_empty() || !options.features.is_empty() {
+            return Ok(());
+        }
+        for (i, chunk) in self.trained.clone().chunks(self.batch).enumerate() {
+            let share = (i * self.batch) as f64 / self.trained.len() as f64;
+            if !watch.prepare("asking the teachers", share) {
+                break;
+            }
+            let batch = self.filled(chunk);
+            self.x.fill(self.samples, &batch, &[], &mut std::iter::empty())?;
+            self.targets(&batch, true)?;
+        }
+        Ok(())
+    }
+
+    /// A batch of what may be too few samples: the last one fills it up.
+    fn filled(&self, samples: &[usize]) -> Vec<usize> {
+        (0..self.batch).map(|i| samples[i.min(samples.len() - 1)]).collect()
     }
 
     /// Steps that are done, and all there are to be, or by the clock, parts of the time.
@@ -308,7 +343,7 @@ impl<'a, 't> Run<'a, 't> {
     }
 
     /// A peak for the learning rate: steps whose rates grow, and back to where they began.
-    fn range_test(&mut self) -> Result<f64> {
+    fn range_test(&mut self, watch: &mut dyn Watch) -> Result<f64> {
         let (start, since, mut optimizer) = (self.state(), Instant::now(), self.optimizer());
         let mut random = noise(self.options.seed ^ RANGE_SEED);
         let mut order = self.trained.clone();
@@ -319,6 +354,9 @@ impl<'a, 't> Run<'a, 't> {
         });
         let (batch, mut at) = (self.batch, 0);
         while let Some(rate) = range.next() {
+            if !watch.prepare("finding a learning rate", range.steps() as f64 / range::STEPS as f64) {
+                break;
+            }
             at = if at + batch > order.len() { 0 } else { at };
             range.note(self.step(&order[at..at + batch], &mut random)?);
             self.codebooks.step(&mut optimizer, &mut self.student.tape, rate);
@@ -442,8 +480,8 @@ impl<'a, 't> Run<'a, 't> {
         let (mut total, mut right, mut agreed) = (0.0, 0, 0);
         let (mut first, mut same) = (Vec::new(), self.held_back.len() > 1);
         for chunk in self.held_back.clone().chunks(self.batch) {
-            // The last batch is filled up with its last sample, whose copies do not count.
-            let batch: Vec<usize> = (0..self.batch).map(|i| chunk[i.min(chunk.len() - 1)]).collect();
+            // The copies of the last sample do not count.
+            let batch = self.filled(chunk);
             self.x.fill(self.samples, &batch, &[], &mut std::iter::empty())?;
             let mut targets = self.targets(&batch, true)?;
             self.student.forward(&self.x, Mode::Infer);
@@ -565,6 +603,50 @@ mod tests {
         let samples = Memory::new(&x, &[2], Some(&labels));
         let outcome = train(&mut graph, &samples, &mut [], &options(), &mut Five(0)).unwrap();
         assert_eq!(outcome.epochs.len(), 2);
+    }
+
+    /// Keeps the course after the second epoch, or goes on with one.
+    #[derive(Default)]
+    struct Keeper {
+        begins: Option<Vec<u8>>,
+        kept: Vec<u8>,
+    }
+
+    impl Watch for Keeper {
+        fn resume(&mut self) -> Result<Option<Vec<u8>>> {
+            Ok(self.begins.take())
+        }
+
+        fn keep(&mut self, course: &Course) -> Result<()> {
+            if course.epochs.len() == 3 {
+                self.kept = course.to_bytes();
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_interrupted_training_ends_as_another() {
+        let (x, _) = points();
+        let text =
+            TEXT.replace("f32[8,2]", "f32[120,2]").replace("f32[8]", "f32[120]").replace("f32[2,8]", "f32[2,120]");
+        let text = text.replace(
+            "%a : ? = Tanh(%h)",
+            "const %m : f32[120,120] = seed(3) %t : ? = MatMul(%h, %m) %a : ? = Tanh(%t)",
+        );
+        let samples = Memory::new(&x, &[2], None);
+        let told = parse::model(&text).unwrap().graph;
+        // Products of matrices of one row more than a block has.
+        let options = Options { length: Length::Epochs(4), batch: 33, rate: None, ..options() };
+        let end = |watch: &mut Keeper| {
+            let mut student = parse::model(&text.replace("seed(1)", "seed(5)")).unwrap().graph;
+            let mut teachers = [teacher(&told, &samples, 33, &[]).unwrap()];
+            train(&mut student, &samples, &mut teachers, &options, watch).unwrap();
+            student.value(student.find_value("m").unwrap()).constant().unwrap().floats().unwrap()
+        };
+        let mut whole = Keeper::default();
+        let want = end(&mut whole);
+        assert_eq!(end(&mut Keeper { begins: Some(whole.kept), ..Keeper::default() }), want);
     }
 
     #[test]

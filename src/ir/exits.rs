@@ -107,7 +107,7 @@ impl Graph {
                 &[Some(number)],
                 &[Some(exit)],
             ));
-            g.outputs.push(exit);
+            g.add_output(exit);
         }
         let outputs = g.outputs().to_vec();
         for (level, exit) in exits.iter().enumerate().rev() {
@@ -193,12 +193,12 @@ impl Graph {
             found += 1;
         }
         if flat.outputs().len() > 1 {
-            let number = flat.outputs[1];
+            let number = flat.outputs()[1];
             if flat.exit_number(number) != Some(found as i64) || flat.is_used(number) {
                 // What says which way was taken says something else, or to others too: these are no exits of ours.
                 return Ok(0);
             }
-            flat.outputs.remove(1);
+            flat.remove_output(1);
             flat.exit_output = Some(flat.value(number).name.clone());
             if let Some((n, _)) = flat.producer(number) {
                 let read = flat.node_inputs(n);

@@ -75,7 +75,9 @@ pub struct Graph {
     pub carried: Vec<Bytes>,
     net: DiGraph<Vertex, Slot, u32>,
     inputs: Vec<ValueId>,
-    pub(in crate::ir) outputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    /// The outputs again, to be asked about.
+    ends: HashSet<ValueId>,
     captures: Vec<ValueId>,
     pub(in crate::ir) exits: Vec<Exit>,
     /// Name of an output that says which exit is taken, where files are to have one.
@@ -95,6 +97,7 @@ impl Graph {
             net: DiGraph::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            ends: HashSet::new(),
             captures: Vec::new(),
             exits: Vec::new(),
             exit_output: None,
@@ -290,7 +293,7 @@ impl Graph {
 
     /// Whether something outside the graph's nodes depends on the value: it is an output, or pinned.
     pub fn is_held(&self, id: ValueId) -> bool {
-        self.outputs.contains(&id) || self.value(id).pinned
+        self.ends.contains(&id) || self.value(id).pinned
     }
 
     /// The name a report, `skip` and `only` know a node by: its own, else that of its first output.
@@ -442,6 +445,15 @@ impl Graph {
 
     pub(crate) fn add_output(&mut self, id: ValueId) {
         self.outputs.push(id);
+        self.ends.insert(id);
+    }
+
+    /// Takes away an output; the value stays.
+    pub(in crate::ir) fn remove_output(&mut self, index: usize) {
+        let id = self.outputs.remove(index);
+        if !self.outputs.contains(&id) {
+            self.ends.remove(&id);
+        }
     }
 
     /// Declares that this body reads `name` from around it.

@@ -2,6 +2,9 @@
 
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::node::Node;
+use crate::ir::op::Op;
+use crate::ir::op::reshape::Reshape;
+use crate::ir::patch::Patch;
 use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::Tensor;
 use crate::ir::value::Source;
@@ -211,12 +214,17 @@ impl Graph {
         Ok(wrong)
     }
 
-    /// The same graph with inputs of these dims, by name: for counting what one sample costs.
+    /// The same graph with inputs of these dims, by name: for counting what one sample costs, and for training on batches.
+    /// Where the file fixes a batch of one, so may what it reshapes to: that follows.
     ///
     /// # Errors
     /// If the graph has a cycle.
     pub fn at_sizes(&self, inputs: &[(String, Vec<usize>)]) -> crate::Result<Graph> {
         let mut graph = self.clone();
+        let one = |name: &String| self.find_value(name).is_some_and(|v| self.begins_with_one(v));
+        if inputs.iter().any(|(name, dims)| one(name) && dims.first().is_some_and(|&d| d > 1)) {
+            graph.open_targets()?;
+        }
         for (name, dims) in inputs {
             if let Some(id) = graph.find_value(name) {
                 let value = graph.value_mut(id);
@@ -226,6 +234,29 @@ impl Graph {
         }
         graph.infer_all()?;
         Ok(graph)
+    }
+
+    fn begins_with_one(&self, v: ValueId) -> bool {
+        let shape = self.value(v).ty.as_ref().and_then(Type::shape);
+        shape.is_some_and(|s| s.0.first() == Some(&Dim::Known(1)))
+    }
+
+    /// Has reshapes of what begins with a dim of one take that dim over, where they say 1.
+    fn open_targets(&mut self) -> crate::Result<()> {
+        let mut patch = Patch::at_graph(self).revealing();
+        for n in self.nodes() {
+            let slots = self.input(n, 0).zip(self.input(n, 1));
+            let (Op::Reshape(Reshape { allow_zero: false }), Some((x, target))) = (&self.node(n).op, slots) else {
+                continue;
+            };
+            let wanted = self.value(target).constant().and_then(Tensor::ints).filter(|_| self.begins_with_one(x));
+            if let Some([1, rest @ ..]) = wanted.as_deref() {
+                let open = [&[0], rest].concat();
+                let open = patch.constant("target", Tensor::from_ints(DType::I64, [open.len()], open));
+                patch.set_inputs(n, &[Some(x.into()), Some(open)]);
+            }
+        }
+        self.apply(patch).map(drop)
     }
 
     /// Infers the bodies of a control-flow node, from the types of what they capture.
@@ -289,5 +320,28 @@ fn merge_rank(new: &Type, old: &Type) -> Type {
             Type::Tensor(*a, Some(s.or(t)))
         }
         _ => new.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::text::parse;
+
+    #[test]
+    fn a_batch_of_one_opens() {
+        for target in ["1,-1", "1,32"] {
+            let text = format!(
+                "model m opset 17 {{
+                    input %x : f32[1,2,4,4] const %t : i64[2] = {{{target}}} const %w : f32[3,32] = seed(1)
+                    %f : f32[1,32] = Reshape(%x, %t)
+                    %y : f32[1,3] = Gemm<transB=1>(%f, %w)
+                    output %y
+                }}"
+            );
+            let graph = parse::model(&text).unwrap().graph;
+            let sized = graph.at_sizes(&[("x".into(), vec![5, 2, 4, 4])]).unwrap();
+            let output = sized.value(sized.outputs()[0]);
+            assert_eq!(output.ty.as_ref().unwrap().to_string(), "f32[5,3]", "{target}");
+        }
     }
 }

@@ -71,6 +71,8 @@ mod sizes;
 /// Bytes that the nodes which decode a tensor take, about, with their names.
 const NODES: usize = 512;
 
+const NO_FEWER: &str = "codes and codebooks would take no fewer bytes";
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct ClusterWeights {
@@ -168,12 +170,13 @@ impl Pass for ClusterWeights {
             return Verdict::skip("it holds numbers that are not finite");
         };
         // The first weight of so many levels brings the table of digits.
-        let digits = match codes::codes_per_byte(levels) {
+        let digits = |levels: usize| match codes::codes_per_byte(levels) {
             m if m > 1 && g.find_value(&digits_name(levels)).is_none() => 256 * m,
             _ => 0,
         };
-        if clustered.bytes() + digits + NODES >= tensor.byte_len() {
-            return Verdict::skip("codes and codebooks would take no fewer bytes");
+        let saves = |c: &Clustered| c.bytes() + digits(c.levels) + NODES < tensor.byte_len();
+        if !saves(&clustered) {
+            return Verdict::skip(NO_FEWER);
         }
         let mut patch = Patch::at_value(g, v);
         let mut note = String::new();
@@ -185,6 +188,9 @@ impl Pass for ClusterWeights {
                 };
             if let Some(Err(why)) = bias.map(|b| refit::set_bias(g, &mut patch, fitted.linear, &b)) {
                 return Verdict::skip(why);
+            }
+            if !saves(&found) {
+                return Verdict::skip(NO_FEWER);
             }
             clustered = found;
             note = format!(", {how}");

@@ -74,7 +74,9 @@ impl Pass for MergeDuplicates {
             let mut hasher = DefaultHasher::new();
             (&g.node(n).op_type, &inputs, format!("{:?}", g.node(n).op)).hash(&mut hasher);
             let class = seen.entry(hasher.finish()).or_default();
-            match class.iter().find(|(m, theirs)| *theirs == inputs && mergeable(g, n, *m)) {
+            match class.iter().find(|(m, theirs)| *theirs == inputs && equal(g, n, *m)) {
+                // Nothing but the first of equal nodes can have names that others may take over.
+                Some((m, _)) if both_held(g, n, *m) => {}
                 Some((m, _)) => {
                     let pairs = g.node_outputs(n).into_iter().zip(g.node_outputs(*m));
                     stands.extend(pairs.filter_map(|(a, b)| a.zip(b)));
@@ -177,17 +179,17 @@ fn comparable(g: &Graph, n: NodeId) -> bool {
         && g.node_outputs(n).iter().any(Option::is_some)
 }
 
-/// Whether two nodes on the same inputs are one.
-fn mergeable(g: &Graph, n: NodeId, m: NodeId) -> bool {
+/// Whether two nodes on the same inputs do the same.
+fn equal(g: &Graph, n: NodeId, m: NodeId) -> bool {
     let (a, b) = (g.node(n), g.node(m));
     let slots = |n| g.node_outputs(n).iter().map(Option::is_some).collect::<Vec<_>>();
-    let both_held = || {
-        g.node_outputs(n)
-            .into_iter()
-            .zip(g.node_outputs(m))
-            .any(|(a, b)| a.zip(b).is_some_and(|(a, b)| g.is_held(a) && g.is_held(b)))
-    };
-    a.op_type == b.op_type && a.op == b.op && slots(n) == slots(m) && !both_held()
+    a.op_type == b.op_type && a.op == b.op && slots(n) == slots(m)
+}
+
+/// Whether the results of both have names that must stay.
+fn both_held(g: &Graph, n: NodeId, m: NodeId) -> bool {
+    let mut pairs = g.node_outputs(n).into_iter().zip(g.node_outputs(m)).filter_map(|(a, b)| a.zip(b));
+    pairs.any(|(a, b)| g.is_held(a) && g.is_held(b))
 }
 
 /// Another node that does the same to the same inputs: it must be among the readers of each, but of vectors by channel.
@@ -202,9 +204,9 @@ fn twin(g: &Graph, n: NodeId) -> Option<NodeId> {
         (Some(a), Some(b)) if a != b => is_by_channel(g, a) && g.value(a).constant() == g.value(b).constant(),
         _ => a == b,
     };
-    let equal = |m| {
+    let reads_the_same = |m| {
         let theirs = g.node_inputs(m);
         theirs.len() == inputs.len() && inputs.iter().zip(theirs).all(|(&a, b)| same(a, b))
     };
-    others.find(|&m| equal(m) && mergeable(g, n, m))
+    others.find(|&m| reads_the_same(m) && equal(g, n, m) && !both_held(g, n, m))
 }

@@ -30,10 +30,8 @@ pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[Stri
     for &v in &inputs {
         let name = &graph.value(v).name;
         // An input takes the data of its name; the only one of a network the only one of the samples.
-        let at = match (samples.inputs(), &inputs[..]) {
-            ([_], [_]) => Some(0),
-            (given, _) => given.iter().position(|i| i.0 == *name),
-        };
+        let named = samples.inputs().iter().position(|i| i.0 == *name);
+        let at = named.or((samples.own() == 1 && inputs.len() == 1).then_some(0));
         let at = at.ok_or_else(|| Error::input(format!("no data for the input \"{name}\"")))?;
         shapes.push((name.clone(), [&[batch], &samples.inputs()[at].1[..]].concat()));
         ports.push(at);

@@ -9,6 +9,11 @@ pub trait Samples {
     /// Name and shape of each input of a sample.
     fn inputs(&self) -> &[(String, Vec<usize>)];
 
+    /// How many of the inputs the samples have themselves; those after are made of them.
+    fn own(&self) -> usize {
+        self.inputs().len()
+    }
+
     fn count(&self) -> usize;
 
     /// The class of each sample.

@@ -507,18 +507,15 @@ mod tests {
 
     #[test]
     fn malformed_targets_contradict() {
-        let known = |dims: &[i64]| dims.iter().map(|&d| u64::try_from(d).map_or(Dim::Unknown, Dim::Known)).collect();
-        let to = |dims: &[i64]| {
-            target(
-                Some(&Shape::known([2, 3])),
-                &{
-                    let d: Vec<Dim> = known(dims);
-                    d
-                },
-                false,
-            )
+        let known = |dims: &[i64]| -> Vec<Dim> {
+            dims.iter().map(|&d| u64::try_from(d).map_or(Dim::Unknown, Dim::Known)).collect()
         };
+        let from = Shape::known([2, 3]);
+        let to = |dims: &[i64]| target(Some(&from), &known(dims), false);
         assert!(to(&[4, -1]).is_err());
+        let of_a_batch = |n: u64| target(Some(&from), &[Dim::sym("N"), Dim::Known(n)], false);
+        assert_eq!(of_a_batch(4), Err("6 elements of [2,3] do not divide by 4".into()));
+        assert!(of_a_batch(3).is_ok());
         assert!(to(&[5]).is_err());
         assert!(to(&[2, 3, 0]).is_err());
         assert_eq!(to(&[0, -1]).unwrap().to_string(), "[2,3]");
