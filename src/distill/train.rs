@@ -219,11 +219,14 @@ impl<'a, 't> Run<'a, 't> {
     /// Where the watcher left off, or the beginning.
     fn begin(&mut self, watch: &mut dyn Watch) -> Result<Course> {
         let state = self.state();
-        self.ask(watch)?;
-        if let Some(bytes) = watch.resume()? {
+        let course = watch.resume()?.map(|bytes| {
             let &Options { method, weight_decay, .. } = self.options;
             let course = Course::of_bytes(&bytes, method, weight_decay).filter(|course| course.fits(&state));
-            let course = course.ok_or_else(|| Error::input("the checkpoint is damaged"))?;
+            course.ok_or_else(|| Error::input("the checkpoint is damaged"))
+        });
+        let course = course.transpose()?;
+        self.ask(watch)?;
+        if let Some(course) = course {
             self.restore(&course.now);
             return Ok(course);
         }
@@ -632,7 +635,7 @@ mod tests {
             TEXT.replace("f32[8,2]", "f32[120,2]").replace("f32[8]", "f32[120]").replace("f32[2,8]", "f32[2,120]");
         let text = text.replace(
             "%a : ? = Tanh(%h)",
-            "const %m : f32[120,120] = seed(3) %t : ? = MatMul(%h, %m) %a : ? = Tanh(%t)",
+            "const %m : f32[120,120] = seed(3) %t : ? = Gemm<transB=1>(%h, %m, %b) %a : ? = Tanh(%t)",
         );
         let samples = Memory::new(&x, &[2], None);
         let told = parse::model(&text).unwrap().graph;

@@ -215,7 +215,7 @@ impl Graph {
     }
 
     /// The same graph with inputs of these dims, by name: for counting what one sample costs, and for training on batches.
-    /// Where the file fixes a batch of one, so may what it reshapes to: that follows.
+    /// Where the file fixes a batch of one, so may constants that it reshapes to: these follow.
     ///
     /// # Errors
     /// If the graph has a cycle.

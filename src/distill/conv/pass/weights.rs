@@ -13,7 +13,7 @@ impl Pass {
 
     /// Scratch memory of a piece of [`Pass::weights`]: a partial sum, padded planes, results where runs have them.
     fn weights_parts(&self) -> [usize; 3] {
-        [self.elements(), self.padded(), self.outputs * self.spread]
+        [self.elements(), self.padded(), self.results()]
     }
 
     pub fn weights_room(&self) -> usize {
