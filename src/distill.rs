@@ -68,7 +68,7 @@ pub mod train;
 mod walk;
 
 pub use build::{obstacle, weights};
-pub use normalise::normalise;
+pub use normalise::{normalise, separate};
 pub use optimizer::{Method, Optimizer};
 pub use real::Real;
 pub use schedule::Schedule;

@@ -59,6 +59,11 @@ impl Error {
         self
     }
 
+    /// Why, if it is known.
+    pub fn cause(&self) -> Option<&str> {
+        self.because.as_deref()
+    }
+
     /// What and why in one line.
     pub fn reason(&self) -> String {
         match &self.because {

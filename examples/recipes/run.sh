@@ -9,6 +9,12 @@ here=$(dirname "$0")
 tutee=${TUTEE:-tutee}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
+for name in "$@"; do
+    if [ ! -f "$here/$name.toml" ]; then
+        echo "run.sh: there is no recipe $name in $here" >&2
+        exit 1
+    fi
+done
 printf '%-44s %8s %8s %10s %10s %6s %8s\n' recipe before after parameters bytes MACs seconds
 for recipe in "$here"/*.toml; do
     name=$(basename "$recipe" .toml)

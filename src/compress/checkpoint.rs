@@ -14,21 +14,30 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Of step `index`, in a folder.
-    pub fn new(folder: &Path, index: usize, print: Fingerprint) -> Checkpoint {
-        Checkpoint { path: folder.join(format!("step-{}.checkpoint", index + 1)), print: print.0 }
-    }
-
-    /// The course, if there is one.
     ///
     /// # Errors
-    /// If it cannot be read, or is that of something else.
-    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+    /// If nothing can be written there.
+    pub fn new(folder: &Path, index: usize, print: Fingerprint) -> Result<Checkpoint> {
+        std::fs::create_dir_all(folder).map_err(|e| io("make the folder", folder, &e))?;
+        let path = folder.join(format!("step-{}.checkpoint", index + 1));
+        // Before hours of work, not after; what is not committed leaves nothing behind.
+        drop(Atomic::create(&path)?);
+        Ok(Checkpoint { path, print: print.0 })
+    }
+
+    /// Gives the course, if there is one, to `take`.
+    ///
+    /// # Errors
+    /// If it cannot be read, is that of something else, or is not taken.
+    pub fn read(&self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let bytes = match std::fs::read(&self.path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             read => read.map_err(|e| io("read the checkpoint", &self.path, &e))?,
         };
         match bytes.split_first_chunk::<8>() {
-            Some((print, course)) if u64::from_le_bytes(*print) == self.print => Ok(Some(course.to_vec())),
+            Some((print, course)) if u64::from_le_bytes(*print) == self.print => {
+                take(course).map_err(|e| e.at(self.path.display().to_string()))
+            }
             _ => Err(Error::input("the checkpoint is of another training")
                 .at(self.path.display().to_string())
                 .because("the student, the data, a teacher or an option was another")
@@ -37,8 +46,6 @@ impl Checkpoint {
     }
 
     pub fn write(&self, course: &Course) -> Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(|e| io("make the folder", folder, &e))?;
         let mut file = Atomic::create(&self.path)?;
         file.write(|w| w.write_all(&self.print.to_le_bytes()).and_then(|_| w.write_all(&course.to_bytes())))?;
         file.commit().map(drop)

@@ -16,7 +16,9 @@ use crate::report::Point;
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// The pass that takes the normalization away again.
+/// Constants are not behind Identity nodes after this pass,
+const PLAIN: &str = "remove-no-ops";
+/// and normalization is away after this.
 const FOLD: &str = "fold-batch-norm";
 
 impl Run<'_> {
@@ -32,6 +34,8 @@ impl Run<'_> {
         if stage.labels == Some(true) && training.labels().is_none() {
             return Err(Error::input("the training data has no labels").help("leave `labels` away, or set it to false"));
         }
+        self.clean_by(&mut student.graph, PLAIN)?;
+        distill::separate(&mut student.graph)?;
         let samples = training.samples(stage.labels != Some(false));
         let mut options = stage.training.clone();
         let batch = options.batch_of(samples.count());
@@ -56,7 +60,7 @@ impl Run<'_> {
                     print.add(&onnx::to_bytes(model)?);
                 }
                 print.samples(&samples)?;
-                Some(Checkpoint::new(folder, index, print))
+                Some(Checkpoint::new(folder, index, print)?)
             }
             None => None,
         };
@@ -64,7 +68,7 @@ impl Run<'_> {
         if let (Some(rest), false) = (&rest, options.augment.is_empty()) {
             return Err(Error::input("the samples cannot be augmented").because(format!(
                 "what comes before {} is computed once: training cannot go through it",
-                rest.obstacles.join(", ")
+                rest.in_the_way()
             )));
         }
         let joined = rest.as_ref().map(|rest| rest.samples(&samples));
@@ -96,16 +100,17 @@ impl Run<'_> {
         if let Some(part) = part {
             distill::write_back(&part, &mut student.graph)?;
         }
-        let fold = passes::find(FOLD).and_then(|e| e.make(toml::Table::new()).ok());
-        self.clean(&mut student.graph, &fold.into_iter().collect::<Vec<_>>(), None)?;
+        self.clean_by(&mut student.graph, FOLD)?;
 
         self.account(&outcome, &options);
-        for obstacle in rest.iter().flat_map(|rest| &rest.obstacles) {
-            let what = format!("{obstacle} cannot be trained through: it and what comes before stayed as they were");
+        for (obstacle, why) in rest.iter().flat_map(|rest| &rest.obstacles) {
+            let what =
+                format!("{obstacle} cannot be trained through ({why}): it and what comes before stayed as they were");
             self.note(Distill::NAME, &what, false);
         }
         if normalised > 0 {
-            self.note(Distill::NAME, &format!("{normalised} convolutions were normalised while training"), true);
+            let were = if normalised == 1 { "convolution was" } else { "convolutions were" };
+            self.note(Distill::NAME, &format!("{normalised} {were} normalised while training"), true);
         }
         let finite = |v: f64| v.is_finite().then_some(v);
         let point = |e: &Epoch| Point {
@@ -116,6 +121,11 @@ impl Run<'_> {
             agreement: e.held_back.agreement,
         };
         Ok(outcome.epochs.iter().map(point).collect())
+    }
+
+    fn clean_by(&mut self, graph: &mut Graph, pass: &str) -> Result<()> {
+        let pass = passes::find(pass).and_then(|e| e.make(toml::Table::new()).ok());
+        self.clean(graph, &pass.into_iter().collect::<Vec<_>>(), None)
     }
 
     /// Rows of what came out.
@@ -215,8 +225,8 @@ impl Follower<'_> {
 }
 
 impl Watch for Follower<'_> {
-    fn resume(&mut self) -> Result<Option<Vec<u8>>> {
-        self.checkpoint.map_or(Ok(None), |c| c.read())
+    fn resume(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.checkpoint.map_or(Ok(()), |c| c.read(take))
     }
 
     fn prepare(&mut self, what: &str, share: f64) -> bool {

@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// The part of a network that can be trained.
 pub struct Rest {
     pub graph: Graph,
-    /// What stands in the way: an operator with its name.
-    pub obstacles: Vec<String>,
+    /// What stands in the way, an operator with its name, and why.
+    pub obstacles: Vec<(String, String)>,
     /// Name and shape of each input of a sample: those of the network, then what the rest reads of what comes before.
     inputs: Vec<(String, Vec<usize>)>,
     /// By sample and input, the latter.
@@ -26,23 +26,27 @@ impl Rest {
     /// # Errors
     /// If nothing is left to train, or what comes before cannot be run.
     pub fn of(model: &Model, samples: &dyn Samples, batch: usize) -> Result<Option<Rest>> {
-        let graph = &model.graph;
-        let shapes = |batch| {
-            let named = train::ends(graph, samples, batch, &[])?.shapes;
-            Ok::<Vec<Vec<usize>>, Error>(named.into_iter().map(|s| s.1).collect())
-        };
+        let ends = |batch| train::ends(&model.graph, samples, batch, &[]);
+        let shapes = |batch| Ok::<Vec<Vec<usize>>, Error>(ends(batch)?.shapes.into_iter().map(|s| s.1).collect());
+        let graph = &model.graph.opened(&ends(batch)?.shapes)?;
         // Whatever makes probabilities or a class of the logits is behind what is trained.
-        let logits = train::ends(graph, samples, batch, &[])?.values;
+        let logits = ends(batch)?.values;
         let outputs = if logits.is_empty() { graph.outputs() } else { &logits };
         let order = graph.topological()?;
-        let (mut frozen, mut obstacles) = (HashSet::new(), Vec::new());
+        let (mut frozen, mut obstacles) = (HashSet::new(), Vec::<(String, String)>::new());
         loop {
             let (before, after): (Vec<NodeId>, Vec<NodeId>) = order.iter().partition(|n| frozen.contains(*n));
             let mut types = graph.fed(&shapes(batch)?);
             let crossing = crossing(graph, &before, &after, outputs);
             let runner = match &crossing[..] {
                 [] => None,
-                _ => Some(runner(model, &shapes(1)?, &crossing)?),
+                _ => Some(runner(model, &shapes(1)?, &crossing).map_err(|e| {
+                    let way = named(&obstacles);
+                    Error::input("cannot train the student").because(format!(
+                        "training cannot go through {way}, and it cannot be run alone: {}",
+                        e.reason()
+                    ))
+                })?),
             };
             let first = runner.as_ref().map(|(runner, dtypes)| run(runner, dtypes, samples, 0)).transpose()?;
             let mut fed = samples.inputs().to_vec();
@@ -73,23 +77,33 @@ impl Rest {
                     let features = (0..samples.count()).map(all).collect::<Result<_>>()?;
                     return Ok(Some(Rest { graph: rest, obstacles, inputs: fed, features }));
                 }
-                Some(n) => {
+                Some((n, why)) => {
                     let at = rest.nodes().position(|m| m == n).and_then(|at| after.get(at));
                     let &n = at.ok_or_else(|| Error::internal("an obstacle is in no part"))?;
-                    obstacles.push(format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)));
+                    obstacles.push((format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)), why));
                     let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
                     frozen.extend(graph.behind(&made));
                 }
             }
         }
         Err(Error::input("nothing of the student can be trained")
-            .because(format!("all its weights come before {}, through which training cannot go", obstacles.join(", "))))
+            .because(format!("all its weights come before {}, through which training cannot go", named(&obstacles))))
+    }
+
+    /// What stands in the way, and why.
+    pub fn in_the_way(&self) -> String {
+        named(&self.obstacles)
     }
 
     /// The samples as the rest takes them.
     pub fn samples<'a>(&'a self, whole: &'a dyn Samples) -> impl Samples + 'a {
         Joined { rest: self, whole }
     }
+}
+
+/// `Celu "a" (the operator is unknown), …`
+fn named(obstacles: &[(String, String)]) -> String {
+    obstacles.iter().map(|(what, why)| format!("{what} ({why})")).collect::<Vec<_>>().join(", ")
 }
 
 struct Joined<'a> {

@@ -127,7 +127,9 @@ pub fn teacher(
     let on_tape = train::teacher(&model.graph, samples, batch, features);
     let teacher = on_tape.or_else(|why| match train::ends(&model.graph, samples, batch, features)? {
         ends if ends.values.is_empty() => Err(why),
-        ends => in_tract(model, ends),
+        ends => in_tract(model, ends).map_err(|e| {
+            Error::input("the teacher cannot be run").because(format!("{}; and {}", why.reason(), e.reason()))
+        }),
     });
     teacher.map_err(|e| e.at(name))
 }

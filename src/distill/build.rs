@@ -5,7 +5,7 @@ use super::{conv, layout, matmul, norm, pointwise, pool, real::Real, reduce, res
 use crate::analysis::evaluate::Evaluator;
 use crate::error::{Error, Result};
 use crate::ir::op::binary::Kind;
-use crate::ir::{Graph, NodeId, Op, Source, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, Source, Tensor, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// A tensor of the tape. Several values of the graph are one slot if they have the same elements.
@@ -342,22 +342,29 @@ impl<T: Real> Site<'_, '_, T> {
 }
 
 /// The first node, if there is one, that stands in the way of training what computes `outputs` from inputs of these names
-/// and shapes.
+/// and shapes, and why it does.
 ///
 /// # Errors
 /// If something else does.
-pub fn obstacle(graph: &Graph, inputs: &[(String, Vec<usize>)], outputs: &[ValueId]) -> Result<Option<NodeId>> {
+pub fn obstacle(
+    graph: &Graph,
+    inputs: &[(String, Vec<usize>)],
+    outputs: &[ValueId],
+) -> Result<Option<(NodeId, String)>> {
     let (sized, trainable) = (graph.at_sizes(inputs)?, weights(graph));
     let mut builder = Builder::<f32>::new(&sized, &trainable)?;
     match builder.build(outputs) {
         Ok(_) => Ok(None),
-        Err(e) => builder.stuck.map(Some).ok_or(e),
+        Err(e) => match builder.stuck {
+            Some(n) => Ok(Some((n, e.cause().unwrap_or_default().into()))),
+            None => Err(e),
+        },
     }
 }
 
 /// The constants that training usually changes: weights and biases of convolutions and matrix products, scales and
-/// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements alone
-/// (codebooks, transposes), those.
+/// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements
+/// or casting it (codebooks, transposes, weights in half precision), those.
 pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
     let mut found = BTreeSet::new();
     let order = graph.topological().unwrap_or_default();
@@ -385,7 +392,7 @@ pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
                 Some(t) if t.dtype().is_float() => drop(found.insert(v)),
                 Some(_) => {}
                 None => {
-                    let moved = graph.producer(v).filter(|&(n, _)| moves(&graph.node(n).op) && fixed.contains(&n));
+                    let moved = graph.producer(v).filter(|&(n, _)| moves(graph, n) && fixed.contains(&n));
                     open.extend(moved.into_iter().flat_map(|(n, _)| graph.node_inputs(n)).flatten());
                 }
             }
@@ -394,10 +401,15 @@ pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
     found
 }
 
-/// Whether an operator moves elements and changes none.
-fn moves(op: &Op) -> bool {
-    match op {
+/// Whether a node moves elements and changes none, or casts floats to floats.
+fn moves(graph: &Graph, n: NodeId) -> bool {
+    let is_float = |v: Option<ValueId>| {
+        let dtype = v.and_then(|v| graph.value(v).ty.as_ref()?.dtype());
+        dtype.is_some_and(DType::is_float)
+    };
+    match &graph.node(n).op {
         Op::Unary(op) => op.0 == "Identity",
+        Op::Cast(_) | Op::CastLike(_) => is_float(graph.input(n, 0)) && is_float(graph.output(n)),
         op => matches!(
             op,
             Op::Gather(_)

@@ -12,7 +12,10 @@ use rayon::prelude::*;
 
 pub fn batch<T: Real>(site: &mut Site<'_, '_, T>, op: &BatchOp) -> Result<(), String> {
     let x = site.dims(0)?;
-    if op.training || !op.spatial || x.len() < 2 {
+    if op.training {
+        return Err("it is in training mode: export the network for inference".into());
+    }
+    if !op.spatial || x.len() < 2 {
         return Err("it is not a normalization by channel with running statistics".into());
     }
     let mut running = Vec::new();

@@ -45,6 +45,43 @@ pub fn normalise(graph: &mut Graph, samples: &dyn Samples, batch: usize) -> Resu
     Ok(sites.len())
 }
 
+/// Gives every BatchNormalization running statistics of its own: exporters merge equal ones, as they are in networks yet
+/// to be trained. One that can be folded into the layer before it gets a scale and a bias of its own, too.
+///
+/// # Errors
+/// Internal ones.
+pub fn separate(graph: &mut Graph) -> Result<()> {
+    for n in graph.nodes().collect::<Vec<_>>() {
+        let Op::BatchNorm(op) = &graph.node(n).op else { continue };
+        let layer = graph.input(n, 0).and_then(|x| graph.producer(x)).and_then(|(layer, _)| graph.input(layer, 1));
+        let folds = layer.is_some_and(|w| graph.value(w).constant().is_some() && graph.sole_use(w).is_some());
+        let own = if folds { 1..=4 } else { 3..=4 };
+        if op.training {
+            continue;
+        }
+        let mut patch = Patch::at_node(graph, n);
+        let mut changed = false;
+        let inputs = graph.node_inputs(n).into_iter().enumerate().map(|(slot, v)| {
+            let shared = v.filter(|&v| own.contains(&slot) && graph.sole_use(v).is_none());
+            let tensor = shared.and_then(|v| graph.value(v).constant());
+            changed |= tensor.is_some();
+            match tensor {
+                Some(tensor) => Some(patch.constant(SLOTS[slot], tensor.clone())),
+                None => v.map(Into::into),
+            }
+        });
+        let inputs: Vec<_> = inputs.collect();
+        if changed {
+            patch.set_inputs(n, &inputs);
+            graph.apply(patch)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a BatchNormalization reads.
+const SLOTS: [&str; 5] = ["x", "scale", "bias", "mean", "var"];
+
 /// What a convolution gives, if normalization belongs behind it.
 fn bare(graph: &Graph, n: NodeId) -> Option<ValueId> {
     let (y, weight) = (graph.output(n)?, graph.input(n, 1)?);

@@ -43,12 +43,13 @@ pub struct Outcome {
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
 pub trait Watch {
-    /// Before it begins: the bytes of the [`Course`] to go on with, of the same student, samples, teachers and options.
+    /// Before it begins: gives `take` the bytes of the [`Course`] to go on with, if there is one, of the same student,
+    /// samples, teachers and options.
     ///
     /// # Errors
-    /// Whatever prevents it from being read; it ends the training, as do those of [`Watch::keep`].
-    fn resume(&mut self) -> Result<Option<Vec<u8>>> {
-        Ok(None)
+    /// Whatever prevents it from being read or taken; it ends the training, as do those of [`Watch::keep`].
+    fn resume(&mut self, _take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        Ok(())
     }
 
     /// While the training is prepared: what for, and the share of that which is behind. `false` ends the preparation.
@@ -136,7 +137,7 @@ struct Run<'a, 't> {
     x: Batch,
     /// The teachers' probabilities for samples as they are, where they were asked for and nothing else is.
     known: Vec<Option<Vec<f32>>>,
-    /// Whether the student gave the same for every sample that is held back, when it was last judged.
+    /// Whether the student gave the same for all samples that are held back, which differ, when it was last judged.
     dead: bool,
     since: Instant,
 }
@@ -219,18 +220,23 @@ impl<'a, 't> Run<'a, 't> {
     /// Where the watcher left off, or the beginning.
     fn begin(&mut self, watch: &mut dyn Watch) -> Result<Course> {
         let state = self.state();
-        let course = watch.resume()?.map(|bytes| {
-            let &Options { method, weight_decay, .. } = self.options;
-            let course = Course::of_bytes(&bytes, method, weight_decay).filter(|course| course.fits(&state));
-            course.ok_or_else(|| Error::input("the checkpoint is damaged"))
-        });
-        let course = course.transpose()?;
+        let &Options { method, weight_decay, .. } = self.options;
+        let mut course = None;
+        watch.resume(&mut |bytes| {
+            course = Course::of_bytes(bytes, method, weight_decay).filter(|course| course.fits(&state));
+            let damaged = || Error::input("the checkpoint is damaged").help("remove the file to begin anew");
+            course.is_some().then_some(()).ok_or_else(damaged)
+        })?;
         self.ask(watch)?;
         if let Some(course) = course {
             self.restore(&course.now);
             return Ok(course);
         }
         let start = self.judge()?;
+        if !start.loss.is_finite() {
+            return Err(Error::input("cannot train the student")
+                .because("before it is trained, what it gives for samples that are held back is not finite"));
+        }
         let first = Epoch { number: 0, loss: start.loss, held_back: start, diverged: false };
         watch.epoch(&first);
         Ok(Course {
@@ -481,7 +487,8 @@ impl<'a, 't> Run<'a, 't> {
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
         let (mut total, mut right, mut agreed) = (0.0, 0, 0);
-        let (mut first, mut same) = (Vec::new(), self.held_back.len() > 1);
+        let (mut first, mut same) = (Vec::new(), true);
+        let (mut fed, mut alike) = (Vec::new(), true);
         for chunk in self.held_back.clone().chunks(self.batch) {
             // The copies of the last sample do not count.
             let batch = self.filled(chunk);
@@ -489,6 +496,11 @@ impl<'a, 't> Run<'a, 't> {
             let mut targets = self.targets(&batch, true)?;
             self.student.forward(&self.x, Mode::Infer);
             let rows = |len: usize| len / self.batch * chunk.len();
+            if alike {
+                let sample = |x: &[f32]| x[..x.len() / self.batch].to_vec();
+                fed = if fed.is_empty() { self.x.iter().map(|x| sample(x)).collect() } else { fed };
+                alike = self.x.iter().zip(&fed).all(|(x, first)| x.chunks_exact(first.len()).all(|x| x == first));
+            }
             let outputs = self.student.outputs();
             for (i, y) in outputs.iter().enumerate() {
                 let row = y.len() / self.batch;
@@ -510,7 +522,7 @@ impl<'a, 't> Run<'a, 't> {
             let outputs: Vec<&[f32]> = outputs.iter().map(|y| &y[..rows(y.len())]).collect();
             total += self.loss(&outputs, chunk, &targets).0 * chunk.len() as f64;
         }
-        self.dead = same;
+        self.dead = same && !alike;
         let n = self.held_back.len() as f64;
         let judges = !self.teachers.is_empty() && self.student.classes.is_some();
         Ok(Score {
@@ -616,8 +628,8 @@ mod tests {
     }
 
     impl Watch for Keeper {
-        fn resume(&mut self) -> Result<Option<Vec<u8>>> {
-            Ok(self.begins.take())
+        fn resume(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+            self.begins.take().map_or(Ok(()), |course| take(&course))
         }
 
         fn keep(&mut self, course: &Course) -> Result<()> {

@@ -10,7 +10,7 @@
 //! | option | | default |
 //! |---|---|---|
 //! | `teachers` | model files, relative to the recipe; of several, the mean of their probabilities. None (`[]`): labels alone | the model that the recipe began with |
-//! | `temperature` | T | 4 |
+//! | `temperature` | T, from 0.01 to 1000 | 4 |
 //! | `alpha` | α: the teachers' share in the loss | 0.9 |
 //! | `labels` | whether to use the labels of the data | if there are any |
 //! | `features` | whether the student's activations are to match the first teacher's, too, wherever both have a value of the same name and shape; also for networks that are no classifiers | `false` |
@@ -141,12 +141,14 @@ impl Distill {
             ("minutes", o.minutes.map(Length::Minutes)),
         ];
         let length = one_of(lengths).map_err(|what| OptionsError { key: None, what, help: None })?;
-        let positive =
-            [("minutes", o.minutes), ("learning-rate", o.learning_rate), ("temperature", Some(o.temperature))];
-        for (key, value) in positive {
+        for (key, value) in [("minutes", o.minutes), ("learning-rate", o.learning_rate)] {
             if value.is_some_and(|v| !(v > 0.0 && v.is_finite())) {
                 return Err(wrong(key, "a number above 0"));
             }
+        }
+        // Beyond, what is left of the logits are differences that single precision does not see.
+        if !(0.01..=1000.0).contains(&o.temperature) {
+            return Err(wrong("temperature", "from 0.01 to 1000"));
         }
         if !(o.weight_decay >= 0.0 && o.weight_decay.is_finite()) {
             return Err(wrong("weight-decay", "a number, 0 or more"));

@@ -15,7 +15,9 @@ fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, usize)> {
     let &[output] = sized.outputs() else { return None };
     let end = logits(sized, output);
     match sized.value(end).dims()?[..] {
-        [rows, classes] if usize::try_from(rows) == Ok(batch) => Some((end, usize::try_from(classes).ok()?)),
+        [rows, classes] if usize::try_from(rows) == Ok(batch) && classes > 1 => {
+            Some((end, usize::try_from(classes).ok()?))
+        }
         _ => None,
     }
 }
