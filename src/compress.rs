@@ -126,6 +126,11 @@ fn run(
     let mut repairs: Option<Repairs<'_>> = None;
     let plan = recipe.plan()?;
     plan.iter().zip(&recipe.steps).try_for_each(|((_, action), step)| data.suffices(action, step))?;
+    if let Some(n) = stop_after.filter(|&n| n > plan.len()) {
+        return Err(Error::input(format!("there is no step {n} to stop after"))
+            .because(format!("the recipe has {}", plan.len()))
+            .help("give a smaller number, or none to run all steps"));
+    }
     let mut student = teacher.clone();
     // What changes weights is to see them where they are used, not in the branches of exits.
     if !plan.iter().all(|(_, action)| matches!(action, Action::Nothing | Action::Clean)) {

@@ -235,6 +235,7 @@ const CASES: &[Case] = &[
     ("no output", fine, "compress teacher.onnx"),
     ("a flag that does not exist", fine, "compress teacher.onnx -o student.onnx --fast"),
     ("a number that is none", fine, "compress teacher.onnx -o student.onnx --stop-after all"),
+    ("a step that is none", fine, "compress teacher.onnx -o student.onnx --stop-after 99"),
     ("recipe and steps at once", fine, "compress teacher.onnx -o student.onnx -p none -r recipe.toml"),
     ("a command that does not exist", fine, "squash teacher.onnx"),
     ("a bad model to show", |d| write(d, "teacher.onnx", "x"), "show teacher.onnx"),

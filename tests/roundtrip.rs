@@ -112,6 +112,17 @@ fn small_integers_stay_small() {
     }
 }
 
+/// As an output it may say other things of itself than as an input, or nothing.
+#[test]
+fn an_input_may_be_an_output() {
+    for more in [vec![], proto::bytes(3, "the image again")] {
+        let passed = proto::bytes(12, [proto::bytes(1, "x"), more].concat());
+        let relu = proto::node("Relu", &["x"], &["y"]);
+        let model = proto::model(&[relu, proto::input("x"), proto::output("y"), passed]);
+        assert!(bytes(&decode(model.clone())) == model);
+    }
+}
+
 #[test]
 fn floats_may_come_one_by_one() {
     let model = |data: Vec<u8>| {

@@ -206,7 +206,9 @@ impl Decoder<'_> {
         for info in outputs {
             let id = resolve(&mut graph, info.name())?;
             graph.add_output(id);
-            list(&mut graph, id, &info, 0);
+            if !list(&mut graph, id, &info, 0) && graph.inputs().contains(&id) {
+                graph.value_mut(id).listing.again = Some(info.encode_to_vec().into());
+            }
         }
         for (at, info) in infos.into_iter().enumerate() {
             // What is listed already, or is not in this graph, has no use for it: the file keeps it all the same.
@@ -502,7 +504,7 @@ fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto, at: u32) -> bool 
     if value.constant().is_none() && value.ty.is_none() {
         value.ty = ty.clone();
     }
-    value.listing = Listing { proto: Some(info.encode_to_vec().into()), at, ty };
+    value.listing = Listing { proto: Some(info.encode_to_vec().into()), at, ty, again: None };
     true
 }
 

@@ -105,7 +105,10 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
         out.input.extend(info(g, v, &name(v))?);
     }
     for &v in g.outputs() {
-        out.output.extend(info(g, v, &name(v))?);
+        match &g.value(v).listing.again {
+            Some(bytes) => out.output.push(ValueInfoProto { name: Some(name(v)), ..carried(bytes)? }),
+            None => out.output.extend(info(g, v, &name(v))?),
+        }
     }
     Ok(out)
 }
