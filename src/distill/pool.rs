@@ -3,11 +3,11 @@
 use super::build::Site;
 use super::lines::{Lines, copy};
 use super::pointwise::{Function as Pointwise, Map};
-use super::real::Real;
+use super::real::{PIECES, Real};
 use super::reduce::sum;
 use super::simd::widest;
 use super::sweep::Sweep;
-use super::tape::{Backward, Kernel, Mode};
+use super::tape::{Backward, Kernel, Mode, Scratch};
 use crate::ir::op::conv::Window;
 use crate::ir::op::pool::{Function, GlobalPool, Pool};
 use rayon::prelude::*;
@@ -59,43 +59,60 @@ impl MaxPool {
         let starts = starts.map(|[y, x]| start(0, y).wrapping_mul(sweep.input[1]).wrapping_add(start(1, x)) as u32);
         MaxPool { starts: starts.collect(), sweep, places: vec![0; outputs] }
     }
+
+    /// Planes that are worked on together.
+    fn together(&self) -> usize {
+        (TOGETHER / self.sweep.windows()).max(1)
+    }
+
+    /// The largest elements of some planes, and their places; `seen` has room for what one tap of all windows sees.
+    fn of_planes<T: Real>(&self, x: &[T], y: &mut [T], places: &mut [u32], seen: &mut [T]) {
+        let (s, starts, none) = (&self.sweep, &self.starts, T::of(f64::NEG_INFINITY));
+        let (plane, windows) = (s.plane(), s.windows());
+        let seen = &mut seen[..y.len()];
+        y.fill(none);
+        for tap in (0..s.kernel[0]).flat_map(|y| (0..s.kernel[1]).map(move |x| [y, x])) {
+            let [rows, columns] = [0, 1].map(|axis| s.inside(axis, tap[axis]));
+            if rows.is_empty() || columns.is_empty() {
+                continue;
+            }
+            if rows.len() * columns.len() < windows {
+                seen.fill(none);
+            }
+            let to = Lines { first: rows.start * s.output[1] + columns.start, apart: [windows, s.output[1]], step: 1 };
+            let from = Lines {
+                first: s.at(0, rows.start, tap[0]) * s.input[1] + s.at(1, columns.start, tap[1]),
+                apart: [plane, s.stride[0] * s.input[1]],
+                step: s.stride[1],
+            };
+            copy(seen, to, x, from, [y.len() / windows, rows.len()], columns.len());
+            let beyond = tap[0] * s.dilation[0] * s.input[1] + tap[1] * s.dilation[1];
+            let planes = y.chunks_exact_mut(windows).zip(places.chunks_exact_mut(windows));
+            let planes = planes.zip(seen.chunks_exact(windows));
+            widest(
+                #[inline(always)]
+                move |_| planes.for_each(|((y, places), seen)| larger(y, places, seen, starts, beyond as u32)),
+            );
+        }
+    }
 }
 
 impl<T: Real> Kernel<T> for MaxPool {
-    fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
-        let (s, starts, none) = (&self.sweep, &self.starts, T::of(f64::NEG_INFINITY));
-        let (plane, windows) = (s.plane(), s.windows());
-        let together = (TOGETHER / windows).max(1);
-        let taps = || (0..s.kernel[0]).flat_map(|y| (0..s.kernel[1]).map(move |x| [y, x]));
-        let ends = y.par_chunks_mut(together * windows).zip(self.places.par_chunks_mut(together * windows));
-        ends.zip(x[0].par_chunks(together * plane)).for_each_init(Vec::new, |seen, ((y, places), x)| {
-            y.fill(none);
-            seen.resize(y.len(), none);
-            for tap in taps() {
-                let [rows, columns] = [0, 1].map(|axis| s.inside(axis, tap[axis]));
-                if rows.is_empty() || columns.is_empty() {
-                    continue;
-                }
-                if rows.len() * columns.len() < windows {
-                    seen.fill(none);
-                }
-                let to =
-                    Lines { first: rows.start * s.output[1] + columns.start, apart: [windows, s.output[1]], step: 1 };
-                let from = Lines {
-                    first: s.at(0, rows.start, tap[0]) * s.input[1] + s.at(1, columns.start, tap[1]),
-                    apart: [plane, s.stride[0] * s.input[1]],
-                    step: s.stride[1],
-                };
-                copy(seen, to, x, from, [y.len() / windows, rows.len()], columns.len());
-                let beyond = tap[0] * s.dilation[0] * s.input[1] + tap[1] * s.dilation[1];
-                let planes = y.chunks_exact_mut(windows).zip(places.chunks_exact_mut(windows));
-                let planes = planes.zip(seen.chunks_exact(windows));
-                widest(
-                    #[inline(always)]
-                    move |_| planes.for_each(|((y, places), seen)| larger(y, places, seen, starts, beyond as u32)),
-                );
-            }
+    fn scratch(&self) -> Scratch {
+        Scratch { forward: PIECES * self.together() * self.sweep.windows(), backward: 0 }
+    }
+
+    fn forward(&mut self, x: &[&[T]], y: &mut [T], scratch: &mut [T], _: Mode) {
+        let (plane, windows, together) = (self.sweep.plane(), self.sweep.windows(), self.together());
+        let piece = (y.len() / windows).div_ceil(PIECES);
+        let mut places = std::mem::take(&mut self.places);
+        let ends = y.par_chunks_mut(piece * windows).zip(places.par_chunks_mut(piece * windows));
+        let ends = ends.zip(x[0].par_chunks(piece * plane)).zip(scratch.par_chunks_mut(together * windows));
+        ends.for_each(|(((y, places), x), seen)| {
+            let parts = y.chunks_mut(together * windows).zip(places.chunks_mut(together * windows));
+            parts.zip(x.chunks(together * plane)).for_each(|((y, places), x)| self.of_planes(x, y, places, seen));
         });
+        self.places = places;
     }
 
     fn backward(&mut self, back: Backward<'_, T>) {
