@@ -49,10 +49,13 @@ impl Network {
         // Declared shapes of inner values may carry a symbolic batch that contradicts the batch the plan is made for.
         let onnx = tract_onnx::onnx().with_ignore_value_info(true);
         let dir = path.parent().and_then(Path::to_str);
-        let (proto, parsed) = guarded(|| {
-            let proto = read(&onnx)?;
+        let (proto, outputs, parsed) = guarded(|| {
+            let mut proto = read(&onnx)?;
+            let graph = proto.graph.get_or_insert_default();
+            let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
+            part(graph);
             let parsed = Onnx::parse(&onnx, &proto, dir)?;
-            Ok((proto, parsed))
+            Ok((proto, outputs, parsed))
         })
         .map_err(|e| failed(path, "read", e))?;
         if let Some(name) = parsed.unresolved_inputs.first() {
@@ -64,7 +67,6 @@ impl Network {
         external_files(&graph, path.parent().unwrap_or(Path::new("")), &mut files);
         let inputs = parsed.model.inputs.iter().map(|&outlet| input_spec(&parsed.model, outlet));
         let inputs = inputs.collect::<Result<_, _>>().map_err(|e| failed(path, "run", e))?;
-        let outputs = graph.output.into_iter().map(|o| o.name).collect();
         Ok(Network { path: path.to_owned(), parsed, inputs, outputs, files })
     }
 
@@ -144,6 +146,21 @@ impl Network {
             model.set_input_fact(i, fact).map_err(|e| failed(&self.path, "run", e))?;
         }
         Ok(model)
+    }
+}
+
+/// Has outputs that are inputs be copies of them: tract has one type for both, and takes it from the output.
+fn part(graph: &mut pb::GraphProto) {
+    for (i, output) in graph.output.iter_mut().enumerate() {
+        if graph.input.iter().any(|input| input.name == output.name) {
+            let copy = format!("{} as output {i}", output.name);
+            graph.node.push(pb::NodeProto {
+                op_type: "Identity".into(),
+                input: vec![std::mem::replace(&mut output.name, copy.clone())],
+                output: vec![copy],
+                ..Default::default()
+            });
+        }
     }
 }
 

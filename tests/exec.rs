@@ -59,6 +59,23 @@ fn if_nodes_whose_condition_the_shapes_decide() {
 }
 
 #[test]
+fn an_input_may_be_an_output() {
+    let text = "model m opset 17 {
+        input %x : f32[N,2]
+        %y : f32[N,2] = Neg(%x)
+        output %x
+        output %y
+        output %x
+    }";
+    let bytes = tutee::onnx::to_bytes(&tutee::ir::text::parse::model(text).unwrap()).unwrap();
+    let network = Network::from_bytes("passed", &bytes).unwrap();
+    assert_eq!(network.outputs(), ["x", "y", "x"]);
+    let x = f32s(&[1, 2], &[1.0, 2.0]);
+    let out = network.runner(&[vec![1, 2]]).unwrap().run(std::slice::from_ref(&x)).unwrap();
+    assert_eq!(out, [x.clone(), f32s(&[1, 2], &[-1.0, -2.0]), x]);
+}
+
+#[test]
 fn a_clustered_weight_is_one_constant_of_the_plan() {
     let network = Network::load(&small("codebook.onnx")).unwrap();
     let ops = network.runner(&[vec![1, 2, 5, 5]]).unwrap().plan_ops();

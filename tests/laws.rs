@@ -104,6 +104,26 @@ fn exact_passes_find_nothing_twice_and_never_grow_the_file() {
     });
 }
 
+/// What a removed Identity gave was declared with a shape: all that read the same value see it at once.
+#[test]
+fn a_declared_shape_reaches_all_readers() {
+    let text = "model m opset 17, my 1 {
+        input %x : f32[1,4,6]
+        %v : ? = my.Mystery(%x)
+        %y : f32[1,4,6] = Identity(%v)
+        %r : ? = Relu(%v)
+        %s : ? = Shape(%r)
+        %z : f32[3] = Cast<to=1>(%s)
+        output %y
+        output %z
+    }";
+    let model = text::parse::model(text).unwrap();
+    let first = run(&model, "clean").student;
+    let again = run(&first, "clean").student;
+    assert_eq!(text::print::model(&first), text::print::model(&again));
+    assert!(!text::print::model(&first).contains("Shape("), "{}", text::print::model(&first));
+}
+
 #[test]
 fn the_report_is_what_the_file_says() {
     let folder = tempfile::tempdir().unwrap();

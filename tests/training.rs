@@ -205,6 +205,52 @@ fn the_style_of_mobilenet_is_trained() {
     assert_eq!(kinds, want, "{text}");
     let curve = &outcome.report.steps[1].curve;
     assert!(curve[4].held_back < curve[0].held_back, "{curve:?}");
+
+    // So it is if the activation is behind a normalization that is not folded yet.
+    let normalised = TEACHER.replace(
+        "%a2 : ? = Clip(%c2,",
+        "const %s : f32[8] = seed(6) const %o : f32[8] const %m : f32[8] const %v : f32[8] = {1,1,1,1,1,1,1,1}
+        %n2 : ? = BatchNormalization(%c2, %s, %o, %m, %v)
+        %a2 : ? = Clip(%n2,",
+    );
+    let normalised = text::parse::model(&normalised).unwrap();
+    let other = done(&normalised, &format!("[{steps}, {{ stage = 'distill', steps = 1, {SHORT} }}]")).student;
+    let count = |kind: &str| other.graph.nodes().filter(|&n| other.graph.node(n).kind().to_string() == kind).count();
+    assert_eq!([count("Clip"), count("BatchNormalization"), count("Conv")], [1, 0, 3]);
+}
+
+/// As PyTorch writes `x.view(x.size(0), -1)`.
+#[test]
+fn computed_shapes_are_known_in_training() {
+    let text = TEACHER.replace(
+        "%f : ? = Flatten(%g)",
+        "const %first : i64[] = {0} const %axis : i64[1] = {0} const %rest : i64[1] = {-1}
+        %s : ? = Shape(%g) %n : ? = Gather(%s, %first) %u : ? = Unsqueeze(%n, %axis)
+        %t : ? = Concat<axis=0>(%u, %rest) %f : ? = Reshape(%g, %t)",
+    );
+    let before = text::parse::model(&text).unwrap();
+    let after = done(&before, &format!("[{{ stage = 'distill', epochs = 2, {SHORT} }}]")).student;
+    assert_eq!(structure(&before), structure(&after));
+    assert_ne!(constant(&before.graph, "w1"), constant(&after.graph, "w1"));
+}
+
+/// What comes out of an operator that is not known goes by channel: what brings it back to samples is frozen with it.
+#[test]
+fn what_does_not_go_sample_by_sample_is_frozen() {
+    let text = TEACHER.replace(
+        "%p1 : ? = MaxPool<kernel_shape=[2,2], strides=[2,2]>(%a1)",
+        "%i1 : ? = Transpose<perm=[1,0,2,3]>(%a1) %j1 : ? = Floor(%i1) %k1 : ? = Transpose<perm=[1,0,2,3]>(%j1)
+        %p1 : ? = MaxPool<kernel_shape=[2,2], strides=[2,2]>(%k1)",
+    );
+    let model = text::parse::model(&text).unwrap();
+    let Outcome { student, report } = done(&model, &format!("[{{ stage = 'distill', epochs = 2, {SHORT} }}]"));
+    assert_eq!(constant(&student.graph, "w1"), constant(&model.graph, "w1"));
+    assert_ne!(constant(&student.graph, "w2"), constant(&model.graph, "w2"));
+    let said: Vec<&str> = report.steps[0].rows.iter().filter(|r| !r.done).map(|r| r.note.as_str()).collect();
+    assert!(
+        matches!(said[..], [a, b] if a.starts_with("Floor \"j1\"") && b.starts_with("Transpose \"k1\"")),
+        "{said:?}"
+    );
 }
 
 /// As exporters write a network that has yet to be trained: equal constants are one, and others are copies of it.

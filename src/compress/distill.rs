@@ -161,7 +161,7 @@ fn shares(epoch: &Epoch) -> Option<String> {
 fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize) -> Result<Vec<String>> {
     let ends = train::ends(student, samples, batch, &[])?;
     let sized =
-        [student.at_sizes(&ends.shapes)?, teacher.at_sizes(&train::ends(teacher, samples, batch, &[])?.shapes)?];
+        [student.settled_at(&ends.shapes)?, teacher.settled_at(&train::ends(teacher, samples, batch, &[])?.shapes)?];
     let computed = |g: &Graph, v: ValueId| g.producer(v).is_some() && g.value(v).constant().is_none();
     let layers: Vec<NodeId> =
         student.topological()?.into_iter().filter(|&n| options::weight(student, n).is_some()).collect();

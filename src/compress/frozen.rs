@@ -28,7 +28,7 @@ impl Rest {
     pub fn of(model: &Model, samples: &dyn Samples, batch: usize) -> Result<Option<Rest>> {
         let ends = |batch| train::ends(&model.graph, samples, batch, &[]);
         let shapes = |batch| Ok::<Vec<Vec<usize>>, Error>(ends(batch)?.shapes.into_iter().map(|s| s.1).collect());
-        let graph = &model.graph.opened(&ends(batch)?.shapes)?;
+        let graph = &model.graph.settled_at(&ends(batch)?.shapes)?;
         // Whatever makes probabilities or a class of the logits is behind what is trained.
         let logits = ends(batch)?.values;
         let outputs = if logits.is_empty() { graph.outputs() } else { &logits };
@@ -50,13 +50,35 @@ impl Rest {
             };
             let first = runner.as_ref().map(|(runner, dtypes)| run(runner, dtypes, samples, 0)).transpose()?;
             let mut fed = samples.inputs().to_vec();
+            let by_sample = |v: ValueId, array: &Array| {
+                let rows = graph.value(v).dims().and_then(|dims| dims.first().copied());
+                array.shape().first() == Some(&1) && rows.is_none_or(|rows| rows == batch as u64)
+            };
+            let mixed: HashSet<ValueId> = crossing
+                .iter()
+                .zip(first.iter().flatten())
+                .filter(|&(&v, array)| !by_sample(v, array))
+                .map(|(&v, _)| v)
+                .collect();
+            if !mixed.is_empty() {
+                let readers: Vec<NodeId> = after
+                    .iter()
+                    .copied()
+                    .filter(|&n| graph.node_inputs(n).into_iter().flatten().any(|v| mixed.contains(&v)))
+                    .collect();
+                if readers.is_empty() {
+                    break;
+                }
+                for n in readers {
+                    let what = format!("{} \"{}\"", graph.node(n).kind(), graph.label(n));
+                    obstacles.push((what, "what it reads of what is frozen does not go sample by sample".into()));
+                    let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
+                    frozen.extend(graph.behind(&made));
+                }
+                continue;
+            }
             for (&v, array) in crossing.iter().zip(first.iter().flatten()) {
-                let name = &graph.value(v).name;
-                let Some((1, sample)) = array.shape().split_first() else {
-                    return Err(Error::input("cannot train the student").because(format!(
-                        "%{name}, which comes from what cannot be trained through, does not go sample by sample"
-                    )));
-                };
+                let (name, sample) = (&graph.value(v).name, &array.shape()[1..]);
                 let dims = [&[batch], sample].concat().into_iter().map(|d| Dim::Known(d as u64)).collect();
                 let dtype = graph.value(v).ty.as_ref().and_then(Type::dtype).unwrap_or(DType::F32);
                 types.push((v, Type::tensor(dtype, Shape(dims))));

@@ -201,7 +201,10 @@ impl<T: Real> Site<'_, '_, T> {
         let graph = self.b.graph;
         let site = &mut self;
         if graph.node(site.node).inconsistent {
-            return Err("its inputs contradict its definition".into());
+            return Err(
+                "its inputs contradict its definition; a file that fixes a batch of one is to be exported with an open one"
+                    .into(),
+            );
         }
         match &graph.node(site.node).op {
             Op::Conv(op) => conv::build(site, op),
@@ -351,7 +354,7 @@ pub fn obstacle(
     inputs: &[(String, Vec<usize>)],
     outputs: &[ValueId],
 ) -> Result<Option<(NodeId, String)>> {
-    let (sized, trainable) = (graph.at_sizes(inputs)?, weights(graph));
+    let (sized, trainable) = (graph.settled_at(inputs)?, weights(graph));
     let mut builder = Builder::<f32>::new(&sized, &trainable)?;
     match builder.build(outputs) {
         Ok(_) => Ok(None),

@@ -161,7 +161,7 @@ impl<T: Real> Tape<T> {
         outputs: &[ValueId],
         trainable: &BTreeSet<ValueId>,
     ) -> Result<Tape<T>> {
-        let sized = graph.at_sizes(inputs)?;
+        let sized = graph.settled_at(inputs)?;
         let mut builder = Builder::new(&sized, trainable)?;
         let ends = builder.build(outputs)?;
         Ok(Tape::plan(builder, ends))

@@ -8,6 +8,7 @@ pub mod infer;
 pub mod node;
 pub mod op;
 pub mod patch;
+pub mod settle;
 pub mod shape;
 pub mod tensor;
 pub mod text;

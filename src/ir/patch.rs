@@ -401,6 +401,8 @@ impl Run<'_> {
                 }
             }
             Source::Node if self.graph.is_held(old) || self.made.contains(&new) => {
+                // What reads it may now see the type that the kept name was declared with.
+                self.touched.extend(self.graph.uses(new).into_iter().map(Use::node));
                 self.graph.redirect(new, old);
                 self.graph.move_producer(new, old);
                 self.graph.computed(old);

@@ -57,8 +57,8 @@ pub struct Listing {
     pub at: u32,
     /// The type that `proto` spells: while `ty` still says the same, `proto` is written as it was.
     pub ty: Option<Type>,
-    /// Its ValueInfoProto among the outputs, encoded, if it is an input, too.
-    pub again: Option<Bytes>,
+    /// Its ValueInfoProtos among the outputs, encoded: all if it is an input, else those after the first.
+    pub again: Vec<Bytes>,
 }
 
 impl Value {

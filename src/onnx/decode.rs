@@ -206,8 +206,8 @@ impl Decoder<'_> {
         for info in outputs {
             let id = resolve(&mut graph, info.name())?;
             graph.add_output(id);
-            if !list(&mut graph, id, &info, 0) && graph.inputs().contains(&id) {
-                graph.value_mut(id).listing.again = Some(info.encode_to_vec().into());
+            if !list(&mut graph, id, &info, 0) {
+                graph.value_mut(id).listing.again.push(info.encode_to_vec().into());
             }
         }
         for (at, info) in infos.into_iter().enumerate() {
@@ -504,7 +504,7 @@ fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto, at: u32) -> bool 
     if value.constant().is_none() && value.ty.is_none() {
         value.ty = ty.clone();
     }
-    value.listing = Listing { proto: Some(info.encode_to_vec().into()), at, ty, again: None };
+    value.listing = Listing { proto: Some(info.encode_to_vec().into()), at, ty, again: Vec::new() };
     true
 }
 

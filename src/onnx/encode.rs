@@ -104,11 +104,14 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
     for &v in g.inputs() {
         out.input.extend(info(g, v, &name(v))?);
     }
+    let mut listed: HashMap<ValueId, usize> = g.inputs().iter().map(|&v| (v, 1)).collect();
     for &v in g.outputs() {
-        match &g.value(v).listing.again {
+        let times = listed.entry(v).or_default();
+        match times.checked_sub(1).and_then(|again| g.value(v).listing.again.get(again)) {
             Some(bytes) => out.output.push(ValueInfoProto { name: Some(name(v)), ..carried(bytes)? }),
             None => out.output.extend(info(g, v, &name(v))?),
         }
+        *times += 1;
     }
     Ok(out)
 }

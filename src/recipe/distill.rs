@@ -25,6 +25,10 @@
 //! | `hold-back` | share of the data that judges | 10 % |
 //! | `seed` | of the order of samples and of augmentation | 0 |
 //!
+//! What trains: weights and biases of convolutions and matrix products, scales and biases of BatchNormalization and
+//! LayerNormalization, slopes of PRelu, and the codebooks behind them. Other constants stay. Before an operator that cannot
+//! be trained through nothing trains; a row names it.
+//!
 //! What earlier steps made of the model stays: its shapes, the zeros of pruned weights, codes and codebooks; it is the only
 //! step that may follow `cluster-weights`. After that every weight has a number behind it, which gradients move, and is
 //! what the nearest centroid is, the mean of such numbers; with `reassign` = false codes stay, and centroids follow the

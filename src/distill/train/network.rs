@@ -4,7 +4,7 @@ use super::samples::Samples;
 use crate::analysis::classifier::logits;
 use crate::distill::tape::{Mode, Tape};
 use crate::error::{Error, Result};
-use crate::ir::{Graph, ValueId};
+use crate::ir::{Graph, Type, ValueId};
 use std::collections::BTreeSet;
 
 /// Gives, for a batch of each input of the samples, the logits, if there are any, and then each feature.
@@ -14,8 +14,11 @@ pub type Teacher<'a> = Box<dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>> + 'a>
 fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, usize)> {
     let &[output] = sized.outputs() else { return None };
     let end = logits(sized, output);
+    sized.value(end).ty.as_ref()?.dtype().filter(|d| d.is_float())?;
     match sized.value(end).dims()?[..] {
-        [rows, classes] if usize::try_from(rows) == Ok(batch) && classes > 1 => {
+        [rows, classes, ref one @ ..]
+            if usize::try_from(rows) == Ok(batch) && classes > 1 && one.iter().all(|&d| d == 1) =>
+        {
             Some((end, usize::try_from(classes).ok()?))
         }
         _ => None,
@@ -25,7 +28,7 @@ fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, usize)> {
 /// What a network is trained towards: the logits, if it is a classifier, and these values.
 ///
 /// # Errors
-/// If there is no data for an input, or no such value.
+/// If there is no data for an input, or such that it does not take, or no such value.
 pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Ends> {
     let inputs: Vec<ValueId> = graph.runtime_inputs().collect();
     let (mut shapes, mut ports) = (Vec::new(), Vec::new());
@@ -35,10 +38,19 @@ pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[Stri
         let named = samples.inputs().iter().position(|i| i.0 == *name);
         let at = named.or((samples.own() == 1 && inputs.len() == 1).then_some(0));
         let at = at.ok_or_else(|| Error::input(format!("no data for the input \"{name}\"")))?;
-        shapes.push((name.clone(), [&[batch], &samples.inputs()[at].1[..]].concat()));
+        let sample = &samples.inputs()[at].1;
+        let ty = graph.value(v).ty.as_ref();
+        if let Some(dims) = ty.and_then(Type::shape).map(|s| &s.0)
+            && (dims.len() != sample.len() + 1
+                || dims[1..].iter().zip(sample).any(|(d, &s)| d.known().is_some_and(|d| d != s as u64)))
+        {
+            return Err(Error::input(format!("the input \"{name}\" does not take the samples"))
+                .because(format!("it is {}, and a sample {sample:?}", ty.map_or("?".into(), ToString::to_string))));
+        }
+        shapes.push((name.clone(), [&[batch], &sample[..]].concat()));
         ports.push(at);
     }
-    let logits = classifier(&graph.at_sizes(&shapes)?, batch);
+    let logits = classifier(&graph.settled_at(&shapes)?, batch);
     let find = |name: &String| {
         graph.find_value(name).ok_or_else(|| Error::internal(format!("there is no value \"{name}\" to match")))
     };

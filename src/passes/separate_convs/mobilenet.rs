@@ -2,7 +2,7 @@
 
 use crate::ir::op::activation::Clip;
 use crate::ir::op::norm::BatchNorm;
-use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor};
+use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::passes::split::Half;
 
 /// Depthwise → BatchNormalization → ReLU6 → pointwise in the place of a convolution and the activation behind it.
@@ -35,17 +35,32 @@ pub fn patch(graph: &Graph, n: NodeId, [depthwise, pointwise]: [Half; 2]) -> Res
     let inputs: Vec<_> =
         [Some(data), Some(weight), bias].into_iter().take(if bias.is_some() { 3 } else { 2 }).collect();
     data = patch.node("pw", pointwise.op, &inputs);
-    patch.replace(activation(graph, n).unwrap_or(y), data);
+    match activation(graph, y) {
+        Some((before, after)) if before == y => patch.replace(after, data),
+        Some((before, after)) => {
+            patch.replace(y, data);
+            patch.replace(after, before);
+        }
+        None => patch.replace(y, data),
+    }
     Ok(patch)
 }
 
-/// What the activation gives that alone reads a convolution.
-fn activation(graph: &Graph, n: NodeId) -> Option<crate::ir::ValueId> {
-    let next = graph.sole_use(graph.output(n)?)?.node();
-    let acts = match &graph.node(next).op {
-        Op::Clip(_) | Op::Activation(_) | Op::Gelu(_) => true,
-        Op::Unary(op) => ["Relu", "Sigmoid", "Tanh"].contains(&op.0),
-        _ => false,
-    };
-    acts.then(|| graph.output(next)).flatten()
+/// What the activation behind a convolution takes and gives, with normalization before it or not, if nothing else reads
+/// what is between them.
+fn activation(graph: &Graph, mut y: ValueId) -> Option<(ValueId, ValueId)> {
+    loop {
+        let next = graph.sole_use(y)?.node();
+        let after = graph.output(next)?;
+        let acts = match &graph.node(next).op {
+            Op::BatchNorm(_) => {
+                y = after;
+                continue;
+            }
+            Op::Clip(_) | Op::Activation(_) | Op::Gelu(_) => true,
+            Op::Unary(op) => ["Relu", "Sigmoid", "Tanh"].contains(&op.0),
+            _ => false,
+        };
+        return acts.then_some((y, after));
+    }
 }
