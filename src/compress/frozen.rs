@@ -31,7 +31,12 @@ impl Rest {
         let graph = &model.graph.settled_at(&ends(batch)?.shapes)?;
         // Whatever makes probabilities or a class of the logits is behind what is trained.
         let logits = ends(batch)?.values;
-        let outputs = if logits.is_empty() { graph.outputs() } else { &logits };
+        let is_float = |v: &ValueId| {
+            let dtype = graph.value(*v).ty.as_ref().and_then(Type::dtype);
+            dtype.is_none_or(DType::is_float)
+        };
+        let floats = graph.outputs().iter().copied().filter(is_float).collect();
+        let outputs: &[ValueId] = &if logits.is_empty() { floats } else { logits };
         let order = graph.topological()?;
         let (mut frozen, mut obstacles) = (HashSet::new(), Vec::<(String, String)>::new());
         loop {

@@ -44,7 +44,7 @@ pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[Stri
             && (dims.len() != sample.len() + 1
                 || dims[1..].iter().zip(sample).any(|(d, &s)| d.known().is_some_and(|d| d != s as u64)))
         {
-            return Err(Error::input(format!("the input \"{name}\" does not take the samples"))
+            return Err(Error::input(format!("the input \"{name}\" does not take the training data"))
                 .because(format!("it is {}, and a sample {sample:?}", ty.map_or("?".into(), ToString::to_string))));
         }
         shapes.push((name.clone(), [&[batch], &sample[..]].concat()));
