@@ -215,7 +215,7 @@ fn the_style_of_mobilenet_is_trained() {
     );
     let normalised = text::parse::model(&normalised).unwrap();
     let other = done(&normalised, &format!("[{steps}, {{ stage = 'distill', steps = 1, {SHORT} }}]")).student;
-    let count = |kind: &str| other.graph.nodes().filter(|&n| other.graph.node(n).kind().to_string() == kind).count();
+    let count = |kind: &str| other.graph.nodes().filter(|&n| other.graph.node(n).kind() == kind).count();
     assert_eq!([count("Clip"), count("BatchNormalization"), count("Conv")], [1, 0, 3]);
 }
 
