@@ -53,7 +53,7 @@ impl Network {
             let mut proto = read(&onnx)?;
             let graph = proto.graph.get_or_insert_default();
             let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
-            part(graph);
+            copy_passed_on(graph);
             let parsed = Onnx::parse(&onnx, &proto, dir)?;
             Ok((proto, outputs, parsed))
         })
@@ -150,7 +150,7 @@ impl Network {
 }
 
 /// Has outputs that are inputs be copies of them: tract has one type for both, and takes it from the output.
-fn part(graph: &mut pb::GraphProto) {
+fn copy_passed_on(graph: &mut pb::GraphProto) {
     for (i, output) in graph.output.iter_mut().enumerate() {
         if graph.input.iter().any(|input| input.name == output.name) {
             let copy = format!("{} as output {i}", output.name);

@@ -234,6 +234,40 @@ fn computed_shapes_are_known_in_training() {
     assert_ne!(constant(&before.graph, "w1"), constant(&after.graph, "w1"));
 }
 
+/// Weights that go through computed shapes train; numbers that are frozen with an operator do not, wherever else they are
+/// read, and a bias of zeros is one.
+#[test]
+fn what_trains() {
+    let text = TEACHER
+        .replace("const %w2 : f32[8,8,3,3] = seed(2)", "const %k2 : f32[8,72] = seed(2) const %one : f32[1] = {1}")
+        .replace(
+            "%c2 : ? =",
+            "const %tail : i64[3] = {8,3,3} const %at : i64[1] = {1}
+            %s2 : ? = Shape(%p1) %h2 : ? = Gather(%s2, %at) %t2 : ? = Concat<axis=0>(%h2, %tail)
+            %w2 : ? = Reshape(%k2, %t2)
+            %c2 : ? =",
+        )
+        .replace("%a2 : ? = Clip(%c2, %low, %high)", "const %u : i64[1] = {1} %o : ? = Reshape(%one, %u) %a2 : ? = PRelu(%c2, %o)")
+        .replace(
+            "%y : f32[N,10] = Gemm<transB=1>(%f, %w4, %b4)",
+            "const %w3 : f32[8,10] = seed(3) const %b3 : f32[10] %m : ? = MatMul(%f, %w3) %y : f32[N,10] = Add(%m, %b3)",
+        );
+    let before = text::parse::model(&text).unwrap();
+    let steps = format!("[{{ stage = 'distill', teachers = [], epochs = 2, {SHORT} }}]");
+    let after = done(&before, &steps).student;
+    assert_eq!(structure(&before), structure(&after));
+    for name in ["w1", "k2", "one", "w3", "b3"] {
+        assert_ne!(constant(&before.graph, name), constant(&after.graph, name), "{name}");
+    }
+    // The bias of the first convolution is that of the second, too.
+    let shared = TEACHER.replace("%a1 : ? = Relu(%c1)", "%a1 : ? = Floor(%c1)").replace("%w2, %b2", "%w2, %b1");
+    let before = text::parse::model(&shared).unwrap();
+    let Outcome { student, report } = done(&before, &steps);
+    assert_eq!(constant(&before.graph, "b1"), constant(&student.graph, "b1"));
+    assert_ne!(constant(&before.graph, "w2"), constant(&student.graph, "w2"));
+    assert!(report.steps[0].rows.iter().any(|r| !r.done && r.note.ends_with("these stayed: b1")));
+}
+
 /// What comes out of an operator that is not known goes by channel: what brings it back to samples is frozen with it.
 #[test]
 fn what_does_not_go_sample_by_sample_is_frozen() {

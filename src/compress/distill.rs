@@ -16,9 +16,7 @@ use crate::report::Point;
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// Constants are not behind Identity nodes after this pass,
-const PLAIN: &str = "remove-no-ops";
-/// and normalization is away after this.
+/// The pass that takes the normalization away again.
 const FOLD: &str = "fold-batch-norm";
 
 impl Run<'_> {
@@ -34,7 +32,6 @@ impl Run<'_> {
         if stage.labels == Some(true) && training.labels().is_none() {
             return Err(Error::input("the training data has no labels").help("leave `labels` away, or set it to false"));
         }
-        self.clean_by(&mut student.graph, PLAIN)?;
         distill::separate(&mut student.graph)?;
         let samples = training.samples(stage.labels != Some(false));
         let mut options = stage.training.clone();
@@ -84,6 +81,7 @@ impl Run<'_> {
             part.find_value(name).is_some_and(|v| part.producer(v).is_some())
         };
         options.exits = heads.filter(computed).collect();
+        options.still = rest.as_ref().map_or_else(Vec::new, |rest| rest.still.clone());
         let graph = part.as_mut().unwrap_or(&mut student.graph);
         // Into a part, nothing can be put that the whole would not have.
         let normalised = if rest.is_some() { 0 } else { distill::normalise(graph, samples, batch)? };
@@ -100,13 +98,21 @@ impl Run<'_> {
         if let Some(part) = part {
             distill::write_back(&part, &mut student.graph)?;
         }
-        self.clean_by(&mut student.graph, FOLD)?;
+        let fold = passes::find(FOLD).and_then(|e| e.make(toml::Table::new()).ok());
+        self.clean(&mut student.graph, &fold.into_iter().collect::<Vec<_>>(), None)?;
 
         self.account(&outcome, &options);
         for (obstacle, why) in rest.iter().flat_map(|rest| &rest.obstacles) {
             let what =
                 format!("{obstacle} cannot be trained through ({why}): it and what comes before stayed as they were");
             self.note(Distill::NAME, &what, false);
+        }
+        if let Some(rest) = rest.as_ref().filter(|rest| !rest.still.is_empty()) {
+            self.note(
+                Distill::NAME,
+                &format!("what comes before reads them too, so these stayed: {}", rest.still.join(", ")),
+                false,
+            );
         }
         if normalised > 0 {
             let were = if normalised == 1 { "convolution was" } else { "convolutions were" };
@@ -121,11 +127,6 @@ impl Run<'_> {
             agreement: e.held_back.agreement,
         };
         Ok(outcome.epochs.iter().map(point).collect())
-    }
-
-    fn clean_by(&mut self, graph: &mut Graph, pass: &str) -> Result<()> {
-        let pass = passes::find(pass).and_then(|e| e.make(toml::Table::new()).ok());
-        self.clean(graph, &pass.into_iter().collect::<Vec<_>>(), None)
     }
 
     /// Rows of what came out.
@@ -169,7 +170,11 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize)
         let weight = options::weight(student, *n).map(|w| w.0);
         (0..2).find(|&slot| Some(slot) != weight).and_then(|slot| student.input(*n, slot))
     };
-    let outputs = student.outputs().iter().copied().filter(|_| ends.classes.is_none());
+    let is_float = |v: &ValueId| {
+        let dtype = student.value(*v).ty.as_ref().and_then(|t| t.dtype());
+        dtype.is_none_or(|d| d.is_float())
+    };
+    let outputs = student.outputs().iter().copied().filter(|v| ends.classes.is_none() && is_float(v));
     let learned = learned(student)?;
     let mut found: Vec<String> = Vec::new();
     for v in layers.iter().filter_map(reads).chain(outputs).filter(|v| learned.contains(v)) {

@@ -14,6 +14,8 @@ pub struct Rest {
     pub graph: Graph,
     /// What stands in the way, an operator with its name, and why.
     pub obstacles: Vec<(String, String)>,
+    /// Constants of the rest, by name, that what comes before reads, too.
+    pub still: Vec<String>,
     /// Name and shape of each input of a sample: those of the network, then what the rest reads of what comes before.
     inputs: Vec<(String, Vec<usize>)>,
     /// By sample and input, the latter.
@@ -92,9 +94,13 @@ impl Rest {
             let rest = graph.extract(&after, &types, &HashMap::new(), outputs)?;
             let sizes: Vec<(String, Vec<usize>)> =
                 fed.iter().map(|(name, shape)| (name.clone(), [&[batch], &shape[..]].concat())).collect();
+            let still: Vec<String> = constants(graph, &before)
+                .intersection(&constants(graph, &after))
+                .map(|&v| graph.value(v).name.clone())
+                .collect();
             match obstacle(&rest, &sizes, rest.outputs())? {
                 None if obstacles.is_empty() => return Ok(None),
-                None if weights(&rest).is_empty() => break,
+                None if weights(&rest).iter().all(|&v| still.contains(&rest.value(v).name)) => break,
                 None => {
                     let all = |i| {
                         let arrays =
@@ -102,7 +108,7 @@ impl Rest {
                         Ok(arrays.iter().flatten().map(Array::to_f32).collect())
                     };
                     let features = (0..samples.count()).map(all).collect::<Result<_>>()?;
-                    return Ok(Some(Rest { graph: rest, obstacles, inputs: fed, features }));
+                    return Ok(Some(Rest { graph: rest, obstacles, still, inputs: fed, features }));
                 }
                 Some((n, why)) => {
                     let at = rest.nodes().position(|m| m == n).and_then(|at| after.get(at));
@@ -160,6 +166,15 @@ impl Samples for Joined<'_> {
         inputs.extend(self.rest.features[sample].iter().cloned());
         Ok(inputs)
     }
+}
+
+/// The constants that nodes read, and what is in them.
+fn constants(graph: &Graph, nodes: &[NodeId]) -> BTreeSet<ValueId> {
+    let read = |&n: &NodeId| {
+        let captured = graph.node_captures(n).into_iter().map(|c| c.2);
+        graph.node_inputs(n).into_iter().flatten().chain(captured).collect::<Vec<_>>()
+    };
+    nodes.iter().flat_map(read).filter(|&v| graph.value(v).constant().is_some()).collect()
 }
 
 /// What is made before and read after, or an output.

@@ -354,7 +354,8 @@ pub fn obstacle(
     inputs: &[(String, Vec<usize>)],
     outputs: &[ValueId],
 ) -> Result<Option<(NodeId, String)>> {
-    let (sized, trainable) = (graph.settled_at(inputs)?, weights(graph));
+    let sized = graph.settled_at(inputs)?;
+    let trainable = weights(&sized);
     let mut builder = Builder::<f32>::new(&sized, &trainable)?;
     match builder.build(outputs) {
         Ok(_) => Ok(None),
@@ -366,8 +367,8 @@ pub fn obstacle(
 }
 
 /// The constants that training usually changes: weights and biases of convolutions and matrix products, scales and
-/// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements
-/// or casting it (codebooks, transposes, weights in half precision), those.
+/// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements or casting them
+/// (codebooks, transposes, weights in half precision), those.
 pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
     let mut found = BTreeSet::new();
     let order = graph.topological().unwrap_or_default();
@@ -417,6 +418,7 @@ fn moves(graph: &Graph, n: NodeId) -> bool {
             op,
             Op::Gather(_)
                 | Op::Reshape(_)
+                | Op::Expand(_)
                 | Op::Transpose(_)
                 | Op::Squeeze(_)
                 | Op::Unsqueeze(_)

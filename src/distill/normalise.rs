@@ -46,11 +46,23 @@ pub fn normalise(graph: &mut Graph, samples: &dyn Samples, batch: usize) -> Resu
 }
 
 /// Gives every BatchNormalization running statistics of its own: exporters merge equal ones, as they are in networks yet
-/// to be trained. One that can be folded into the layer before it gets a scale and a bias of its own, too.
+/// to be trained, and have others be copies of them. One that can be folded into the layer before it gets a scale and a
+/// bias of its own, too. No constant is behind an Identity afterwards.
 ///
 /// # Errors
 /// Internal ones.
 pub fn separate(graph: &mut Graph) -> Result<()> {
+    for n in graph.topological()? {
+        let (Op::Unary(op), Some(from), Some(to)) = (&graph.node(n).op, graph.input(n, 0), graph.output(n)) else {
+            continue;
+        };
+        let copied = op.0 == "Identity" && graph.value(from).constant().is_some() && !graph.is_held(to);
+        if copied && graph.refuses_replace(to, from).is_none() {
+            let mut patch = Patch::at_node(graph, n);
+            patch.replace(to, from);
+            graph.apply(patch)?;
+        }
+    }
     for n in graph.nodes().collect::<Vec<_>>() {
         let Op::BatchNorm(op) = &graph.node(n).op else { continue };
         let layer = graph.input(n, 0).and_then(|x| graph.producer(x)).and_then(|(layer, _)| graph.input(layer, 1));

@@ -173,7 +173,9 @@ impl<'a, 't> Run<'a, 't> {
         let batch = options.batch_of(n);
         let graph = &freed.graph;
         let values = [&options.exits[..], &options.features[..]].concat();
-        let student = Network::new(graph, samples, batch, &values, &weights(graph))?;
+        let mut trainable = weights(&graph.settled_at(&ends(graph, samples, batch, &[])?.shapes)?);
+        trainable.retain(|&v| !options.still.contains(&graph.value(v).name));
+        let student = Network::new(graph, samples, batch, &values, &trainable)?;
         if student.classes.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");
         }

@@ -220,7 +220,11 @@ impl Graph {
     /// # Errors
     /// If the graph has a cycle.
     pub fn at_sizes(&self, inputs: &[(String, Vec<usize>)]) -> crate::Result<Graph> {
-        let mut graph = self.opened(inputs)?;
+        let mut graph = self.clone();
+        let one = |name: &String| self.find_value(name).is_some_and(|v| self.begins_with_one(v));
+        if inputs.iter().any(|(name, dims)| one(name) && dims.first().is_some_and(|&d| d > 1)) {
+            graph.open_targets()?;
+        }
         for (name, dims) in inputs {
             if let Some(id) = graph.find_value(name) {
                 let value = graph.value_mut(id);
@@ -229,19 +233,6 @@ impl Graph {
             }
         }
         graph.infer_all()?;
-        Ok(graph)
-    }
-
-    /// The same graph, whose reshapes leave room for inputs of these dims where the file fixes a batch of one.
-    ///
-    /// # Errors
-    /// If the graph contradicts itself.
-    pub fn opened(&self, inputs: &[(String, Vec<usize>)]) -> crate::Result<Graph> {
-        let mut graph = self.clone();
-        let one = |name: &String| self.find_value(name).is_some_and(|v| self.begins_with_one(v));
-        if inputs.iter().any(|(name, dims)| one(name) && dims.first().is_some_and(|&d| d > 1)) {
-            graph.open_targets()?;
-        }
         Ok(graph)
     }
 

@@ -1,8 +1,9 @@
 //! The form with an activation between the two halves and none after them, which only training makes good use of.
 
 use crate::ir::op::activation::Clip;
+use crate::ir::op::binary::Kind;
 use crate::ir::op::norm::BatchNorm;
-use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor, Use, ValueId};
 use crate::passes::split::Half;
 
 /// Depthwise → BatchNormalization → ReLU6 → pointwise in the place of a convolution and the activation behind it.
@@ -46,21 +47,37 @@ pub fn patch(graph: &Graph, n: NodeId, [depthwise, pointwise]: [Half; 2]) -> Res
     Ok(patch)
 }
 
-/// What the activation behind a convolution takes and gives, with normalization before it or not, if nothing else reads
-/// what is between them.
+/// What the activation behind a convolution takes and gives, with normalization and pooling before it or not, if nothing
+/// else reads what is between them.
 fn activation(graph: &Graph, mut y: ValueId) -> Option<(ValueId, ValueId)> {
     loop {
-        let next = graph.sole_use(y)?.node();
+        let Some(next) = graph.sole_use(y).map(Use::node) else { return swish(graph, y) };
         let after = graph.output(next)?;
         let acts = match &graph.node(next).op {
-            Op::BatchNorm(_) => {
+            Op::BatchNorm(_) | Op::Pool(_) => {
                 y = after;
                 continue;
             }
             Op::Clip(_) | Op::Activation(_) | Op::Gelu(_) => true,
-            Op::Unary(op) => ["Relu", "Sigmoid", "Tanh"].contains(&op.0),
+            Op::Unary(op) => ACTIVATIONS.contains(&op.0),
+            Op::Binary(op) => op.0 == Kind::PRelu && graph.input(next, 0) == Some(y),
             _ => false,
         };
         return acts.then_some((y, after));
     }
+}
+
+const ACTIVATIONS: [&str; 7] = ["Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "HardSwish", "Mish"];
+
+/// y · sigmoid(y), hard or not, as two nodes.
+fn swish(graph: &Graph, y: ValueId) -> Option<(ValueId, ValueId)> {
+    let readers: Vec<NodeId> = graph.readers(y).collect();
+    let product =
+        readers.iter().copied().find(|&n| matches!(&graph.node(n).op, Op::Binary(op) if op.0 == Kind::Mul))?;
+    let gate = readers.iter().copied().find(|&n| n != product)?;
+    let gates = matches!(graph.node(gate).kind().as_str(), "Sigmoid" | "HardSigmoid") && !graph.is_held(y);
+    let inputs: Vec<ValueId> = graph.node_inputs(product).into_iter().flatten().collect();
+    let made = graph.output(gate)?;
+    let alone = readers.len() == 2 && graph.sole_use(made).is_some() && inputs.len() == 2;
+    (gates && alone && inputs.contains(&made)).then_some((y, graph.output(product)?))
 }
