@@ -54,6 +54,14 @@ fn done(model: &Model, steps: &str) -> Outcome {
     run(model, steps, &Silent, None).unwrap_or_else(|e| panic!("{steps}: {e}"))
 }
 
+/// Trains on labels for two passes: the same network, but for numbers.
+fn trained(text: &str) -> [Model; 2] {
+    let before = text::parse::model(text).unwrap();
+    let after = done(&before, &format!("[{{ stage = 'distill', teachers = [], epochs = 2, {SHORT} }}]")).student;
+    assert_eq!(structure(&before), structure(&after));
+    [before, after]
+}
+
 fn constant(graph: &Graph, name: &str) -> Vec<f64> {
     graph.value(graph.find_value(name).unwrap_or_else(|| panic!("no {name}"))).constant().unwrap().floats().unwrap()
 }
@@ -206,17 +214,25 @@ fn the_style_of_mobilenet_is_trained() {
     let curve = &outcome.report.steps[1].curve;
     assert!(curve[4].held_back < curve[0].held_back, "{curve:?}");
 
-    // So it is if the activation is behind a normalization that is not folded yet.
-    let normalised = TEACHER.replace(
-        "%a2 : ? = Clip(%c2,",
+    // So it is if a normalization that is not folded yet, or the pooling, is before the activation, whichever that is.
+    let normalised =
         "const %s : f32[8] = seed(6) const %o : f32[8] const %m : f32[8] const %v : f32[8] = {1,1,1,1,1,1,1,1}
-        %n2 : ? = BatchNormalization(%c2, %s, %o, %m, %v)
-        %a2 : ? = Clip(%n2,",
-    );
-    let normalised = text::parse::model(&normalised).unwrap();
-    let other = done(&normalised, &format!("[{steps}, {{ stage = 'distill', steps = 1, {SHORT} }}]")).student;
-    let count = |kind: &str| other.graph.nodes().filter(|&n| other.graph.node(n).kind() == kind).count();
-    assert_eq!([count("Clip"), count("BatchNormalization"), count("Conv")], [1, 0, 3]);
+        %n2 : ? = BatchNormalization(%c2, %s, %o, %m, %v)";
+    let slope = "const %slope : f32[8,1,1]";
+    for (kind, behind) in [
+        ("Tanh", format!("{normalised} %a2 : ? = Tanh(%n2)")),
+        ("HardSwish", format!("{normalised} %a2 : ? = HardSwish(%n2)")),
+        ("Sigmoid", format!("{normalised} %i2 : ? = Sigmoid(%n2) %a2 : ? = Mul(%n2, %i2)")),
+        ("PRelu", format!("{slope} %a2 : ? = PRelu(%c2, %slope)")),
+        ("Elu", "%n2 : ? = MaxPool<kernel_shape=[2,2]>(%c2) %a2 : ? = Elu(%n2)".to_string()),
+    ] {
+        let text = TEACHER.replace("%a2 : ? = Clip(%c2, %low, %high)", &behind);
+        let model = text::parse::model(&text).unwrap();
+        let other = done(&model, &format!("[{steps}, {{ stage = 'distill', steps = 1, {SHORT} }}]")).student;
+        let count = |kind: &str| other.graph.nodes().filter(|&n| other.graph.node(n).kind() == kind).count();
+        let counts = ["Clip", kind, "Mul", "BatchNormalization", "Conv"].map(count);
+        assert_eq!(counts, [1, 0, 0, 0, 3], "{kind}");
+    }
 }
 
 /// As PyTorch writes `x.view(x.size(0), -1)`.
@@ -228,9 +244,7 @@ fn computed_shapes_are_known_in_training() {
         %s : ? = Shape(%g) %n : ? = Gather(%s, %first) %u : ? = Unsqueeze(%n, %axis)
         %t : ? = Concat<axis=0>(%u, %rest) %f : ? = Reshape(%g, %t)",
     );
-    let before = text::parse::model(&text).unwrap();
-    let after = done(&before, &format!("[{{ stage = 'distill', epochs = 2, {SHORT} }}]")).student;
-    assert_eq!(structure(&before), structure(&after));
+    let [before, after] = trained(&text);
     assert_ne!(constant(&before.graph, "w1"), constant(&after.graph, "w1"));
 }
 
@@ -252,16 +266,14 @@ fn what_trains() {
             "%y : f32[N,10] = Gemm<transB=1>(%f, %w4, %b4)",
             "const %w3 : f32[8,10] = seed(3) const %b3 : f32[10] %m : ? = MatMul(%f, %w3) %y : f32[N,10] = Add(%m, %b3)",
         );
-    let before = text::parse::model(&text).unwrap();
-    let steps = format!("[{{ stage = 'distill', teachers = [], epochs = 2, {SHORT} }}]");
-    let after = done(&before, &steps).student;
-    assert_eq!(structure(&before), structure(&after));
+    let [before, after] = trained(&text);
     for name in ["w1", "k2", "one", "w3", "b3"] {
         assert_ne!(constant(&before.graph, name), constant(&after.graph, name), "{name}");
     }
     // The bias of the first convolution is that of the second, too.
     let shared = TEACHER.replace("%a1 : ? = Relu(%c1)", "%a1 : ? = Floor(%c1)").replace("%w2, %b2", "%w2, %b1");
     let before = text::parse::model(&shared).unwrap();
+    let steps = format!("[{{ stage = 'distill', teachers = [], epochs = 2, {SHORT} }}]");
     let Outcome { student, report } = done(&before, &steps);
     assert_eq!(constant(&before.graph, "b1"), constant(&student.graph, "b1"));
     assert_ne!(constant(&before.graph, "w2"), constant(&student.graph, "w2"));
@@ -317,9 +329,7 @@ fn a_batch_of_one_is_trained_in_batches() {
     let text = TEACHER
         .replace("f32[N,", "f32[1,")
         .replace("%f : ? = Flatten(%g)", "const %t : i64[2] = {1,-1} %f : ? = Reshape(%g, %t)");
-    let before = text::parse::model(&text).unwrap();
-    let after = done(&before, &format!("[{{ stage = 'distill', teachers = [], epochs = 2, {SHORT} }}]")).student;
-    assert_eq!(structure(&before), structure(&after));
+    let [before, after] = trained(&text);
     assert_ne!(constant(&before.graph, "w1"), constant(&after.graph, "w1"));
 }
 
@@ -328,9 +338,7 @@ fn weights_in_half_precision_train_behind_casts() {
     let text = TEACHER
         .replace("const %w2 : f32[8,8,3,3]", "const %h2 : f16[8,8,3,3]")
         .replace("%c2 : ? =", "%w2 : ? = Cast<to=1>(%h2) %c2 : ? =");
-    let before = text::parse::model(&text).unwrap();
-    let after = done(&before, &format!("[{{ stage = 'distill', teachers = [], epochs = 2, {SHORT} }}]")).student;
-    assert_eq!(structure(&before), structure(&after));
+    let [before, after] = trained(&text);
     assert_ne!(constant(&before.graph, "h2"), constant(&after.graph, "h2"));
 }
 

@@ -170,11 +170,8 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize)
         let weight = options::weight(student, *n).map(|w| w.0);
         (0..2).find(|&slot| Some(slot) != weight).and_then(|slot| student.input(*n, slot))
     };
-    let is_float = |v: &ValueId| {
-        let dtype = student.value(*v).ty.as_ref().and_then(|t| t.dtype());
-        dtype.is_none_or(|d| d.is_float())
-    };
-    let outputs = student.outputs().iter().copied().filter(|v| ends.classes.is_none() && is_float(v));
+    let floats = student.outputs().iter().copied().filter(|&v| student.value(v).may_be_float());
+    let outputs = floats.filter(|_| ends.classes.is_none());
     let learned = learned(student)?;
     let mut found: Vec<String> = Vec::new();
     for v in layers.iter().filter_map(reads).chain(outputs).filter(|v| learned.contains(v)) {

@@ -1,7 +1,7 @@
 //! Networks with operators that cannot be trained through: what comes before is computed once, and the rest trains on that.
 
 use crate::data::{Array, Dtype};
-use crate::distill::train::{self, Samples};
+use crate::distill::train::{self, Ends, Samples};
 use crate::distill::{obstacle, weights};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
@@ -28,27 +28,23 @@ impl Rest {
     /// # Errors
     /// If nothing is left to train, or what comes before cannot be run.
     pub fn of(model: &Model, samples: &dyn Samples, batch: usize) -> Result<Option<Rest>> {
-        let ends = |batch| train::ends(&model.graph, samples, batch, &[]);
-        let shapes = |batch| Ok::<Vec<Vec<usize>>, Error>(ends(batch)?.shapes.into_iter().map(|s| s.1).collect());
-        let graph = &model.graph.settled_at(&ends(batch)?.shapes)?;
+        let Ends { shapes, values, .. } = train::ends(&model.graph, samples, batch, &[])?;
+        let graph = &model.graph.settled_at(&shapes)?;
+        let shapes: Vec<Vec<usize>> = shapes.into_iter().map(|s| s.1).collect();
+        let of_one: Vec<Vec<usize>> = shapes.iter().map(|shape| [&[1], &shape[1..]].concat()).collect();
         // Whatever makes probabilities or a class of the logits is behind what is trained.
-        let logits = ends(batch)?.values;
-        let is_float = |v: &ValueId| {
-            let dtype = graph.value(*v).ty.as_ref().and_then(Type::dtype);
-            dtype.is_none_or(DType::is_float)
-        };
-        let floats = graph.outputs().iter().copied().filter(is_float).collect();
-        let outputs: &[ValueId] = &if logits.is_empty() { floats } else { logits };
+        let floats = graph.outputs().iter().copied().filter(|&v| graph.value(v).may_be_float()).collect();
+        let outputs: &[ValueId] = &if values.is_empty() { floats } else { values };
         let order = graph.topological()?;
-        let (mut frozen, mut obstacles) = (HashSet::new(), Vec::<(String, String)>::new());
+        let mut frozen = Frozen { graph, nodes: HashSet::new(), obstacles: Vec::new() };
         loop {
-            let (before, after): (Vec<NodeId>, Vec<NodeId>) = order.iter().partition(|n| frozen.contains(*n));
-            let mut types = graph.fed(&shapes(batch)?);
+            let (before, after): (Vec<NodeId>, Vec<NodeId>) = order.iter().partition(|n| frozen.nodes.contains(*n));
+            let mut types = graph.fed(&shapes);
             let crossing = crossing(graph, &before, &after, outputs);
             let runner = match &crossing[..] {
                 [] => None,
-                _ => Some(runner(model, &shapes(1)?, &crossing).map_err(|e| {
-                    let way = named(&obstacles);
+                _ => Some(runner(model, &of_one, &crossing).map_err(|e| {
+                    let way = named(&frozen.obstacles);
                     Error::input("cannot train the student").because(format!(
                         "training cannot go through {way}, and it cannot be run alone: {}",
                         e.reason()
@@ -61,26 +57,16 @@ impl Rest {
                 let rows = graph.value(v).dims().and_then(|dims| dims.first().copied());
                 array.shape().first() == Some(&1) && rows.is_none_or(|rows| rows == batch as u64)
             };
-            let mixed: HashSet<ValueId> = crossing
-                .iter()
-                .zip(first.iter().flatten())
-                .filter(|&(&v, array)| !by_sample(v, array))
-                .map(|(&v, _)| v)
-                .collect();
+            let mixed = crossing.iter().zip(first.iter().flatten()).filter(|&(&v, array)| !by_sample(v, array));
+            let mixed: Vec<ValueId> = mixed.map(|(&v, _)| v).collect();
             if !mixed.is_empty() {
-                let readers: Vec<NodeId> = after
-                    .iter()
-                    .copied()
-                    .filter(|&n| graph.node_inputs(n).into_iter().flatten().any(|v| mixed.contains(&v)))
-                    .collect();
+                let readers: BTreeSet<NodeId> = mixed.iter().flat_map(|&v| graph.readers(v)).collect();
+                let readers: Vec<NodeId> = after.into_iter().filter(|n| readers.contains(n)).collect();
                 if readers.is_empty() {
                     break;
                 }
                 for n in readers {
-                    let what = format!("{} \"{}\"", graph.node(n).kind(), graph.label(n));
-                    obstacles.push((what, "what it reads of what is frozen does not go sample by sample".into()));
-                    let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
-                    frozen.extend(graph.behind(&made));
+                    frozen.add(n, "what it reads of what is frozen does not go sample by sample".into());
                 }
                 continue;
             }
@@ -94,33 +80,33 @@ impl Rest {
             let rest = graph.extract(&after, &types, &HashMap::new(), outputs)?;
             let sizes: Vec<(String, Vec<usize>)> =
                 fed.iter().map(|(name, shape)| (name.clone(), [&[batch], &shape[..]].concat())).collect();
-            let still: Vec<String> = constants(graph, &before)
-                .intersection(&constants(graph, &after))
-                .map(|&v| graph.value(v).name.clone())
-                .collect();
             match obstacle(&rest, &sizes, rest.outputs())? {
-                None if obstacles.is_empty() => return Ok(None),
-                None if weights(&rest).iter().all(|&v| still.contains(&rest.value(v).name)) => break,
+                None if frozen.obstacles.is_empty() => return Ok(None),
                 None => {
+                    let [read, also] = [&before, &after].map(|nodes| constants(graph, nodes));
+                    let still: Vec<String> = read.intersection(&also).map(|&v| graph.value(v).name.clone()).collect();
+                    if weights(&rest).iter().all(|&v| still.contains(&rest.value(v).name)) {
+                        break;
+                    }
                     let all = |i| {
                         let arrays =
                             runner.as_ref().map(|(runner, dtypes)| run(runner, dtypes, samples, i)).transpose()?;
                         Ok(arrays.iter().flatten().map(Array::to_f32).collect())
                     };
                     let features = (0..samples.count()).map(all).collect::<Result<_>>()?;
-                    return Ok(Some(Rest { graph: rest, obstacles, still, inputs: fed, features }));
+                    return Ok(Some(Rest { graph: rest, obstacles: frozen.obstacles, still, inputs: fed, features }));
                 }
                 Some((n, why)) => {
                     let at = rest.nodes().position(|m| m == n).and_then(|at| after.get(at));
                     let &n = at.ok_or_else(|| Error::internal("an obstacle is in no part"))?;
-                    obstacles.push((format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)), why));
-                    let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
-                    frozen.extend(graph.behind(&made));
+                    frozen.add(n, why);
                 }
             }
         }
-        Err(Error::input("nothing of the student can be trained")
-            .because(format!("all its weights come before {}, through which training cannot go", named(&obstacles))))
+        Err(Error::input("nothing of the student can be trained").because(format!(
+            "all its weights come before {}, through which training cannot go",
+            named(&frozen.obstacles)
+        )))
     }
 
     /// What stands in the way, and why.
@@ -131,6 +117,23 @@ impl Rest {
     /// The samples as the rest takes them.
     pub fn samples<'a>(&'a self, whole: &'a dyn Samples) -> impl Samples + 'a {
         Joined { rest: self, whole }
+    }
+}
+
+/// The nodes that are not trained through, and what stands in the way.
+struct Frozen<'g> {
+    graph: &'g Graph,
+    nodes: HashSet<NodeId>,
+    obstacles: Vec<(String, String)>,
+}
+
+impl Frozen<'_> {
+    /// A node, and all that comes before it.
+    fn add(&mut self, n: NodeId, why: String) {
+        let graph = self.graph;
+        self.obstacles.push((format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)), why));
+        let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
+        self.nodes.extend(graph.behind(&made));
     }
 }
 

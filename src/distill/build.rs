@@ -123,16 +123,8 @@ impl<'a, T: Real> Builder<'a, T> {
 
     /// What a value holds, if neither what is fed nor what is trained can change it.
     fn content(&mut self, v: ValueId) -> Option<Tensor> {
-        let value = self.graph.value(v);
-        if let (Some(ints), Some(ty)) = (&value.ints, &value.ty) {
-            let known = ints.iter().map(|d| i64::try_from(d.known()?).ok()).collect::<Option<Vec<_>>>();
-            let shape = value.dims().and_then(|d| d.into_iter().map(|d| usize::try_from(d).ok()).collect());
-            let fits = |shape: &Vec<usize>, n: usize| shape.iter().product::<usize>() == n;
-            if let (Some(known), Some(shape), Some(dtype)) = (known, shape, ty.dtype().filter(|d| d.is_int()))
-                && fits(&shape, known.len())
-            {
-                return Some(Tensor::from_ints(dtype, shape, known));
-            }
+        if let Some(known) = self.graph.value(v).known_ints() {
+            return Some(known);
         }
         if self.varying.contains(&v) { None } else { self.evaluator.tensor(v) }
     }

@@ -137,7 +137,9 @@ struct Run<'a, 't> {
     x: Batch,
     /// The teachers' probabilities for samples as they are, where they were asked for and nothing else is.
     known: Vec<Option<Vec<f32>>>,
-    /// Whether the student gave the same for all samples that are held back, which differ, when it was last judged.
+    /// Whether the samples that are held back differ,
+    differ: bool,
+    /// and the student gave the same for all of them when it was last judged.
     dead: bool,
     since: Instant,
 }
@@ -189,6 +191,10 @@ impl<'a, 't> Run<'a, 't> {
             return refuse(&format!("there is a label {label}, and it has {classes} classes"));
         }
         let zeros = Zeros::of(graph, &student.tape);
+        let (first, mut differ) = (samples.read(held_back[0])?, false);
+        for &sample in &held_back {
+            differ = differ || samples.read(sample)? != first;
+        }
         Ok(Run {
             codebooks: freed.codebooks(&student.tape),
             student,
@@ -201,6 +207,7 @@ impl<'a, 't> Run<'a, 't> {
             trained,
             held_back,
             x: Batch::new(samples, batch),
+            differ,
             known: vec![None; n],
             dead: false,
             since: Instant::now(),
@@ -489,8 +496,7 @@ impl<'a, 't> Run<'a, 't> {
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
         let (mut total, mut right, mut agreed) = (0.0, 0, 0);
-        let (mut first, mut same) = (Vec::new(), true);
-        let (mut fed, mut alike) = (Vec::new(), true);
+        let (mut first, mut same) = (Vec::new(), self.differ);
         for chunk in self.held_back.clone().chunks(self.batch) {
             // The copies of the last sample do not count.
             let batch = self.filled(chunk);
@@ -498,11 +504,6 @@ impl<'a, 't> Run<'a, 't> {
             let mut targets = self.targets(&batch, true)?;
             self.student.forward(&self.x, Mode::Infer);
             let rows = |len: usize| len / self.batch * chunk.len();
-            if alike {
-                let sample = |x: &[f32]| x[..x.len() / self.batch].to_vec();
-                fed = if fed.is_empty() { self.x.iter().map(|x| sample(x)).collect() } else { fed };
-                alike = self.x.iter().zip(&fed).all(|(x, first)| x.chunks_exact(first.len()).all(|x| x == first));
-            }
             let outputs = self.student.outputs();
             for (i, y) in outputs.iter().enumerate() {
                 let row = y.len() / self.batch;
@@ -524,7 +525,7 @@ impl<'a, 't> Run<'a, 't> {
             let outputs: Vec<&[f32]> = outputs.iter().map(|y| &y[..rows(y.len())]).collect();
             total += self.loss(&outputs, chunk, &targets).0 * chunk.len() as f64;
         }
-        self.dead = same && !alike;
+        self.dead = same;
         let n = self.held_back.len() as f64;
         let judges = !self.teachers.is_empty() && self.student.classes.is_some();
         Ok(Score {

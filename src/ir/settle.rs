@@ -51,14 +51,14 @@ impl Graph {
         if !outputs.iter().all(|v| self.is_unused(*v) || free(v)) {
             return Vec::new();
         }
-        let known: Option<Vec<_>> = outputs.iter().filter(|v| free(v)).map(|&v| Some((v, self.ints_of(v)?))).collect();
+        let known: Option<Vec<_>> =
+            outputs.iter().filter(|v| free(v)).map(|&v| Some((v, self.value(v).known_ints()?))).collect();
         if let Some(known) = known.filter(|known| !known.is_empty()) {
             return known;
         }
         let inputs = self.node_inputs(n);
         // Floats that do not come from dims may be weights, but for numbers that go with one that does.
-        let is_float = |v: &ValueId| self.value(*v).ty.as_ref().and_then(|t| t.dtype()).is_none_or(|d| d.is_float());
-        let floats: Vec<ValueId> = inputs.iter().flatten().copied().filter(is_float).collect();
+        let floats: Vec<ValueId> = inputs.iter().flatten().copied().filter(|&v| self.value(v).may_be_float()).collect();
         let from_dims = floats.iter().any(|v| settled.contains(v));
         let number = |v: &ValueId| settled.contains(v) || self.len_of(*v).is_some_and(|n| n <= 1);
         let arithmetic = floats.is_empty() || (from_dims && floats.iter().all(number));
@@ -73,16 +73,6 @@ impl Graph {
     fn len_of(&self, v: ValueId) -> Option<usize> {
         let dims: Option<Vec<usize>> = self.value(v).dims()?.into_iter().map(|d| usize::try_from(d).ok()).collect();
         elements(&dims?)
-    }
-
-    /// The integers that inference knows a value has.
-    fn ints_of(&self, v: ValueId) -> Option<Tensor> {
-        let value = self.value(v);
-        let ints: Option<Vec<i64>> = value.ints.as_ref()?.iter().map(|d| i64::try_from(d.known()?).ok()).collect();
-        let (ints, dims) = (ints?, value.dims()?);
-        let dtype = value.ty.as_ref()?.dtype().filter(|d| d.is_int())?;
-        let dims: Option<Vec<usize>> = dims.into_iter().map(|d| usize::try_from(d).ok()).collect();
-        (self.len_of(v) == Some(ints.len())).then(|| Tensor::from_ints(dtype, dims.unwrap_or_default(), ints))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Values: what flows along the edges of a graph.
 
-use crate::ir::shape::{Dim, Type};
-use crate::ir::tensor::Tensor;
+use crate::ir::shape::{DType, Dim, Type};
+use crate::ir::tensor::{Tensor, elements};
 use bytes::Bytes;
 
 /// A named value with its type, and with its content where that is constant.
@@ -78,6 +78,26 @@ impl Value {
     /// Dims as numbers, if the value is a tensor whose dims are all known.
     pub fn dims(&self) -> Option<Vec<u64>> {
         self.ty.as_ref()?.shape()?.dims()
+    }
+
+    /// Whether it is a tensor of floats, for all that is known of it.
+    pub fn may_be_float(&self) -> bool {
+        let dtype = self.ty.as_ref().and_then(Type::dtype);
+        dtype.is_none_or(DType::is_float)
+    }
+
+    /// The integers that shape inference knows it to hold, if it knows all of them.
+    pub fn known_ints(&self) -> Option<Tensor> {
+        let (dtype, dims) = (self.ty.as_ref()?.dtype()?, self.dims()?);
+        let dims: Vec<usize> = dims.into_iter().map(|d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+        let known = self.ints.as_ref()?.iter().map(|d| i64::try_from(d.known()?).ok());
+        let known: Vec<i64> = known.collect::<Option<_>>()?;
+        let fits = match dtype {
+            DType::I64 => true,
+            DType::I32 => known.iter().all(|&k| i32::try_from(k).is_ok()),
+            _ => false,
+        };
+        (fits && elements(&dims)? == known.len()).then(|| Tensor::from_ints(dtype, dims, known))
     }
 
     pub fn rank(&self) -> Option<usize> {

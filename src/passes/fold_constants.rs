@@ -30,8 +30,8 @@
 use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::infer::Infer;
-use crate::ir::tensor::{byte_len, elements};
-use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Tensor, Type, Use, Value, ValueId};
+use crate::ir::tensor::byte_len;
+use crate::ir::{Dim, Graph, NodeId, Op, Patch, Tensor, Type, Use, Value, ValueId};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -254,18 +254,9 @@ fn fixed_target(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     (open <= 1 && fits && same_type).then_some((target, tensor))
 }
 
-/// The content of an integer value that shape inference knows completely.
+/// The content of an integer value that is no constant and that shape inference knows completely.
 fn known_content(value: &Value) -> Option<Tensor> {
-    if value.constant().is_some() {
-        return None;
-    }
-    let (dtype, shape) = (value.ty.as_ref()?.dtype()?, value.ty.as_ref()?.shape()?);
-    let shape: Vec<usize> = shape.dims()?.into_iter().map(|d| usize::try_from(d).ok()).collect::<Option<_>>()?;
-    let known: Option<Vec<i64>> = value.ints.as_ref()?.iter().map(|d| i64::try_from(d.known()?).ok()).collect();
-    let known = known?;
-    let fits = matches!(dtype, DType::I64 | DType::I32)
-        && (dtype == DType::I64 || known.iter().all(|&k| i32::try_from(k).is_ok()));
-    (fits && elements(&shape)? == known.len()).then(|| Tensor::from_ints(dtype, shape, known))
+    if value.constant().is_some() { None } else { value.known_ints() }
 }
 
 /// Bytes of a tensor of this type, if its dims are known.
