@@ -43,6 +43,7 @@ mod conv;
 mod depthwise;
 #[cfg(test)]
 mod gradients;
+mod lanes;
 mod layout;
 mod lines;
 pub mod loss;

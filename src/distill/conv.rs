@@ -28,7 +28,7 @@ pub fn build<T: Real>(site: &mut Site<'_, '_, T>, op: &ConvOp) -> Result<(), Str
         return site.emit(Depthwise::new(sweep, x[0], x[1], kernel.outputs), &inputs);
     }
     let channels = [kernel.inputs, kernel.outputs / kernel.groups];
-    site.emit(Conv::new(&sweep, x[0], kernel.groups, channels, false), &inputs)
+    site.emit(Conv::new(&sweep, x[0], kernel.groups, channels, false)?, &inputs)
 }
 
 /// The transpose of the convolution that has its input and output the other way round, with the same weight.
@@ -44,34 +44,26 @@ pub fn build_transpose<T: Real>(site: &mut Site<'_, '_, T>, op: &ConvTranspose) 
     if site.has(2) {
         inputs.push(site.read(2)?);
     }
-    site.emit(Conv::new(&sweep, x[0], groups, [w[1], x[1] / groups], true), &inputs)
+    site.emit(Conv::new(&sweep, x[0], groups, [w[1], x[1] / groups], true)?, &inputs)
 }
 
 /// Y[N, M, …] = X[N, C, …] ∗ W[M, C/groups, k…] + B[M]; transposed, from Y to X, with a bias for X.
 struct Conv {
-    there: Pass,
-    /// The transpose: a pass for every residue of places in X by the stride.
-    back: Vec<Pass>,
-    transposed: bool,
+    forward: Pass,
+    backward: Pass,
     /// Elements of a plane that has the bias.
     plane: usize,
 }
 
 impl Conv {
     /// `channels` are those of X and of Y in a group.
-    fn new(sweep: &Sweep, images: usize, groups: usize, [x, y]: [usize; 2], transposed: bool) -> Conv {
-        let (taps, kernel) = (sweep.taps(), sweep.kernel[1]);
-        let axes = [0, 1].map(|axis| Axis::forward(sweep, axis));
-        let there = Pass::new(axes, [images, groups, x, y], [x * taps, taps], kernel);
-        let [rows, columns] = [0, 1].map(|axis| Axis::back(sweep, axis));
-        let residues = rows.iter().flat_map(|y| columns.iter().map(|x| [y.clone(), x.clone()]));
-        let back = residues.map(|axes| Pass::new(axes, [images, groups, y, x], [taps, x * taps], kernel)).collect();
-        Conv { there, back, transposed, plane: if transposed { sweep.plane() } else { sweep.windows() } }
-    }
-
-    /// From Y to X.
-    fn apply_back<T: Real>(&self, y: &[T], w: &[T], x: &mut [T], start: Start<'_, T>, scratch: &mut [T]) {
-        self.back.iter().for_each(|pass| pass.apply(y, w, x, start, scratch));
+    fn new(s: &Sweep, images: usize, groups: usize, [x, y]: [usize; 2], transposed: bool) -> Result<Conv, String> {
+        let axes = [0, 1].map(|axis| Axis::forward(s, axis));
+        let turned = axes.each_ref().map(Axis::turned);
+        let there = Pass::new(axes, [images, groups, x, y], [x * s.taps(), s.taps()], s.kernel)?;
+        let back = Pass::new(turned, [images, groups, y, x], [s.taps(), x * s.taps()], s.kernel)?;
+        let (forward, backward) = if transposed { (back, there) } else { (there, back) };
+        Ok(Conv { forward, backward, plane: if transposed { s.plane() } else { s.windows() } })
     }
 }
 
@@ -90,36 +82,22 @@ impl<T: Real> Kernel<T> for Conv {
     }
 
     fn scratch(&self) -> Scratch {
-        let back = self.back.iter().map(Pass::room).max().unwrap_or(0);
-        let (forward, gradient) = if self.transposed { (back, self.there.room()) } else { (self.there.room(), back) };
-        Scratch { forward, backward: gradient.max(self.there.weights_room()) }
+        Scratch { forward: self.forward.room(), backward: self.backward.back_room() }
     }
 
     fn forward(&mut self, x: &[&[T]], y: &mut [T], scratch: &mut [T], _: Mode) {
         let start = x.get(2).map_or(Start::Zero, |bias| Start::Bias(bias));
-        match self.transposed {
-            false => self.there.apply(x[0], x[1], y, start, scratch),
-            true => self.apply_back(x[0], x[1], y, start, scratch),
-        }
+        self.forward.apply(x[0], x[1], y, start, scratch);
     }
 
     fn backward(&mut self, back: Backward<'_, T>) {
         let Backward { x, dy, dx, scratch, .. } = back;
         let mut dx = dx.into_iter();
-        if let Some(dx) = dx.next().flatten() {
-            let start = if dx.fresh { Start::Zero } else { Start::There };
-            match self.transposed {
-                false => self.apply_back(dy, x[1], dx.to, start, scratch),
-                true => self.there.apply(dy, x[1], dx.to, start, scratch),
-            }
+        let [by_x, by_weight, by_bias] = std::array::from_fn(|_| dx.next().flatten());
+        if by_x.is_some() || by_weight.is_some() {
+            self.backward.back(dy, [x[0], x[1]], by_x, by_weight, scratch);
         }
-        if let Some(dw) = dx.next().flatten() {
-            let (x, y) = if self.transposed { (dy, x[0]) } else { (x[0], dy) };
-            self.there.weights(x, y, dw, scratch);
-        }
-        if let Some(db) = dx.next().flatten() {
-            channel_sums(dy, db, self.plane);
-        }
+        by_bias.into_iter().for_each(|by| channel_sums(dy, by, self.plane));
     }
 }
 

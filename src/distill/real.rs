@@ -1,6 +1,6 @@
 //! The numbers that training computes with, their matrix products, and sums in a fixed order.
 
-use super::simd::{LANES, total, widest};
+use super::simd::{LANES, total, transposed, widest};
 use rayon::prelude::*;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -38,6 +38,11 @@ pub trait Real:
     /// self a + b, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
     fn is_nan(self) -> bool;
+    /// Row i of the result has number i of every row.
+    ///
+    /// # Safety
+    /// Only for processors of which [`widest`] says `true`.
+    unsafe fn transposed(m: [[Self; LANES]; LANES]) -> [[Self; LANES]; LANES];
 
     fn abs(self) -> Self {
         if self < Self::ZERO { -self } else { self }
@@ -51,7 +56,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($type:ident, $erf:expr) => {
+    ($type:ident, $erf:expr, $transposed:expr) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -91,12 +96,20 @@ macro_rules! real {
             fn is_nan(self) -> bool {
                 self.is_nan()
             }
+            #[inline(always)]
+            unsafe fn transposed(m: [[Self; LANES]; LANES]) -> [[Self; LANES]; LANES] {
+                $transposed(m)
+            }
         }
     };
 }
 
-real!(f32, erf);
-real!(f64, unary::erf);
+// SAFETY: as the trait's.
+#[cfg(target_arch = "x86_64")]
+real!(f32, erf, |m| unsafe { super::simd::transposed_f32(m) });
+#[cfg(not(target_arch = "x86_64"))]
+real!(f32, erf, |m| transposed(false, m));
+real!(f64, unary::erf, |m| transposed(false, m));
 
 /// To 1.5e-7. (Abramowitz and Stegun, 7.1.26.)
 fn erf(x: f32) -> f32 {

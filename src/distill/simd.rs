@@ -6,9 +6,12 @@ use super::real::Real;
 /// Numbers side by side: what one instruction works on, and what sums are taken in.
 pub const LANES: usize = 8;
 
-/// Rows of a tile of a product, and the most vectors of columns.
-pub const ROWS: usize = 4;
-pub const WIDE: usize = 3;
+/// Rows of a tile of a product, and the most columns: their sums fill the registers but for four.
+pub const ROWS: usize = 2;
+pub const WIDE: usize = 6;
+
+/// Rows on either side of sums of pairs.
+pub const PAIRS: [usize; 2] = [4, 3];
 
 /// Calls `f`, compiled for AVX2 and FMA if the processor has them. `f` is told whether a multiplication and an addition are
 /// one instruction; it must be inlined, and leave its results in memory: sums that are read at once, by the number or by
@@ -34,99 +37,133 @@ fn multiply_add<T: Real>(fused: bool, a: T, b: T, c: T) -> T {
     if fused { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// to[i `apart` + j] += Σ a[p][i] b[offsets[p] + j] over p, or = if it is `fresh`, for each row i and the columns j of so
-/// many vectors.
-pub fn tile<T: Real>(
-    vectors: usize,
-    a: &[[T; ROWS]],
-    b: &[T],
-    offsets: &[usize],
-    to: &mut [T],
-    apart: usize,
-    fresh: bool,
-) {
-    match vectors {
-        1 => widest(
-            #[inline(always)]
-            |fused| tile_of::<T, 1>(fused, a, b, offsets, to, apart, fresh),
-        ),
-        2 => widest(
-            #[inline(always)]
-            |fused| tile_of::<T, 2>(fused, a, b, offsets, to, apart, fresh),
-        ),
-        _ => widest(
-            #[inline(always)]
-            |fused| tile_of::<T, WIDE>(fused, a, b, offsets, to, apart, fresh),
-        ),
+/// Where the terms of a product lie: a vector, from where a column begins, and which numbers go with it, one a row.
+pub struct Terms {
+    list: Vec<[u32; 2]>,
+    /// Beyond the last vector, and beyond the last numbers.
+    ends: [usize; 2],
+}
+
+impl Terms {
+    /// # Errors
+    /// If a place does not fit into 32 bits.
+    pub fn new(terms: impl Iterator<Item = [usize; 2]>) -> Result<Terms, String> {
+        let (mut list, mut ends) = (Vec::new(), [0, 0]);
+        for [vector, numbers] in terms {
+            let places = [vector, numbers].map(u32::try_from);
+            let [Ok(v), Ok(n)] = places else { return Err("its images are too large".into()) };
+            ends = [ends[0].max(vector + LANES), ends[1].max(numbers + 1)];
+            list.push([v, n]);
+        }
+        Ok(Terms { list, ends })
     }
 }
 
+/// Columns of a product, a vector each: where the terms of each begin, where its sums go, and how far apart the sums of
+/// neighbouring rows are.
+pub struct Columns<'a> {
+    pub from: &'a [usize],
+    pub to: &'a [usize],
+    pub apart: usize,
+}
+
+/// to[i `apart` + column] = Σ a[numbers][i] b[column + vector] over all terms, for each row i and up to six columns.
+pub fn tile<T: Real>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
+    let last = columns.from.iter().max().map_or(0, |last| last + terms.ends[0]);
+    assert!(last <= b.len() && terms.ends[1] <= a.len(), "terms beyond their slices");
+    match columns.from.len() {
+        1 => tile_of::<T, 1>(terms, a, b, columns, to),
+        2 => tile_of::<T, 2>(terms, a, b, columns, to),
+        3 => tile_of::<T, 3>(terms, a, b, columns, to),
+        4 => tile_of::<T, 4>(terms, a, b, columns, to),
+        5 => tile_of::<T, 5>(terms, a, b, columns, to),
+        _ => tile_of::<T, WIDE>(terms, a, b, columns, to),
+    }
+}
+
+fn tile_of<T: Real, const V: usize>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
+    widest(
+        #[inline(always)]
+        |fused| tile_wide::<T, V>(fused, terms, a, b, columns, to),
+    );
+}
+
 #[inline(always)]
-fn tile_of<T: Real, const V: usize>(
+fn tile_wide<T: Real, const V: usize>(
     fused: bool,
+    terms: &Terms,
     a: &[[T; ROWS]],
     b: &[T],
-    offsets: &[usize],
+    columns: &Columns<'_>,
     to: &mut [T],
-    apart: usize,
-    fresh: bool,
 ) {
     let mut sums = [[[T::ZERO; LANES]; V]; ROWS];
-    for (a, &at) in a.iter().zip(offsets) {
-        let b = b[at..at + LANES * V].as_chunks::<LANES>().0;
-        for i in 0..ROWS {
-            for v in 0..V {
+    let from: [usize; V] = std::array::from_fn(|v| columns.from[v]);
+    for &[vector, numbers] in &terms.list {
+        // SAFETY: `tile` has asserted that the last numbers, and the last vector of the last column, lie inside.
+        let a = unsafe { a.get_unchecked(numbers as usize) };
+        for v in 0..V {
+            // SAFETY: as above.
+            let b = unsafe { b.as_ptr().add(from[v] + vector as usize).cast::<[T; LANES]>().read() };
+            for i in 0..ROWS {
                 for l in 0..LANES {
-                    sums[i][v][l] = multiply_add(fused, a[i], b[v][l], sums[i][v][l]);
+                    sums[i][v][l] = multiply_add(fused, a[i], b[l], sums[i][v][l]);
                 }
             }
         }
     }
     for (i, sums) in sums.into_iter().enumerate() {
-        for (to, sums) in to[i * apart..].as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
-            match fresh {
-                true => *to = sums,
-                false => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
-            }
+        for (v, sums) in sums.into_iter().enumerate() {
+            to[i * columns.apart + columns.to[v]..][..LANES].copy_from_slice(&sums);
         }
     }
 }
 
-/// Rows of numbers: where each begins, and how far the stretches of each are apart.
+/// Rows of vectors: where each begins, and how far apart neighbouring vectors are, on three levels.
 pub struct Rows<'a, T, const N: usize> {
     pub data: &'a [T],
     pub starts: [usize; N],
-    pub apart: usize,
+    pub apart: [usize; 3],
 }
 
 impl<T: Copy, const N: usize> Rows<'_, T, N> {
-    /// Whether so many stretches of such a length lie inside the slice.
-    fn hold(&self, times: usize, len: usize) -> bool {
-        let last = times.saturating_sub(1) * self.apart + len;
-        self.starts.iter().all(|at| at + last <= self.data.len())
+    /// Whether so many vectors lie inside the slice.
+    fn hold(&self, counts: [usize; 3]) -> bool {
+        let last: usize = counts.iter().zip(self.apart).map(|(n, apart)| n.saturating_sub(1) * apart).sum();
+        self.starts.iter().all(|at| at + last + LANES <= self.data.len())
     }
 
     /// # Safety
-    /// The vector at `at` of a stretch must lie inside the slice.
+    /// The vectors must lie inside the slice.
     #[inline(always)]
-    unsafe fn vector(&self, row: usize, time: usize, at: usize) -> [T; LANES] {
+    unsafe fn vectors<const K: usize>(&self, at: [usize; 3]) -> [[T; LANES]; K] {
+        let at = at[0] * self.apart[0] + at[1] * self.apart[1] + at[2] * self.apart[2];
         // SAFETY: the caller's.
-        unsafe { self.data.as_ptr().add(self.starts[row] + time * self.apart + at).cast::<[T; LANES]>().read() }
+        std::array::from_fn(|row| unsafe { self.data.as_ptr().add(self.starts[row] + at).cast::<[T; LANES]>().read() })
     }
 }
 
 /// The lanes of sums of every row with every other row.
-type Pairs<T> = [[[T; LANES]; WIDE]; ROWS];
+type Sums<T> = [[[T; LANES]; PAIRS[1]]; PAIRS[0]];
 
-/// Σ a[i][j] b[k][j] over j of every pair of rows i and k: over whole vectors, of `times` stretches of `len`.
-pub fn dots<T: Real>(a: Rows<'_, T, ROWS>, b: Rows<'_, T, WIDE>, times: usize, len: usize) -> [[T; WIDE]; ROWS] {
-    assert!(a.hold(times, len) && b.hold(times, len), "rows beyond their slice");
-    let mut sums = [[[T::ZERO; LANES]; WIDE]; ROWS];
-    let mut totals = [[T::ZERO; WIDE]; ROWS];
+/// Σ a[i][j] b[k][j] over j, so many vectors on three levels, of every row i and each of the first `width` rows k.
+pub fn dots<T: Real>(
+    a: &Rows<'_, T, { PAIRS[0] }>,
+    b: &Rows<'_, T, { PAIRS[1] }>,
+    width: usize,
+    counts: [usize; 3],
+) -> [[T; PAIRS[1]]; PAIRS[0]] {
+    assert!(a.hold(counts) && b.hold(counts), "rows beyond their slice");
+    let mut sums = [[[T::ZERO; LANES]; PAIRS[1]]; PAIRS[0]];
+    let mut totals = [[T::ZERO; PAIRS[1]]; PAIRS[0]];
     widest(
         #[inline(always)]
         |fused| {
-            dots_of(fused, &a, &b, times, len, &mut sums);
+            match width {
+                1 => dots_of::<T, 1>(fused, a, b, counts, &mut sums),
+                2 => dots_of::<T, 2>(fused, a, b, counts, &mut sums),
+                _ => dots_of::<T, { PAIRS[1] }>(fused, a, b, counts, &mut sums),
+            }
             let pairs = totals.as_flattened_mut().iter_mut().zip(sums.as_flattened());
             pairs.for_each(|(to, sums)| *to = total(sums));
         },
@@ -135,33 +172,66 @@ pub fn dots<T: Real>(a: Rows<'_, T, ROWS>, b: Rows<'_, T, WIDE>, times: usize, l
 }
 
 #[inline(always)]
-fn dots_of<T: Real>(
+fn dots_of<T: Real, const K: usize>(
     fused: bool,
-    a: &Rows<'_, T, ROWS>,
-    b: &Rows<'_, T, WIDE>,
-    times: usize,
-    len: usize,
-    to: &mut Pairs<T>,
+    a: &Rows<'_, T, { PAIRS[0] }>,
+    b: &Rows<'_, T, { PAIRS[1] }>,
+    counts: [usize; 3],
+    to: &mut Sums<T>,
 ) {
-    let mut sums = [[[T::ZERO; LANES]; WIDE]; ROWS];
-    for time in 0..times {
-        for j in (0..len / LANES * LANES).step_by(LANES) {
-            let (mut a_at, mut b_at) = ([[T::ZERO; LANES]; ROWS], [[T::ZERO; LANES]; WIDE]);
-            // SAFETY: `dots` has asserted that the last vector of every row lies inside.
-            unsafe {
-                a_at.iter_mut().enumerate().for_each(|(i, to)| *to = a.vector(i, time, j));
-                b_at.iter_mut().enumerate().for_each(|(k, to)| *to = b.vector(k, time, j));
-            }
-            for i in 0..ROWS {
-                for k in 0..WIDE {
-                    for l in 0..LANES {
-                        sums[i][k][l] = multiply_add(fused, a_at[i][l], b_at[k][l], sums[i][k][l]);
+    let mut sums = [[[T::ZERO; LANES]; K]; PAIRS[0]];
+    for group in 0..counts[0] {
+        for row in 0..counts[1] {
+            for j in 0..counts[2] {
+                // SAFETY: `dots` has asserted that the last vector of every row lies inside.
+                let (a, b) = unsafe { (a.vectors::<{ PAIRS[0] }>([group, row, j]), b.vectors::<K>([group, row, j])) };
+                for i in 0..PAIRS[0] {
+                    for k in 0..K {
+                        for l in 0..LANES {
+                            sums[i][k][l] = multiply_add(fused, a[i][l], b[k][l], sums[i][k][l]);
+                        }
                     }
                 }
             }
         }
     }
-    *to = sums;
+    for (to, sums) in to.iter_mut().zip(sums) {
+        to[..K].copy_from_slice(&sums);
+    }
+}
+
+/// Row i of the result has number i of every row; `fused` is what [`widest`] says.
+#[inline(always)]
+pub fn transposed<T: Real>(fused: bool, m: [[T; LANES]; LANES]) -> [[T; LANES]; LANES] {
+    match fused {
+        // SAFETY: `widest` says so only where the processor has AVX2, or is none that needs it.
+        true => unsafe { T::transposed(m) },
+        false => std::array::from_fn(|i| m.map(|row| row[i])),
+    }
+}
+
+/// [`transposed`] for f32, three steps of exchanging: in fours, in pairs, halves.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+#[inline]
+pub fn transposed_f32(m: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+    use std::arch::x86_64::*;
+    let fours = |a, b| [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)];
+    let pairs = |a, b| [_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b)];
+    let halves = |a, b| [_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)];
+    // SAFETY: each row has the eight numbers that are read.
+    let r = m.each_ref().map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
+    let ([a, b], [c, d]) = (fours(r[0], r[1]), fours(r[2], r[3]));
+    let ([e, f], [g, h]) = (fours(r[4], r[5]), fours(r[6], r[7]));
+    let ([a, b], [c, d]) = (pairs(a, c), pairs(b, d));
+    let ([e, f], [g, h]) = (pairs(e, g), pairs(f, h));
+    let ([a, e], [b, f], [c, g], [d, h]) = (halves(a, e), halves(b, f), halves(c, g), halves(d, h));
+    [a, b, c, d, e, f, g, h].map(|row| {
+        let mut to = [0.0; LANES];
+        // SAFETY: there is room for the eight numbers that are written.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), row) };
+        to
+    })
 }
 
 /// The sum of lanes.
@@ -170,18 +240,10 @@ pub fn total<T: Real>(l: &[T; LANES]) -> T {
     ((l[0] + l[4]) + (l[1] + l[5])) + ((l[2] + l[6]) + (l[3] + l[7]))
 }
 
-/// Cuts `n` columns into tiles: where each begins, and its vectors. One vector alone would be slower, so four are twice two.
-pub fn spans(n: usize) -> impl Iterator<Item = (usize, usize)> {
-    let (vectors, mut at) = (n.div_ceil(LANES), 0);
-    std::iter::from_fn(move || {
-        let take = match vectors - at {
-            0 => return None,
-            4 => 2,
-            left => left.min(WIDE),
-        };
-        at += take;
-        Some(((at - take) * LANES, take))
-    })
+/// Cuts `n` into spans of at most `most`, as even as can be: where each begins, and how long it is.
+pub fn spans(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = n.div_ceil(most);
+    (0..count).map(move |i| (i * n / count, (i + 1) * n / count - i * n / count))
 }
 
 #[cfg(test)]
@@ -193,70 +255,87 @@ mod tests {
     }
 
     /// Whole numbers, so that every order of the sums gives the same.
-    fn products<T: Real + std::fmt::Debug>(vectors: usize, depth: usize, fresh: bool) {
+    fn products<T: Real + std::fmt::Debug>(width: usize, depth: usize) {
         let (a, b) = (numbers::<T>(depth * ROWS), numbers::<T>(400));
-        let offsets: Vec<usize> = (0..depth).map(|p| p * 53 % 371).collect();
+        let list: Vec<[usize; 2]> = (0..depth).map(|p| [p * 53 % 331, depth - 1 - p]).collect();
+        let terms = Terms::new(list.iter().copied()).unwrap();
         let a = a.as_chunks::<ROWS>().0;
-        let (apart, columns) = (30, vectors * LANES);
-        let mut found = vec![T::ONE; ROWS * apart];
-        tile(vectors, a, &b, &offsets, &mut found, apart, fresh);
-        for (i, found) in found.chunks_exact(apart).enumerate() {
-            for (j, &found) in found.iter().enumerate() {
-                let terms = (0..depth).map(|p| a[p][i] * b[offsets[p] + j.min(columns)]);
-                let first = if fresh && j < columns { T::ZERO } else { T::ONE };
-                let want = if j < columns { terms.fold(first, |a, b| a + b) } else { first };
-                assert_eq!(found, want, "{vectors} {depth} {i} {j}");
+        let columns = Columns { from: &[9, 0, 61, 4, 7, 8][..width], to: &[16, 3, 30, 40, 50, 60][..width], apart: 70 };
+        let mut want = vec![T::ONE; ROWS * columns.apart];
+        for (i, lane) in (0..ROWS).flat_map(|i| (0..LANES).map(move |l| (i, l))) {
+            for (from, to) in columns.from.iter().zip(columns.to) {
+                let sum = list.iter().map(|&[v, numbers]| a[numbers][i] * b[from + v + lane]);
+                want[i * columns.apart + to + lane] = sum.fold(T::ZERO, |a, b| a + b);
             }
         }
-        let mut plain = vec![T::ONE; ROWS * apart];
-        tile_of::<T, WIDE>(false, a, &b, &offsets, &mut plain, apart, fresh);
-        for (plain, found) in plain.chunks_exact(apart).zip(found.chunks_exact(apart)) {
-            assert_eq!(plain[..columns], found[..columns]);
-        }
+        let mut found = vec![T::ONE; ROWS * columns.apart];
+        tile(&terms, a, &b, &columns, &mut found);
+        assert_eq!(found, want, "{width} {depth}");
     }
 
     #[test]
     fn tiles_of_a_product() {
         for depth in [0, 1, 7] {
-            for vectors in 1..=WIDE {
-                for fresh in [false, true] {
-                    products::<f32>(vectors, depth, fresh);
-                    products::<f64>(vectors, depth, fresh);
-                }
+            for width in 1..=WIDE {
+                products::<f32>(width, depth);
+                products::<f64>(width, depth);
             }
         }
+        assert!(Terms::new([[0, 1 << 32]].into_iter()).is_err());
     }
 
-    fn pairs<T: Real + std::fmt::Debug>(len: usize) {
-        let x = numbers::<T>(300);
-        let (a, b) = ([0, 20, 41, 60], [3, 33, 50]);
-        let found = dots(Rows { data: &x, starts: a, apart: 50 }, Rows { data: &x, starts: b, apart: 43 }, 3, len);
-        for (a, found) in a.iter().zip(found) {
-            for (b, found) in b.iter().zip(found) {
-                let terms = (0..3 * len).map(|j| [a + j / len * 50 + j % len, b + j / len * 43 + j % len]);
-                assert_eq!(found, terms.fold(T::ZERO, |sum, [i, k]| sum + x[i] * x[k]), "{len} {a} {b}");
+    fn pairs<T: Real + std::fmt::Debug>(width: usize, counts: [usize; 3]) {
+        let x = numbers::<T>(400);
+        let a = Rows { data: &x, starts: [0, 20, 41, 60], apart: [8, 50, 16] };
+        let b = Rows { data: &x, starts: [3, 33, 50], apart: [11, 43, 8] };
+        let found = dots(&a, &b, width, counts);
+        let [groups, rows, columns] = counts;
+        let at = (0..groups).flat_map(|g| (0..rows).flat_map(move |r| (0..columns).map(move |c| [g, r, c])));
+        let places: Vec<[usize; 2]> = at
+            .flat_map(|at| {
+                let far = [a.apart, b.apart].map(|apart| at.iter().zip(apart).map(|(n, a)| n * a).sum::<usize>());
+                (0..LANES).map(move |lane| far.map(|far| far + lane))
+            })
+            .collect();
+        for (i, found) in a.starts.iter().zip(found) {
+            for (k, found) in b.starts.iter().zip(found).take(width) {
+                let terms = places.iter().map(|[a, b]| x[i + a] * x[k + b]);
+                assert_eq!(found, terms.fold(T::ZERO, |a, b| a + b), "{counts:?}");
             }
         }
     }
 
     #[test]
     fn dots_of_pairs() {
-        for len in [8, 40] {
-            pairs::<f32>(len);
-            pairs::<f64>(len);
+        for counts in [[1, 1, 1], [2, 3, 4], [1, 4, 0]] {
+            for width in 1..=PAIRS[1] {
+                pairs::<f32>(width, counts);
+                pairs::<f64>(width, counts);
+            }
         }
     }
 
     #[test]
+    fn rows_become_columns() {
+        let m: [[f32; LANES]; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as f32));
+        let mut found = m;
+        widest(
+            #[inline(always)]
+            |fused| found = transposed(fused, m),
+        );
+        assert_eq!(found, transposed(false, m));
+        assert_eq!((found[3][5], found[7][0]), (m[5][3], m[0][7]));
+    }
+
+    #[test]
     fn spans_cover_everything() {
-        for n in 0..200 {
-            let spans: Vec<_> = spans(n).collect();
+        for (n, most) in (0..50).flat_map(|n| [(n, 3), (n, WIDE)]) {
             let mut end = 0;
-            for &(at, vectors) in &spans {
-                assert!(at == end && (1..=WIDE).contains(&vectors) && (vectors > 1 || n <= LANES));
-                end = at + vectors * LANES;
+            for (at, len) in spans(n, most) {
+                assert!(at == end && len <= most && len >= (most / 2).min(n));
+                end = at + len;
             }
-            assert_eq!(end, n.next_multiple_of(LANES));
+            assert_eq!(end, n);
         }
     }
 }

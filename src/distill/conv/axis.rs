@@ -1,104 +1,78 @@
-//! One axis of a convolution: which elements its windows read, forward and on the way back.
+//! One axis of a convolution: which elements the places of its result read.
 
 use crate::distill::sweep::Sweep;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Window `o` reads elements `o stride + place − pad` of `input`, for each tap's place; its result goes to element
-/// `start + o step`.
-#[derive(Debug, Clone)]
+/// For every place, the elements that it reads: by which tap, and which.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
-    pub input: usize,
-    pub windows: usize,
-    pub stride: usize,
-    pub pad: isize,
-    /// Elements of a window: which weight each has, and its place.
-    pub taps: Vec<[usize; 2]>,
-    pub start: usize,
-    pub step: usize,
-    /// Elements of what results go to.
-    pub output: usize,
+    pub elements: usize,
+    pub places: Vec<Vec<[usize; 2]>>,
+}
+
+/// Places that read by the same taps, each tap as far from the first element that is read.
+#[derive(Debug, Default)]
+pub struct Class {
+    /// Taps, and how far.
+    pub reads: Vec<[usize; 2]>,
+    /// Places, and the first element that each reads.
+    pub places: Vec<[usize; 2]>,
+}
+
+/// The places that read by one tap, and what they read: both evenly spaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    pub place: usize,
+    pub element: usize,
+    pub steps: [usize; 2],
+    pub count: usize,
 }
 
 impl Axis {
+    /// Windows, and what they see of the input: padding is not read.
     pub fn forward(s: &Sweep, axis: usize) -> Axis {
-        Axis {
-            input: s.input[axis],
-            windows: s.output[axis],
-            stride: s.stride[axis],
-            pad: s.pad[axis] as isize,
-            taps: (0..s.kernel[axis]).map(|k| [k, k * s.dilation[axis]]).collect(),
-            start: 0,
-            step: 1,
-            output: s.output[axis],
-        }
-    }
-
-    /// The axes of the transposed convolution: one for the elements of each residue by the stride, as these see the same
-    /// taps. Element y is part of window o by tap k where y + pad = o stride + k dilation.
-    pub fn back(s: &Sweep, axis: usize) -> Vec<Axis> {
-        let (stride, pad, input) = (s.stride[axis], s.pad[axis], s.input[axis]);
-        let residues = (0..stride.min(input)).map(|start| {
-            let (phase, first) = ((start + pad) % stride, (start + pad) / stride);
-            let places = (0..s.kernel[axis]).map(|k| [k, k * s.dilation[axis]]).filter(|t| t[1] % stride == phase);
-            let taps: Vec<_> = places.map(|[k, place]| [k, place / stride]).collect();
-            let last = taps.last().map_or(0, |t| t[1]);
-            Axis {
-                input: s.output[axis],
-                windows: (input - start).div_ceil(stride),
-                stride: 1,
-                pad: last as isize - first as isize,
-                taps: taps.into_iter().rev().map(|[k, back]| [k, last - back]).collect(),
-                start,
-                step: stride,
-                output: input,
-            }
-        });
-        residues.collect()
-    }
-
-    /// The places of taps by the stride, without repetition: elements of one phase lie side by side in a padded plane.
-    pub fn phases(&self) -> Vec<usize> {
-        let mut phases: Vec<usize> = self.taps.iter().map(|t| t[1] % self.stride).collect();
-        phases.sort_unstable();
-        phases.dedup();
-        phases
-    }
-
-    /// How far the last element of a window lies from the first, in its phase.
-    pub fn reach(&self) -> usize {
-        self.taps.iter().map(|t| t[1] / self.stride).max().unwrap_or(0)
-    }
-
-    /// The places in a padded phase, among so many that are seen, that elements of the input have.
-    pub fn inside(&self, phase: usize, seen: usize) -> Range<usize> {
-        let stride = self.stride as isize;
-        let place = |element: isize| {
-            let ceil = -((phase as isize - self.pad - element).div_euclid(stride));
-            (ceil.max(0) as usize).min(seen)
+        let element = |o: usize, k: usize| (o * s.stride[axis] + k * s.dilation[axis]).checked_sub(s.pad[axis]);
+        let reads = |o: usize| {
+            let taps = (0..s.kernel[axis]).filter_map(|k| Some([k, element(o, k).filter(|&e| e < s.input[axis])?]));
+            taps.collect()
         };
-        let end = place(self.input as isize);
-        place(0).min(end)..end
+        Axis { elements: s.input[axis], places: (0..s.output[axis]).map(reads).collect() }
     }
 
-    /// The element that lies at a place of a padded phase.
-    pub fn element(&self, phase: usize, place: usize) -> usize {
-        ((place * self.stride + phase) as isize - self.pad) as usize
+    /// The way back: elements, and the places that read them.
+    pub fn turned(&self) -> Axis {
+        let mut places = vec![Vec::new(); self.elements];
+        for (place, reads) in self.places.iter().enumerate() {
+            reads.iter().for_each(|&[tap, element]| places[element].push([tap, place]));
+        }
+        Axis { elements: self.places.len(), places }
     }
 
-    /// Elements from the start of one padded row to that of the next, where a row's padding on the right is the next
-    /// row's on the left; and how far the last row's windows read on.
-    pub fn row(&self) -> [usize; 2] {
-        let seen = self.windows + self.reach();
-        let inside: Vec<Range<usize>> = self.phases().iter().map(|&p| self.inside(p, seen)).collect();
-        let shared = inside.iter().map(|r| r.start).min().unwrap_or(0);
-        let end = inside.iter().map(|r| r.end).max().unwrap_or(0);
-        let row = self.windows.max(end).max(seen - shared.min(seen));
-        [row, seen.saturating_sub(row)]
+    pub fn classes(&self) -> Vec<Class> {
+        let mut classes: BTreeMap<Vec<[usize; 2]>, Vec<[usize; 2]>> = BTreeMap::new();
+        for (place, reads) in self.places.iter().enumerate() {
+            let first = reads.iter().map(|r| r[1]).min().unwrap_or(0);
+            let mut key: Vec<_> = reads.iter().map(|&[tap, element]| [tap, element - first]).collect();
+            key.sort_unstable();
+            classes.entry(key).or_default().push([place, first]);
+        }
+        classes.into_iter().map(|(reads, places)| Class { reads, places }).collect()
     }
 
-    /// Whether window `o` reads element `o stride` alone, and its result goes to element `o`.
-    pub fn is_plain(&self) -> bool {
-        self.taps.len() == 1 && self.reach() == 0 && self.step == 1 && self.output == self.windows
+    /// From the first to the last element that some places read.
+    pub fn seen(&self, places: Range<usize>) -> Range<usize> {
+        let read = || self.places[places.clone()].iter().flatten().map(|r| r[1]);
+        read().min().unwrap_or(0)..read().max().map_or(0, |last| last + 1)
+    }
+
+    /// Those of some places that read by a tap.
+    pub fn run(&self, tap: usize, places: Range<usize>) -> Option<Run> {
+        let of = |place: usize| Some([place, self.places[place].iter().find(|r| r[0] == tap)?[1]]);
+        let mut found = places.filter_map(of);
+        let ([place, element], second) = (found.next()?, found.next());
+        let steps = second.map_or([1, 1], |second| [second[0] - place, second[1] - element]);
+        Some(Run { place, element, steps, count: 1 + usize::from(second.is_some()) + found.count() })
     }
 }
 
@@ -120,23 +94,13 @@ mod tests {
         }
     }
 
-    /// Every (window, tap, element) that an axis reads, in the terms of the convolution forward.
-    fn read(axis: &Axis, back: bool) -> Vec<[usize; 3]> {
-        let mut found = Vec::new();
-        for o in 0..axis.windows {
-            for &[tap, place] in &axis.taps {
-                let (phase, at) = (place % axis.stride, o + place / axis.stride);
-                if axis.inside(phase, axis.windows + axis.reach()).contains(&at) {
-                    let (element, to) = (axis.element(phase, at), axis.start + o * axis.step);
-                    found.push(if back { [element, tap, to] } else { [to, tap, element] });
-                }
-            }
-        }
-        found
+    fn sorted(mut reads: Vec<[usize; 3]>) -> Vec<[usize; 3]> {
+        reads.sort_unstable();
+        reads
     }
 
     #[test]
-    fn the_way_back_reads_what_forward_reads() {
+    fn classes_and_runs_hold_all_that_is_read() {
         for (input, kernel, stride, dilation, pad) in [
             (7, 3, 1, 1, 1),
             (8, 3, 2, 1, 1),
@@ -146,18 +110,34 @@ mod tests {
             (6, 4, 2, 1, 0),
             (2, 2, 5, 1, 3),
         ] {
-            let s = sweep(input, kernel, stride, dilation, pad);
-            let mut want = Vec::new();
-            for o in 0..s.output[1] {
-                for k in 0..kernel {
-                    want.extend((o * stride + k * dilation).checked_sub(pad).filter(|&e| e < input).map(|e| [o, k, e]));
+            let there = Axis::forward(&sweep(input, kernel, stride, dilation, pad), 1);
+            let back = there.turned();
+            assert_eq!(back.turned(), there);
+            for axis in [there, back] {
+                let places = axis.places.iter().enumerate();
+                let all = sorted(places.flat_map(|(p, reads)| reads.iter().map(move |r| [p, r[0], r[1]])).collect());
+                let of_class = |class: Class| {
+                    let Class { reads, places } = class;
+                    places
+                        .into_iter()
+                        .flat_map(move |[p, first]| reads.clone().into_iter().map(move |r| [p, r[0], first + r[1]]))
+                };
+                assert_eq!(sorted(axis.classes().into_iter().flat_map(of_class).collect()), all);
+                let middle = axis.places.len() / 2;
+                let mut runs = Vec::new();
+                for (tap, part) in
+                    (0..kernel).flat_map(|k| [0..middle, middle..axis.places.len()].map(|part| (k, part)))
+                {
+                    let seen = axis.seen(part.clone());
+                    let Some(run) = axis.run(tap, part) else { continue };
+                    for i in 0..run.count {
+                        let [place, element] = [run.place + i * run.steps[0], run.element + i * run.steps[1]];
+                        assert!(seen.contains(&element));
+                        runs.push([place, tap, element]);
+                    }
                 }
+                assert_eq!(sorted(runs), all);
             }
-            let mut back: Vec<_> = Axis::back(&s, 1).iter().flat_map(|a| read(a, true)).collect();
-            back.sort_unstable();
-            want.sort_unstable();
-            assert_eq!(read(&Axis::forward(&s, 1), false), want);
-            assert_eq!(back, want);
         }
     }
 }

@@ -1,54 +1,60 @@
-//! One pass over the images of a convolution, without columns of windows: along padded planes, every tap of all windows is
-//! one shifted run.
+//! One pass over the images of a convolution, without columns of windows: the lanes of a vector are images, so that every
+//! place reads whole vectors, and only those that it sees.
 
 mod weights;
 
-use super::axis::Axis;
-use crate::distill::lines::{Lines, copy};
+use super::axis::{Axis, Run};
+use crate::distill::lanes::{self, Stretch};
 use crate::distill::real::{PIECES, Real};
-use crate::distill::simd::{LANES, ROWS, WIDE, spans, tile};
+use crate::distill::simd::{Columns, LANES, ROWS, Terms, WIDE, spans, tile};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Windows of a channel that are worked on together, if there is a choice: what they read stays in the second cache.
-const TOGETHER: usize = 1024;
+/// Elements that are worked on together, if there is a choice: they stay in the second cache.
+const TOGETHER: usize = 1 << 16;
 
-/// The same, where images are apart in memory.
-const APART: usize = 512;
+/// Bytes of a line of the cache, and no fewer elements than it has.
+const LINE: usize = 64;
+
+/// Rows of places that are worked on together at least: what neighbouring ones both see is copied for each.
+const MIN_ROWS: usize = 4;
 
 /// Channels of each image to outputs, in groups.
 pub struct Pass {
-    axes: [Axis; 2],
     images: usize,
     groups: usize,
     /// Channels and outputs of a group.
     channels: usize,
     outputs: usize,
-    /// Which weight each tap has.
-    taps: Vec<usize>,
+    axes: [Axis; 2],
+    /// Which places of a row read by each of its taps.
+    columns: Vec<Option<Run>>,
+    /// Taps of a window.
+    taps: usize,
     /// How far the weights of neighbouring outputs and of neighbouring channels of a group lie apart.
     weights: [usize; 2],
-    phases: Vec<[usize; 2]>,
-    /// Elements of a row of a padded plane, of a plane of one phase, of those of all images of a channel.
-    row: usize,
-    plane: usize,
+    /// Images that are worked on together: some vectors.
+    width: usize,
+    /// Elements of what is read, and of results, from one channel to the next.
     pitch: usize,
-    /// Elements of the results of an image, where rows end as in padded planes, and of those of all images of a channel.
-    run: usize,
     spread: usize,
-    /// No window reads more than one element: the runs of rows, and of images, are one.
-    plain: bool,
-    /// Images and rows of windows of a tile.
-    together: usize,
-    rows: usize,
-    /// Where a tap of the first window reads, for each channel and tap.
-    offsets: Vec<usize>,
+    classes: Vec<Terms>,
+    blocks: Vec<Block>,
 }
 
-/// Windows of some images: all of several, or some rows of one.
-struct Windows {
-    images: Range<usize>,
+/// Rows of places, what they see, and the vectors of their results, up to six at a time.
+struct Block {
     rows: Range<usize>,
+    seen: Range<usize>,
+    tiles: Vec<Tile>,
+}
+
+/// Places of one class: where what each reads begins, and where its result goes.
+struct Tile {
+    class: usize,
+    from: [usize; WIDE],
+    to: [usize; WIDE],
+    len: usize,
 }
 
 /// What results are added to.
@@ -64,242 +70,219 @@ fn apart(n: usize) -> usize {
     (n.div_ceil(LANES) | 1) * LANES
 }
 
+/// Scratch memory from where a line of the cache begins: vectors across two lines would take twice as long.
+fn aligned<T>(scratch: &mut [T]) -> &mut [T] {
+    let skip = scratch.as_ptr().align_offset(LINE).min(LINE);
+    &mut scratch[skip..]
+}
+
 impl Pass {
     /// `shape` is how many images, groups, channels and outputs of a group; `weights` how far the weights of neighbouring
-    /// outputs and channels lie apart; `kernel` how many taps a row of windows has.
-    pub fn new(axes: [Axis; 2], shape: [usize; 4], weights: [usize; 2], kernel: usize) -> Pass {
+    /// outputs and channels lie apart; `kernel` the taps of a window.
+    ///
+    /// # Errors
+    /// If the images are too large.
+    pub fn new(axes: [Axis; 2], shape: [usize; 4], weights: [usize; 2], kernel: [usize; 2]) -> Result<Pass, String> {
         let [images, groups, channels, outputs] = shape;
-        let [y, x] = &axes;
-        let pairs = |a: &[usize], b: &[usize]| -> Vec<[usize; 2]> {
-            a.iter().flat_map(|&a| b.iter().map(move |&b| [a, b])).collect()
-        };
-        let phases = pairs(&y.phases(), &x.phases());
-        let phases = if phases.is_empty() { vec![[0, 0]] } else { phases };
-        let plain = y.is_plain() && x.is_plain();
-        let [row, beyond] = x.row();
-        let windows = y.windows * x.windows;
-        let piece = images.div_ceil(PIECES);
-        let together = (if plain { TOGETHER } else { APART } / windows).clamp(1, piece);
-        let rows = if together > 1 { y.windows } else { (TOGETHER / row).clamp(1, y.windows) };
-        let run = if plain { rows * row } else { ((rows - 1) * row + x.windows).next_multiple_of(LANES) };
-        let plane = ((rows + y.reach()) * row + beyond).max(run);
-        let pitch = apart(together * phases.len() * plane);
-        let taps: Vec<usize> = y.taps.iter().flat_map(|a| x.taps.iter().map(move |b| a[0] * kernel + b[0])).collect();
-        let mut offsets = Vec::with_capacity(channels * taps.len());
-        for channel in 0..channels {
-            for [_, v] in &y.taps {
-                for [_, u] in &x.taps {
-                    let phase = phases.iter().position(|p| *p == [v % y.stride, u % x.stride]).unwrap_or(0);
-                    offsets.push(channel * pitch + phase * plane + v / y.stride * row + u / x.stride);
+        let [elements, places] = [axes[1].elements, axes[1].places.len()];
+        let rows = axes[0].places.len();
+        // As many images as fit, then as many rows.
+        let row = (LANES * (channels * elements + outputs * places)).max(1);
+        let all = axes[0].elements.max(rows).max(1);
+        let vectors = piece(images) / LANES;
+        let together = (TOGETHER / (row * all)).clamp(1, vectors);
+        let per_block = (TOGETHER / row).clamp(MIN_ROWS, rows.max(MIN_ROWS));
+        let per_block = if together > 1 { all } else { rows.div_ceil(rows.div_ceil(per_block).max(1)) };
+        let width = together * LANES;
+        let ranges = (0..rows).step_by(per_block.max(1)).map(|r| r..rows.min(r + per_block));
+        let ranges: Vec<_> = ranges.map(|r| (r.clone(), axes[0].seen(r))).collect();
+        let most = |of: fn(&(Range<usize>, Range<usize>)) -> usize| ranges.iter().map(of).max().unwrap_or(0);
+        let pitch = apart(most(|r| r.1.len()) * elements * width);
+        let spread = apart(most(|r| r.0.len()) * places * width);
+
+        let [by_row, by_column] = [axes[0].classes(), axes[1].classes()];
+        let pairs = || by_row.iter().flat_map(|y| by_column.iter().map(move |x| (y, x)));
+        let terms = pairs().map(|(y, x)| {
+            let reads = || y.reads.iter().flat_map(|y| x.reads.iter().map(move |x| [y, x]));
+            Terms::new((0..channels).flat_map(|channel| {
+                reads().map(move |[y, x]| {
+                    let (far, tap) = ((y[1] * elements + x[1]) * width, y[0] * kernel[1] + x[0]);
+                    [channel * pitch + far, channel * kernel[0] * kernel[1] + tap]
+                })
+            }))
+        });
+        let classes = terms.collect::<Result<_, _>>()?;
+        let block = |(rows, seen): (Range<usize>, Range<usize>)| {
+            let mut tiles = Vec::new();
+            for (class, (y, x)) in pairs().enumerate() {
+                let inside = y.places.iter().filter(|y| rows.contains(&y[0]));
+                let found = inside.flat_map(|&[row, first]| {
+                    let at = move |x: &[usize; 2]| {
+                        let from = if y.reads.is_empty() { 0 } else { (first - seen.start) * elements + x[1] };
+                        [from, (row - rows.start) * places + x[0]]
+                    };
+                    x.places.iter().map(at)
+                });
+                let found = found.flat_map(|at| (0..width).step_by(LANES).map(move |l| at.map(|at| at * width + l)));
+                let found: Vec<[usize; 2]> = found.collect();
+                for (at, len) in spans(found.len(), WIDE) {
+                    let pick = |end: usize| std::array::from_fn(|i| if i < len { found[at + i][end] } else { 0 });
+                    tiles.push(Tile { class, from: pick(0), to: pick(1), len });
                 }
             }
-        }
-        let spread = apart(together * run);
-        Pass {
-            axes,
+            Block { rows, seen, tiles }
+        };
+        let blocks = ranges.into_iter().map(block).collect();
+        let columns = (0..kernel[1]).map(|tap| axes[1].run(tap, 0..places)).collect();
+        let taps = kernel[0] * kernel[1];
+        Ok(Pass {
             images,
             groups,
             channels,
             outputs,
+            axes,
+            columns,
             taps,
             weights,
-            phases,
-            row,
-            plane,
+            width,
             pitch,
-            run,
             spread,
-            plain,
-            together,
-            rows,
-            offsets,
-        }
-    }
-
-    fn piece(&self) -> usize {
-        self.images.div_ceil(PIECES)
+            classes,
+            blocks,
+        })
     }
 
     fn pieces(&self) -> usize {
-        self.images.div_ceil(self.piece())
+        self.images.div_ceil(piece(self.images))
     }
 
     /// Elements of an image, before and after.
     fn image(&self) -> [usize; 2] {
         let [y, x] = &self.axes;
-        [self.groups * self.channels * y.input * x.input, self.groups * self.outputs * y.output * x.output]
+        [
+            self.groups * self.channels * y.elements * x.elements,
+            self.groups * self.outputs * y.places.len() * x.places.len(),
+        ]
     }
 
     /// Elements of packed weights of a group.
     fn packed(&self) -> usize {
-        self.outputs.next_multiple_of(ROWS) * self.offsets.len()
+        (self.outputs.next_multiple_of(ROWS) * self.channels * self.taps).next_multiple_of(LANES)
     }
 
-    /// Elements of the padded planes of a tile, with as much behind as a tile of a product may read.
-    fn padded(&self) -> usize {
-        self.channels.max(1) * self.pitch + LANES * WIDE
-    }
-
-    /// Elements of the results of a tile, as runs have them, of whole tiles of a product.
-    fn results(&self) -> usize {
-        self.outputs.next_multiple_of(ROWS) * self.spread
+    /// Elements of what is read and of the results of a block, of whole tiles of a product.
+    fn parts(&self) -> [usize; 2] {
+        [self.channels * self.pitch, self.outputs.next_multiple_of(ROWS) * self.spread]
     }
 
     /// Scratch memory of [`Pass::apply`].
     pub fn room(&self) -> usize {
-        self.groups * self.packed() + self.pieces() * (self.padded() + self.results())
+        LINE + self.groups * self.packed() + self.pieces() * self.parts().iter().sum::<usize>()
     }
 
-    /// The tiles of so many images.
-    fn tiles(&self, images: usize) -> impl Iterator<Item = Windows> + use<> {
-        let (together, rows, all) = (self.together, self.rows, self.axes[0].windows);
-        (0..images).step_by(together).flat_map(move |i| {
-            let images = i..images.min(i + together);
-            (0..all).step_by(rows).map(move |r| Windows { images: images.clone(), rows: r..all.min(r + rows) })
-        })
+    /// Blocks of so many images, with the images of each.
+    fn blocks(&self, images: usize) -> impl Iterator<Item = (&Block, Range<usize>)> {
+        let some = (0..images).step_by(self.width).map(move |i| i..images.min(i + self.width));
+        some.flat_map(|images| self.blocks.iter().map(move |block| (block, images.clone())))
     }
 
-    /// How many runs a tile has, one an image or one of all, and how long each is.
-    fn runs(&self, tile: &Windows) -> (usize, usize) {
-        let (images, rows) = (tile.images.len(), tile.rows.len());
-        match self.plain {
-            true => (1, if images > 1 { images * self.run } else { rows * self.row }),
-            false => (images, (rows - 1) * self.row + self.axes[1].windows),
-        }
+    /// What a block reads of a channel.
+    fn read(&self, block: &Block, images: &Range<usize>, channel: usize) -> Stretch {
+        let ([y, x], [apart, _]) = (&self.axes, self.image());
+        let first = images.start * apart + (channel * y.elements + block.seen.start) * x.elements;
+        Stretch { first, apart, images: images.len(), len: block.seen.len() * x.elements }
     }
 
-    /// Where the results of a tile for an output of a group lie, as runs have them and in images, and how long lines are.
-    /// What lies between lines of runs is nobody's.
-    fn lines(&self, tile: &Windows, group: usize, output: usize) -> [Lines; 2] {
-        let ([y, x], [_, per_image]) = (&self.axes, self.image());
-        let plane = tile.images.start * per_image + (group * self.outputs + output) * y.output * x.output;
-        let first = plane + (y.start + tile.rows.start * y.step) * x.output + x.start;
-        [
-            Lines { first: output * self.spread, apart: [self.run, self.row], step: 1 },
-            Lines { first, apart: [per_image, y.step * x.output], step: x.step },
-        ]
+    /// What a block writes of an output.
+    fn written(&self, block: &Block, images: &Range<usize>, output: usize) -> Stretch {
+        let ([y, x], [_, apart]) = (&self.axes, self.image());
+        let first = images.start * apart + (output * y.places.len() + block.rows.start) * x.places.len();
+        Stretch { first, apart, images: images.len(), len: block.rows.len() * x.places.len() }
     }
 
-    /// Copies results of a tile from images to where runs have them.
-    fn gather<T: Real>(&self, y: &[T], tile: &Windows, group: usize, results: &mut [T]) {
-        let counts = [tile.images.len(), tile.rows.len()];
-        for output in 0..self.outputs {
-            let [here, there] = self.lines(tile, group, output);
-            copy(results, here, y, there, counts, self.axes[1].windows);
-        }
-    }
-
-    /// Copies results of a tile from where runs have them to images.
-    fn scatter<T: Real>(&self, results: &[T], tile: &Windows, group: usize, y: &mut [T]) {
-        let counts = [tile.images.len(), tile.rows.len()];
-        for output in 0..self.outputs {
-            let [here, there] = self.lines(tile, group, output);
-            copy(y, there, results, here, counts, self.axes[1].windows);
-        }
-    }
-
-    /// Writes what the windows of a tile see of a group's channels. What is never written must be zero.
-    fn pad<T: Real>(&self, x: &[T], tile: &Windows, group: usize, padded: &mut [T]) {
-        let [by_y, by_x] = &self.axes;
-        let (plane, [per_image, _]) = (by_y.input * by_x.input, self.image());
-        let (start, rows) = (tile.rows.start, tile.rows.len() + by_y.reach());
-        for (i, &[y, x_phase]) in self.phases.iter().enumerate() {
-            let inside = by_y.inside(y, start + rows);
-            let inside = inside.start.max(start).min(start + rows)..inside.end.max(start);
-            let columns = by_x.inside(x_phase, by_x.windows + by_x.reach());
-            if self.rows < by_y.windows {
-                let planes = (0..self.channels).flat_map(|c| (0..tile.images.len()).map(move |image| (c, image)));
-                for (channel, image) in planes {
-                    let at = channel * self.pitch + (image * self.phases.len() + i) * self.plane;
-                    let padded = &mut padded[at..][..rows * self.row];
-                    padded[..(inside.start - start) * self.row].fill(T::ZERO);
-                    padded[(inside.end - start) * self.row..].fill(T::ZERO);
-                }
-            }
-            if columns.is_empty() || inside.is_empty() {
-                continue;
-            }
-            let from = by_y.element(y, inside.start) * by_x.input + by_x.element(x_phase, columns.start);
-            for channel in 0..self.channels {
-                let at = (group * self.channels + channel) * plane + from;
-                let from = Lines {
-                    first: tile.images.start * per_image + at,
-                    apart: [per_image, by_y.stride * by_x.input],
-                    step: by_x.stride,
-                };
-                let to = Lines {
-                    first: channel * self.pitch + i * self.plane + (inside.start - start) * self.row + columns.start,
-                    apart: [self.phases.len() * self.plane, self.row],
-                    step: 1,
-                };
-                let counts = [tile.images.len(), inside.len()];
-                copy(padded, to, x, from, counts, columns.len());
-            }
-        }
-    }
-
-    /// Weights in the order they are read in: of four outputs side by side.
+    /// Weights in the order they are read in: of two outputs side by side.
     fn pack<T: Real>(&self, w: &[T], packed: &mut [T]) {
-        let (depth, per_group) = (self.offsets.len(), self.packed());
-        let of_group = w.len() / self.groups;
+        let (depth, per_group, of_group) = (self.channels * self.taps, self.packed(), w.len() / self.groups);
         for (group, packed) in packed.chunks_exact_mut(per_group.max(1)).enumerate() {
             let w = &w[group * of_group..];
-            packed.par_chunks_mut(depth * ROWS).enumerate().for_each(|(i, packed)| {
-                for (at, to) in packed.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-                    let (channel, tap) = (at / self.taps.len(), self.taps[at % self.taps.len()]);
-                    for (row, to) in to.iter_mut().enumerate() {
-                        let output = (i * ROWS + row).min(self.outputs - 1);
-                        *to = w[output * self.weights[0] + channel * self.weights[1] + tap];
+            packed.par_chunks_mut(depth * ROWS).take(self.outputs.div_ceil(ROWS)).enumerate().for_each(
+                |(i, packed)| {
+                    for (at, to) in packed.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+                        let (channel, tap) = (at / self.taps, at % self.taps);
+                        for (row, to) in to.iter_mut().enumerate() {
+                            let output = (i * ROWS + row).min(self.outputs - 1);
+                            *to = w[output * self.weights[0] + channel * self.weights[1] + tap];
+                        }
                     }
-                }
-            });
+                },
+            );
+        }
+    }
+
+    /// Copies what a block reads of a group's channels.
+    fn load<T: Real>(&self, x: &[T], block: &Block, images: &Range<usize>, group: usize, read: &mut [T]) {
+        for (channel, read) in read.chunks_exact_mut(self.pitch).enumerate() {
+            lanes::gather(x, self.read(block, images, group * self.channels + channel), read, self.width);
         }
     }
 
     /// y = W x, from `start` on.
     pub fn apply<T: Real>(&self, x: &[T], w: &[T], y: &mut [T], start: Start<'_, T>, scratch: &mut [T]) {
-        if self.taps.is_empty() && matches!(start, Start::There) {
-            return;
-        }
-        let ([per_x, per_y], piece) = (self.image(), self.piece());
-        let (packed, scratch) = scratch.split_at_mut(self.groups * self.packed());
+        let ([per_x, per_y], piece) = (self.image(), piece(self.images));
+        let (packed, scratch) = aligned(scratch).split_at_mut(self.groups * self.packed());
         self.pack(w, packed);
-        let (packed, ends) = (&*packed, x.par_chunks(piece * per_x).zip(y.par_chunks_mut(piece * per_y)));
-        ends.zip(scratch.par_chunks_mut(self.padded() + self.results())).for_each(|((x, y), scratch)| {
-            let (padded, results) = scratch.split_at_mut(self.padded());
-            padded.fill(T::ZERO);
-            for tile in self.tiles(x.len() / per_x) {
+        let (packed, parts) = (&*packed, self.parts());
+        let ends = x.par_chunks(piece * per_x).zip(y.par_chunks_mut(piece * per_y));
+        ends.zip(scratch.par_chunks_mut(parts.iter().sum())).for_each(|((x, y), scratch)| {
+            let (read, results) = scratch.split_at_mut(parts[0]);
+            for (block, images) in self.blocks(x.len() / per_x) {
                 for group in 0..self.groups {
-                    self.pad(x, &tile, group, padded);
-                    match start {
-                        Start::Zero => {}
-                        Start::Bias(bias) => {
-                            let bias = &bias[group * self.outputs..];
-                            results.chunks_exact_mut(self.spread).zip(bias).for_each(|(to, &b)| to.fill(b));
-                        }
-                        Start::There => self.gather(y, &tile, group, results),
-                    }
-                    let w = packed[group * self.packed()..][..self.packed()].as_chunks().0;
-                    self.multiply(padded, w, results, &tile, matches!(start, Start::Zero));
-                    self.scatter(results, &tile, group, y);
+                    self.load(x, block, &images, group, read);
+                    self.multiply(block, read, &packed[group * self.packed()..][..self.packed()], results);
+                    self.store(results, block, &images, group, y, start);
                 }
             }
         });
     }
 
-    /// Adds the products of a tile to its results, or writes them if these are `fresh`.
-    fn multiply<T: Real>(&self, padded: &[T], w: &[[T; ROWS]], results: &mut [T], tile: &Windows, fresh: bool) {
-        let depth = self.offsets.len();
-        let (runs, run) = self.runs(tile);
-        for image in 0..runs {
-            for (at, vectors) in spans(run) {
-                let x = &padded[image * self.phases.len() * self.plane + at..];
-                for output in (0..self.outputs).step_by(ROWS) {
-                    let w = &w[output / ROWS * depth..][..depth];
-                    let to = &mut results[output * self.spread + image * self.run + at..];
-                    self::tile(vectors, w, x, &self.offsets, to, self.spread, fresh);
+    /// The products of a block.
+    fn multiply<T: Real>(&self, block: &Block, read: &[T], w: &[T], results: &mut [T]) {
+        let depth = self.channels * self.taps;
+        for Tile { class, from, to, len } in &block.tiles {
+            let columns = Columns { from: &from[..*len], to: &to[..*len], apart: self.spread };
+            for output in (0..self.outputs).step_by(ROWS) {
+                let w = w[output * depth..][..ROWS * depth].as_chunks().0;
+                tile(&self.classes[*class], w, read, &columns, &mut results[output * self.spread..]);
+            }
+        }
+    }
+
+    /// Copies the results of a block to images.
+    fn store<T: Real>(
+        &self,
+        results: &[T],
+        block: &Block,
+        images: &Range<usize>,
+        group: usize,
+        y: &mut [T],
+        start: Start<'_, T>,
+    ) {
+        for (output, results) in results.chunks_exact(self.spread).take(self.outputs).enumerate() {
+            let output = group * self.outputs + output;
+            let there = self.written(block, images, output);
+            match start {
+                Start::Zero => lanes::scatter(results, self.width, y, there, |_, new| new),
+                Start::There => lanes::scatter(results, self.width, y, there, |old, new| old + new),
+                Start::Bias(bias) => {
+                    let bias = bias[output];
+                    lanes::scatter(results, self.width, y, there, |_, new| new + bias);
                 }
             }
         }
     }
+}
+
+/// Images of a piece of the work: whole vectors.
+fn piece(images: usize) -> usize {
+    images.div_ceil(PIECES).max(1).next_multiple_of(LANES)
 }
