@@ -137,6 +137,9 @@ fn planes_of_one_element_and_many_rows() {
     check::<f32>(&plain([1, 1], 1, 0), Shape([3, 1, 1, 1]));
     check::<f32>(&plain([1, 1], 1, 0), Shape([33, 1, 7, 5]));
     check::<f32>(&plain([2, 2], 1, 0), Shape([130, 2, 3, 4]));
+    check::<f32>(&plain([3, 2], 3, 1), Shape([290, 1, 2, 3]));
+    let nothing = Sweep { output: [1, 2], stride: [4, 1], pad: [1, 0], pad_end: [2, 0], ..plain([2, 2], 1, 0) };
+    check::<f32>(&nothing, Shape([290, 1, 1, 1]));
     check::<f32>(&plain([70, 40], 1, 0), Shape([2, 1, 2, 5]));
     check::<f32>(&plain([70, 40], 3, 1), Shape([2, 1, 2, 5]));
     check::<f64>(&plain([3, 1500], 3, 1), Shape([1, 1, 1, 4]));

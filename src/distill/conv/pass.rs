@@ -97,7 +97,8 @@ impl Pass {
         let ranges = (0..rows).step_by(per_block.max(1)).map(|r| r..rows.min(r + per_block));
         let ranges: Vec<_> = ranges.map(|r| (r.clone(), axes[0].seen(r))).collect();
         let most = |of: fn(&(Range<usize>, Range<usize>)) -> usize| ranges.iter().map(of).max().unwrap_or(0);
-        let pitch = apart(most(|r| r.1.len()) * elements * width);
+        // Places that read nothing begin somewhere, too.
+        let pitch = apart(most(|r| r.1.len().max(1)) * elements * width);
         let spread = apart(most(|r| r.0.len()) * places * width);
 
         let [by_row, by_column] = [axes[0].classes(), axes[1].classes()];
