@@ -59,7 +59,7 @@ impl Conv {
     /// `channels` are those of X and of Y in a group.
     fn new(s: &Sweep, images: usize, groups: usize, [x, y]: [usize; 2], transposed: bool) -> Result<Conv, String> {
         let axes = [0, 1].map(|axis| Axis::forward(s, axis));
-        let turned = axes.each_ref().map(Axis::turned);
+        let turned = [0, 1].map(|axis| Axis::back(s, axis));
         let there = Pass::new(axes, [images, groups, x, y], [x * s.taps(), s.taps()], s.kernel)?;
         let back = Pass::new(turned, [images, groups, y, x], [s.taps(), x * s.taps()], s.kernel)?;
         let (forward, backward) = if transposed { (back, there) } else { (there, back) };

@@ -4,10 +4,16 @@ use crate::distill::sweep::Sweep;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// More classes than this, and padding is read instead.
+const MAX_CLASSES: usize = 16;
+
 /// For every place, the elements that it reads: by which tap, and which.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
+    /// Elements, among zeros if padding is read.
     pub elements: usize,
+    /// Those of them that are given.
+    pub given: Range<usize>,
     pub places: Vec<Vec<[usize; 2]>>,
 }
 
@@ -30,23 +36,39 @@ pub struct Run {
 }
 
 impl Axis {
-    /// Windows, and what they see of the input: padding is not read.
+    /// Windows, and what they see of the input.
     pub fn forward(s: &Sweep, axis: usize) -> Axis {
-        let element = |o: usize, k: usize| (o * s.stride[axis] + k * s.dilation[axis]).checked_sub(s.pad[axis]);
-        let reads = |o: usize| {
-            let taps = (0..s.kernel[axis]).filter_map(|k| Some([k, element(o, k).filter(|&e| e < s.input[axis])?]));
-            taps.collect()
-        };
-        Axis { elements: s.input[axis], places: (0..s.output[axis]).map(reads).collect() }
+        let [stride, dilation, pad] = [s.stride[axis], s.dilation[axis], s.pad[axis]].map(|n| n as isize);
+        let element = |o: isize, k: isize| Some(o * stride + k * dilation - pad);
+        Axis::new(s.kernel[axis], s.output[axis], s.input[axis], element)
     }
 
-    /// The way back: elements, and the places that read them.
-    pub fn turned(&self) -> Axis {
-        let mut places = vec![Vec::new(); self.elements];
-        for (place, reads) in self.places.iter().enumerate() {
-            reads.iter().for_each(|&[tap, element]| places[element].push([tap, place]));
+    /// The way back: elements of the input, and the windows that see them.
+    pub fn back(s: &Sweep, axis: usize) -> Axis {
+        let [stride, dilation, pad] = [s.stride[axis], s.dilation[axis], s.pad[axis]].map(|n| n as isize);
+        let window = |e: isize, k: isize| {
+            let far = e + pad - k * dilation;
+            (far.rem_euclid(stride) == 0).then(|| far.div_euclid(stride))
+        };
+        Axis::new(s.kernel[axis], s.input[axis], s.output[axis], window)
+    }
+
+    /// `element` tells what a place reads by a tap, which may be padding.
+    fn new(taps: usize, places: usize, given: usize, element: impl Fn(isize, isize) -> Option<isize>) -> Axis {
+        let all: Vec<Vec<(usize, isize)>> = (0..places as isize)
+            .map(|place| (0..taps).filter_map(|tap| Some((tap, element(place, tap as isize)?))).collect())
+            .collect();
+        let axis = |from: isize, to: isize| {
+            let inside = |&(tap, e): &(usize, isize)| (from..to).contains(&e).then(|| [tap, (e - from) as usize]);
+            let places = all.iter().map(|reads| reads.iter().filter_map(inside).collect()).collect();
+            Axis { elements: (to - from) as usize, given: -from as usize..-from as usize + given, places }
+        };
+        let seen = axis(0, given as isize);
+        if seen.classes().len() <= MAX_CLASSES {
+            return seen;
         }
-        Axis { elements: self.places.len(), places }
+        let read = || all.iter().flatten().map(|r| r.1);
+        axis(read().min().unwrap_or(0).min(0), read().max().map_or(0, |last| last + 1).max(given as isize))
     }
 
     pub fn classes(&self) -> Vec<Class> {
@@ -109,10 +131,22 @@ mod tests {
             (4, 3, 3, 3, 5),
             (6, 4, 2, 1, 0),
             (2, 2, 5, 1, 3),
+            (40, 31, 1, 1, 15),
+            (50, 21, 2, 2, 20),
         ] {
-            let there = Axis::forward(&sweep(input, kernel, stride, dilation, pad), 1);
-            let back = there.turned();
-            assert_eq!(back.turned(), there);
+            let s = sweep(input, kernel, stride, dilation, pad);
+            let (there, back) = (Axis::forward(&s, 1), Axis::back(&s, 1));
+            let given = |axis: &Axis, back: bool| {
+                let reads = axis.places.iter().enumerate().flat_map(|(p, reads)| reads.iter().map(move |r| (p, r)));
+                let inside = reads.filter(|(_, r)| axis.given.contains(&r[1]));
+                let order = |(p, r): (usize, &[usize; 2])| {
+                    let e = r[1] - axis.given.start;
+                    if back { [e, r[0], p] } else { [p, r[0], e] }
+                };
+                sorted(inside.map(order).collect())
+            };
+            assert_eq!(given(&there, false), given(&back, true));
+            assert!(there.classes().len() <= MAX_CLASSES && back.classes().len() <= MAX_CLASSES);
             for axis in [there, back] {
                 let places = axis.places.iter().enumerate();
                 let all = sorted(places.flat_map(|(p, reads)| reads.iter().map(move |r| [p, r[0], r[1]])).collect());

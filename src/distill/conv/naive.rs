@@ -41,7 +41,7 @@ fn check<T: Real + std::fmt::Debug>(s: &Sweep, shape: Shape) {
     let Shape([images, groups, channels, outputs]) = shape;
     let taps = s.taps();
     let axes = [0, 1].map(|axis| Axis::forward(s, axis));
-    let turned = axes.each_ref().map(Axis::turned);
+    let turned = [0, 1].map(|axis| Axis::back(s, axis));
     let there = Pass::new(axes, shape.0, [channels * taps, taps], s.kernel).unwrap();
     let back = Pass::new(turned, [images, groups, outputs, channels], [taps, channels * taps], s.kernel).unwrap();
 
@@ -141,6 +141,8 @@ fn planes_of_one_element_and_many_rows() {
     let nothing = Sweep { output: [1, 2], stride: [4, 1], pad: [1, 0], pad_end: [2, 0], ..plain([2, 2], 1, 0) };
     check::<f32>(&nothing, Shape([290, 1, 1, 1]));
     check::<f32>(&plain([70, 40], 1, 0), Shape([2, 1, 2, 5]));
+    check::<f32>(&plain([24, 20], 19, 9), Shape([5, 1, 3, 3]));
+    check::<f32>(&plain([9, 40], 17, 8), Shape([130, 2, 1, 2]));
     check::<f32>(&plain([70, 40], 3, 1), Shape([2, 1, 2, 5]));
     check::<f64>(&plain([3, 1500], 3, 1), Shape([1, 1, 1, 4]));
 }

@@ -161,7 +161,7 @@ impl Pass {
     fn image(&self) -> [usize; 2] {
         let [y, x] = &self.axes;
         [
-            self.groups * self.channels * y.elements * x.elements,
+            self.groups * self.channels * y.given.len() * x.given.len(),
             self.groups * self.outputs * y.places.len() * x.places.len(),
         ]
     }
@@ -185,13 +185,6 @@ impl Pass {
     fn blocks(&self, images: usize) -> impl Iterator<Item = (&Block, Range<usize>)> {
         let some = (0..images).step_by(self.width).map(move |i| i..images.min(i + self.width));
         some.flat_map(|images| self.blocks.iter().map(move |block| (block, images.clone())))
-    }
-
-    /// What a block reads of a channel.
-    fn read(&self, block: &Block, images: &Range<usize>, channel: usize) -> Stretch {
-        let ([y, x], [apart, _]) = (&self.axes, self.image());
-        let first = images.start * apart + (channel * y.elements + block.seen.start) * x.elements;
-        Stretch { first, apart, images: images.len(), len: block.seen.len() * x.elements }
     }
 
     /// What a block writes of an output.
@@ -220,10 +213,26 @@ impl Pass {
         }
     }
 
-    /// Copies what a block reads of a group's channels.
+    /// Copies what a block reads of a group's channels; and zeros for padding, if any is read.
     fn load<T: Real>(&self, x: &[T], block: &Block, images: &Range<usize>, group: usize, read: &mut [T]) {
+        let ([by_y, by_x], [apart, _]) = (&self.axes, self.image());
+        let rows = block.seen.start.max(by_y.given.start)..block.seen.end.min(by_y.given.end).max(by_y.given.start);
+        let line = by_x.given.len();
         for (channel, read) in read.chunks_exact_mut(self.pitch).enumerate() {
-            lanes::gather(x, self.read(block, images, group * self.channels + channel), read, self.width);
+            let plane = images.start * apart + (group * self.channels + channel) * by_y.given.len() * line;
+            let stretch = |row: usize, rows: usize| {
+                let first = plane + (row - by_y.given.start) * line;
+                Stretch { first, apart, images: images.len(), len: rows * line }
+            };
+            if by_x.elements == line && by_y.elements == by_y.given.len() {
+                lanes::gather(x, stretch(rows.start, rows.len()), read, self.width);
+                continue;
+            }
+            read.fill(T::ZERO);
+            for row in rows.clone() {
+                let to = (row - block.seen.start) * by_x.elements + by_x.given.start;
+                lanes::gather(x, stretch(row, 1), &mut read[to * self.width..], self.width);
+            }
         }
     }
 
