@@ -7,7 +7,7 @@ use std::ops::Range;
 /// More classes than this, and padding is read instead.
 const MAX_CLASSES: usize = 16;
 
-/// For every place, the elements that it reads: by which tap, and which.
+/// For every place, the elements that it reads: by which tap, the first tap first, and which.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
     /// Elements, among zeros if padding is read.
@@ -90,7 +90,10 @@ impl Axis {
 
     /// Those of some places that read by a tap.
     pub fn run(&self, tap: usize, places: Range<usize>) -> Option<Run> {
-        let of = |place: usize| Some([place, self.places[place].iter().find(|r| r[0] == tap)?[1]]);
+        let of = |place: usize| {
+            let reads = &self.places[place];
+            Some([place, reads[reads.binary_search_by_key(&tap, |r| r[0]).ok()?][1]])
+        };
         let mut found = places.filter_map(of);
         let ([place, element], second) = (found.next()?, found.next());
         let steps = second.map_or([1, 1], |second| [second[0] - place, second[1] - element]);
