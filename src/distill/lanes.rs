@@ -17,6 +17,12 @@ impl Stretch {
     fn at(&self, image: usize, element: usize) -> usize {
         self.first + image * self.apart + element
     }
+
+    /// Of the eight images from one on: how many there are, and how many elements come in blocks of eight by eight.
+    fn blocks(&self, image: usize) -> [usize; 2] {
+        let images = self.images.saturating_sub(image).min(LANES);
+        [images, if images == LANES { self.len / LANES * LANES } else { 0 }]
+    }
 }
 
 /// Element after element of images, those of all `width` images side by side; zeros for images that there are none of.
@@ -25,8 +31,7 @@ pub fn gather<T: Real>(from: &[T], here: Stretch, to: &mut [T], width: usize) {
         #[inline(always)]
         |fused| {
             for group in (0..width).step_by(LANES) {
-                let images = here.images.saturating_sub(group).min(LANES);
-                let whole = if images == LANES { here.len / LANES * LANES } else { 0 };
+                let [images, whole] = here.blocks(group);
                 for at in (0..whole).step_by(LANES) {
                     let mut block = [[T::ZERO; LANES]; LANES];
                     for (i, row) in block.iter_mut().enumerate() {
@@ -52,8 +57,7 @@ pub fn scatter<T: Real>(from: &[T], width: usize, to: &mut [T], there: Stretch, 
         #[inline(always)]
         |fused| {
             for group in (0..width).step_by(LANES) {
-                let images = there.images.saturating_sub(group).min(LANES);
-                let whole = if images == LANES { there.len / LANES * LANES } else { 0 };
+                let [images, whole] = there.blocks(group);
                 for at in (0..whole).step_by(LANES) {
                     let mut block = [[T::ZERO; LANES]; LANES];
                     for (j, row) in block.iter_mut().enumerate() {

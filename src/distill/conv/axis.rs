@@ -8,7 +8,7 @@ use std::ops::Range;
 const MAX_CLASSES: usize = 16;
 
 /// For every place, the elements that it reads: by which tap, the first tap first, and which.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Axis {
     /// Elements, among zeros if padding is read.
     pub elements: usize,
@@ -18,7 +18,7 @@ pub struct Axis {
 }
 
 /// Places that read by the same taps, each tap as far from the first element that is read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Class {
     /// Taps, and how far.
     pub reads: Vec<[usize; 2]>,
@@ -75,8 +75,7 @@ impl Axis {
         let mut classes: BTreeMap<Vec<[usize; 2]>, Vec<[usize; 2]>> = BTreeMap::new();
         for (place, reads) in self.places.iter().enumerate() {
             let first = reads.iter().map(|r| r[1]).min().unwrap_or(0);
-            let mut key: Vec<_> = reads.iter().map(|&[tap, element]| [tap, element - first]).collect();
-            key.sort_unstable();
+            let key = reads.iter().map(|&[tap, element]| [tap, element - first]).collect();
             classes.entry(key).or_default().push([place, first]);
         }
         classes.into_iter().map(|(reads, places)| Class { reads, places }).collect()

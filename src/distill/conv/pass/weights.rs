@@ -46,7 +46,9 @@ impl Pass {
     ) {
         let ([per_dy, per_x], piece, parts) = (self.image(), piece(self.images), self.back_parts());
         let (packed, scratch) = aligned(scratch).split_at_mut(self.groups * self.packed());
-        self.pack(w, packed);
+        if dx.is_some() {
+            self.pack(w, packed);
+        }
         let (packed, stride, by_weights) = (&*packed, parts.iter().sum(), dw.is_some());
         let scratch = &mut scratch[..self.pieces() * stride];
         let start = if dx.as_ref().is_some_and(|dx| dx.fresh) { Start::Zero } else { Start::There };
