@@ -4,6 +4,7 @@ mod axis;
 #[cfg(test)]
 mod naive;
 mod pass;
+mod pointwise;
 
 use super::build::Site;
 use super::depthwise::Depthwise;
@@ -14,6 +15,7 @@ use crate::ir::op::conv::{AutoPad, Conv as ConvOp};
 use crate::ir::op::conv_transpose::ConvTranspose;
 use axis::Axis;
 use pass::{Pass, Start};
+use pointwise::Pointwise;
 use rayon::prelude::*;
 
 pub fn build<T: Real>(site: &mut Site<'_, '_, T>, op: &ConvOp) -> Result<(), String> {
@@ -28,6 +30,11 @@ pub fn build<T: Real>(site: &mut Site<'_, '_, T>, op: &ConvOp) -> Result<(), Str
         return site.emit(Depthwise::new(sweep, x[0], x[1], kernel.outputs), &inputs);
     }
     let channels = [kernel.inputs, kernel.outputs / kernel.groups];
+    if kernel.groups == 1
+        && let Some(pointwise) = Pointwise::new(&sweep, x[0], channels)
+    {
+        return site.emit(pointwise, &inputs);
+    }
     site.emit(Conv::new(&sweep, x[0], kernel.groups, channels, false)?, &inputs)
 }
 
@@ -60,8 +67,8 @@ impl Conv {
     fn new(s: &Sweep, images: usize, groups: usize, [x, y]: [usize; 2], transposed: bool) -> Result<Conv, String> {
         let axes = [0, 1].map(|axis| Axis::forward(s, axis));
         let turned = [0, 1].map(|axis| Axis::back(s, axis));
-        let there = Pass::new(axes, [images, groups, x, y], [x * s.taps(), s.taps()], s.kernel)?;
-        let back = Pass::new(turned, [images, groups, y, x], [s.taps(), x * s.taps()], s.kernel)?;
+        let there = Pass::new(axes, [images, groups, x, y], [x * s.taps(), s.taps()])?;
+        let back = Pass::new(turned, [images, groups, y, x], [s.taps(), x * s.taps()])?;
         let (forward, backward) = if transposed { (back, there) } else { (there, back) };
         Ok(Conv { forward, backward, plane: if transposed { s.plane() } else { s.windows() } })
     }
@@ -131,6 +138,8 @@ mod tests {
     fn pointwise() {
         conv("Conv", "2,3,9,9", "4,3,1,1", 4);
         conv("Conv", "17,3,2,2", "4,3,1,1", 4);
+        conv("Conv", "10,3,8,8", "2,3,1,1", 2);
+        conv("Conv", "2,3,70", "40,3,1", 0);
         conv("Conv<group=2, strides=[2,2]>", "3,4,5,5", "6,2,1,1", 6);
     }
 

@@ -1,82 +1,140 @@
-//! Numbers of several images side by side: every lane of a vector is another image.
+//! Stretches of numbers side by side: every lane of a vector is another image, or another part of one.
 
 use super::real::Real;
-use super::simd::{LANES, transposed, widest};
+use super::simd::{LANES, Vectors, widest};
+use std::ops::Range;
 
-/// Where a stretch of numbers lies in images: in the first, and how far apart it is in neighbouring ones; how many images
-/// there are, and how long it is.
-#[derive(Clone, Copy)]
-pub struct Stretch {
-    pub first: usize,
-    pub apart: usize,
-    pub images: usize,
-    pub len: usize,
+/// What a lane has of a stretch.
+#[derive(Clone)]
+pub struct Lane {
+    has: Range<usize>,
+    /// Where the stretch would begin if the lane had all of it, counted around zero.
+    start: usize,
 }
 
-impl Stretch {
-    fn at(&self, image: usize, element: usize) -> usize {
-        self.first + image * self.apart + element
+impl Lane {
+    /// `has` are the numbers of the stretch that there are, `first` where the first of those lies.
+    pub fn new(has: Range<usize>, first: usize) -> Lane {
+        Lane { start: first.wrapping_sub(has.start), has }
     }
 
-    /// Of the eight images from one on: how many there are, and how many elements come in blocks of eight by eight.
-    fn blocks(&self, image: usize) -> [usize; 2] {
-        let images = self.images.saturating_sub(image).min(LANES);
-        [images, if images == LANES { self.len / LANES * LANES } else { 0 }]
+    #[inline(always)]
+    fn at(&self, number: usize) -> usize {
+        self.start.wrapping_add(number)
     }
 }
 
-/// Element after element of images, those of all `width` images side by side; zeros for images that there are none of.
-pub fn gather<T: Real>(from: &[T], here: Stretch, to: &mut [T], width: usize) {
-    widest(
-        #[inline(always)]
-        |fused| {
-            for group in (0..width).step_by(LANES) {
-                let [images, whole] = here.blocks(group);
-                for at in (0..whole).step_by(LANES) {
-                    let mut block = [[T::ZERO; LANES]; LANES];
-                    for (i, row) in block.iter_mut().enumerate() {
-                        row.copy_from_slice(&from[here.at(group + i, at)..][..LANES]);
-                    }
-                    for (j, row) in transposed(fused, block).iter().enumerate() {
-                        to[(at + j) * width + group..][..LANES].copy_from_slice(row);
-                    }
-                }
-                for at in whole..here.len {
-                    let to = &mut to[at * width + group..][..LANES];
-                    to.fill(T::ZERO);
-                    to.iter_mut().take(images).enumerate().for_each(|(i, to)| *to = from[here.at(group + i, at)]);
-                }
-            }
-        },
-    );
+/// Lanes of a stretch, whole vectors of them.
+pub struct Lanes {
+    lanes: Vec<Lane>,
+    len: usize,
 }
 
-/// The way back: every number is set to what `f` makes of it and of the one that it gets.
-pub fn scatter<T: Real>(from: &[T], width: usize, to: &mut [T], there: Stretch, f: impl Fn(T, T) -> T) {
-    widest(
-        #[inline(always)]
-        |fused| {
-            for group in (0..width).step_by(LANES) {
-                let [images, whole] = there.blocks(group);
-                for at in (0..whole).step_by(LANES) {
-                    let mut block = [[T::ZERO; LANES]; LANES];
-                    for (j, row) in block.iter_mut().enumerate() {
-                        row.copy_from_slice(&from[(at + j) * width + group..][..LANES]);
-                    }
-                    for (i, row) in transposed(fused, block).iter().enumerate() {
-                        let to = to[there.at(group + i, at)..].as_chunks_mut::<LANES>().0;
-                        to[0].iter_mut().zip(row).for_each(|(to, &new)| *to = f(*to, new));
-                    }
-                }
-                for at in whole..there.len {
-                    for i in 0..images {
-                        let to = &mut to[there.at(group + i, at)];
-                        *to = f(*to, from[at * width + group + i]);
-                    }
+/// Eight lanes, and some numbers of the stretch, eight at most.
+struct Block<'a> {
+    first: usize,
+    lanes: &'a [Lane; LANES],
+    numbers: Range<usize>,
+    /// Whether every lane has all of them.
+    whole: bool,
+}
+
+impl Block<'_> {
+    /// Calls `f` for every number that a lane has: with where it is among those of the block side by side, and where it lies.
+    #[inline(always)]
+    fn each(&self, width: usize, mut f: impl FnMut(usize, usize)) {
+        for number in self.numbers.clone() {
+            for (i, lane) in self.lanes.iter().enumerate() {
+                if self.whole || lane.has.contains(&number) {
+                    f(number * width + self.first + i, lane.at(number));
                 }
             }
-        },
-    );
+        }
+    }
+}
+
+impl Lanes {
+    pub fn new(len: usize, lanes: impl Iterator<Item = Lane>) -> Lanes {
+        Lanes { lanes: lanes.collect(), len }
+    }
+
+    #[inline(always)]
+    fn blocks(&self, mut f: impl FnMut(Block<'_>)) {
+        for (group, lanes) in self.lanes.as_chunks::<LANES>().0.iter().enumerate() {
+            let start = lanes.iter().map(|lane| lane.has.start).max().unwrap_or(0);
+            let end = lanes.iter().map(|lane| lane.has.end).min().unwrap_or(0);
+            for at in (0..self.len).step_by(LANES) {
+                let numbers = at..self.len.min(at + LANES);
+                let whole = start <= at && numbers.end <= end;
+                f(Block { first: group * LANES, lanes, numbers, whole });
+            }
+        }
+    }
+
+    /// Number after number of the stretch, those of all lanes side by side; zeros where a lane has none.
+    pub fn gather<T: Real>(&self, from: &[T], to: &mut [T]) {
+        widest(
+            #[inline(always)]
+            |vectors| self.gather_wide(vectors, from, to),
+        );
+    }
+
+    #[inline(always)]
+    fn gather_wide<T: Real>(&self, vectors: Vectors, from: &[T], to: &mut [T]) {
+        let width = self.lanes.len();
+        self.blocks(
+            #[inline(always)]
+            |block| {
+                let at = block.numbers.start;
+                if block.whole && block.numbers.len() == LANES {
+                    let mut rows = [[T::ZERO; LANES]; LANES];
+                    for (row, lane) in rows.iter_mut().zip(block.lanes) {
+                        row.copy_from_slice(&from[lane.at(at)..][..LANES]);
+                    }
+                    for (j, row) in T::transposed(vectors, rows).iter().enumerate() {
+                        to[(at + j) * width + block.first..][..LANES].copy_from_slice(row);
+                    }
+                    return;
+                }
+                if !block.whole {
+                    let rows = block.numbers.clone().map(|number| number * width + block.first);
+                    rows.for_each(|at| to[at..at + LANES].fill(T::ZERO));
+                }
+                block.each(width, |side, lies| to[side] = from[lies]);
+            },
+        );
+    }
+
+    /// The way back: every number that a lane has is set to what `f` makes of it and of the one that it gets.
+    pub fn scatter<T: Real>(&self, from: &[T], to: &mut [T], f: impl Fn(T, T) -> T) {
+        widest(
+            #[inline(always)]
+            |vectors| self.scatter_wide(vectors, from, to, f),
+        );
+    }
+
+    #[inline(always)]
+    fn scatter_wide<T: Real>(&self, vectors: Vectors, from: &[T], to: &mut [T], f: impl Fn(T, T) -> T) {
+        let width = self.lanes.len();
+        self.blocks(
+            #[inline(always)]
+            |block| {
+                let at = block.numbers.start;
+                if block.whole && block.numbers.len() == LANES {
+                    let mut rows = [[T::ZERO; LANES]; LANES];
+                    for (j, row) in rows.iter_mut().enumerate() {
+                        row.copy_from_slice(&from[(at + j) * width + block.first..][..LANES]);
+                    }
+                    for (row, lane) in T::transposed(vectors, rows).iter().zip(block.lanes) {
+                        let to = &mut to[lane.at(at)..][..LANES];
+                        to.iter_mut().zip(row).for_each(|(to, &new)| *to = f(*to, new));
+                    }
+                    return;
+                }
+                block.each(width, |side, lies| to[lies] = f(to[lies], from[side]));
+            },
+        );
+    }
 }
 
 #[cfg(test)]
@@ -86,21 +144,25 @@ mod tests {
     #[test]
     fn there_and_back() {
         let from: Vec<f32> = (1..1000).map(|i| i as f32).collect();
-        for (images, len, width) in [(8, 16, 8), (8, 21, 8), (16, 9, 16), (11, 17, 16), (3, 10, 8), (0, 3, 8)] {
-            let here = Stretch { first: 5, apart: 40, images, len };
-            let mut lanes = vec![-1.0f32; len * width];
-            gather(&from, here, &mut lanes, width);
-            for (at, &found) in lanes.iter().enumerate() {
-                let (element, image) = (at / width, at % width);
-                assert_eq!(found, if image < images { from[here.at(image, element)] } else { 0.0 });
+        for (width, len) in [(8, 16), (8, 21), (16, 9), (16, 17), (8, 10), (8, 3)] {
+            for part in [0..len, 1..len - 1, 2..2, 0..3, len - 2..len] {
+                // Every third lane has a part of the stretch only.
+                let has = |lane: usize| if lane % 3 == 1 { part.clone() } else { 0..len };
+                let first = |lane: usize| 5 + lane * 40;
+                let lanes = Lanes::new(len, (0..width).map(|lane| Lane::new(has(lane), first(lane))));
+                let mut found = vec![-1.0f32; len * width];
+                lanes.gather(&from, &mut found);
+                let mut want = vec![0.5; from.len()];
+                for (at, &found) in found.iter().enumerate() {
+                    let (number, lane) = (at / width, at % width);
+                    let inside = has(lane).contains(&number).then(|| first(lane) + number - has(lane).start);
+                    assert_eq!(found, inside.map_or(0.0, |i| from[i]));
+                    inside.into_iter().for_each(|i| want[i] += from[i]);
+                }
+                let mut back = vec![0.5; from.len()];
+                lanes.scatter(&found, &mut back, |old, new| old + new);
+                assert_eq!(back, want);
             }
-            let mut back = vec![0.5; from.len()];
-            scatter(&lanes, width, &mut back, here, |old, new| old + new);
-            let mut want = vec![0.5; from.len()];
-            for (image, element) in (0..images).flat_map(|i| (0..len).map(move |e| (i, e))) {
-                want[here.at(image, element)] += from[here.at(image, element)];
-            }
-            assert_eq!(back, want);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The numbers that training computes with, their matrix products, and sums in a fixed order.
 
-use super::simd::{LANES, total, transposed, widest};
+use super::simd::{LANES, Vectors, columns, columns_f32, total, widest};
 use rayon::prelude::*;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -39,10 +39,7 @@ pub trait Real:
     fn mul_add(self, a: Self, b: Self) -> Self;
     fn is_nan(self) -> bool;
     /// Row i of the result has number i of every row.
-    ///
-    /// # Safety
-    /// Only for processors of which [`widest`] says `true`.
-    unsafe fn transposed(m: [[Self; LANES]; LANES]) -> [[Self; LANES]; LANES];
+    fn transposed(vectors: Vectors, m: [[Self; LANES]; LANES]) -> [[Self; LANES]; LANES];
 
     fn abs(self) -> Self {
         if self < Self::ZERO { -self } else { self }
@@ -97,19 +94,15 @@ macro_rules! real {
                 self.is_nan()
             }
             #[inline(always)]
-            unsafe fn transposed(m: [[Self; LANES]; LANES]) -> [[Self; LANES]; LANES] {
-                $transposed(m)
+            fn transposed(vectors: Vectors, m: [[Self; LANES]; LANES]) -> [[Self; LANES]; LANES] {
+                $transposed(vectors, m)
             }
         }
     };
 }
 
-// SAFETY: as the trait's.
-#[cfg(target_arch = "x86_64")]
-real!(f32, erf, |m| unsafe { super::simd::transposed_f32(m) });
-#[cfg(not(target_arch = "x86_64"))]
-real!(f32, erf, |m| transposed(false, m));
-real!(f64, unary::erf, |m| transposed(false, m));
+real!(f32, erf, columns_f32);
+real!(f64, unary::erf, |_, m| columns(m));
 
 /// To 1.5e-7. (Abramowitz and Stegun, 7.1.26.)
 fn erf(x: f32) -> f32 {

@@ -13,28 +13,34 @@ pub const WIDE: usize = 6;
 /// Rows on either side of sums of pairs.
 pub const PAIRS: [usize; 2] = [4, 3];
 
-/// Calls `f`, compiled for AVX2 and FMA if the processor has them. `f` is told whether a multiplication and an addition are
-/// one instruction; it must be inlined, and leave its results in memory: sums that are read at once, by the number or by
-/// the lane, are not kept in registers.
+/// What the processor has, as [`widest`] has found out: nobody else makes one.
+#[derive(Clone, Copy)]
+pub struct Vectors {
+    /// Whether a multiplication and an addition are one instruction; and, on x86, whether there is AVX2.
+    fused: bool,
+}
+
+/// Calls `f`, compiled for AVX2 and FMA if the processor has them. `f` must be inlined, and leave its results in memory: sums
+/// that are read at once, by the number or by the lane, are not kept in registers.
 #[inline(always)]
-pub fn widest<R>(f: impl FnOnce(bool) -> R) -> R {
+pub fn widest<R>(f: impl FnOnce(Vectors) -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma")]
-        fn wide<R>(f: impl FnOnce(bool) -> R) -> R {
-            f(true)
+        fn wide<R>(f: impl FnOnce(Vectors) -> R) -> R {
+            f(Vectors { fused: true })
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the processor has what `wide` is compiled for.
             return unsafe { wide(f) };
         }
     }
-    f(cfg!(target_arch = "aarch64"))
+    f(Vectors { fused: cfg!(target_arch = "aarch64") })
 }
 
 #[inline(always)]
-fn multiply_add<T: Real>(fused: bool, a: T, b: T, c: T) -> T {
-    if fused { a.mul_add(b, c) } else { a * b + c }
+fn multiply_add<T: Real>(vectors: Vectors, a: T, b: T, c: T) -> T {
+    if vectors.fused { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Where the terms of a product lie: a vector, from where a column begins, and which numbers go with it, one a row.
@@ -69,8 +75,8 @@ pub struct Columns<'a> {
 
 /// to[i `apart` + column] = Σ a[numbers][i] b[column + vector] over all terms, for each row i and up to six columns.
 pub fn tile<T: Real>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
-    let last = columns.from.iter().max().map_or(0, |last| last + terms.ends[0]);
-    assert!(last <= b.len() && terms.ends[1] <= a.len(), "terms beyond their slices");
+    let inside = |&from: &usize| from.checked_add(terms.ends[0]).is_some_and(|end| end <= b.len());
+    assert!(columns.from.iter().all(inside) && terms.ends[1] <= a.len(), "terms beyond their slices");
     match columns.from.len() {
         1 => tile_of::<T, 1>(terms, a, b, columns, to),
         2 => tile_of::<T, 2>(terms, a, b, columns, to),
@@ -84,13 +90,13 @@ pub fn tile<T: Real>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<
 fn tile_of<T: Real, const V: usize>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
     widest(
         #[inline(always)]
-        |fused| tile_wide::<T, V>(fused, terms, a, b, columns, to),
+        |vectors| tile_wide::<T, V>(vectors, terms, a, b, columns, to),
     );
 }
 
 #[inline(always)]
 fn tile_wide<T: Real, const V: usize>(
-    fused: bool,
+    vectors: Vectors,
     terms: &Terms,
     a: &[[T; ROWS]],
     b: &[T],
@@ -107,7 +113,7 @@ fn tile_wide<T: Real, const V: usize>(
             let b = unsafe { b.as_ptr().add(from[v] + vector as usize).cast::<[T; LANES]>().read() };
             for i in 0..ROWS {
                 for l in 0..LANES {
-                    sums[i][v][l] = multiply_add(fused, a[i], b[l], sums[i][v][l]);
+                    sums[i][v][l] = multiply_add(vectors, a[i], b[l], sums[i][v][l]);
                 }
             }
         }
@@ -129,8 +135,9 @@ pub struct Rows<'a, T, const N: usize> {
 impl<T: Copy, const N: usize> Rows<'_, T, N> {
     /// Whether so many vectors lie inside the slice.
     fn hold(&self, counts: [usize; 3]) -> bool {
-        let last: usize = counts.iter().zip(self.apart).map(|(n, apart)| n.saturating_sub(1) * apart).sum();
-        self.starts.iter().all(|at| at + last + LANES <= self.data.len())
+        let far = counts.iter().zip(self.apart).map(|(n, apart)| n.saturating_sub(1).saturating_mul(apart));
+        let end = far.fold(LANES, usize::saturating_add);
+        self.starts.iter().all(|&at| end.saturating_add(at) <= self.data.len())
     }
 
     /// # Safety
@@ -158,11 +165,11 @@ pub fn dots<T: Real>(
     let mut totals = [[T::ZERO; PAIRS[1]]; PAIRS[0]];
     widest(
         #[inline(always)]
-        |fused| {
+        |vectors| {
             match width {
-                1 => dots_of::<T, 1>(fused, a, b, counts, &mut sums),
-                2 => dots_of::<T, 2>(fused, a, b, counts, &mut sums),
-                _ => dots_of::<T, { PAIRS[1] }>(fused, a, b, counts, &mut sums),
+                1 => dots_of::<T, 1>(vectors, a, b, counts, &mut sums),
+                2 => dots_of::<T, 2>(vectors, a, b, counts, &mut sums),
+                _ => dots_of::<T, { PAIRS[1] }>(vectors, a, b, counts, &mut sums),
             }
             let pairs = totals.as_flattened_mut().iter_mut().zip(sums.as_flattened());
             pairs.for_each(|(to, sums)| *to = total(sums));
@@ -173,7 +180,7 @@ pub fn dots<T: Real>(
 
 #[inline(always)]
 fn dots_of<T: Real, const K: usize>(
-    fused: bool,
+    vectors: Vectors,
     a: &Rows<'_, T, { PAIRS[0] }>,
     b: &Rows<'_, T, { PAIRS[1] }>,
     counts: [usize; 3],
@@ -188,7 +195,7 @@ fn dots_of<T: Real, const K: usize>(
                 for i in 0..PAIRS[0] {
                     for k in 0..K {
                         for l in 0..LANES {
-                            sums[i][k][l] = multiply_add(fused, a[i][l], b[k][l], sums[i][k][l]);
+                            sums[i][k][l] = multiply_add(vectors, a[i][l], b[k][l], sums[i][k][l]);
                         }
                     }
                 }
@@ -200,21 +207,28 @@ fn dots_of<T: Real, const K: usize>(
     }
 }
 
-/// Row i of the result has number i of every row; `fused` is what [`widest`] says.
+/// Row i of the result has number i of every row.
 #[inline(always)]
-pub fn transposed<T: Real>(fused: bool, m: [[T; LANES]; LANES]) -> [[T; LANES]; LANES] {
-    match fused {
-        // SAFETY: `widest` says so only where the processor has AVX2, or is none that needs it.
-        true => unsafe { T::transposed(m) },
-        false => std::array::from_fn(|i| m.map(|row| row[i])),
-    }
+pub fn columns<T: Real>(m: [[T; LANES]; LANES]) -> [[T; LANES]; LANES] {
+    std::array::from_fn(|i| m.map(|row| row[i]))
 }
 
-/// [`transposed`] for f32, three steps of exchanging: in fours, in pairs, halves.
+/// [`columns`] of f32, in vectors.
+#[inline(always)]
+pub fn columns_f32(vectors: Vectors, m: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+    #[cfg(target_arch = "x86_64")]
+    if vectors.fused {
+        // SAFETY: on x86, `widest` has found AVX2.
+        return unsafe { exchanged(m) };
+    }
+    columns(m)
+}
+
+/// Three steps of exchanging: in fours, in pairs, halves.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 #[inline]
-pub fn transposed_f32(m: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+fn exchanged(m: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
     use std::arch::x86_64::*;
     let fours = |a, b| [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)];
     let pairs = |a, b| [_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b)];
@@ -321,9 +335,9 @@ mod tests {
         let mut found = m;
         widest(
             #[inline(always)]
-            |fused| found = transposed(fused, m),
+            |vectors| found = columns_f32(vectors, m),
         );
-        assert_eq!(found, transposed(false, m));
+        assert_eq!(found, columns(m));
         assert_eq!((found[3][5], found[7][0]), (m[5][3], m[0][7]));
     }
 

@@ -7,14 +7,26 @@ use std::ops::Range;
 /// More classes than this, and padding is read instead.
 const MAX_CLASSES: usize = 16;
 
-/// For every place, the elements that it reads: by which tap, the first tap first, and which.
+/// A place p of a band reads by a tap t element (p `stride` + t `dilation` + `first`) / `every`, where that is a whole
+/// number, of those from `from` on.
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// Elements, among zeros if padding is read.
+    /// Bands that all places are cut into: neighbouring ones, as many in each. The last bands may have places that there
+    /// are none of.
+    pub bands: usize,
+    pub places: usize,
+    /// Elements that a band reads: zeros where none are given.
     pub elements: usize,
-    /// Those of them that are given.
-    pub given: Range<usize>,
-    pub places: Vec<Vec<[usize; 2]>>,
+    pub taps: usize,
+    /// Places and given elements in all.
+    whole: [usize; 2],
+    from: isize,
+    first: isize,
+    dilation: isize,
+    stride: usize,
+    every: usize,
+    /// For every place before the pattern repeats, the taps that it reads by, and which elements.
+    phases: Vec<Vec<(usize, isize)>>,
 }
 
 /// Places that read by the same taps, each tap as far from the first element that is read.
@@ -22,7 +34,7 @@ pub struct Axis {
 pub struct Class {
     /// Taps, and how far.
     pub reads: Vec<[usize; 2]>,
-    /// Places, and the first element that each reads.
+    /// Places in order, and the first element that each reads.
     pub places: Vec<[usize; 2]>,
 }
 
@@ -38,66 +50,151 @@ pub struct Run {
 impl Axis {
     /// Windows, and what they see of the input.
     pub fn forward(s: &Sweep, axis: usize) -> Axis {
-        let [stride, dilation, pad] = [s.stride[axis], s.dilation[axis], s.pad[axis]].map(|n| n as isize);
-        let element = |o: isize, k: isize| Some(o * stride + k * dilation - pad);
-        Axis::new(s.kernel[axis], s.output[axis], s.input[axis], element)
+        let first = -(s.pad[axis] as isize);
+        let whole = [s.output[axis], s.input[axis]];
+        Axis::new(s.kernel[axis], whole, first, s.dilation[axis] as isize, [s.stride[axis], 1])
     }
 
     /// The way back: elements of the input, and the windows that see them.
     pub fn back(s: &Sweep, axis: usize) -> Axis {
-        let [stride, dilation, pad] = [s.stride[axis], s.dilation[axis], s.pad[axis]].map(|n| n as isize);
-        let window = |e: isize, k: isize| {
-            let far = e + pad - k * dilation;
-            (far.rem_euclid(stride) == 0).then(|| far.div_euclid(stride))
-        };
-        Axis::new(s.kernel[axis], s.input[axis], s.output[axis], window)
+        let first = s.pad[axis] as isize;
+        let whole = [s.input[axis], s.output[axis]];
+        Axis::new(s.kernel[axis], whole, first, -(s.dilation[axis] as isize), [1, s.stride[axis]])
     }
 
-    /// `element` tells what a place reads by a tap, which may be padding.
-    fn new(taps: usize, places: usize, given: usize, element: impl Fn(isize, isize) -> Option<isize>) -> Axis {
-        let all: Vec<Vec<(usize, isize)>> = (0..places as isize)
-            .map(|place| (0..taps).filter_map(|tap| Some((tap, element(place, tap as isize)?))).collect())
-            .collect();
-        let axis = |from: isize, to: isize| {
-            let inside = |&(tap, e): &(usize, isize)| (from..to).contains(&e).then(|| [tap, (e - from) as usize]);
-            let places = all.iter().map(|reads| reads.iter().filter_map(inside).collect()).collect();
-            Axis { elements: (to - from) as usize, given: -from as usize..-from as usize + given, places }
-        };
-        let seen = axis(0, given as isize);
-        if seen.classes().len() <= MAX_CLASSES {
-            return seen;
+    fn new(taps: usize, whole: [usize; 2], first: isize, dilation: isize, [stride, every]: [usize; 2]) -> Axis {
+        let [places, elements] = whole;
+        let (bands, from) = (1, 0);
+        let phases = Vec::new();
+        let mut axis = Axis { bands, places, elements, taps, whole, from, first, dilation, stride, every, phases };
+        let reads = |place| (0..taps).filter_map(|tap| Some((tap, axis.element(place, tap)?))).collect();
+        axis.phases = (0..every).map(reads).collect();
+        if axis.alike().len() > MAX_CLASSES { axis.banded(1) } else { axis }
+    }
+
+    /// The same, in bands, which read zeros for padding.
+    pub fn banded(&self, bands: usize) -> Axis {
+        let places = self.whole[0].div_ceil(bands).next_multiple_of(self.every);
+        let read = || (0..self.every.min(places)).flat_map(|place| &self.phases[place]).map(|r| r.1);
+        // The last place of each phase lies so many repetitions further.
+        let last = |phase: usize| ((places - 1 - phase) / self.every * self.stride) as isize;
+        let ends = (0..self.every.min(places)).flat_map(|p| self.phases[p].iter().map(move |r| r.1 + last(p)));
+        let (from, end) = (read().min().unwrap_or(0), ends.max().map_or(0, |last| last + 1));
+        Axis { bands, places, elements: (end - from).max(0) as usize, from, ..self.clone() }
+    }
+
+    /// Whether every place reads the element of its number.
+    fn plain(&self) -> bool {
+        (self.taps, self.first, self.stride, self.every) == (1, 0, 1, 1) && self.whole[0] == self.whole[1]
+    }
+
+    /// Two axes that do the same, with the longer one as the first if one of them does nothing.
+    pub fn ordered([rows, columns]: [Axis; 2]) -> [Axis; 2] {
+        let of = |n| Axis::new(1, [n; 2], 0, 1, [1, 1]);
+        match (rows.plain(), columns.plain()) {
+            (true, true) => [of(rows.whole[0] * columns.whole[0]), of(1)],
+            (true, _) if rows.whole[0] == 1 => [columns, rows],
+            _ => [rows, columns],
         }
-        let read = || all.iter().flatten().map(|r| r.1);
-        axis(read().min().unwrap_or(0).min(0), read().max().map_or(0, |last| last + 1).max(given as isize))
+    }
+
+    /// What a place reads by a tap, which may be padding.
+    fn element(&self, place: usize, tap: usize) -> Option<isize> {
+        let (at, every) =
+            ((place * self.stride) as isize + tap as isize * self.dilation + self.first, self.every as isize);
+        (at.rem_euclid(every) == 0).then(|| at.div_euclid(every))
+    }
+
+    /// What a place of a band reads: a phase, which of its taps, and how much further.
+    fn reads(&self, place: usize) -> (usize, Range<usize>, isize) {
+        let (phase, far) = (place % self.every, (place / self.every * self.stride) as isize);
+        let inside = self.from..self.from + self.elements as isize;
+        let taps = &self.phases[phase];
+        let before = |end: isize| {
+            taps.partition_point(|&(_, at)| if self.dilation > 0 { at + far < end } else { at + far >= end })
+        };
+        let [a, b] = [before(inside.start), before(inside.end)];
+        (phase, a.min(b)..a.max(b), far)
+    }
+
+    /// Places by the taps that they read by: a phase, and which of its taps.
+    fn alike(&self) -> BTreeMap<[usize; 3], Vec<[usize; 2]>> {
+        let mut alike: BTreeMap<[usize; 3], Vec<[usize; 2]>> = BTreeMap::new();
+        for place in 0..self.places {
+            let (phase, taps, far) = self.reads(place);
+            let first = self.first_of(phase, &taps).map_or(0, |first| first + far - self.from);
+            let key = if taps.is_empty() { [0; 3] } else { [phase, taps.start, taps.end] };
+            alike.entry(key).or_default().push([place, first as usize]);
+        }
+        alike
     }
 
     pub fn classes(&self) -> Vec<Class> {
-        let mut classes: BTreeMap<Vec<[usize; 2]>, Vec<[usize; 2]>> = BTreeMap::new();
-        for (place, reads) in self.places.iter().enumerate() {
-            let first = reads.iter().map(|r| r[1]).min().unwrap_or(0);
-            let key = reads.iter().map(|&[tap, element]| [tap, element - first]).collect();
-            classes.entry(key).or_default().push([place, first]);
-        }
-        classes.into_iter().map(|(reads, places)| Class { reads, places }).collect()
-    }
-
-    /// From the first to the last element that some places read.
-    pub fn seen(&self, places: Range<usize>) -> Range<usize> {
-        let read = || self.places[places.clone()].iter().flatten().map(|r| r[1]);
-        read().min().unwrap_or(0)..read().max().map_or(0, |last| last + 1)
-    }
-
-    /// Those of some places that read by a tap.
-    pub fn run(&self, tap: usize, places: Range<usize>) -> Option<Run> {
-        let of = |place: usize| {
-            let reads = &self.places[place];
-            Some([place, reads[reads.binary_search_by_key(&tap, |r| r[0]).ok()?][1]])
+        let class = |([phase, start, end], places): ([usize; 3], _)| {
+            let taps = &self.phases[phase][start..end];
+            let first = self.first_of(phase, &(start..end)).unwrap_or(0);
+            Class { reads: taps.iter().map(|&(tap, at)| [tap, (at - first) as usize]).collect(), places }
         };
-        let mut found = places.filter_map(of);
-        let ([place, element], second) = (found.next()?, found.next());
-        let steps = second.map_or([1, 1], |second| [second[0] - place, second[1] - element]);
-        Some(Run { place, element, steps, count: 1 + usize::from(second.is_some()) + found.count() })
+        self.alike().into_iter().map(class).collect()
     }
+
+    /// The first element of some taps of a phase.
+    fn first_of(&self, phase: usize, taps: &Range<usize>) -> Option<isize> {
+        let taps = &self.phases[phase][taps.clone()];
+        Some(taps.first()?.1.min(taps.last()?.1))
+    }
+
+    /// From the first to the last element that some places of a band read.
+    pub fn seen(&self, places: Range<usize>) -> Range<usize> {
+        let ends = places.filter_map(|place| {
+            let (phase, taps, far) = self.reads(place);
+            let taps = &self.phases[phase][taps];
+            let [a, b] = [taps.first()?.1, taps.last()?.1].map(|at| (at + far - self.from) as usize);
+            Some([a.min(b), a.max(b) + 1])
+        });
+        ends.reduce(|[a, b], [c, d]| [a.min(c), b.max(d)]).map_or(0..0, |[first, end]| first..end)
+    }
+
+    /// Those of some places of a band that read by a tap.
+    pub fn run(&self, tap: usize, places: Range<usize>) -> Option<Run> {
+        let found = places.clone().take(self.every).find_map(|place| Some((place, self.element(place, tap)?)));
+        let (place, element) = found.map(|(place, element)| (place, element - self.from))?;
+        let steps = [self.every, self.stride];
+        // How many repetitions later an element comes.
+        let until = |at: isize| (at - element).max(0) as usize;
+        let skip = until(0).div_ceil(self.stride);
+        let end = until(self.elements as isize).div_ceil(self.stride).min((places.end - place).div_ceil(self.every));
+        (skip < end).then(|| Run {
+            place: place + skip * self.every,
+            element: (element + (skip * self.stride) as isize) as usize,
+            steps,
+            count: end - skip,
+        })
+    }
+
+    /// Which of some elements of a band are given, and the first of those.
+    pub fn given(&self, band: usize, elements: Range<usize>) -> (Range<usize>, usize) {
+        let far = band * (self.places / self.every * self.stride);
+        inside(self.from + (far + elements.start) as isize, elements.len(), self.whole[1])
+    }
+
+    /// Which of some places of a band there are, and the first of those.
+    pub fn placed(&self, band: usize, places: Range<usize>) -> (Range<usize>, usize) {
+        inside((band * self.places + places.start) as isize, places.len(), self.whole[0])
+    }
+
+    /// Places and given elements in all bands.
+    pub fn whole(&self) -> [usize; 2] {
+        self.whole
+    }
+}
+
+/// Which of `len` numbers from `first` on are below `all`, and the first of those.
+fn inside(first: isize, len: usize, all: usize) -> (Range<usize>, usize) {
+    let at = |n: isize| (n - first).clamp(0, len as isize) as usize;
+    let inside = at(0)..at(all as isize);
+    let first = (first + inside.start as isize).max(0) as usize;
+    (inside, first)
 }
 
 #[cfg(test)]
@@ -118,9 +215,28 @@ mod tests {
         }
     }
 
-    fn sorted(mut reads: Vec<[usize; 3]>) -> Vec<[usize; 3]> {
-        reads.sort_unstable();
-        reads
+    /// Every place, tap and element that is given, by the definition of a convolution.
+    fn all(s: &Sweep, back: bool) -> Vec<[usize; 3]> {
+        let windows = (0..s.output[1]).flat_map(|o| (0..s.kernel[1]).map(move |k| (o, k)));
+        let element =
+            |(o, k): (usize, usize)| Some([o, k, (o * s.stride[1] + k * s.dilation[1]).checked_sub(s.pad[1])?]);
+        let inside = windows.filter_map(element).filter(|r| r[2] < s.input[1]);
+        let mut all: Vec<_> = inside.map(|[o, k, e]| if back { [e, k, o] } else { [o, k, e] }).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Those of a band's reads that are given, as the whole axis counts them.
+    fn given(axis: &Axis, reads: impl Iterator<Item = [usize; 3]>) -> Vec<[usize; 3]> {
+        let of_band = |[place, tap, element]: [usize; 3]| {
+            (0..axis.bands).filter_map(move |band| {
+                let (place, element) = (axis.placed(band, place..place + 1), axis.given(band, element..element + 1));
+                (!place.0.is_empty() && !element.0.is_empty()).then_some([place.1, tap, element.1])
+            })
+        };
+        let mut given: Vec<_> = reads.flat_map(of_band).collect();
+        given.sort_unstable();
+        given
     }
 
     #[test]
@@ -137,43 +253,43 @@ mod tests {
             (50, 21, 2, 2, 20),
         ] {
             let s = sweep(input, kernel, stride, dilation, pad);
-            let (there, back) = (Axis::forward(&s, 1), Axis::back(&s, 1));
-            let given = |axis: &Axis, back: bool| {
-                let reads = axis.places.iter().enumerate().flat_map(|(p, reads)| reads.iter().map(move |r| (p, r)));
-                let inside = reads.filter(|(_, r)| axis.given.contains(&r[1]));
-                let order = |(p, r): (usize, &[usize; 2])| {
-                    let e = r[1] - axis.given.start;
-                    if back { [e, r[0], p] } else { [p, r[0], e] }
-                };
-                sorted(inside.map(order).collect())
-            };
-            assert_eq!(given(&there, false), given(&back, true));
-            assert!(there.classes().len() <= MAX_CLASSES && back.classes().len() <= MAX_CLASSES);
-            for axis in [there, back] {
-                let places = axis.places.iter().enumerate();
-                let all = sorted(places.flat_map(|(p, reads)| reads.iter().map(move |r| [p, r[0], r[1]])).collect());
-                let of_class = |class: Class| {
-                    let Class { reads, places } = class;
-                    places
-                        .into_iter()
-                        .flat_map(move |[p, first]| reads.clone().into_iter().map(move |r| [p, r[0], first + r[1]]))
-                };
-                assert_eq!(sorted(axis.classes().into_iter().flat_map(of_class).collect()), all);
-                let middle = axis.places.len() / 2;
-                let mut runs = Vec::new();
-                for (tap, part) in
-                    (0..kernel).flat_map(|k| [0..middle, middle..axis.places.len()].map(|part| (k, part)))
-                {
-                    let seen = axis.seen(part.clone());
-                    let Some(run) = axis.run(tap, part) else { continue };
-                    for i in 0..run.count {
-                        let [place, element] = [run.place + i * run.steps[0], run.element + i * run.steps[1]];
-                        assert!(seen.contains(&element));
-                        runs.push([place, tap, element]);
+            for back in [false, true] {
+                let whole = if back { Axis::back(&s, 1) } else { Axis::forward(&s, 1) };
+                let banded = [1, 2, 4, 8].map(|bands| whole.banded(bands));
+                assert!(banded[0].classes().len() <= stride);
+                for axis in std::iter::once(whole).chain(banded) {
+                    assert!(axis.classes().len() <= MAX_CLASSES);
+                    let of_class = |Class { reads, places }: Class| {
+                        places
+                            .into_iter()
+                            .flat_map(move |[p, first]| reads.clone().into_iter().map(move |r| [p, r[0], first + r[1]]))
+                    };
+                    assert_eq!(given(&axis, axis.classes().into_iter().flat_map(of_class)), all(&s, back));
+                    let middle = axis.places / 2;
+                    let mut runs = Vec::new();
+                    for (tap, part) in (0..kernel).flat_map(|k| [0..middle, middle..axis.places].map(|part| (k, part)))
+                    {
+                        let seen = axis.seen(part.clone());
+                        let Some(run) = axis.run(tap, part.clone()) else { continue };
+                        for i in 0..run.count {
+                            let [place, element] = [run.place + i * run.steps[0], run.element + i * run.steps[1]];
+                            assert!(part.contains(&place) && seen.contains(&element));
+                            runs.push([place, tap, element]);
+                        }
                     }
+                    assert_eq!(given(&axis, runs.into_iter()), all(&s, back));
                 }
-                assert_eq!(sorted(runs), all);
             }
         }
+    }
+
+    #[test]
+    fn axes_that_do_nothing() {
+        let [plain, other] = [sweep(5, 1, 1, 1, 0), sweep(7, 3, 1, 1, 1)];
+        let sizes = |axes: [Axis; 2]| axes.map(|axis| (axis.places, axis.taps));
+        let of = |axis| Axis::forward(&plain, axis);
+        assert_eq!(sizes(Axis::ordered([of(1), of(1)])), [(25, 1), (1, 1)]);
+        assert_eq!(sizes(Axis::ordered([of(0), Axis::back(&other, 1)])), [(7, 3), (1, 1)]);
+        assert_eq!(sizes(Axis::ordered([of(1), Axis::back(&other, 1)])), [(5, 1), (7, 3)]);
     }
 }

@@ -2,8 +2,7 @@
 //! of what the pass reads and what was read at its places.
 
 use super::super::axis::Run;
-use super::{Block, LINE, Pass, Start, aligned, piece};
-use crate::distill::lanes;
+use super::{Block, LINE, Pass, Start, aligned};
 use crate::distill::real::{Grad, Real};
 use crate::distill::simd::{LANES, PAIRS, Rows, dots, spans};
 use rayon::prelude::*;
@@ -44,7 +43,7 @@ impl Pass {
         dw: Option<Grad<'_, T>>,
         scratch: &mut [T],
     ) {
-        let ([per_dy, per_x], piece, parts) = (self.image(), piece(self.images), self.back_parts());
+        let ([per_dy, per_x], piece, parts) = (self.image(), self.piece(), self.back_parts());
         let (packed, scratch) = aligned(scratch).split_at_mut(self.groups * self.packed());
         if dx.is_some() {
             self.pack(w, packed);
@@ -62,16 +61,17 @@ impl Pass {
             let (read, made) = rest.split_at_mut(parts[1]);
             sums.fill(T::ZERO);
             for (block, images) in self.blocks(dy.len() / per_dy) {
+                let (seen, written) = (self.seen(block, &images), self.written(block, &images));
                 for group in 0..self.groups {
-                    self.load(dy, block, &images, group, read);
+                    self.load(dy, &seen, group, read);
                     if let Some(dx) = &mut dx {
                         self.multiply(block, read, &packed[group * self.packed()..][..self.packed()], made);
-                        self.store(made, block, &images, group, dx, start);
+                        self.store(made, &written, group, dx, start);
                     }
                     if by_weights {
-                        for (output, made) in made.chunks_exact_mut(self.spread).take(self.outputs).enumerate() {
-                            let here = self.written(block, &images, group * self.outputs + output);
-                            lanes::gather(x, here, made, self.width);
+                        let (plane, first) = (self.planes()[1], group * self.outputs);
+                        for (made, output) in made.chunks_exact_mut(self.spread).zip(first..first + self.outputs) {
+                            written.gather(&x[output * plane..], made);
                         }
                         let per_group = w.len() / self.groups;
                         self.pairs(block, read, made, &mut sums[group * per_group..][..per_group]);
@@ -102,7 +102,7 @@ impl Pass {
         made: &[T],
         dw: &mut [T],
     ) {
-        let lines = [self.axes[1].places.len(), self.axes[1].elements];
+        let lines = [self.axes[1].places, self.axes[1].elements];
         let place = (row.place - block.rows.start) * lines[0] + column.place;
         let element = (row.element - block.seen.start) * lines[1] + column.element;
         let apart = [0, 1].map(|end| row.steps[end] * lines[end] * self.width);
