@@ -184,6 +184,7 @@ mod tests {
             "const %p : i64[6] = {0,1,2,0,0,-1} const %f : f64[] = {7} %y : ? = Pad(%x, %p, %f)",
             "const %p : i64[6] = {0,1,2,0,0,1} %y : ? = Pad<mode=\"reflect\">(%x, %p)",
             "const %p : i64[6] = {0,1,2,0,0,1} %y : ? = Pad<mode=\"edge\">(%x, %p)",
+            "const %p : i64[6] = {3,0,9,2,5,0} %y : ? = Pad<mode=\"edge\">(%x, %p)",
             "const %t : i64[4] = {2,1,3,4} %y : ? = Expand(%x, %t)",
             "const %t : i64[3] = {1,2,1} %y : ? = Tile(%x, %t)",
             "const %t : i64[2] = {4,-1} %z : ? = Reshape(%x, %t) %y : ? = Mul(%z, %z)",
@@ -196,6 +197,7 @@ mod tests {
         check(10, "const %x : f64[2,3] = seed(1) %y : ? = Pad<pads=[1,0,0,1], value=2.5>(%x)");
         check(9, "const %x : f64[2,3] = seed(1) %y : ? = Slice<axes=[1], ends=[2], starts=[0]>(%x)");
         check(13, "const %x : f64[1,8,2,3] = seed(1) %y : ? = DepthToSpace<blocksize=2>(%x)");
+        check(19, "const %x : f64[2,3] = seed(1) const %p : i64[4] = {0,7,5,1} %y : ? = Pad<mode=\"wrap\">(%x, %p)");
         check(18, "const %x : f64[5,2] = seed(1) %a : ?, %y : ? = Split<num_outputs=2>(%x)");
     }
 
