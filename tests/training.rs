@@ -233,6 +233,20 @@ fn the_style_of_mobilenet_is_trained() {
         let counts = ["Clip", kind, "Mul", "BatchNormalization", "Conv"].map(count);
         assert_eq!(counts, [1, 0, 0, 0, 3], "{kind}");
     }
+
+    // An activation that no layer comes after is what the network means.
+    let text = TEACHER.replace("%y : f32[N,10] = Gemm<transB=1>(%f, %w4, %b4)", "%y : ? = Identity(%f)");
+    let text = text
+        .replace("const %w2 : f32[8,8,3,3]", "const %w2 : f32[10,8,3,3]")
+        .replace("const %b2 : f32[8]", "const %b2 : f32[10]");
+    let text = text.replace("const %w4 : f32[10,8] = seed(4) const %b4 : f32[10]", "");
+    let steps_then = format!("[{steps}, {{ stage = 'distill', steps = 1, {SHORT} }}]");
+    let outcome = done(&text::parse::model(&text).unwrap(), &steps_then);
+    let clips = outcome.student.graph.nodes().filter(|&n| outcome.student.graph.node(n).kind() == "Clip").count();
+    assert_eq!(clips, 2);
+    let told = "; the activation that ends in \"a2\" stayed, as no layer is between it and an output";
+    let rows = &outcome.report.steps[0].rows;
+    assert!(rows.iter().any(|r| r.note.ends_with(told)), "{rows:?}");
 }
 
 /// As PyTorch writes `x.view(x.size(0), -1)`.

@@ -14,7 +14,7 @@
 //! | `energy` | instead of `rank`: the fewest, layer by layer, that keep this share of the squared weights | |
 //! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
 //! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at about as many parameters, or with `energy` if it takes fewer; with a budget, depthwise first | `auto` |
-//! | `style` | `mobilenet`: with BatchNormalization and ReLU6 between the two, and no activation after them, at rank 1; what that computes must be learned, so a `distill` step must follow | `plain` |
+//! | `style` | `mobilenet`: with BatchNormalization and ReLU6 between the two, and no activation after them where another layer follows, at rank 1; what that computes must be learned, so a `distill` step must follow | `plain` |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
 //! A convolution in groups is split inside its groups. Depthwise and 1×1 convolutions are left alone, and so is one that would
@@ -207,12 +207,9 @@ impl SeparateConvs {
         let (filters, mixes) = (form.separable.filters(rank), form.separable.mixes(rank));
         if self.style == Style::Mobilenet {
             let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
-            let what = format!(
-                "normalised and clamped in between, {} → {} parameters",
-                weight.tensor.len(),
-                form.parameters()
-            );
-            return Ok((mobilenet::patch(graph, n, halves)?, what));
+            let (patch, told) = mobilenet::patch(graph, n, halves)?;
+            let (from, to) = (weight.tensor.len(), form.parameters());
+            return Ok((patch, format!("normalised and clamped in between, {from} → {to} parameters{told}")));
         }
         let parameters = (weight.tensor.len(), form.parameters());
         let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
