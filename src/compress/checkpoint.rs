@@ -6,7 +6,7 @@ use crate::onnx::Atomic;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file that has a course, and the fingerprint of what it is the course of.
+/// A file that has the fingerprint of a course, that of what it is the course of, and the course.
 pub struct Checkpoint {
     path: PathBuf,
     print: u64,
@@ -34,20 +34,24 @@ impl Checkpoint {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             read => read.map_err(|e| io("read the checkpoint", &self.path, &e))?,
         };
-        match bytes.split_first_chunk::<8>() {
-            Some((print, course)) if u64::from_le_bytes(*print) == self.print => {
-                take(course).map_err(|e| e.at(self.path.display().to_string()))
+        let taken = match bytes.split_first_chunk::<8>() {
+            Some((sum, rest)) if u64::from_le_bytes(*sum) == Fingerprint::of(rest) => {
+                match rest.split_first_chunk::<8>() {
+                    Some((print, course)) if u64::from_le_bytes(*print) == self.print => take(course),
+                    _ => Err(Error::input("the checkpoint is of another training")
+                        .because("the student, the data, a teacher or an option was another")
+                        .help("give another folder, or remove the file to begin anew")),
+                }
             }
-            _ => Err(Error::input("the checkpoint is of another training")
-                .at(self.path.display().to_string())
-                .because("the student, the data, a teacher or an option was another")
-                .help("give another folder, or remove the file to begin anew")),
-        }
+            _ => Err(Course::damaged()),
+        };
+        taken.map_err(|e| e.at(self.path.display().to_string()))
     }
 
     pub fn write(&self, course: &Course) -> Result<()> {
+        let rest = [&self.print.to_le_bytes()[..], &course.to_bytes()].concat();
         let mut file = Atomic::create(&self.path)?;
-        file.write(|w| w.write_all(&self.print.to_le_bytes()).and_then(|_| w.write_all(&course.to_bytes())))?;
+        file.write(|w| w.write_all(&Fingerprint::of(&rest).to_le_bytes()).and_then(|_| w.write_all(&rest)))?;
         file.commit().map(drop)
     }
 }
@@ -65,6 +69,13 @@ impl Default for Fingerprint {
 }
 
 impl Fingerprint {
+    /// That of these bytes: no change to one byte alone leaves it as it was.
+    fn of(bytes: &[u8]) -> u64 {
+        let mut print = Fingerprint::default();
+        print.add(bytes);
+        print.0
+    }
+
     pub fn add(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|&b| self.0 = (self.0 ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     }

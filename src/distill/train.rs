@@ -233,8 +233,7 @@ impl<'a, 't> Run<'a, 't> {
         let mut course = None;
         watch.resume(&mut |bytes| {
             course = Course::of_bytes(bytes, method, weight_decay).filter(|course| course.fits(&state));
-            let damaged = || Error::input("the checkpoint is damaged").help("remove the file to begin anew");
-            course.is_some().then_some(()).ok_or_else(damaged)
+            course.is_some().then_some(()).ok_or_else(Course::damaged)
         })?;
         self.ask(watch)?;
         if let Some(course) = course {
@@ -243,8 +242,12 @@ impl<'a, 't> Run<'a, 't> {
         }
         let start = self.judge()?;
         if !start.loss.is_finite() {
-            return Err(Error::input("cannot train the student")
-                .because("before it is trained, what it gives for samples that are held back is not finite"));
+            let mut weights = self.student.tape.parameters().iter().zip(&state.0);
+            let why = match weights.find(|(_, w)| w.iter().any(|v| !v.is_finite())) {
+                Some((weight, _)) => format!("its weight \"{}\" has numbers that are not finite", weight.name),
+                None => "before it is trained, its loss on samples that are held back is not finite".into(),
+            };
+            return Err(Error::input("cannot train the student").because(why));
         }
         let first = Epoch { number: 0, loss: start.loss, held_back: start, diverged: false };
         watch.epoch(&first);

@@ -3,6 +3,7 @@
 use super::{Epoch, Score};
 use crate::distill::optimizer::{Method, Optimizer};
 use crate::distill::tape::State;
+use crate::error::Error;
 
 /// The first bytes of a checkpoint, with the version of its form.
 const MAGIC: &[u8; 8] = b"tutee\0\0\x01";
@@ -49,6 +50,11 @@ impl Course {
             out.extend(list.iter().flat_map(|v| v.to_le_bytes()));
         }
         out
+    }
+
+    /// What a checkpoint is refused with that has no course of this training.
+    pub fn damaged() -> Error {
+        Error::input("the checkpoint is damaged").help("remove the file to begin anew")
     }
 
     /// `None` if these are not the bytes of a course.
