@@ -429,6 +429,34 @@ fn what_comes_before_an_unknown_operator_is_frozen() {
     assert!(e.contains("nothing of the student can be trained") && e.contains("Floor \"y\""), "{e}");
 }
 
+#[test]
+fn a_codebook_of_a_frozen_layer_stays() {
+    let codes = |n: usize| (0..n).map(|i| (i * 7 % 11 % 4).to_string()).collect::<Vec<_>>().join(",");
+    // More codes than shape arithmetic has numbers.
+    let (first, second) = (codes(8 * 9), codes(392 * 176));
+    let text = TEACHER
+        .replace(
+            "const %w1 : f32[8,1,3,3] = seed(1)",
+            &format!(
+                "const %book : f32[4] = {{-0.3,-0.1,0.1,0.3}}
+                const %k1 : u8[8,1,3,3] = {{{first}}} %i1 : ? = Cast<to=6>(%k1) %w1 : ? = Gather(%book, %i1)
+                const %k3 : u8[392,176] = {{{second}}} %i3 : ? = Cast<to=6>(%k3) %w3 : ? = Gather(%book, %i3)"
+            ),
+        )
+        .replace("%a1 : ? = Relu(%c1)", "%r1 : ? = Relu(%c1) %a1 : ? = Floor(%r1)")
+        .replace("%g : ? = GlobalAveragePool(%a2)", "%g : ? = Flatten(%a2)")
+        .replace("%f : ? = Flatten(%g)", "%h : ? = MatMul(%g, %w3) %f : ? = Relu(%h)")
+        .replace("%w4 : f32[10,8]", "%w4 : f32[10,176]");
+    let before = text::parse::model(&text).unwrap();
+    let steps = "[{ stage = 'distill', teachers = [], epochs = 2, batch = 45, learning-rate = 0.001 }]";
+    let Outcome { student, report } = done(&before, steps);
+    assert_eq!(constant(&student.graph, "book"), constant(&before.graph, "book"));
+    assert_ne!(constant(&student.graph, "w4"), constant(&before.graph, "w4"));
+    let codes = |m: &Model| m.graph.value(m.graph.find_value("k3").unwrap()).constant().unwrap().clone();
+    assert_eq!(codes(&student), codes(&before));
+    assert!(report.steps[0].rows.iter().any(|r| r.note.ends_with("these stayed: book")), "{:?}", report.steps[0].rows);
+}
+
 fn tutee(folder: &Path, line: &str) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
     let data = root().join(DATA);

@@ -41,15 +41,19 @@ pub struct Freed {
     sites: Vec<(Coded, ValueId)>,
 }
 
-/// Puts the weights that codes and codebooks stand for in the place of what decodes them.
+/// Puts the weights that codes and codebooks stand for in the place of what decodes them, where these, by name, need not
+/// stay as they are.
 ///
 /// # Errors
 /// Internal ones.
-pub fn free(graph: &Graph) -> Result<Freed> {
+pub fn free(graph: &Graph, still: &[String]) -> Result<Freed> {
     let mut evaluator = Evaluator::of(graph);
     let (mut freed, mut sites) = (graph.clone(), Vec::new());
     for n in graph.topological()? {
         let Some((coded, end)) = coded(graph, n, &mut evaluator) else { continue };
+        if [coded.codes, coded.books].iter().any(|&v| still.contains(&graph.value(v).name)) {
+            continue;
+        }
         let Some(weights) = evaluator.tensor(end).filter(|_| !graph.is_held(end)) else { continue };
         let mut patch = Patch::at_value(&freed, end);
         let weights = patch.constant("free", weights);
@@ -341,7 +345,7 @@ mod tests {
     fn codes_follow_the_numbers_behind_them() {
         let mut graph = graph();
         let (before, constants) = (decoded(&graph), graph.clone());
-        let mut freed = free(&graph).unwrap();
+        let mut freed = free(&graph, &[]).unwrap();
         let mut tape = Tape::new(&freed.graph, &[], freed.graph.outputs(), &weights(&freed.graph)).unwrap();
         let mut codebooks = freed.codebooks(&tape);
         assert_eq!((codebooks.0.len(), tape.parameters().len()), (1, 1));

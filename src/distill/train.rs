@@ -105,7 +105,7 @@ pub fn train(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
-    let mut freed = if options.reassign { codebooks::free(graph)? } else { Freed::nothing(graph) };
+    let mut freed = if options.reassign { codebooks::free(graph, &options.still)? } else { Freed::nothing(graph) };
     let mut run = Run::new(&mut freed, samples, teachers, options)?;
     let course = run.train(watch)?;
     run.restore(&course.kept);
