@@ -457,6 +457,19 @@ fn a_codebook_of_a_frozen_layer_stays() {
     assert!(report.steps[0].rows.iter().any(|r| r.note.ends_with("these stayed: book")), "{:?}", report.steps[0].rows);
 }
 
+#[test]
+fn weights_that_are_computed_are_told() {
+    let text = TEACHER.replace(
+        "const %w2 : f32[8,8,3,3] = seed(2)",
+        "const %k2 : f32[8,8,3,3] = seed(2) const %two : f32[] = {2} %w2 : ? = Div(%k2, %two)",
+    );
+    let before = text::parse::model(&text).unwrap();
+    let Outcome { student, report } = done(&before, &format!("[{{ stage = 'distill', epochs = 1, {SHORT} }}]"));
+    assert_eq!(constant(&student.graph, "k2"), constant(&before.graph, "k2"));
+    let told = |note: &str| note == "weights that are computed from constants did not train: by Div \"w2\"";
+    assert!(report.steps[0].rows.iter().any(|r| !r.done && told(&r.note)), "{:?}", report.steps[0].rows);
+}
+
 fn tutee(folder: &Path, line: &str) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
     let data = root().join(DATA);

@@ -131,7 +131,7 @@ impl Run<'_> {
 
     /// Rows of what came out.
     fn account(&mut self, outcome: &Outcome, options: &Options) {
-        let &Outcome { ref epochs, best, rate, trained, zeros } = outcome;
+        let &Outcome { ref epochs, best, rate, trained, zeros, ref makers } = outcome;
         let (last, best) = (epochs.len() - 1, &epochs[best]);
         let found = if options.rate.is_none() { ", found by a range test" } else { "" };
         let told = shares(best).map(|t| format!(", {t}")).unwrap_or_default();
@@ -142,6 +142,10 @@ impl Run<'_> {
         self.note(Distill::NAME, &what, true);
         if zeros > 0 {
             self.note(Distill::NAME, &format!("{zeros} of the constants kept their zeros"), true);
+        }
+        if !makers.is_empty() {
+            let what = format!("weights that are computed from constants did not train: by {}", makers.join(", "));
+            self.note(Distill::NAME, &what, false);
         }
         if !options.features.is_empty() {
             self.note(Distill::NAME, &format!("matched what is read at {}", options.features.join(", ")), true);

@@ -362,7 +362,12 @@ pub fn obstacle(
 /// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements or casting them
 /// (codebooks, transposes, weights in half precision), those.
 pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
-    let mut found = BTreeSet::new();
+    sources(graph).0
+}
+
+/// The [`weights`] of a graph, and the nodes that make others of constants in another way: those do not train.
+pub fn sources(graph: &Graph) -> (BTreeSet<ValueId>, BTreeSet<NodeId>) {
+    let (mut found, mut makers) = (BTreeSet::new(), BTreeSet::new());
     let order = graph.topological().unwrap_or_default();
     let fixed = graph.constant_nodes(&order, |_| false);
     for n in order {
@@ -388,24 +393,29 @@ pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
                 Some(t) if t.dtype().is_float() => drop(found.insert(v)),
                 Some(_) => {}
                 None => {
-                    let moved = graph.producer(v).filter(|&(n, _)| moves(graph, n) && fixed.contains(&n));
-                    open.extend(moved.into_iter().flat_map(|(n, _)| graph.node_inputs(n)).flatten());
+                    let made = graph.producer(v).map(|p| p.0).filter(|n| fixed.contains(n));
+                    match made {
+                        Some(n) if moves(graph, n) => open.extend(graph.node_inputs(n).into_iter().flatten()),
+                        Some(n) if is_float(graph, Some(v)) => drop(makers.insert(n)),
+                        _ => {}
+                    }
                 }
             }
         }
     }
-    found
+    (found, makers)
+}
+
+fn is_float(graph: &Graph, v: Option<ValueId>) -> bool {
+    let dtype = v.and_then(|v| graph.value(v).ty.as_ref()?.dtype());
+    dtype.is_some_and(DType::is_float)
 }
 
 /// Whether a node moves elements and changes none, or casts floats to floats.
 fn moves(graph: &Graph, n: NodeId) -> bool {
-    let is_float = |v: Option<ValueId>| {
-        let dtype = v.and_then(|v| graph.value(v).ty.as_ref()?.dtype());
-        dtype.is_some_and(DType::is_float)
-    };
     match &graph.node(n).op {
         Op::Unary(op) => op.0 == "Identity",
-        Op::Cast(_) | Op::CastLike(_) => is_float(graph.input(n, 0)) && is_float(graph.output(n)),
+        Op::Cast(_) | Op::CastLike(_) => is_float(graph, graph.input(n, 0)) && is_float(graph, graph.output(n)),
         op => matches!(
             op,
             Op::Gather(_)

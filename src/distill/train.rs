@@ -16,12 +16,12 @@ pub use score::{Epoch, Score};
 pub(super) use network::Network;
 pub(super) use samples::Batch;
 
+use super::build::sources;
 use super::codebooks::{self, Codebooks, Freed};
 use super::loss;
 use super::optimizer::{Method, Optimizer};
 use super::structure::{Zeros, write_back};
 use super::tape::{Mode, State};
-use super::weights;
 use crate::error::{Error, Result};
 use crate::ir::Graph;
 use crate::ir::text::parse::noise;
@@ -39,6 +39,8 @@ pub struct Outcome {
     /// Constants that trained, and how many of them have zeros that stayed.
     pub trained: usize,
     pub zeros: usize,
+    /// Nodes that make weights of constants in a way that is not trained through.
+    pub makers: Vec<String>,
 }
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
@@ -113,7 +115,8 @@ pub fn train(
     write_back(&freed.graph, graph)?;
     run.codebooks.store(graph)?;
     let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
-    Ok(Outcome { epochs: course.epochs, best: course.best, rate: course.peak, trained, zeros })
+    let Course { epochs, best, peak: rate, .. } = course;
+    Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers })
 }
 
 /// What the teachers say of a batch.
@@ -127,6 +130,7 @@ struct Run<'a, 't> {
     student: Network,
     codebooks: Codebooks,
     zeros: Zeros,
+    makers: Vec<String>,
     samples: &'a dyn Samples,
     teachers: &'a mut [Teacher<'t>],
     options: &'a Options,
@@ -175,7 +179,10 @@ impl<'a, 't> Run<'a, 't> {
         let batch = options.batch_of(n);
         let graph = &freed.graph;
         let values = [&options.exits[..], &options.features[..]].concat();
-        let mut trainable = weights(&graph.settled_at(&ends(graph, samples, batch, &[])?.shapes)?);
+        let settled = graph.settled_at(&ends(graph, samples, batch, &[])?.shapes)?;
+        let (mut trainable, makers) = sources(&settled);
+        let makers =
+            makers.into_iter().map(|n| format!("{} \"{}\"", settled.node(n).kind(), settled.label(n))).collect();
         trainable.retain(|&v| !options.still.contains(&graph.value(v).name));
         let student = Network::new(graph, samples, batch, &values, &trainable)?;
         if student.classes.is_none() && !options.exits.is_empty() {
@@ -199,6 +206,7 @@ impl<'a, 't> Run<'a, 't> {
             codebooks: freed.codebooks(&student.tape),
             student,
             zeros,
+            makers,
             samples,
             teachers,
             options,
