@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::patch::Patch;
+use crate::ir::shape::DType;
 use crate::ir::tensor::{Tensor, elements};
 use std::collections::HashSet;
 
@@ -44,6 +45,10 @@ impl Graph {
         let node = self.node(n);
         let Some(operator) = node.op.operator().filter(|op| !op.is_random()) else { return Vec::new() };
         if node.inconsistent || node.has_bodies() {
+            return Vec::new();
+        }
+        // Sizes are no bytes; codes of weights are, and whoever trains them looks for what decodes them.
+        if self.input_constant(n, 0).is_some_and(|t| t.dtype() == DType::U8) {
             return Vec::new();
         }
         let outputs: Vec<ValueId> = self.node_outputs(n).into_iter().flatten().collect();
