@@ -74,7 +74,11 @@ impl Axis {
 
     /// The same, in bands, which read zeros for padding.
     pub fn banded(&self, bands: usize) -> Axis {
-        let places = self.whole[0].div_ceil(bands).next_multiple_of(self.every);
+        // Every band begins with the same phase.
+        let places = match bands {
+            1 => self.whole[0],
+            _ => self.whole[0].div_ceil(bands).next_multiple_of(self.every),
+        };
         let read = || (0..self.every.min(places)).flat_map(|place| &self.phases[place]).map(|r| r.1);
         // The last place of each phase lies so many repetitions further.
         let last = |phase: usize| ((places - 1 - phase) / self.every * self.stride) as isize;
@@ -251,12 +255,14 @@ mod tests {
             (2, 2, 5, 1, 3),
             (40, 31, 1, 1, 15),
             (50, 21, 2, 2, 20),
+            (25, 21, 2, 1, 10),
         ] {
             let s = sweep(input, kernel, stride, dilation, pad);
             for back in [false, true] {
                 let whole = if back { Axis::back(&s, 1) } else { Axis::forward(&s, 1) };
                 let banded = [1, 2, 4, 8].map(|bands| whole.banded(bands));
                 assert!(banded[0].classes().len() <= stride);
+                assert_eq!([whole.places, banded[0].places], [whole.whole[0]; 2]);
                 for axis in std::iter::once(whole).chain(banded) {
                     assert!(axis.classes().len() <= MAX_CLASSES);
                     let of_class = |Class { reads, places }: Class| {

@@ -144,6 +144,10 @@ fn planes_of_one_element_and_many_rows() {
     check::<f32>(&nothing, Shape([290, 1, 1, 1]));
     check::<f32>(&plain([70, 40], 1, 0), Shape([2, 1, 2, 5]));
     check::<f32>(&plain([24, 20], 19, 9), Shape([5, 1, 3, 3]));
+    for stride in [2, 3, 4] {
+        let s = Sweep { stride: [stride; 2], ..plain([23, 25], 21, 10) };
+        check::<f32>(&fitted(s).unwrap(), Shape([3, 1, 2, 1]));
+    }
     check::<f32>(&plain([9, 40], 17, 8), Shape([130, 2, 1, 2]));
     check::<f32>(&plain([70, 40], 3, 1), Shape([2, 1, 2, 5]));
     check::<f64>(&plain([3, 1500], 3, 1), Shape([1, 1, 1, 4]));
