@@ -41,13 +41,16 @@ pub fn patch(graph: &Graph, n: NodeId, [depthwise, pointwise]: [Half; 2]) -> Res
         [Some(data), Some(weight), bias].into_iter().take(if bias.is_some() { 3 } else { 2 }).collect();
     data = patch.node("pw", pointwise.op, &inputs);
     patch.replace(y, data);
-    let mut told = String::new();
-    for (before, after) in activations(graph, y) {
+    let found = activations(graph, y);
+    let mut told = if found.is_empty() { "; no activation behind it was found".to_string() } else { String::new() };
+    for (before, after) in found {
+        let last = graph.producer(after).map_or("", |p| graph.label(p.0));
         if is_answer(graph, after) {
-            let last = graph.producer(after).map_or("", |p| graph.label(p.0));
-            told = format!("; the activation that ends in \"{last}\" stayed, as no layer is between it and an output");
+            told +=
+                &format!("; the activation that ends in \"{last}\" stayed, as no layer is between it and an output");
             break;
         }
+        told += &format!("; the activation that ends in \"{last}\" was taken away");
         patch.replace(after, if before == y { data } else { Ref::Old(before) });
     }
     Ok((patch, told))
@@ -126,7 +129,7 @@ fn activation(graph: &Graph, y: ValueId) -> Option<ValueId> {
         bent |= bends;
         let is_open = |v: &&ValueId| graph.is_held(**v) || readers(graph, **v).any(|n| !nodes.contains(&n));
         match made.iter().filter(is_open).collect::<Vec<_>>()[..] {
-            [&after] if bent => found = Some(after),
+            [&after] if bent && after != y => found = Some(after),
             _ => {}
         }
     }
@@ -246,6 +249,10 @@ mod tests {
             let w = if form.contains("Concat") { "8" } else { "4" };
             let all = found(&format!("const %w9 : f32[3,{w},1,1] = seed(6) {other} {form} {ends}"));
             assert_eq!(all, [], "{form}");
+        }
+        // Nobody reads the activation, or its shape alone.
+        for dead in ["%d : ? = Relu(%c)", "%a : ? = Relu(%c) %d : ? = Shape(%a)"] {
+            assert_eq!(found(&format!("{dead} %e : ? = Sum(%c, %s) {LAYER}")), [], "{dead}");
         }
         let answers = |behind: &str| found(behind).into_iter().map(|f| f.2).collect::<Vec<_>>();
         assert_eq!(answers("%y : ? = Sigmoid(%c)"), [true]);
