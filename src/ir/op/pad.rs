@@ -148,9 +148,10 @@ impl Pad {
         if from == 0 && to == n {
             return Some(axis);
         }
-        // Together with cropping, runtimes differ.
+        // What is cropped on one side and repeated on the other differs by runtime.
         let simple = begin >= 0 && end >= 0;
         let at = |i: i64| match self.mode {
+            _ if begin <= 0 && end <= 0 => inner(i),
             Mode::Constant => Some(inner(i).flatten()),
             Mode::Edge if simple => inner(i.clamp(0, n.checked_sub(1)?.max(0))),
             Mode::Reflect if simple && begin < n && end < n => inner(if i < 0 { -i } else { i.min(2 * (n - 1) - i) }),
@@ -201,6 +202,9 @@ mod tests {
         assert_eq!(pad("wrap", "6,5").unwrap(), [3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1]);
         assert_eq!(pad("reflect", "4,0"), None);
         assert_eq!(pad("edge", "-1,2"), None);
+        for mode in ["constant", "edge", "reflect", "wrap"] {
+            assert_eq!(pad(mode, "-1,-2").unwrap(), [2], "{mode}");
+        }
         assert_eq!(pad("constant", "9223372036854775807,9223372036854775807"), None);
         assert_eq!(pad("constant", "-9223372036854775808,0"), None);
     }
