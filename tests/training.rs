@@ -458,6 +458,22 @@ fn a_codebook_of_a_frozen_layer_stays() {
     let codes = |m: &Model| m.graph.value(m.graph.find_value("k2").unwrap()).constant().unwrap().clone();
     assert_eq!(codes(&student), codes(&before));
     assert!(report.steps[0].rows.iter().any(|r| r.note.ends_with("these stayed: book")), "{:?}", report.steps[0].rows);
+
+    // Layers before and after, and one between that is its own.
+    let text = TEACHER.replace(
+        "%c2 : ? = Conv<pads=[1,1,1,1]>(%p1, %w2, %b2)",
+        &format!(
+            "const %book : f32[4] = {{-0.3,-0.1,0.1,0.3}} const %w3 : f32[8,8,1,1] = seed(5)
+            const %k2 : u8[8,8,3,3] = {{{second}}} %i2 : ? = Cast<to=6>(%k2) %v : ? = Gather(%book, %i2)
+            %c3 : ? = Conv<pads=[1,1,1,1]>(%p1, %v) %r3 : ? = Floor(%c3)
+            %c4 : ? = Conv(%r3, %w3) %c2 : ? = Conv<pads=[1,1,1,1]>(%c4, %v)"
+        ),
+    );
+    let before = text::parse::model(&text).unwrap();
+    let student = done(&before, &steps.replace("0.001", "0.00001")).student;
+    for (name, same) in [("book", true), ("w1", true), ("w3", false), ("w4", false)] {
+        assert_eq!(constant(&student.graph, name) == constant(&before.graph, name), same, "{name}");
+    }
 }
 
 #[test]

@@ -36,9 +36,9 @@ impl Rest {
         let floats = graph.outputs().iter().copied().filter(|&v| graph.value(v).may_be_float()).collect();
         let outputs: &[ValueId] = &if values.is_empty() { floats } else { values };
         let order = graph.topological()?;
-        let mut frozen = Frozen { graph, nodes: HashSet::new(), obstacles: Vec::new() };
+        let mut frozen = Frozen { graph, nodes: HashSet::new(), ends: HashSet::new(), obstacles: Vec::new() };
         loop {
-            let (before, after): (Vec<NodeId>, Vec<NodeId>) = order.iter().partition(|n| frozen.nodes.contains(*n));
+            let [before, after] = frozen.parts(&order);
             let mut types = graph.fed(&shapes);
             let crossing = crossing(graph, &before, &after, outputs);
             let runner = match &crossing[..] {
@@ -124,16 +124,31 @@ impl Rest {
 struct Frozen<'g> {
     graph: &'g Graph,
     nodes: HashSet<NodeId>,
+    /// Those that stand in the way themselves.
+    ends: HashSet<NodeId>,
     obstacles: Vec<(String, String)>,
 }
 
 impl Frozen<'_> {
+    /// The nodes that are frozen, and the others with what computes from constants for them, which may be in both.
+    fn parts(&self, order: &[NodeId]) -> [Vec<NodeId>; 2] {
+        let (before, after): (Vec<NodeId>, Vec<NodeId>) = order.iter().partition(|n| self.nodes.contains(*n));
+        let fixed = self.graph.constant_nodes(order, |_| false);
+        let is_fixed = |v: &ValueId| self.graph.producer(*v).is_some_and(|p| fixed.contains(&p.0));
+        let made: Vec<ValueId> = after.iter().flat_map(|&n| read(self.graph, n)).filter(is_fixed).collect();
+        let needed = self.graph.behind(&made);
+        let shared = |n: &NodeId| needed.contains(n) && !self.ends.contains(n);
+        let is_after = |n: &&NodeId| !self.nodes.contains(*n) || shared(n);
+        [before, order.iter().filter(is_after).copied().collect()]
+    }
+
     /// A node, and all that comes before it.
     fn add(&mut self, n: NodeId, why: String) {
         let graph = self.graph;
         self.obstacles.push((format!("{} \"{}\"", graph.node(n).kind(), graph.label(n)), why));
         let made: Vec<ValueId> = graph.node_outputs(n).into_iter().flatten().collect();
         self.nodes.extend(graph.behind(&made));
+        self.ends.insert(n);
     }
 }
 
@@ -171,19 +186,21 @@ impl Samples for Joined<'_> {
     }
 }
 
-/// The constants that nodes read, and what is in them.
-fn constants(graph: &Graph, nodes: &[NodeId]) -> BTreeSet<ValueId> {
-    let read = |&n: &NodeId| {
-        let captured = graph.node_captures(n).into_iter().map(|c| c.2);
-        graph.node_inputs(n).into_iter().flatten().chain(captured).collect::<Vec<_>>()
-    };
-    nodes.iter().flat_map(read).filter(|&v| graph.value(v).constant().is_some()).collect()
+/// What a node reads, in its bodies, too.
+fn read(graph: &Graph, n: NodeId) -> Vec<ValueId> {
+    let captured = graph.node_captures(n).into_iter().map(|c| c.2);
+    graph.node_inputs(n).into_iter().flatten().chain(captured).collect()
 }
 
-/// What is made before and read after, or an output.
+/// The constants that nodes read, and what is in them.
+fn constants(graph: &Graph, nodes: &[NodeId]) -> BTreeSet<ValueId> {
+    nodes.iter().flat_map(|&n| read(graph, n)).filter(|&v| graph.value(v).constant().is_some()).collect()
+}
+
+/// What is made before, and not after, and read after, or an output.
 fn crossing(graph: &Graph, before: &[NodeId], after: &[NodeId], outputs: &[ValueId]) -> Vec<ValueId> {
     let after: BTreeSet<NodeId> = after.iter().copied().collect();
-    let made = before.iter().flat_map(|&n| graph.node_outputs(n)).flatten();
+    let made = before.iter().filter(|n| !after.contains(n)).flat_map(|&n| graph.node_outputs(n)).flatten();
     made.filter(|&v| outputs.contains(&v) || graph.readers(v).any(|n| after.contains(&n))).collect()
 }
 
