@@ -107,12 +107,12 @@ impl Run<'_> {
                 format!("{obstacle} cannot be trained through ({why}): it and what comes before stayed as they were");
             self.note(Distill::NAME, &what, false);
         }
-        if let Some(rest) = rest.as_ref().filter(|rest| !rest.still.is_empty()) {
-            self.note(
-                Distill::NAME,
-                &format!("what comes before reads them too, so these stayed: {}", rest.still.join(", ")),
-                false,
-            );
+        let is_float =
+            |name: &&str| student.graph.find_value(name).is_some_and(|v| student.graph.value(v).may_be_float());
+        let stayed: Vec<&str> = options.still.iter().map(String::as_str).filter(is_float).collect();
+        if !stayed.is_empty() {
+            let what = format!("what comes before reads them too, so these stayed: {}", stayed.join(", "));
+            self.note(Distill::NAME, &what, false);
         }
         if normalised > 0 {
             let were = if normalised == 1 { "convolution was" } else { "convolutions were" };
