@@ -22,6 +22,13 @@ impl Lane {
     fn at(&self, number: usize) -> usize {
         self.start.wrapping_add(number)
     }
+
+    /// Those of eight numbers from one on that it has, counted from that one.
+    #[inline(always)]
+    fn part(&self, at: usize) -> Range<usize> {
+        let [start, end] = [self.has.start, self.has.end].map(|n| n.clamp(at, at + LANES) - at);
+        start..end
+    }
 }
 
 /// Lanes of a stretch, whole vectors of them.
@@ -86,10 +93,14 @@ impl Lanes {
             #[inline(always)]
             |block| {
                 let at = block.numbers.start;
-                if block.whole && block.numbers.len() == LANES {
+                if block.numbers.len() == LANES {
                     let mut rows = [[T::ZERO; LANES]; LANES];
                     for (row, lane) in rows.iter_mut().zip(block.lanes) {
-                        row.copy_from_slice(&from[lane.at(at)..][..LANES]);
+                        if block.whole || lane.part(at).len() == LANES {
+                            row.copy_from_slice(&from[lane.at(at)..][..LANES]);
+                        } else {
+                            lane.part(at).for_each(|i| row[i] = from[lane.at(at + i)]);
+                        }
                     }
                     for (j, row) in T::transposed(vectors, rows).iter().enumerate() {
                         to[(at + j) * width + block.first..][..LANES].copy_from_slice(row);
@@ -120,14 +131,18 @@ impl Lanes {
             #[inline(always)]
             |block| {
                 let at = block.numbers.start;
-                if block.whole && block.numbers.len() == LANES {
+                if block.numbers.len() == LANES {
                     let mut rows = [[T::ZERO; LANES]; LANES];
                     for (j, row) in rows.iter_mut().enumerate() {
                         row.copy_from_slice(&from[(at + j) * width + block.first..][..LANES]);
                     }
                     for (row, lane) in T::transposed(vectors, rows).iter().zip(block.lanes) {
-                        let to = &mut to[lane.at(at)..][..LANES];
-                        to.iter_mut().zip(row).for_each(|(to, &new)| *to = f(*to, new));
+                        if block.whole || lane.part(at).len() == LANES {
+                            let to = &mut to[lane.at(at)..][..LANES];
+                            to.iter_mut().zip(row).for_each(|(to, &new)| *to = f(*to, new));
+                        } else {
+                            lane.part(at).for_each(|i| to[lane.at(at + i)] = f(to[lane.at(at + i)], row[i]));
+                        }
                     }
                     return;
                 }
