@@ -487,6 +487,31 @@ fn weights_that_are_computed_are_told() {
     assert_eq!(constant(&student.graph, "k2"), constant(&before.graph, "k2"));
     let told = |note: &str| note == "weights that are computed from constants did not train: by Div \"w2\"";
     assert!(report.steps[0].rows.iter().any(|r| !r.done && told(&r.note)), "{:?}", report.steps[0].rows);
+
+    // Whole numbers that are cast look like shape arithmetic; behind what is frozen, too.
+    let codes = (0..8 * 8 * 9).map(|i| (i * 7 % 5 - 2).to_string()).collect::<Vec<_>>().join(",");
+    for text in [TEACHER.to_string(), floored()] {
+        let text = text.replace(
+            "const %w2 : f32[8,8,3,3] = seed(2)",
+            &format!("const %k2 : i8[8,8,3,3] = {{{codes}}} %w2 : ? = Cast<to=1>(%k2)"),
+        );
+        let before = text::parse::model(&text).unwrap();
+        let steps = "[{ stage = 'distill', teachers = [], epochs = 1, batch = 45, learning-rate = 0.0001 }]";
+        let student = done(&before, steps).student;
+        assert_eq!(structure(&student), structure(&before));
+        assert_ne!(constant(&student.graph, "w4"), constant(&before.graph, "w4"));
+    }
+}
+
+#[test]
+fn a_cast_to_whole_numbers_is_not_trained_through() {
+    let text =
+        floored().replace("Floor(%a1)", "Cast<to=6>(%a1) %t1 : ? = Cast<to=1>(%s1)").replace("(%s1)\n", "(%t1)\n");
+    let before = text::parse::model(&text).unwrap();
+    let Outcome { student, report } = done(&before, &format!("[{{ stage = 'distill', epochs = 1, {SHORT} }}]"));
+    assert_eq!(constant(&student.graph, "w1"), constant(&before.graph, "w1"));
+    let told = "Cast \"s1\" cannot be trained through (what it makes is not floating-point)";
+    assert!(report.steps[0].rows.iter().any(|r| r.note.starts_with(told)), "{:?}", report.steps[0].rows);
 }
 
 fn tutee(folder: &Path, line: &str) -> (Option<i32>, String) {

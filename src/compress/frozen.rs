@@ -84,8 +84,15 @@ impl Rest {
                 None if frozen.obstacles.is_empty() => return Ok(None),
                 None => {
                     let [read, also] = [&before, &after].map(|nodes| constants(graph, nodes));
-                    let still: Vec<String> = read.intersection(&also).map(|&v| graph.value(v).name.clone()).collect();
-                    if weights(&rest).iter().all(|&v| still.contains(&rest.value(v).name)) {
+                    let mut still: Vec<String> =
+                        read.intersection(&also).map(|&v| graph.value(v).name.clone()).collect();
+                    let weights = weights(&rest);
+                    // What shape arithmetic has made has no place in the file.
+                    let of_file =
+                        |name: &str| model.graph.find_value(name).and_then(|v| model.graph.value(v).constant());
+                    let made = weights.iter().map(|&v| &rest.value(v).name).filter(|name| of_file(name).is_none());
+                    still.extend(made.cloned());
+                    if weights.iter().all(|&v| still.contains(&rest.value(v).name)) {
                         break;
                     }
                     let all = |i| {

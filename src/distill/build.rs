@@ -216,6 +216,9 @@ impl<T: Real> Site<'_, '_, T> {
             Op::Gelu(op) => pointwise::gelu(site, op),
             Op::Clip(op) => pointwise::clip(site, op),
             Op::Binary(op) => pointwise::binary(site, op),
+            Op::Cast(_) | Op::CastLike(_) if !is_float(graph, site.outputs.first().copied().flatten()) => {
+                Err("what it makes is not floating-point".into())
+            }
             Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Cast(_) | Op::CastLike(_) => {
                 site.same()
             }

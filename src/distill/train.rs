@@ -24,6 +24,7 @@ use super::structure::{Zeros, write_back};
 use super::tape::{Mode, State};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
+use crate::ir::settle::SETTLED;
 use crate::ir::text::parse::noise;
 use range::Range;
 use std::time::Instant;
@@ -181,9 +182,18 @@ impl<'a, 't> Run<'a, 't> {
         let values = [&options.exits[..], &options.features[..]].concat();
         let settled = graph.settled_at(&ends(graph, samples, batch, &[])?.shapes)?;
         let (mut trainable, makers) = sources(&settled);
-        let makers =
-            makers.into_iter().map(|n| format!("{} \"{}\"", settled.node(n).kind(), settled.label(n))).collect();
-        trainable.retain(|&v| !options.still.contains(&graph.value(v).name));
+        let node = |graph: &Graph, n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n));
+        let mut makers: Vec<String> = makers.into_iter().map(|n| node(&settled, n)).collect();
+        // What shape arithmetic has made has no place in the file to be written back to.
+        trainable.retain(|&v| {
+            let name = &settled.value(v).name;
+            let is_there = graph.find_value(name).is_some_and(|v| graph.value(v).constant().is_some());
+            if !is_there {
+                let made = name.strip_suffix(SETTLED).and_then(|name| graph.producer(graph.find_value(name)?));
+                makers.extend(made.map(|(n, _)| node(graph, n)));
+            }
+            is_there && !options.still.contains(name)
+        });
         let student = Network::new(graph, samples, batch, &values, &trainable)?;
         if student.classes.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");
