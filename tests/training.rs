@@ -497,8 +497,10 @@ fn weights_that_are_computed_are_told() {
         );
         let before = text::parse::model(&text).unwrap();
         let steps = "[{ stage = 'distill', teachers = [], epochs = 1, batch = 45, learning-rate = 0.0001 }]";
-        let student = done(&before, steps).student;
+        let Outcome { student, report } = done(&before, steps);
         assert_eq!(structure(&student), structure(&before));
+        let told = report.steps[0].rows.iter().any(|r| r.note.ends_with("did not train: by Cast \"w2\""));
+        assert!(told || text.contains("Floor"), "{:?}", report.steps[0].rows);
         assert_ne!(constant(&student.graph, "w4"), constant(&before.graph, "w4"));
     }
 }

@@ -189,8 +189,8 @@ impl<'a, 't> Run<'a, 't> {
             let name = &settled.value(v).name;
             let is_there = graph.find_value(name).is_some_and(|v| graph.value(v).constant().is_some());
             if !is_there {
-                let made = name.strip_suffix(SETTLED).and_then(|name| graph.producer(graph.find_value(name)?));
-                makers.extend(made.map(|(n, _)| node(graph, n)));
+                let made = graph.find_value(name.strip_suffix(SETTLED).unwrap_or(name));
+                makers.extend(made.and_then(|v| graph.producer(v)).map(|(n, _)| node(graph, n)));
             }
             is_there && !options.still.contains(name)
         });
