@@ -5,7 +5,6 @@ use super::simd::{LANES, Vectors, widest};
 use std::ops::Range;
 
 /// What a lane has of a stretch.
-#[derive(Clone)]
 pub struct Lane {
     has: Range<usize>,
     /// Where the stretch would begin if the lane had all of it, counted around zero.

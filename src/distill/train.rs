@@ -24,7 +24,6 @@ use super::structure::{Zeros, write_back};
 use super::tape::{Mode, State};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
-use crate::ir::settle::SETTLED;
 use crate::ir::text::parse::noise;
 use range::Range;
 use std::time::Instant;
@@ -181,19 +180,12 @@ impl<'a, 't> Run<'a, 't> {
         let graph = &freed.graph;
         let values = [&options.exits[..], &options.features[..]].concat();
         let settled = graph.settled_at(&ends(graph, samples, batch, &[])?.shapes)?;
-        let (mut trainable, makers) = sources(&settled);
-        let node = |graph: &Graph, n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n));
-        let mut makers: Vec<String> = makers.into_iter().map(|n| node(&settled, n)).collect();
-        // What shape arithmetic has made has no place in the file to be written back to.
-        trainable.retain(|&v| {
-            let name = &settled.value(v).name;
-            let is_there = graph.find_value(name).is_some_and(|v| graph.value(v).constant().is_some());
-            if !is_there {
-                let made = graph.find_value(name.strip_suffix(SETTLED).unwrap_or(name));
-                makers.extend(made.and_then(|v| graph.producer(v)).map(|(n, _)| node(graph, n)));
-            }
-            is_there && !options.still.contains(name)
-        });
+        let (found, makers) = sources(&settled);
+        // What shape arithmetic has made, where the graph computes, has no place in the file to be written back to.
+        let (trainable, made): (Vec<_>, Vec<_>) = found.into_iter().partition(|&v| graph.value(v).constant().is_some());
+        let makers = makers.into_iter().chain(made.into_iter().filter_map(|v| graph.producer(v).map(|p| p.0)));
+        let makers = makers.map(|n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))).collect();
+        let trainable = trainable.into_iter().filter(|&v| !options.still.contains(&graph.value(v).name)).collect();
         let student = Network::new(graph, samples, batch, &values, &trainable)?;
         if student.classes.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");

@@ -7,9 +7,6 @@ use crate::ir::shape::DType;
 use crate::ir::tensor::{Tensor, elements};
 use std::collections::HashSet;
 
-/// What the name of a value ends in that is a constant instead.
-pub const SETTLED: &str = ".settled";
-
 /// Elements of the largest result that is computed.
 const MAX_LEN: usize = 1 << 16;
 
@@ -28,7 +25,7 @@ impl Graph {
             }
             let (mut patch, mut uses) = (Patch::at_node(&graph, n).revealing(), Vec::new());
             for (v, tensor) in graph.settles(n, &settled) {
-                let new = patch.constant_named(format!("{}{SETTLED}", graph.value(v).name), tensor);
+                let new = patch.constant_named(format!("{}.settled", graph.value(v).name), tensor);
                 patch.replace(v, new);
                 uses.extend(graph.uses(v));
             }

@@ -19,7 +19,7 @@ pub struct Axis {
     pub elements: usize,
     pub taps: usize,
     /// Places and given elements in all.
-    whole: [usize; 2],
+    pub whole: [usize; 2],
     from: isize,
     first: isize,
     dilation: isize,
@@ -185,11 +185,6 @@ impl Axis {
     /// Which of some places of a band there are, and the first of those.
     pub fn placed(&self, band: usize, places: Range<usize>) -> (Range<usize>, usize) {
         inside((band * self.places + places.start) as isize, places.len(), self.whole[0])
-    }
-
-    /// Places and given elements in all bands.
-    pub fn whole(&self) -> [usize; 2] {
-        self.whole
     }
 }
 

@@ -79,7 +79,7 @@ impl Pass {
 
     /// Elements of a channel of an image, before and after.
     fn planes(&self) -> [usize; 2] {
-        let [[outputs, channels], columns] = self.axes.each_ref().map(Axis::whole);
+        let [[outputs, channels], columns] = self.axes.each_ref().map(|axis| axis.whole);
         [channels * columns[1], outputs * columns[0]]
     }
 
@@ -145,7 +145,7 @@ impl Pass {
     /// What a block reads of a channel of each image, and where to: line by line if there is padding between lines.
     fn seen(&self, block: &Block, images: &Range<usize>) -> Vec<(usize, Lanes)> {
         let ([y, x], [apart, _]) = (&self.axes, self.image());
-        let ((inside, first), len) = (x.given(0, 0..x.elements), x.whole()[1]);
+        let ((inside, first), len) = (x.given(0, 0..x.elements), x.whole[1]);
         let line = first..first + inside.len();
         let of = |rows: Range<usize>| {
             let to = (rows.start - block.seen.start) * x.elements + inside.start;

@@ -100,14 +100,14 @@ pub fn piece(images: usize, bands: usize) -> usize {
 /// Rows in bands that fill vectors and cores where images do not: as many as take the least time, which is one for the
 /// results of a row and one for what is read of it, over all numbers of cores.
 fn cut(rows: Axis, images: usize) -> Axis {
-    let time = |bands: usize| {
-        let (axis, piece) = (if bands > 1 { rows.banded(bands) } else { rows.clone() }, piece(images, bands));
+    let time = |axis: &Axis| {
+        let piece = piece(images, axis.bands);
         let pieces = images.div_ceil(piece);
         let turns: usize = CORES.iter().map(|&cores| pieces.next_multiple_of(cores)).sum();
-        (turns * piece * bands * (axis.places + axis.elements), axis)
+        turns * piece * axis.bands * (axis.places + axis.elements)
     };
-    let all = (0..=LANES.ilog2()).map(|n| time(1 << n));
-    all.min_by_key(|(time, _)| *time).map_or(rows.clone(), |(_, axis)| axis)
+    let banded = (1..=LANES.ilog2()).map(|n| rows.banded(1 << n));
+    std::iter::once(rows.clone()).chain(banded).min_by_key(time).unwrap_or(rows)
 }
 
 /// Lanes that are worked on together, the rows of each block, and what those see.
