@@ -41,12 +41,10 @@
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
-use crate::math::magnitude::{self, Scale};
+use crate::math::magnitude::{self, Least, Scale};
 use crate::passes::options::{Selection, Share, weight};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
-use rayon::prelude::*;
 use serde::Deserialize;
-use std::borrow::Cow;
 use std::collections::HashSet;
 
 #[derive(Debug, Deserialize)]
@@ -124,21 +122,25 @@ impl PruneWeights {
     fn plan(&self, cx: &Context<'_>, sites: &mut [Site]) {
         let open = |site: &Site| match site {
             Site::Weight { value, .. } if cx.selected.refuses(cx.graph, site).is_none() => {
-                weights(cx.graph, *value).ok().map(|w| w.1)
+                weights(cx.graph, *value).ok()
             }
             _ => None,
         };
         let share = |n: usize| (self.sparsity.0 * n as f64).round() as usize;
-        let tensors: Vec<Cow<'_, [f32]>> = sites.iter().map(|s| open(s).unwrap_or_default()).collect();
+        let tensors: Vec<Option<&Tensor>> = sites.iter().map(open).collect();
+        let len = |t: &Option<&Tensor>| t.map_or(0, Tensor::len);
         let counts = match self.scope {
-            Scope::Tensor => tensors.iter().map(|t| share(t.len())).collect(),
+            Scope::Tensor => tensors.iter().map(|t| share(len(t))).collect(),
             Scope::Global => {
                 let scale = match self.importance {
                     Importance::L1 => Scale::Absolute,
                     Importance::L2 => Scale::Remaining,
                 };
-                let scores: Vec<_> = tensors.par_iter().map(|t| magnitude::scores(t, scale)).collect();
-                magnitude::spread(&scores, share(scores.iter().map(Vec::len).sum()))
+                magnitude::spread(tensors.len(), share(tensors.iter().map(len).sum()), |i, each| {
+                    if let Some(tensor) = tensors[i] {
+                        scale.scores(tensor.len(), elements(tensor), each);
+                    }
+                })
             }
         };
         for (site, count) in sites.iter_mut().zip(counts) {
@@ -161,14 +163,16 @@ fn weight_of(graph: &Graph, n: NodeId) -> Option<ValueId> {
     }
 }
 
-/// A weight that can be pruned, with its elements.
+/// A weight that can be pruned.
 ///
 /// # Errors
 /// Why it cannot be.
-fn weights(graph: &Graph, value: ValueId) -> Result<(&Tensor, Cow<'_, [f32]>), String> {
+fn weights(graph: &Graph, value: ValueId) -> Result<&Tensor, String> {
     let tensor = graph.value(value).constant().ok_or("it is not constant")?;
-    let elements = tensor.as_f32().ok_or_else(|| format!("its type is {}, which is no float", tensor.dtype()))?;
-    if elements.is_empty() {
+    if !tensor.dtype().is_float() {
+        return Err(format!("its type is {}, which is no float", tensor.dtype()));
+    }
+    if tensor.is_empty() {
         return Err("it has no weights".into());
     }
     if graph.is_held(value) {
@@ -181,24 +185,30 @@ fn weights(graph: &Graph, value: ValueId) -> Result<(&Tensor, Cow<'_, [f32]>), S
     if let Some(u) = graph.uses(value).into_iter().find(foreign) {
         return Err(format!("{} \"{}\" reads it too", graph.node(u.node()).kind(), graph.label(u.node())));
     }
-    if !elements.iter().all(|w| w.is_finite()) {
+    if !elements(tensor).all(f32::is_finite) {
         return Err("it holds numbers that are not finite".into());
     }
-    Ok((tensor, elements))
+    Ok(tensor)
+}
+
+/// The elements of a float tensor, of which only a few are in memory at a time if they are in a mapped file.
+fn elements(tensor: &Tensor) -> impl Iterator<Item = f32> + '_ {
+    tensor.iter_floats().into_iter().flatten().map(|w| w as f32)
 }
 
 /// Sets the `zeros` smallest weights to zero.
 fn prune(graph: &Graph, value: ValueId, zeros: usize) -> Result<(Patch, String), String> {
-    let (tensor, elements) = weights(graph, value)?;
-    let (all, before) = (elements.len(), elements.iter().filter(|&&w| w == 0.0).count());
+    let tensor = weights(graph, value)?;
+    let (all, before) = (tensor.len(), elements(tensor).filter(|&w| w == 0.0).count());
     if zeros == 0 {
         return Err("none of its weights is among those to go".into());
     }
     if zeros <= before {
         return Err(format!("{before} of its {all} weights are zero already"));
     }
-    let gone = magnitude::smallest(&elements, zeros).into_iter();
-    let kept = tensor.iter_floats().into_iter().flatten().zip(gone).map(|(w, gone)| if gone { 0.0 } else { w });
+    let mut gone = Least::new(zeros, || elements(tensor));
+    let kept = tensor.iter_floats().into_iter().flatten();
+    let kept = kept.map(|w| if gone.takes(w as f32) { 0.0 } else { w });
     let mut patch = Patch::at_value(graph, value);
     patch.set_constant(value, Tensor::from_floats(tensor.dtype(), tensor.shape(), kept));
     let share = 100.0 * zeros as f64 / all as f64;
