@@ -20,6 +20,8 @@ use ndarray::ArrayView2;
 use side::Side;
 use std::collections::{HashMap, HashSet};
 
+/// Samples of calibration data that are used if nobody says how many.
+pub const SAMPLES: usize = 512;
 /// One chunk in so many is held back from fitting.
 const HELD_BACK: usize = 10;
 /// Elements of X that are gathered before their products are summed.
@@ -48,9 +50,26 @@ impl<'a> Calibration<'a> {
     /// # Errors
     /// If the data does not fit the model, or is not finite.
     pub fn new(data: &'a Dataset, normalise: &Normalise, model: &Model, samples: usize) -> Result<Calibration<'a>> {
+        Calibration::without(data, normalise, model, samples, &HashSet::new())
+    }
+
+    /// As [`Calibration::new`], of the samples that are not in `but`.
+    ///
+    /// # Errors
+    /// As [`Calibration::new`].
+    pub fn without(
+        data: &'a Dataset,
+        normalise: &Normalise,
+        model: &Model,
+        samples: usize,
+        but: &HashSet<usize>,
+    ) -> Result<Calibration<'a>> {
         let specs = model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect::<Result<Vec<_>>>()?;
         let feed = data.feed(&specs, normalise)?;
-        let picks: Vec<usize> = evenly(samples.div_ceil(feed.batch()).max(HELD_BACK), feed.chunks()).collect();
+        let open: Vec<usize> = (0..feed.chunks()).filter(|&i| !feed.rows(i).any(|row| but.contains(&row))).collect();
+        let picks = evenly(samples.div_ceil(feed.batch()).max(HELD_BACK), open.len());
+        let picks: Vec<usize> = picks.map(|i| open[i]).collect();
+        feed.hold(picks.iter().copied())?;
         let warnings = ranges(data, &feed, &picks, &specs, "calibration")?;
         let held = picks.len() / HELD_BACK;
         if held == 0 {

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::analysis::cost::{Cost, cost};
-use crate::data::{Array, Dataset, Feed, InputSpec, Normalise};
+use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
 use crate::onnx;
@@ -135,6 +135,7 @@ pub fn check(
     let shapes = feed.shapes();
     let probe = Probe::of(&student, &shapes)?;
     same_interface(&teacher, &student, probe.is_some())?;
+    feed.hold([0])?;
     let ready = student.ready(&shapes, || feed.chunk(0))?;
     let probe = probe.map(|p| p.planned(&ready));
     let pair = Pair { teacher: teacher.runner(&shapes)?, student: ready, probe, feed, data };
@@ -199,6 +200,7 @@ pub fn check(
 pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise) -> Result<()> {
     let teacher = Network::load(teacher)?;
     let feed = data.feed(teacher.inputs(), normalise)?;
+    feed.hold([0])?;
     feed.chunk(0).map(drop)
 }
 
@@ -215,14 +217,20 @@ impl Pair<'_> {
     fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<Sample>> {
         let done = AtomicUsize::new(0);
         let total = self.feed.samples();
-        let chunks = (0..self.feed.chunks()).into_par_iter().map(|i| {
-            let samples = self.chunk(i)?;
-            progress(done.fetch_add(samples.len(), Ordering::Relaxed) + samples.len(), total);
-            Ok(samples)
-        });
-        // Gathered first, so that of several errors always the same one is told.
-        let chunks: Vec<Result<Vec<Sample>>> = chunks.collect();
-        Ok(chunks.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let mut all = Vec::new();
+        for block in self.feed.blocks() {
+            self.feed.hold(block.clone())?;
+            let chunks = block.into_par_iter().map(|i| {
+                let samples = self.chunk(i)?;
+                progress(done.fetch_add(samples.len(), Ordering::Relaxed) + samples.len(), total);
+                Ok(samples)
+            });
+            // Gathered first, so that of several errors always the same one is told.
+            let chunks: Vec<Result<Vec<Sample>>> = chunks.collect();
+            all.extend(chunks.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten());
+            self.feed.forget();
+        }
+        Ok(all)
     }
 
     fn chunk(&self, i: usize) -> Result<Vec<Sample>> {
@@ -277,6 +285,7 @@ impl Pair<'_> {
     /// Milliseconds a sample of teacher and student.
     fn latency(&self) -> Result<[Times; 2]> {
         let rounds = if self.probe.is_some() { ROUNDS_OF_EXITS } else { ROUNDS };
+        self.feed.hold(evenly(rounds, self.feed.chunks()))?;
         let times = measure::interleaved(self.feed.chunks(), rounds, |i| {
             let inputs = self.feed.chunk(i)?;
             Ok([None, Some(&self.student)].map(|student| {

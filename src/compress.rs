@@ -28,7 +28,8 @@ type Repairs<'a> = std::marker::PhantomData<&'a ()>;
 
 use crate::analysis::cost::{Costs, cost};
 use crate::error::{Error, Result};
-use crate::ir::{Graph, Model, NodeId, Op, Type};
+use crate::ir::patch::Applied;
+use crate::ir::{Graph, Model, NodeId, Op, Patch, Tensor, Type};
 use crate::onnx;
 use crate::passes::options::{Selected, Selection};
 use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict};
@@ -40,6 +41,9 @@ const MAX_ROUNDS: usize = 50;
 
 /// Models of more bytes are not compressed for the report: at this size it takes some ten seconds.
 const LARGEST_PACKED: u64 = 1 << 28;
+
+/// Of models of more bytes, new tensors wait on disk until they are written.
+const LARGE: u64 = 1 << 27;
 
 /// What happens while a recipe runs, for whoever wants to show it.
 pub trait Observer {
@@ -120,12 +124,22 @@ fn run(
     observer: &dyn Observer,
     data: Data<'_>,
 ) -> Result<Outcome> {
+    let plan = recipe.plan()?;
+    // Steps before this one may be fitted to training data.
+    let trained = plan.iter().rposition(|(_, action)| action.trains()).unwrap_or(0);
+    #[cfg(feature = "distill")]
+    let borrowed = data.borrowed(teacher, recipe, &plan, trained);
+    #[cfg(all(feature = "exec", not(feature = "distill")))]
+    let borrowed: Option<crate::calibrate::Calibration<'_>> = None;
+    #[cfg(not(feature = "exec"))]
+    let borrowed: Option<()> = None;
+    for (i, ((_, action), step)) in plan.iter().zip(&recipe.steps).enumerate() {
+        data.suffices(action, step, borrowed.is_some() && i < trained)?;
+    }
     #[cfg(feature = "exec")]
-    let mut repairs = data.calibration.map(|data| Repairs::new(data, teacher));
+    let mut repairs = data.calibration.or(borrowed.as_ref()).map(|data| Repairs::new(data, teacher));
     #[cfg(not(feature = "exec"))]
     let mut repairs: Option<Repairs<'_>> = None;
-    let plan = recipe.plan()?;
-    plan.iter().zip(&recipe.steps).try_for_each(|((_, action), step)| data.suffices(action, step))?;
     if let Some(n) = stop_after.filter(|&n| n > plan.len()) {
         return Err(Error::input(format!("there is no step {n} to stop after"))
             .because(format!("the recipe has {}", plan.len()))
@@ -138,7 +152,7 @@ fn run(
     }
     let mut interface = student.graph.interface();
     let mut steps: Vec<StepReport> = Vec::new();
-    let mut missed = Vec::new();
+    let (mut missed, mut ruined) = (Vec::new(), Vec::new());
     #[cfg(feature = "exec")]
     let (mut exits, mut untaken): (Option<early_exit::Settings>, Option<String>) = (None, None);
     let loaded = measure(&student)?;
@@ -149,7 +163,13 @@ fn run(
     observer.model(0, "load", &student)?;
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
-        let mut run = Run { rows: Vec::new(), costs: Costs::default(), observer };
+        let mut run = Run {
+            rows: Vec::new(),
+            costs: Costs::default(),
+            observer,
+            large: teacher_bytes > LARGE,
+            ruined: Vec::new(),
+        };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = match &action {
             Action::Nothing | Action::Clean => true,
@@ -191,7 +211,15 @@ fn run(
                     pass.fits(&student.graph).map_err(located)?;
                     match repairs.as_mut() {
                         #[cfg(feature = "exec")]
-                        Some(repairs) => repairs.visit_all(&mut run, &mut student.graph, &**pass, &selected)?,
+                        Some(repairs) if data.calibration.is_some() => {
+                            repairs.visit_all(&mut run, &mut student.graph, &**pass, &selected)?;
+                        }
+                        #[cfg(feature = "distill")]
+                        Some(own) if i < trained => {
+                            if !run.on_training_data(own, &mut student.graph, &**pass, &selected)? {
+                                repairs = None;
+                            }
+                        }
                         _ => drop(run.visit_all(&mut student.graph, &**pass, &selected)?),
                     }
                 }
@@ -240,6 +268,7 @@ fn run(
             missed.extend(what.map(|what| format!("{}: {what}", step.place())));
         }
         let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
+        ruined.append(&mut run.ruined);
         steps.push(StepReport { name: name.clone(), before: size, after, zstd_bytes, rows: run.rows, curve });
         (size, encoded) = (after, after.bytes);
         observer.model(i + 1, &name, &student)?;
@@ -259,7 +288,8 @@ fn run(
         student: size,
         zstd_bytes: zstd_bytes.map(|(teacher, student)| Packed { teacher, student }),
         steps,
-        warnings: Vec::new(),
+        warnings: ruined.clone(),
+        ruined,
         missed,
         check: None,
     };
@@ -322,6 +352,10 @@ struct Run<'a> {
     rows: Vec<Row>,
     costs: Costs,
     observer: &'a dyn Observer,
+    /// Whether the model is too large to have all its new tensors in memory.
+    large: bool,
+    /// In what way the student is of no use by now.
+    ruined: Vec<String>,
 }
 
 impl Run<'_> {
@@ -399,8 +433,16 @@ impl Run<'_> {
             row.cost = part.cost;
             self.rows.push(row);
         }
-        graph.apply(all.patch).map_err(|e| e.at(pass.name()))?;
+        self.put(graph, all.patch).map_err(|e| e.at(pass.name()))?;
         Ok(self.rows[before..].iter().any(|r| r.done))
+    }
+
+    /// Applies a patch to a graph; of a large model, what is new waits on disk.
+    fn put(&self, graph: &mut Graph, mut patch: Patch) -> Result<Applied> {
+        if self.large {
+            patch.tensors_mut().for_each(|t| *t = onnx::put_aside(std::mem::replace(t, Tensor::f32([0], &[]))));
+        }
+        graph.apply(patch)
     }
 
     /// What a patch shortened, if there was one.
@@ -430,7 +472,8 @@ impl Run<'_> {
             Verdict::Patch(mut patch, what) => {
                 let cuts = std::mem::take(&mut patch.cuts);
                 let before = (pass.phase() != Phase::Clean).then(|| self.costs.now(graph, &[]));
-                let applied = graph.apply(patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
+                let applied =
+                    self.put(graph, patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
                 row.note = what;
                 row.cost = before.map(|b| (b, self.costs.now(graph, &applied.touched)));
                 Some(cuts)

@@ -4,10 +4,14 @@
 //! cast and normalised sample by sample.
 
 mod array;
+mod classes;
 mod feed;
 mod images;
+mod member;
 mod normalise;
 mod npy;
+mod pictures;
+mod stored;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,35 +19,41 @@ use std::path::{Path, PathBuf};
 pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
+pub use pictures::{Color, Pictures, Size};
 
 use crate::error::{Error, Result, io};
+use member::Member;
+use stored::Stored;
 
 const FORMS: &str = "give a .npz with `x` and optionally `y`, a .npy, or a folder of pictures";
 const NUMPY: &str = "write arrays of numbers, with numpy.save or numpy.savez";
 
-/// Arrays by name, as a file holds them.
+/// Arrays by name, where a file or a folder holds them; what they hold is read as far as it is asked for.
 pub struct Dataset {
     name: String,
-    arrays: Vec<(String, Result<Array, String>)>,
+    arrays: Vec<(String, Result<Stored, String>)>,
+    classes: Vec<String>,
+    /// Of a folder of pictures, that not all have the same channels.
+    mixed: Option<String>,
     warnings: Vec<String>,
     files: Vec<PathBuf>,
 }
 
 impl Dataset {
-    /// Reads an `.npz`, an `.npy` (its array is `x`) or a folder of pictures.
+    /// Opens an `.npz`, an `.npy` (its array is `x`) or a folder of pictures.
     ///
     /// What an array is good for shows only when a model asks for it, see [`Dataset::feed`]; here a file fails that is
     /// none of the three or is damaged as a whole.
     pub fn load(path: &Path) -> Result<Dataset> {
+        Dataset::load_as(path, &Pictures::default())
+    }
+
+    /// As [`Dataset::load`]; a folder is read as `pictures` says.
+    pub fn load_as(path: &Path, pictures: &Pictures) -> Result<Dataset> {
         let name = path.display().to_string();
-        let mut warnings = Vec::new();
         let meta = path.metadata().map_err(|e| io("read", path, &e).help(FORMS))?;
         if meta.is_dir() {
-            let mut files = vec![path.to_path_buf()];
-            let (x, y) = images::read_folder(path, &mut warnings, &mut files)?;
-            let mut arrays = vec![("x".into(), Ok(x))];
-            arrays.extend(y.map(|y| ("y".into(), Ok(y))));
-            return Ok(Dataset { name, arrays, warnings, files });
+            return images::open_folder(path, pictures);
         }
         let not_data = |why: &str| Error::input(format!("{name} is not a data set")).because(why).help(FORMS);
         if !meta.is_file() {
@@ -51,9 +61,9 @@ impl Dataset {
         }
         let mut file = File::open(path).map_err(|e| io("read", path, &e))?;
         let arrays = match npy::is_npz(&mut file).map_err(|e| io("read", path, &e))? {
-            Some(true) => npy::read_npz(path, file)?,
+            Some(true) => npy::open_npz(path, file, meta.len())?,
             Some(false) => {
-                let array = npy::read_npy(&mut file);
+                let array = npy::open_npy(Member::all(file, meta.len()));
                 vec![(
                     "x".into(),
                     Ok(array.map_err(|why| Error::input(format!("cannot read {name}")).because(why).help(NUMPY))?),
@@ -61,13 +71,27 @@ impl Dataset {
             }
             None => return Err(not_data("its first bytes are neither those of a zip archive nor NumPy's")),
         };
-        Ok(Dataset { name, arrays, warnings, files: vec![path.to_path_buf()] })
+        let mut warnings = Vec::new();
+        if *pictures != Pictures::default() {
+            warnings.push(format!("{name}: it is no folder of pictures, and was read without {pictures}"));
+        }
+        Ok(Dataset { arrays, warnings, files: vec![path.to_path_buf()], ..Dataset::empty(name) })
+    }
+
+    fn empty(name: String) -> Dataset {
+        let (arrays, classes, warnings, files) = Default::default();
+        Dataset { name, arrays, classes, mixed: None, warnings, files }
     }
 
     /// A data set made in memory; `name` stands for the file in messages.
     pub fn from_arrays(name: impl Into<String>, arrays: impl IntoIterator<Item = (String, Array)>) -> Dataset {
-        let arrays = arrays.into_iter().map(|(name, array)| (name, Ok(array))).collect();
-        Dataset { name: name.into(), arrays, warnings: Vec::new(), files: Vec::new() }
+        let arrays = arrays.into_iter().map(|(name, array)| (name, Ok(array.into()))).collect();
+        Dataset { arrays, ..Dataset::empty(name.into()) }
+    }
+
+    /// The classes of a folder of pictures with a sub-folder for each, in the order of their labels.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
     }
 
     /// The files and folders that it was read from.
@@ -85,13 +109,20 @@ impl Dataset {
         &self.warnings
     }
 
-    /// The array of that name; an error, with what there is, if it is missing or not numeric.
+    /// The whole array of that name, read into memory; an error, with what there is, if it is missing, not numeric or
+    /// damaged.
     pub fn array(&self, name: &str) -> Result<&Array> {
+        self.stored(name)?.whole().map_err(|why| self.unreadable(name, why))
+    }
+
+    fn unreadable(&self, array: &str, why: String) -> Error {
+        Error::input(format!("cannot read the array `{array}`")).at(&self.name).because(why)
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored> {
         match self.arrays.iter().find(|(n, _)| n == name) {
             Some((_, Ok(array))) => Ok(array),
-            Some((_, Err(why))) => {
-                Err(Error::input(format!("cannot read the array `{name}`")).at(&self.name).because(why).help(NUMPY))
-            }
+            Some((_, Err(why))) => Err(self.unreadable(name, why.clone()).help(NUMPY)),
             None => {
                 let held = self.arrays.iter().map(|(name, array)| match array {
                     Ok(array) => format!("`{name}` {array}"),

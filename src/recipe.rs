@@ -49,6 +49,12 @@ pub struct Data {
     pub scale: Option<String>,
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
+    /// Of folders of pictures: HEIGHTxWIDTH,
+    pub resize: Option<String>,
+    /// `grey` or `rgb`,
+    pub color: Option<String>,
+    /// and a file with the names of the classes.
+    pub classes: Option<PathBuf>,
 }
 
 /// `[target]`: what the student must reach.
@@ -93,7 +99,8 @@ pub enum Action {
 }
 
 impl Action {
-    fn trains(&self) -> bool {
+    /// Whether it trains the student.
+    pub(crate) fn trains(&self) -> bool {
         match self {
             Action::Nothing | Action::Clean | Action::Pass(..) => false,
             #[cfg(feature = "distill")]
@@ -118,7 +125,8 @@ impl Recipe {
         let text = read_text("read the recipe", path).map_err(|e| e.help("give a TOML file"))?;
         let mut recipe = Recipe::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for p in [&mut recipe.data.calib, &mut recipe.data.train, &mut recipe.data.test].into_iter().flatten() {
+        let Data { calib, train, test, classes, .. } = &mut recipe.data;
+        for p in [calib, train, test, classes].into_iter().flatten() {
             *p = folder.join(&*p);
         }
         recipe.steps.iter_mut().for_each(|step| step.folder = folder.to_path_buf());

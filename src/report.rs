@@ -20,6 +20,9 @@ pub struct Report {
     pub zstd_bytes: Option<Packed>,
     pub steps: Vec<StepReport>,
     pub warnings: Vec<String>,
+    /// Those of the warnings that say that training left a student of no use: every target that was asked for is then missed.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub ruined: Vec<String>,
     /// Targets that were asked for and not reached.
     pub missed: Vec<String>,
     /// The check of the student against the teacher, if test data was given.

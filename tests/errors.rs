@@ -288,6 +288,25 @@ const CASES: &[Case] = &[
         PICTURES,
     ),
     ("pictures of another size", |d| pictures(d, &[("1.png", Some((5, 4)))]), PICTURES),
+    (
+        "two pictures in colour among grey ones",
+        |d| {
+            pictures(d, &[("1.png", Some((4, 4))), ("2.png", Some((4, 4)))]);
+            grey(d, &["3.png", "4.png", "5.png"]);
+            let one = CLASSIFIER.replace("N,3,4,4", "N,1,4,4").replace("48", "16");
+            write(d, "teacher.onnx", tutee::onnx::to_bytes(&tutee::ir::text::parse::model(&one).unwrap()).unwrap());
+        },
+        PICTURES,
+    ),
+    (
+        "a class that is not in the list",
+        |d| {
+            pictures(d, &[("cat/1.png", Some((4, 4)))]);
+            write(d, "classes.txt", "dog\nbird\n");
+        },
+        "check teacher.onnx teacher.onnx --data pictures --classes classes.txt",
+    ),
+    ("a size that is none", |d| arrays(d, &[X]), "check teacher.onnx teacher.onnx --data data.npz --resize 4"),
     ("a folder without pictures", |d| pictures(d, &[("cat/notes.txt", None)]), PICTURES),
     (
         "a mean of another number of channels",
@@ -453,6 +472,10 @@ fn pictures(folder: &Path, files: &[(&str, Option<(u32, u32)>)]) {
             None => std::fs::write(path, "no picture").unwrap(),
         }
     }
+}
+
+fn grey(folder: &Path, names: &[&str]) {
+    names.iter().for_each(|name| image::GrayImage::new(4, 4).save(folder.join("pictures").join(name)).unwrap());
 }
 
 fn npy(dtype: &str, shape: &str, bytes: usize) -> Vec<u8> {

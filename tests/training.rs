@@ -11,6 +11,7 @@ use tutee::compress::{Data, Observer, Outcome, Silent, Training, compress_on};
 use tutee::data::{Dataset, Normalise};
 use tutee::ir::{Graph, Model, text};
 use tutee::onnx;
+use tutee::report::Report;
 
 /// Reads 14 × 14 of an image of Fashion-MNIST.
 const TEACHER: &str = "model teacher opset 17 {
@@ -184,6 +185,36 @@ fn an_interrupted_training_goes_on() {
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let e = run(&teacher(), &steps, &Silent, Some(folder.path())).unwrap_err().to_string();
     assert!(e.contains("is damaged"), "{e}");
+}
+
+/// Every weight of the first layer goes through calibration, of the samples that are not held back.
+#[test]
+fn steps_before_training_are_fitted_to_its_data() {
+    let steps = |more: &str| {
+        let prune = format!("{{ pass = 'prune-channels', width-mult = 0.5, skip-first = 0{more} }}");
+        format!("[{prune}, {{ stage = 'distill', steps = 1, {SHORT} }}, {prune}]")
+    };
+    let report = done(&teacher(), &steps("")).report;
+    let said = |step: usize, what: &str| report.steps[step].rows.iter().any(|r| r.note.contains(what));
+    assert!(said(0, "calibrated on 270 samples of the training data"), "{:?}", report.steps[0].rows);
+    assert!(report.steps[0].rows.iter().any(|r| r.error.is_some()));
+    assert!(!said(2, "calibrated on"));
+    let without = done(&teacher(), &steps(", repair = 'none', importance = 'l2'")).report;
+    let first = |report: &Report| report.steps[1].curve[0].held_back.unwrap();
+    assert!(first(&report) < first(&without), "{} {}", first(&report), first(&without));
+}
+
+/// A student whose answers are all alike is told of, in the report and in what misses a target.
+#[test]
+fn a_student_that_knows_nothing_is_told_of() {
+    let labels = "teachers = [], steps = 1, batch = 45, learning-rate = 1e-9";
+    let dead = text::parse::model(&TEACHER.replace("%w4 : f32[10,8] = seed(4)", "%w4 : f32[10,8]")).unwrap();
+    let report = done(&dead, &format!("[{{ stage = 'distill', {labels} }}]")).report;
+    assert!(report.ruined[0].contains("all 30 answers of the student are class"), "{:?}", report.ruined);
+    assert_eq!(report.warnings, report.ruined);
+    let [_, trained] = trained(TEACHER);
+    let own = done(&trained, &format!("[{{ stage = 'distill', steps = 1, {SHORT} }}]")).report;
+    assert!(own.ruined.is_empty(), "{:?}", own.ruined);
 }
 
 #[test]

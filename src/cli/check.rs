@@ -1,6 +1,6 @@
 //! `tutee check TEACHER STUDENT --data DATA`
 
-use super::data::NormaliseArgs;
+use super::data::{DataArgs, tell_classes};
 use super::progress::Progress;
 use crate::check::check;
 use crate::data::Dataset;
@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
     #[command(flatten)]
-    normalise: NormaliseArgs,
+    reading: DataArgs,
     /// Fail with exit code 2 if top-1 accuracy (or agreement, without labels) falls by more: 0.01 or 1%
     #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
     max_drop: Option<Share>,
@@ -52,8 +52,10 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         super::set_threads(self.threads)?;
-        let data = Dataset::load(&self.data)?;
-        let normalise = self.normalise.over(&recipe::Data::default())?;
+        let none = recipe::Data::default();
+        let data = Dataset::load_as(&self.data, &self.reading.pictures(&none)?)?;
+        let normalise = self.reading.normalise(&none)?;
+        tell_classes(std::iter::once(&data).filter(|_| !self.quiet));
         let progress = Progress::new(self.quiet, None);
         let result = check(&self.teacher, &self.student, &data, &normalise, &|done, of| progress.samples(done, of));
         progress.finish();

@@ -1,11 +1,11 @@
 //! What `compress` and `distill` have in common: a recipe is run on a model, and its student written, checked and reported.
 
 #[cfg(feature = "exec")]
-use super::data::NormaliseArgs;
+use super::data::{DataArgs, tell_classes};
 use super::places;
 use super::progress::Progress;
 #[cfg(feature = "exec")]
-use crate::calibrate::Calibration;
+use crate::calibrate::{self, Calibration};
 #[cfg(feature = "exec")]
 use crate::check::{Check, check, check_data};
 use crate::compress::Outcome;
@@ -17,7 +17,7 @@ use crate::compress::measure;
 #[cfg(feature = "exec")]
 use crate::compress::{Data, compress_on};
 #[cfg(feature = "exec")]
-use crate::data::{Dataset, Normalise};
+use crate::data::{Dataset, Normalise, Pictures};
 use crate::error::{Error, Result};
 #[cfg(feature = "exec")]
 use crate::exits::staged;
@@ -108,9 +108,12 @@ impl Job {
         let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
         read.extend(recipe.path.iter().map(|p| ("the recipe", p.as_path())));
         #[cfg(feature = "exec")]
-        let normalise = self.check.test.normalise.over(&recipe.data)?;
+        let (normalise, pictures) =
+            (self.check.test.reading.normalise(&recipe.data)?, self.check.test.reading.pictures(&recipe.data)?);
         #[cfg(feature = "exec")]
-        let (test, calib) = (self.check.plan(recipe, &normalise, to_stdout)?, self.calib.load(recipe)?);
+        let test = self.check.plan(recipe, &normalise, &pictures, to_stdout)?;
+        #[cfg(feature = "exec")]
+        let calib = self.calib.load(recipe, &pictures)?;
         #[cfg(feature = "exec")]
         {
             read.extend(test.iter().map(|t| ("the test data", t.path.as_path())));
@@ -119,13 +122,20 @@ impl Job {
             sources.extend(data.flat_map(|d| d.files().to_vec()));
         }
         #[cfg(feature = "distill")]
-        let (train, teachers) = (self.train.load(recipe)?, teachers(&plan)?);
+        let (train, teachers) = (self.train.load(recipe, &pictures)?, teachers(&plan)?);
         #[cfg(feature = "distill")]
         {
             read.extend(train.iter().map(|t| ("the training data", t.0.as_path())));
             read.extend(teachers.iter().flat_map(|t| &t.1.files).map(|f| ("a teacher", f.as_path())));
             sources.extend(train.iter().flat_map(|t| t.1.files().to_vec()));
             sources.extend(teachers.iter().flat_map(|t| t.1.files.clone()));
+        }
+        #[cfg(feature = "exec")]
+        {
+            let data = calib.iter().map(|c| &c.1);
+            #[cfg(feature = "distill")]
+            let data = data.chain(train.iter().map(|t| &t.1));
+            tell_classes(data.chain(test.iter().map(|t| &t.data)).filter(|_| !quiet));
         }
         #[cfg(feature = "exec")]
         let smalls = smalls(&plan)?;
@@ -199,7 +209,14 @@ impl Job {
         };
         progress.finish();
         let Outcome { mut student, mut report } = outcome?;
-        report.warnings = warnings;
+        report.warnings.splice(..0, warnings);
+        if !quiet {
+            report.ruined.iter().for_each(|w| super::say(&format!("warning: {w}")));
+        }
+        #[cfg(feature = "exec")]
+        if test.as_ref().is_some_and(|t| t.max_drop.or(t.min_agreement).is_some()) {
+            report.missed.extend(report.ruined.clone());
+        }
         self.name_exit(&mut student, &mut report)?;
         #[cfg(feature = "distill")]
         if let Some((_, of)) = teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0)) {
@@ -402,22 +419,18 @@ pub struct CalibArgs {
     calib_samples: Option<usize>,
 }
 
-/// Samples of calibration data, if nobody says how many.
-#[cfg(feature = "exec")]
-const CALIB_SAMPLES: usize = 512;
-
 #[cfg(feature = "exec")]
 impl CalibArgs {
     fn samples(&self, recipe: &Recipe) -> usize {
-        self.calib_samples.or(recipe.data.calib_samples).unwrap_or(CALIB_SAMPLES)
+        self.calib_samples.or(recipe.data.calib_samples).unwrap_or(calibrate::SAMPLES)
     }
 
-    fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
+    fn load(&self, recipe: &Recipe, pictures: &Pictures) -> Result<Option<(PathBuf, Dataset)>> {
         let path = self.calib.clone().or(recipe.data.calib.clone());
         if path.is_none() && self.calib_samples.is_some() {
             return Err(Error::input("--calib-samples without calibration data").help("give --calib DATA too"));
         }
-        path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()
+        path.map(|path| Ok((path.clone(), Dataset::load_as(&path, pictures)?))).transpose()
     }
 }
 
@@ -435,9 +448,9 @@ pub struct TrainArgs {
 
 #[cfg(feature = "distill")]
 impl TrainArgs {
-    fn load(&self, recipe: &Recipe) -> Result<Option<(PathBuf, Dataset)>> {
+    fn load(&self, recipe: &Recipe, pictures: &Pictures) -> Result<Option<(PathBuf, Dataset)>> {
         let path = self.train.clone().or(recipe.data.train.clone());
-        path.map(|path| Ok((path.clone(), Dataset::load(&path)?))).transpose()
+        path.map(|path| Ok((path.clone(), Dataset::load_as(&path, pictures)?))).transpose()
     }
 }
 
@@ -485,7 +498,7 @@ pub struct TestArgs {
     #[arg(long, value_name = "DATA")]
     test: Option<PathBuf>,
     #[command(flatten)]
-    normalise: NormaliseArgs,
+    reading: DataArgs,
 }
 
 /// Test data and what the student must reach on it.
@@ -501,7 +514,13 @@ struct Test {
 #[cfg(feature = "exec")]
 impl CheckArgs {
     /// The test that arguments and recipe ask for, with its data read: what is wrong with it shows before the work.
-    fn plan(&self, recipe: &Recipe, normalise: &Normalise, to_stdout: bool) -> Result<Option<Test>> {
+    fn plan(
+        &self,
+        recipe: &Recipe,
+        normalise: &Normalise,
+        pictures: &Pictures,
+        to_stdout: bool,
+    ) -> Result<Option<Test>> {
         let max_drop = self.max_drop.or(recipe.target.max_drop).map(|s| s.0);
         let min_agreement = recipe.target.min_agreement.map(|s| s.0);
         let Some(path) = self.test.test.clone().or(recipe.data.test.clone()) else {
@@ -517,7 +536,7 @@ impl CheckArgs {
                 .help("give a file name with -o"));
         }
         let normalise = normalise.clone();
-        Ok(Some(Test { data: Dataset::load(&path)?, path, normalise, max_drop, min_agreement }))
+        Ok(Some(Test { data: Dataset::load_as(&path, pictures)?, path, normalise, max_drop, min_agreement }))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::distill;
 use crate::distill::train::{self, Course, Epoch, Options, Outcome, Samples, Teacher, Watch};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::math::chance;
 use crate::onnx;
 use crate::passes::{self, options};
 use crate::recipe::Distill;
@@ -131,7 +132,7 @@ impl Run<'_> {
 
     /// Rows of what came out.
     fn account(&mut self, outcome: &Outcome, options: &Options) {
-        let &Outcome { ref epochs, best, rate, trained, zeros, ref makers } = outcome;
+        let &Outcome { ref epochs, best, rate, trained, zeros, ref makers, ref answers } = outcome;
         let (last, best) = (epochs.len() - 1, &epochs[best]);
         let found = if options.rate.is_none() { ", found by a range test" } else { "" };
         let told = shares(best).map(|t| format!(", {t}")).unwrap_or_default();
@@ -140,6 +141,14 @@ impl Run<'_> {
             best.number, best.held_back.loss
         );
         self.note(Distill::NAME, &what, true);
+        let given = |list| Some(list).filter(|list: &&Vec<usize>| !list.is_empty()).map(Vec::as_slice);
+        let ruined =
+            answers.as_ref().and_then(|a| chance::ruined(a.classes, &a.student, given(&a.teacher), given(&a.labels)));
+        if let Some(why) = ruined {
+            self.note(Distill::NAME, &format!("on what is held back, {why}"), false);
+            self.ruined
+                .push(format!("the student is of no use after `{}`: on what is held back, {why}", Distill::NAME));
+        }
         if zeros > 0 {
             self.note(Distill::NAME, &format!("{zeros} of the constants kept their zeros"), true);
         }

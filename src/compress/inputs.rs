@@ -2,11 +2,17 @@
 
 #[cfg(feature = "distill")]
 use super::Training;
+#[cfg(feature = "distill")]
+use crate::calibrate;
 #[cfg(feature = "exec")]
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 #[cfg(feature = "exec")]
 use crate::ir::Model;
+#[cfg(feature = "distill")]
+use crate::passes::Phase;
+#[cfg(feature = "distill")]
+use crate::recipe::Recipe;
 use crate::recipe::{Action, Step};
 #[cfg(feature = "exec")]
 use std::path::PathBuf;
@@ -37,8 +43,31 @@ impl Data<'_> {
         false
     }
 
+    /// A part of the training data as calibration data, if there is no other and it suffices for that, and there is a step
+    /// before step `last`, the last that trains, which it is of use to.
+    #[cfg(feature = "distill")]
+    pub(super) fn borrowed(
+        &self,
+        teacher: &Model,
+        recipe: &Recipe,
+        plan: &[(String, Action)],
+        last: usize,
+    ) -> Option<Calibration<'_>> {
+        let changes = |action: &Action| matches!(action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
+        let training = self.training.filter(|_| self.calibration.is_none())?;
+        plan.get(..last)?.iter().find(|(_, action)| changes(action))?;
+        let trainings = plan.iter().filter_map(|(_, action)| match action {
+            Action::Distill(stage) => Some(&stage.training),
+            _ => None,
+        });
+        let samples = recipe.data.calib_samples.unwrap_or(calibrate::SAMPLES);
+        training.calibration(teacher, samples, &trainings.collect::<Vec<_>>()).ok()
+    }
+
     /// Whether it has what a step needs.
-    pub(super) fn suffices(&self, action: &Action, step: &Step) -> Result<()> {
+    ///
+    /// `lent` says whether training data stands in for calibration data there.
+    pub(super) fn suffices(&self, action: &Action, step: &Step, lent: bool) -> Result<()> {
         let lacks = |what: String, kind: &str, key: &str| {
             Err(Error::input(format!("{what} needs {kind} data"))
                 .at(step.place())
@@ -49,7 +78,7 @@ impl Data<'_> {
         #[cfg(not(feature = "exec"))]
         let calibrates = false;
         match action {
-            Action::Pass(pass, _) if !calibrates => {
+            Action::Pass(pass, _) if !calibrates && !lent => {
                 pass.needs_data().map_or(Ok(()), |option| lacks(option, "calibration", "calib"))
             }
             #[cfg(feature = "distill")]

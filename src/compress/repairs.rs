@@ -33,6 +33,12 @@ impl<'a> Repairs<'a> {
         Repairs { data, shell, teacher: None, twins: Twins::default(), constants: HashMap::new(), changed: false }
     }
 
+    /// Samples of the calibration data that are used.
+    #[cfg(feature = "distill")]
+    pub fn samples(&self) -> usize {
+        self.data.samples()
+    }
+
     /// Runs a pass over all its sites, and fits the layers behind the first change, unless the step is not to repair.
     pub fn visit_all(
         &mut self,

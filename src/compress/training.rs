@@ -1,13 +1,17 @@
 //! Training data and teachers, as the stage `distill` takes them.
 
-use crate::calibrate;
+use super::Run;
+use super::repairs::Repairs;
+use crate::calibrate::{self, Calibration};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Ends, Samples, Teacher};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::exec::Network;
 use crate::exits::observe::Source;
 use crate::ir::{Graph, Model};
 use crate::onnx;
+use crate::passes::Pass;
+use crate::passes::options::Selected;
 use std::path::{Path, PathBuf};
 
 /// Samples that are looked at before training, to warn of what is strange.
@@ -15,6 +19,8 @@ const LOOKED_AT: usize = 4096;
 
 /// What students are trained with.
 pub struct Training<'a> {
+    data: &'a Dataset,
+    normalise: Normalise,
     feed: Feed<'a>,
     inputs: Vec<(String, Vec<usize>)>,
     teachers: Vec<(PathBuf, Model)>,
@@ -38,6 +44,7 @@ impl<'a> Training<'a> {
         };
         let specs: Vec<InputSpec> = specs.iter().map(free).collect();
         let feed = data.feed(&specs, normalise)?;
+        feed.hold(0..feed.chunks())?;
         let looked_at: Vec<usize> = evenly(LOOKED_AT, feed.chunks()).collect();
         let warnings = calibrate::ranges(data, &feed, &looked_at, &specs, "training")?;
         let mut inputs = Vec::new();
@@ -49,7 +56,8 @@ impl<'a> Training<'a> {
                 }
             }
         }
-        Ok(Training { feed, inputs, teachers: Vec::new(), checkpoints: None, warnings })
+        let (normalise, teachers) = (normalise.clone(), Vec::new());
+        Ok(Training { data, normalise, feed, inputs, teachers, checkpoints: None, warnings })
     }
 
     /// With a model that steps may name as a teacher.
@@ -61,6 +69,22 @@ impl<'a> Training<'a> {
     /// Keeps in this folder what it takes to go on after an interruption, and goes on if that is there.
     pub fn with_checkpoints(self, folder: PathBuf) -> Self {
         Training { checkpoints: Some(folder), ..self }
+    }
+
+    /// At most so many of the samples, evenly chosen, as calibration data for `model`; of those that none of these trainings
+    /// holds back to judge by.
+    ///
+    /// # Errors
+    /// As [`Calibration::new`].
+    pub(super) fn calibration(
+        &self,
+        model: &Model,
+        samples: usize,
+        trainings: &[&train::Options],
+    ) -> Result<Calibration<'a>> {
+        let divide = |options: &&train::Options| train::divide(self.feed.samples(), options.hold_back, options.seed);
+        let held_back = trainings.iter().filter_map(divide).flat_map(|[_, held_back]| held_back).collect();
+        Calibration::without(self.data, &self.normalise, model, samples, &held_back)
     }
 
     /// At most so many of the samples, evenly chosen, for exits.
@@ -86,6 +110,36 @@ impl<'a> Training<'a> {
     /// The samples, with or without their labels.
     pub(super) fn samples(&self, labelled: bool) -> impl Samples + '_ {
         View { training: self, labels: self.labels().filter(|_| labelled) }
+    }
+}
+
+impl Run<'_> {
+    /// Runs a pass with a part of the training data as calibration data, or, where the networks cannot be run on that,
+    /// without: then it says `false`.
+    pub fn on_training_data(
+        &mut self,
+        repairs: &mut Repairs<'_>,
+        graph: &mut Graph,
+        pass: &dyn Pass,
+        selected: &Selected<'_>,
+    ) -> Result<bool> {
+        let (before, rows) = (graph.clone(), self.rows.len());
+        let failed = match repairs.visit_all(self, graph, pass, selected) {
+            Ok(()) => {
+                let samples = repairs.samples();
+                let what =
+                    format!("calibrated on {samples} samples of the training data: there is no calibration data");
+                self.note(pass.name(), &what, true);
+                return Ok(true);
+            }
+            Err(e) if e.kind() != Kind::Input || pass.needs_data().is_some() => return Err(e),
+            Err(e) => e,
+        };
+        *graph = before;
+        self.rows.truncate(rows);
+        self.visit_all(graph, pass, selected)?;
+        self.note(pass.name(), &format!("not calibrated on the training data: {}", failed.reason()), false);
+        Ok(false)
     }
 }
 

@@ -120,9 +120,9 @@ impl Array {
         Array::new(to, self.shape.clone(), bytes)
     }
 
-    /// Bytes of the slice `i` of the first axis. `i` must be in range.
+    /// Bytes of the slice `i` of the first axis, of all of an array without axes. `i` must be in range.
     pub(super) fn row(&self, i: usize) -> &[u8] {
-        let len = self.bytes.len() / self.shape[0];
+        let len = self.bytes.len() / self.shape.first().unwrap_or(&1);
         &self.bytes[i * len..(i + 1) * len]
     }
 }

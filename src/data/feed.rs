@@ -1,10 +1,13 @@
 //! A data set bound to the inputs of one model.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 
 use super::Dataset;
 use super::array::{Array, Dtype, describe, dims, from_f64, from_int, to_f64, to_int};
 use super::normalise::{Channels, Normalise};
+use super::stored::Stored;
 use crate::error::{Error, Result};
 
 /// What a model says of one of its inputs.
@@ -31,6 +34,9 @@ impl fmt::Display for InputSpec {
 ///
 /// A chunk holds one sample, or as many as a model with a fixed batch takes at once; the last chunk is then filled up
 /// by repeating the last sample.
+///
+/// Any chunk can be asked for. Of data that is large and packed, or pictures, it is [`Feed::hold`] that keeps memory and
+/// time small: it says which chunks will be.
 pub struct Feed<'a> {
     data: &'a Dataset,
     len: usize,
@@ -40,8 +46,14 @@ pub struct Feed<'a> {
     warnings: Vec<String>,
 }
 
+/// Bytes of samples that are held where all are gone through.
+const BLOCK: usize = 1 << 26;
+
 struct Input<'a> {
-    array: &'a Array,
+    array: &'a Stored,
+    /// What the data calls it,
+    source: String,
+    /// and the model.
     name: String,
     dtype: Dtype,
     layout: Layout,
@@ -82,7 +94,7 @@ impl Dataset {
         for spec in specs {
             let has = |name: &str| self.arrays.iter().any(|(n, _)| n == name);
             let source = if specs.len() == 1 && !has(&spec.name) { "x" } else { spec.name.as_str() };
-            let array = self.array(source).map_err(|e| match specs.len() {
+            let array = self.stored(source).map_err(|e| match specs.len() {
                 _ if has(source) => e,
                 1 => e.help(format!("name the samples `x` or `{}`, after the model's input", spec.name)),
                 _ => e.help("give one array for each input of the model, under the input's name"),
@@ -92,7 +104,7 @@ impl Dataset {
             let (layout, fixed) = layout(array, spec).map_err(|why| refuse(why).help(wanted(spec)))?;
             if layout != Layout::Shared {
                 let n = array.shape()[0];
-                if n == 0 || array.bytes().is_empty() {
+                if array.is_empty() {
                     return Err(refuse(format!("`{source}` {array} is empty")));
                 }
                 match counted {
@@ -121,7 +133,15 @@ impl Dataset {
                 Layout::Shared => {}
             }
             let channels = if spec.dtype.is_float() { normalise.channels(&shape).map_err(normalised)? } else { None };
-            feed.inputs.push(Input { array, name: spec.name.clone(), dtype: spec.dtype, layout, shape, channels });
+            feed.inputs.push(Input {
+                array,
+                source: source.into(),
+                name: spec.name.clone(),
+                dtype: spec.dtype,
+                layout,
+                shape,
+                channels,
+            });
         }
         let (Some((_, len)), Some((_, batch))) = (counted, batched) else {
             return Err(Error::input("the data has no samples")
@@ -129,6 +149,9 @@ impl Dataset {
                 .because("its arrays are single numbers"));
         };
         (feed.len, feed.batch) = (len, batch);
+        for input in &feed.inputs {
+            input.array.settle().map_err(|why| self.unreadable(&input.source, why))?;
+        }
 
         if !used.contains(&"y") && self.arrays.iter().any(|(name, _)| name == "y") {
             feed.labels = Some(self.labels(len)?);
@@ -143,7 +166,7 @@ impl Dataset {
     }
 
     fn labels(&self, len: usize) -> Result<Vec<usize>> {
-        let y = self.array("y")?;
+        let y = self.stored("y")?;
         let refuse = |why: String| {
             Error::input("`y` does not hold labels")
                 .at(&self.name)
@@ -156,12 +179,14 @@ impl Dataset {
         if y.shape()[0] != len {
             return Err(refuse(format!("it is {y} for {len} samples")));
         }
-        let labels = to_int(y.dtype(), y.bytes()).map_err(refuse)?;
+        let labels = to_int(y.dtype(), self.array("y")?.bytes()).map_err(refuse)?;
         let label = |(i, v): (usize, i128)| usize::try_from(v).map_err(|_| refuse(format!("y[{i}] is {v}")));
         labels.into_iter().enumerate().map(label).collect()
     }
 
     fn misfit(&self, source: &str, spec: &InputSpec, why: String) -> Error {
+        let mixed = self.mixed.iter().map(|mixed| format!("; {mixed}"));
+        let why = mixed.fold(why, |why, mixed| why + &mixed);
         Error::input(format!("cannot feed {spec} with `{source}`")).at(&self.name).because(why)
     }
 }
@@ -174,7 +199,7 @@ fn wanted(spec: &InputSpec) -> String {
 }
 
 /// How `array` feeds the input, and how many samples it takes at once.
-fn layout(array: &Array, spec: &InputSpec) -> Result<(Layout, usize), String> {
+fn layout(array: &Stored, spec: &InputSpec) -> Result<(Layout, usize), String> {
     let shape = array.shape();
     let Some(want) = &spec.dims else {
         return if shape.is_empty() { Err("a single number is no samples".into()) } else { Ok((Layout::Batched, 1)) };
@@ -211,7 +236,7 @@ impl Feed<'_> {
     }
 
     /// The samples of chunk `i`, fewer than [`Feed::batch`] in the last.
-    pub fn rows(&self, i: usize) -> std::ops::Range<usize> {
+    pub fn rows(&self, i: usize) -> Range<usize> {
         (i * self.batch).min(self.len)..((i + 1) * self.batch).min(self.len)
     }
 
@@ -228,6 +253,35 @@ impl Feed<'_> {
     /// The shapes of a chunk, in the order of the model's inputs.
     pub fn shapes(&self) -> Vec<Vec<usize>> {
         self.inputs.iter().map(|input| input.shape.clone()).collect()
+    }
+
+    /// Reads these chunks ahead, in one go through the data, and keeps them until [`Feed::forget`], as far as they are not
+    /// as quick to read where they lie. In the data's own types, they are what memory takes.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn hold(&self, chunks: impl IntoIterator<Item = usize>) -> Result<()> {
+        let rows: BTreeSet<usize> = chunks.into_iter().flat_map(|i| self.rows(i)).collect();
+        for input in self.inputs.iter().filter(|input| input.layout != Layout::Shared) {
+            match rows.len() == self.len && input.array.held_len() > 0 {
+                true => input.array.whole().map(drop),
+                false => input.array.hold(&rows),
+            }
+            .map_err(|why| self.data.unreadable(&input.source, why))?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what was held.
+    pub fn forget(&self) {
+        self.inputs.iter().for_each(|input| input.array.forget());
+    }
+
+    /// All chunks, in runs that are to be held one after the other to keep memory small: one, if nothing has to be held.
+    pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let chunk = self.inputs.iter().map(|input| input.array.held_len()).sum::<usize>() * self.batch;
+        let (chunks, run) = (self.chunks(), BLOCK.checked_div(chunk).unwrap_or(self.len).max(1));
+        (0..chunks).step_by(run).map(move |first| first..chunks.min(first + run))
     }
 
     /// The inputs of chunk `i`, cast and normalised. Fails on a value that an integer input cannot hold.
@@ -251,24 +305,19 @@ impl Feed<'_> {
 
 impl Input<'_> {
     fn chunk(&self, first: usize, batch: usize, len: usize) -> Result<Array, (&Self, String)> {
-        let from = self.array.dtype();
-        let mut raw = Vec::new();
-        let bytes = match self.layout {
-            Layout::Shared => self.array.bytes(),
-            _ if batch == 1 => self.array.row(first.min(len - 1)),
-            _ => {
-                (first..first + batch).for_each(|row| raw.extend_from_slice(self.array.row(row.min(len - 1))));
-                &raw
-            }
-        };
+        let (from, mut bytes) = (self.array.dtype(), Vec::new());
+        let rows = if self.layout == Layout::Shared { 0..1 } else { first..first + batch };
+        for row in rows {
+            self.array.append(row.min(len - 1), &mut bytes).map_err(|why| (self, why))?;
+        }
         let cast = if self.dtype.is_float() {
-            let mut values = to_f64(from, bytes);
+            let mut values = to_f64(from, &bytes);
             if let Some(channels) = &self.channels {
                 channels.normalise(&mut values);
             }
             from_f64(values.into_iter(), self.dtype)
         } else {
-            to_int(from, bytes).and_then(|values| from_int(&values, self.dtype)).map_err(|why| (self, why))?
+            to_int(from, &bytes).and_then(|values| from_int(&values, self.dtype)).map_err(|why| (self, why))?
         };
         Array::new(self.dtype, self.shape.clone(), cast).map_err(|e| (self, e.to_string()))
     }

@@ -1,115 +1,112 @@
 //! A folder of pictures as a data set.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageReader};
+use image::imageops::FilterType;
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, Luma};
 use rayon::prelude::*;
 
 use super::array::{Array, Dtype};
+use super::classes::{self, ordered};
+use super::stored::{Access, Form, Rows, Stored};
+use super::{Color, Dataset, Pictures, Size};
 use crate::error::{Error, Result, io};
 
-/// Classes that are spelled out.
-const SHOWN: usize = 20;
+/// Pictures that are decoded side by side.
+const TOGETHER: usize = 64;
 
-/// The arrays of a folder: `x` u8 [N,C,H,W] (C is 1 if all pictures are grey, else 3: red, green, blue) and, if it has
-/// sub-folders, `y` i64 [N]: the place of the picture's sub-folder among the sorted names. Pictures come in the order of
-/// their names; hidden files are passed over, other files named in a warning. What was read joins `read`.
-pub(super) fn read_folder(
-    folder: &Path,
-    warnings: &mut Vec<String>,
-    read: &mut Vec<PathBuf>,
-) -> Result<(Array, Option<Array>)> {
-    let (folders, mut files) = list(folder)?;
-    let labelled = !folders.is_empty();
-    let mut labels = Vec::new();
-    let mut ignored = Vec::new();
+/// Opens a folder: `x` is u8 [N,C,H,W], C being 1 for grey and 3 for red, green, blue; if it has sub-folders, `y` is i64
+/// [N], the place of the picture's sub-folder among the classes. Pictures come class by class in the order of their names;
+/// hidden files are passed over, other entries named in a warning. Of the pictures only the headers are read.
+pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset> {
+    let mut data = Dataset::empty(folder.display().to_string());
+    let mut top = list(folder)?;
+    let labelled = !top.folders.is_empty();
+    let (mut files, mut labels) = (Vec::new(), Vec::new());
+    data.files.push(folder.to_path_buf());
     if labelled {
-        ignored.append(&mut files);
-        for (label, class) in folders.iter().enumerate() {
-            let (deeper, pictures) = list(class)?;
-            ignored.extend(deeper);
-            for picture in pictures {
-                labels.push(label);
-                files.push(picture);
+        let is_list = |p: &PathBuf| p.file_name().is_some_and(|name| name == classes::LIST);
+        top.files.retain(|p| !is_list(p));
+        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let names: Vec<String> = top.folders.iter().map(name).collect();
+        data.classes = ordered(folder, names.clone(), pictures, &mut data.warnings)?;
+        data.files.extend(pictures.classes.clone().or(Some(folder.join(classes::LIST)).filter(|p| p.is_file())));
+        top.others.append(&mut top.files);
+        for (label, class) in data.classes.iter().enumerate() {
+            let Some(place) = names.iter().position(|name| name == class) else { continue };
+            let mut inner = list(&top.folders[place])?;
+            if inner.files.is_empty() {
+                let class = top.folders[place].display();
+                data.warnings.push(format!("{class}: the class folder has no pictures"));
             }
+            top.others.append(&mut inner.folders);
+            top.others.append(&mut inner.others);
+            labels.resize(labels.len() + inner.files.len(), label as i64);
+            files.append(&mut inner.files);
         }
+    } else {
+        if pictures.classes.is_some() {
+            data.warnings.push(format!("{}: it has no class folders for `classes`", data.name));
+        }
+        files = top.files;
     }
-    let is_picture = |p: &Path| {
-        let extension = p.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        matches!(extension.as_str(), "png" | "jpg" | "jpeg")
-    };
-    let labels: Vec<i64> = labels.iter().zip(&files).filter(|(_, p)| is_picture(p)).map(|(&l, _)| l as i64).collect();
-    if labelled {
-        let named = folders.iter().filter_map(|f| f.file_name()).map(|f| f.to_string_lossy());
-        let classes: Vec<String> = named.enumerate().map(|(i, name)| format!("{i} = {name}")).take(SHOWN).collect();
-        let more = if folders.len() > SHOWN { ", …" } else { "" };
-        warnings.push(format!(
-            "{}: classes are numbered in the order of their folders' names: {}{more}",
-            folder.display(),
-            classes.join(", ")
-        ));
+    if let Some(first) = top.others.first() {
+        let what = match first.metadata() {
+            Ok(meta) if !meta.is_file() && !meta.is_dir() => " (a pipe, a socket or a device)",
+            Err(_) => " (a broken link)",
+            _ => "",
+        };
+        let (n, first, of) = (top.others.len(), first.display(), if labelled { " of a class" } else { "" });
+        let these =
+            if n == 1 { "1 entry that is no picture".into() } else { format!("{n} entries that are no pictures") };
+        data.warnings.push(format!("{}: ignored {these}{of}, {first}{what} first", data.name));
     }
-    let (files, others): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(|p| is_picture(p));
-    ignored.extend(others);
-    if let Some(first) = ignored.first() {
-        let (n, first) = (ignored.len(), first.display());
-        warnings
-            .push(format!("{}: ignored {n} entries that are no pictures of a class, {first} first", folder.display()));
-    }
-    read.extend(folders.into_iter().chain(files.iter().cloned()));
-    let (Some(first_file), Some(first)) = (files.first(), files.first().map(|f| decode(f)).transpose()?) else {
+    data.files.extend(top.folders);
+    data.files.extend(files.iter().cloned());
+    if files.is_empty() {
         return Err(Error::input(format!("no pictures in {}", folder.display()))
             .because("it has no .png, .jpg or .jpeg file, itself or in its sub-folders")
             .help("put one sub-folder a class in it, or give a .npz file"));
-    };
-
-    let size = (first.width(), first.height());
-    let pictures: Vec<Result<DynamicImage>> = files
-        .par_iter()
-        .map(|file| {
-            let picture = decode(file)?;
-            if (picture.width(), picture.height()) == size {
-                return Ok(picture);
-            }
-            Err(Error::input(format!("the pictures in {} differ in size", folder.display()))
-                .because(format!(
-                    "{} is {}x{}, {} is {}x{}",
-                    first_file.display(),
-                    size.0,
-                    size.1,
-                    file.display(),
-                    picture.width(),
-                    picture.height()
-                ))
-                .help("resize them to the model's input size"))
-        })
-        .collect();
-    let pictures: Vec<DynamicImage> = pictures.into_iter().collect::<Result<_>>()?;
-
-    let grey = pictures.iter().all(|p| matches!(p, DynamicImage::ImageLuma8(_)));
-    let (width, height) = (size.0 as usize, size.1 as usize);
-    let mut shape = vec![pictures.len(), 1, height, width];
-    let mut bytes = Vec::new();
-    if grey {
-        pictures.iter().for_each(|p| bytes.extend_from_slice(p.as_bytes()));
-    } else {
-        shape[1] = 3;
-        for picture in pictures {
-            let rgb = picture.into_rgb8();
-            for c in 0..3 {
-                bytes.extend(rgb.pixels().map(|p| p.0[c]));
-            }
-        }
     }
-    let x = Array::new(Dtype::U8, shape, bytes)?;
-    let y = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
-    let y = labelled.then(|| Array::new(Dtype::I64, vec![labels.len()], y)).transpose()?;
-    Ok((x, y))
+    let heads: Vec<Result<Head>> = files.par_iter().map(|file| look(file)).collect();
+    let heads: Vec<Head> = heads.into_iter().collect::<Result<_>>()?;
+    let size = match pictures.resize {
+        Some(size) => size,
+        None => one_size(folder, &files, &heads)?,
+    };
+    let color = match pictures.color {
+        Some(color) => color,
+        None if heads.iter().all(|head| !head.colored) => Color::Grey,
+        None => {
+            data.mixed = mixed(&files, &heads);
+            data.warnings.extend(data.mixed.iter().map(|mixed| format!("{}: {mixed}", folder.display())));
+            Color::Rgb
+        }
+    };
+    let channels = if color == Color::Grey { 1 } else { 3 };
+    let shape = vec![files.len(), channels, size.height as usize, size.width as usize];
+    let form = Form { dtype: Dtype::U8, shape, big_endian: false, fortran: false };
+    let x = Stored::new(form, Box::new(Folder { files, size, resize: pictures.resize.is_some(), color }));
+    data.arrays.push(("x".into(), Ok(x)));
+    if labelled {
+        let y = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+        data.arrays.push(("y".into(), Ok(Array::new(Dtype::I64, vec![labels.len()], y)?.into())));
+    }
+    Ok(data)
 }
 
-/// Sub-folders and files of a folder, each sorted by name, without hidden ones.
-fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+/// What is in a folder, each sorted by name, without hidden entries.
+struct Listed {
+    folders: Vec<PathBuf>,
+    /// Those that should be pictures by their names.
+    files: Vec<PathBuf>,
+    others: Vec<PathBuf>,
+}
+
+fn list(folder: &Path) -> Result<Listed> {
     let failed = |e| io("read the folder", folder, &e);
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -119,27 +116,142 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
         }
     }
     entries.sort();
-    Ok(entries.into_iter().partition(|p| p.is_dir()))
+    let is_picture = |p: &Path| {
+        let extension = p.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+        matches!(extension.as_str(), "png" | "jpg" | "jpeg")
+    };
+    let (folders, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|p| p.is_dir());
+    // To open a pipe is to wait for whoever writes into it.
+    let (files, others) = files.into_iter().partition(|p| p.is_file() && is_picture(p));
+    Ok(Listed { folders, files, others })
 }
 
-/// A picture with 8 bits a channel: grey stays grey, all else becomes RGB; transparency is dropped.
-fn decode(file: &Path) -> Result<DynamicImage> {
-    let reader = ImageReader::open(file).and_then(ImageReader::with_guessed_format);
-    let picture = reader.map_err(|e| io("read", file, &e))?.decode();
-    let picture = picture.map_err(|e| {
-        let what = format!("cannot read the picture {}", file.display());
-        Error::input(what).because(e.to_string()).help("remove it, or save it as PNG or JPEG again")
-    })?;
-    Ok(if picture.color().has_color() { picture.into_rgb8().into() } else { picture.into_luma8().into() })
+/// What the header of a picture says.
+struct Head {
+    size: Size,
+    colored: bool,
+}
+
+fn look(file: &Path) -> Result<Head> {
+    let decoder = reader(file)?.into_decoder().map_err(|e| unreadable(file, &e))?;
+    let (width, height) = decoder.dimensions();
+    Ok(Head { size: Size { height, width }, colored: decoder.color_type().has_color() })
+}
+
+fn reader(file: &Path) -> Result<ImageReader<std::io::BufReader<fs::File>>> {
+    ImageReader::open(file).and_then(ImageReader::with_guessed_format).map_err(|e| io("read", file, &e))
+}
+
+fn unreadable(file: &Path, e: &image::ImageError) -> Error {
+    let what = format!("cannot read the picture {}", file.display());
+    Error::input(what).because(e.to_string()).help("remove it, or save it as PNG or JPEG again")
+}
+
+/// The size that all pictures have.
+fn one_size(folder: &Path, files: &[PathBuf], heads: &[Head]) -> Result<Size> {
+    let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    heads.iter().for_each(|h| *counts.entry((h.size.height, h.size.width)).or_default() += 1);
+    // Of sizes that as many have, that of the first picture.
+    let most = counts.values().max().copied().unwrap_or(0);
+    let usual = heads.iter().find(|h| counts[&(h.size.height, h.size.width)] == most).map(|h| h.size);
+    let usual = usual.ok_or_else(|| Error::internal("no pictures"))?;
+    match files.iter().zip(heads).find(|(_, head)| head.size != usual) {
+        None => Ok(usual),
+        Some((file, head)) => Err(Error::input(format!("the pictures in {} differ in size", folder.display()))
+            .because(format!(
+                "{} is {} (height x width), {most} of {} are {usual}",
+                file.display(),
+                head.size,
+                heads.len()
+            ))
+            .help("give --resize HEIGHTxWIDTH, or resize them to the model's input size")),
+    }
+}
+
+/// That a few pictures in colour make all pictures have three channels, if it is so.
+fn mixed(files: &[PathBuf], heads: &[Head]) -> Option<String> {
+    let colored = heads.iter().filter(|h| h.colored).count();
+    let first = files.iter().zip(heads).find(|(_, head)| head.colored)?.0;
+    let few = colored < heads.len() - colored;
+    few.then(|| {
+        format!(
+            "{colored} of {} pictures have colour, {} first, so all are read with three channels: give --color grey or rgb",
+            heads.len(),
+            first.display()
+        )
+    })
+}
+
+/// Pictures, decoded as they are asked for.
+struct Folder {
+    files: Vec<PathBuf>,
+    size: Size,
+    resize: bool,
+    color: Color,
+}
+
+impl Rows for Folder {
+    fn access(&self) -> Access {
+        Access::Slow
+    }
+
+    fn read(&self, rows: Range<usize>, to: &mut Vec<u8>) -> Result<(), String> {
+        if rows.len() == 1 {
+            to.extend(self.decode(&self.files[rows.start])?);
+            return Ok(());
+        }
+        for files in self.files[rows].chunks(TOGETHER) {
+            let decoded: Vec<Result<Vec<u8>, String>> = files.par_iter().map(|file| self.decode(file)).collect();
+            for pixels in decoded {
+                to.extend(pixels?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Folder {
+    /// Channel after channel, 8 bits each; transparency is dropped.
+    fn decode(&self, file: &Path) -> Result<Vec<u8>, String> {
+        let Size { height, width } = self.size;
+        let picture =
+            reader(file).and_then(|r| r.decode().map_err(|e| unreadable(file, &e))).map_err(|e| e.reason())?;
+        let mut picture = match (self.color, picture.color().has_color()) {
+            (Color::Rgb, _) => picture.into_rgb8().into(),
+            (Color::Grey, true) => grey(picture),
+            (Color::Grey, false) => picture.into_luma8().into(),
+        };
+        if self.resize && (picture.height(), picture.width()) != (height, width) {
+            picture = picture.resize_to_fill(width, height, FilterType::Triangle);
+        }
+        if (picture.height(), picture.width()) != (height, width) {
+            return Err(format!("{} has another size by now", file.display()));
+        }
+        let (bytes, channels) = (picture.as_bytes(), usize::from(picture.color().channel_count()));
+        Ok((0..channels).flat_map(|c| bytes.iter().copied().skip(c).step_by(channels)).collect())
+    }
+}
+
+fn grey(picture: DynamicImage) -> DynamicImage {
+    let rgb = picture.into_rgb8();
+    // Weights of red, green and blue in 65,536ths, as Pillow rounds them.
+    let luma = |[r, g, b]: [u8; 3]| (u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16;
+    GrayImage::from_fn(rgb.width(), rgb.height(), |x, y| Luma([luma(rgb.get_pixel(x, y).0) as u8])).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{GrayImage, Luma, Rgb, RgbImage};
+    use image::{Rgb, RgbImage};
 
-    fn grey(path: &Path, value: u8) {
+    fn save(path: &Path, value: u8) {
         GrayImage::from_pixel(3, 2, Luma([value])).save(path).unwrap();
+    }
+
+    fn open(folder: &Path, pictures: &Pictures) -> (Array, Option<Vec<f64>>, Vec<String>) {
+        let data = open_folder(folder, pictures).unwrap();
+        let y = data.array("y").ok().map(Array::to_f64);
+        (data.array("x").unwrap().clone(), y, data.warnings)
     }
 
     #[test]
@@ -148,39 +260,73 @@ mod tests {
         for class in ["b", "a", "c", ".hidden"] {
             fs::create_dir(dir.path().join(class)).unwrap();
         }
-        grey(&dir.path().join("a/2.png"), 12);
-        grey(&dir.path().join("a/1.png"), 11);
-        grey(&dir.path().join("c/1.PNG"), 31);
+        save(&dir.path().join("a/2.png"), 12);
+        save(&dir.path().join("a/1.png"), 11);
+        save(&dir.path().join("c/1.PNG"), 31);
         fs::write(dir.path().join("c/notes.txt"), "").unwrap();
-        let mut warnings = Vec::new();
-        let (x, y) = read_folder(dir.path(), &mut warnings, &mut Vec::new()).unwrap();
+        let (x, y, warnings) = open(dir.path(), &Pictures::default());
         assert_eq!(x.shape(), [3, 1, 2, 3]);
         assert_eq!([x.row(0)[0], x.row(1)[0], x.row(2)[0]], [11, 12, 31]);
-        assert_eq!(y.unwrap().to_f64(), [0., 0., 2.]);
-        assert!(warnings[0].ends_with("0 = a, 1 = b, 2 = c"), "{warnings:?}");
-        assert!(warnings.len() == 2 && warnings[1].contains("notes.txt"), "{warnings:?}");
+        assert_eq!(y.unwrap(), [0., 0., 2.]);
+        assert!(warnings.len() == 2 && warnings[0].ends_with("b: the class folder has no pictures"), "{warnings:?}");
+        assert!(warnings[1].contains("notes.txt"), "{warnings:?}");
+        fs::write(dir.path().join("classes.txt"), "c\nb\na\n").unwrap();
+        let (x, y, warnings) = open(dir.path(), &Pictures::default());
+        assert_eq!((x.row(0)[0], y.unwrap(), warnings.len()), (31, vec![0., 2., 2.], 2));
     }
 
     #[test]
-    fn one_coloured_picture_makes_all_three_channels() {
+    fn a_coloured_picture_makes_all_three_channels() {
         let dir = tempfile::tempdir().unwrap();
-        grey(&dir.path().join("1.png"), 5);
-        RgbImage::from_pixel(3, 2, Rgb([1, 2, 3])).save(dir.path().join("2.png")).unwrap();
-        let (x, y) = read_folder(dir.path(), &mut Vec::new(), &mut Vec::new()).unwrap();
-        assert_eq!((x.shape(), y), (&[2, 3, 2, 3][..], None));
+        save(&dir.path().join("1.png"), 5);
+        RgbImage::from_pixel(3, 2, Rgb([1, 2, 30])).save(dir.path().join("2.png")).unwrap();
+        let (x, y, warnings) = open(dir.path(), &Pictures::default());
+        assert_eq!((x.shape(), y, warnings.len()), (&[2, 3, 2, 3][..], None, 0));
         assert_eq!(x.row(0), [5; 18]);
-        assert_eq!(x.row(1), [[1; 6], [2; 6], [3; 6]].concat());
+        assert_eq!(x.row(1), [[1; 6], [2; 6], [30; 6]].concat());
+        save(&dir.path().join("3.png"), 5);
+        let (_, _, warnings) = open(dir.path(), &Pictures::default());
+        assert!(warnings[0].contains("1 of 3 pictures have colour") && warnings[0].contains("2.png"), "{warnings:?}");
+        let (x, _, warnings) = open(dir.path(), &Pictures { color: Some(Color::Grey), ..Pictures::default() });
+        assert_eq!((x.shape(), x.row(1), warnings.len()), (&[3, 1, 2, 3][..], &[5; 6][..], 0));
+    }
+
+    #[test]
+    fn pictures_are_scaled_to_cover_a_size_and_cropped() {
+        let dir = tempfile::tempdir().unwrap();
+        // Columns 0, 10, 20, … of a picture that is twice as wide as it is high.
+        GrayImage::from_fn(8, 4, |x, _| Luma([10 * x as u8])).save(dir.path().join("1.png")).unwrap();
+        save(&dir.path().join("2.png"), 7);
+        let resize = |text: &str| Pictures { resize: Some(text.parse().unwrap()), ..Pictures::default() };
+        let (x, ..) = open(dir.path(), &resize("4x4"));
+        assert_eq!((x.shape(), x.row(0)), (&[2, 1, 4, 4][..], &[20, 30, 40, 50].repeat(4)[..]));
+        assert_eq!(x.row(1), [7; 16]);
+        let (x, ..) = open(dir.path(), &resize("2x3"));
+        assert_eq!((x.shape(), x.row(1)), (&[2, 1, 2, 3][..], &[7; 6][..]));
     }
 
     #[test]
     fn bad_folders_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = || read_folder(dir.path(), &mut Vec::new(), &mut Vec::new()).unwrap_err().to_string();
+        let refused = || open_folder(dir.path(), &Pictures::default()).err().unwrap().to_string();
         assert!(refused().contains("no pictures"));
         fs::write(dir.path().join("1.png"), "not a picture").unwrap();
         assert!(refused().contains("cannot read the picture"));
-        grey(&dir.path().join("1.png"), 5);
-        GrayImage::new(4, 4).save(dir.path().join("2.png")).unwrap();
-        assert!(refused().contains("differ in size"));
+        GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
+        save(&dir.path().join("2.png"), 5);
+        save(&dir.path().join("3.png"), 5);
+        let e = refused();
+        assert!(e.contains("differ in size") && e.contains("1.png is 4x4") && e.contains("2 of 3 are 2x3"), "{e}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_named_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        save(&dir.path().join("1.png"), 5);
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("2.png")).unwrap();
+        let (x, _, warnings) = open(dir.path(), &Pictures::default());
+        assert_eq!(x.shape()[0], 1);
+        assert!(warnings[0].contains("2.png (a pipe, a socket or a device)"), "{warnings:?}");
     }
 }

@@ -11,7 +11,7 @@ pub use course::Course;
 pub use network::{Ends, Teacher, ends, teacher};
 pub use options::{Length, Options};
 pub use samples::{Augment, Memory, Samples, divide};
-pub use score::{Epoch, Score};
+pub use score::{Answers, Epoch, Score};
 
 pub(super) use network::Network;
 pub(super) use samples::Batch;
@@ -41,6 +41,8 @@ pub struct Outcome {
     pub zeros: usize,
     /// Nodes that make weights of constants in a way that is not trained through.
     pub makers: Vec<String>,
+    /// Of a classifier.
+    pub answers: Option<Answers>,
 }
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
@@ -111,12 +113,13 @@ pub fn train(
     let mut run = Run::new(&mut freed, samples, teachers, options)?;
     let course = run.train(watch)?;
     run.restore(&course.kept);
+    run.judge()?;
     run.student.tape.store(&mut freed.graph)?;
     write_back(&freed.graph, graph)?;
     run.codebooks.store(graph)?;
     let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
     let Course { epochs, best, peak: rate, .. } = course;
-    Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers })
+    Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers, answers: run.answers })
 }
 
 /// What the teachers say of a batch.
@@ -145,6 +148,8 @@ struct Run<'a, 't> {
     differ: bool,
     /// and the student gave the same for all of them when it was last judged.
     dead: bool,
+    /// What was answered then.
+    answers: Option<Answers>,
     since: Instant,
 }
 
@@ -220,6 +225,7 @@ impl<'a, 't> Run<'a, 't> {
             differ,
             known: vec![None; n],
             dead: false,
+            answers: None,
             since: Instant::now(),
         })
     }
@@ -508,7 +514,8 @@ impl<'a, 't> Run<'a, 't> {
 
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
-        let (mut total, mut right, mut agreed) = (0.0, 0, 0);
+        let mut total = 0.0;
+        let mut answers = Answers { classes: self.student.classes.unwrap_or(0), ..Answers::default() };
         let (mut first, mut same) = (Vec::new(), self.differ);
         for chunk in self.held_back.clone().chunks(self.batch) {
             // The copies of the last sample do not count.
@@ -529,9 +536,9 @@ impl<'a, 't> Run<'a, 't> {
                 let class = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
                 for (row, &sample) in chunk.iter().enumerate() {
                     let at = row * k..(row + 1) * k;
-                    let own = class(&y[at.clone()]);
-                    right += self.labels.is_some_and(|l| Some(l[sample]) == own) as usize;
-                    agreed += targets.soft.as_ref().is_some_and(|t| class(&t[at]) == own) as usize;
+                    answers.student.extend(class(&y[at.clone()]));
+                    answers.teacher.extend(targets.soft.as_ref().and_then(|t| class(&t[at])));
+                    answers.labels.extend(self.labels.map(|l| l[sample]));
                 }
             }
             targets.soft.iter_mut().chain(&mut targets.features).for_each(|t| t.truncate(rows(t.len())));
@@ -539,13 +546,9 @@ impl<'a, 't> Run<'a, 't> {
             total += self.loss(&outputs, chunk, &targets).0 * chunk.len() as f64;
         }
         self.dead = same;
-        let n = self.held_back.len() as f64;
-        let judges = !self.teachers.is_empty() && self.student.classes.is_some();
-        Ok(Score {
-            loss: total / n,
-            accuracy: self.labels.map(|_| right as f64 / n),
-            agreement: judges.then(|| agreed as f64 / n),
-        })
+        let [accuracy, agreement] = [&answers.labels, &answers.teacher].map(|truth| answers.share_of(truth));
+        self.answers = Some(answers).filter(|a| a.classes > 0);
+        Ok(Score { loss: total / self.held_back.len() as f64, accuracy, agreement })
     }
 }
 

@@ -29,6 +29,7 @@ impl<'a> Source<'a> {
                 ))
                 .help("export it with a batch of 1, or a symbolic one"));
         }
+        feed.hold(picks.iter().copied())?;
         let labels = feed.labels().map(|labels| picks.iter().map(|&i| labels[i]).collect());
         Ok(Source { feed, picks, labels })
     }

@@ -164,6 +164,14 @@ impl Patch {
         self.edits.push(Edit::Drop { value });
     }
 
+    /// The tensors that come into the graph.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.edits.iter_mut().filter_map(|edit| match edit {
+            Edit::Constant { tensor, .. } | Edit::SetConstant { tensor, .. } => Some(tensor),
+            _ => None,
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }

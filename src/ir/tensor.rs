@@ -125,6 +125,11 @@ impl Tensor {
         Tensor { backing, ..self }
     }
 
+    /// Whether its bytes are known to be mapped from a file.
+    pub fn is_mapped(&self) -> bool {
+        self.backing.is_some()
+    }
+
     pub fn is_typed(&self) -> bool {
         self.typed
     }

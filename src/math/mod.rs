@@ -5,6 +5,7 @@
 
 pub mod banks;
 pub mod books;
+pub mod chance;
 pub mod codes;
 mod dense;
 pub mod feedback;

@@ -202,10 +202,15 @@ pub fn map(path: &Path, pages: &mut Pages) -> Result<Bytes> {
         return Ok(Bytes::new());
     }
     let file = File::open(path).map_err(|e| io("open", path, &e))?;
+    let (bytes, map) = mapped(&file).map_err(|e| io("map", path, &e))?;
+    pages.0.push(map);
+    Ok(bytes)
+}
+
+/// All bytes of a file, and the map they lie in.
+pub fn mapped(file: &File) -> std::io::Result<(Bytes, Arc<Mmap>)> {
     // SAFETY: as with every mapped file, somebody who truncates it while we run makes reading fail (SIGBUS). Our own
     // writers never write in place: they rename a new file over the old one, which keeps the mapped one alive.
-    let mapped = unsafe { Mmap::map(&file) }.map_err(|e| io("map", path, &e))?;
-    let mapped = Arc::new(mapped);
-    pages.0.push(mapped.clone());
-    Ok(Bytes::from_owner(Mapped(mapped)))
+    let map = Arc::new(unsafe { Mmap::map(file) }?);
+    Ok((Bytes::from_owner(Mapped(map.clone())), map))
 }

@@ -1,5 +1,6 @@
 //! ONNX files: the only room that knows protobuf.
 
+mod aside;
 mod attribute;
 mod decode;
 mod encode;
@@ -26,6 +27,7 @@ use proto as onnx;
 /// Version of the onnx package that `proto/onnx.proto` comes from.
 pub const PROTO_VERSION: &str = "1.23";
 
+pub use aside::put_aside;
 pub use decode::{Loaded, decode, load};
 pub use encode::encoded_len;
 pub use external::Pages;

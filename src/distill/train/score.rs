@@ -25,6 +25,25 @@ impl Score {
     }
 }
 
+/// Classes, one a sample that is held back; none where there is no teacher, and where there are no labels.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answers {
+    /// How many classes there are.
+    pub classes: usize,
+    pub student: Vec<usize>,
+    /// Of several, what they say together.
+    pub teacher: Vec<usize>,
+    pub labels: Vec<usize>,
+}
+
+impl Answers {
+    /// The share of samples on which the student answers this.
+    pub(super) fn share_of(&self, truth: &[usize]) -> Option<f64> {
+        let same = self.student.iter().zip(truth).filter(|(a, b)| a == b).count();
+        (!truth.is_empty()).then(|| same as f64 / self.student.len() as f64)
+    }
+}
+
 /// What happened in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Epoch {
