@@ -187,7 +187,10 @@ fn run(
             #[cfg(feature = "distill")]
             Action::Distill(stage) => {
                 let training = data.training.ok_or_else(|| Error::internal("no training data"))?;
-                curve = run.distill(&mut student, teacher, training, stage, i).map_err(|e| e.at(step.place()))?;
+                let trained = run.distill(&mut student, teacher, training, stage, i);
+                let (points, ended) = trained.map_err(|e| e.at(step.place()))?;
+                curve = points;
+                missed.extend(ended.map(|what| format!("{}: {what}", step.place())));
                 repairs.iter_mut().for_each(Repairs::begin_anew);
             }
             #[cfg(feature = "exec")]

@@ -59,6 +59,14 @@ impl Error {
         self
     }
 
+    /// Calls a file by another name wherever the error names it.
+    pub(crate) fn calling(mut self, path: &std::path::Path, name: &std::path::Path) -> Self {
+        let (path, name) = (path.display().to_string(), name.display().to_string());
+        let texts = [&mut self.what].into_iter().chain(&mut self.at).chain(&mut self.because).chain(&mut self.help);
+        texts.for_each(|text| *text = text.replace(&path, &name));
+        self
+    }
+
     /// Why, if it is known.
     pub fn cause(&self) -> Option<&str> {
         self.because.as_deref()

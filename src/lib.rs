@@ -16,6 +16,7 @@ pub mod error;
 pub mod exec;
 #[cfg(feature = "exec")]
 pub mod exits;
+pub mod files;
 pub mod ir;
 pub mod math;
 pub mod onnx;

@@ -1,8 +1,14 @@
 //! The `tutee` command.
 
+use tutee::cli::OrEnd;
+
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: OrEnd<mimalloc::MiMalloc> = OrEnd(mimalloc::MiMalloc);
+
+#[cfg(not(feature = "mimalloc"))]
+#[global_allocator]
+static ALLOCATOR: OrEnd<std::alloc::System> = OrEnd(std::alloc::System);
 
 fn main() -> std::process::ExitCode {
     tutee::cli::main()

@@ -206,15 +206,54 @@ const CASES: &[Case] = &[
     (
         "a make rule over the student's data",
         fine,
-        "compress teacher.onnx -o s.onnx -p none --external-data --depfile s.onnx.data",
+        "compress teacher.onnx -o s.onnx -p none --external-data --depfile s.onnx.0123456789abcdef.data",
+    ),
+    ("a student over its teacher", fine, "compress teacher.onnx -o ./teacher.onnx -p none"),
+    (
+        "a student over its teacher by a link",
+        |d| {
+            fine(d);
+            symlink("teacher.onnx", d.join("link.onnx")).unwrap();
+        },
+        "compress teacher.onnx -o link.onnx -p none",
     ),
     (
-        "a student's data over the teacher's",
+        "a student over its teacher by another name",
         |d| {
-            write(d, "student.onnx.data", [0; 16]);
-            weight(d, external("w", &[4], &[("location", "student.onnx.data")]));
+            fine(d);
+            std::fs::hard_link(d.join("teacher.onnx"), d.join("hard.onnx")).unwrap();
         },
-        "compress teacher.onnx -o student.onnx -p none --external-data",
+        "compress teacher.onnx -o hard.onnx -p none",
+    ),
+    (
+        "a student over its teacher's data",
+        |d| data(d, &[4], &[("location", "w.bin")]),
+        "compress teacher.onnx -o w.bin -p none --in-place",
+    ),
+    (
+        "a report over the data by another name",
+        |d| {
+            arrays(d, &[X]);
+            std::fs::hard_link(d.join("data.npz"), d.join("report.json")).unwrap();
+        },
+        "compress teacher.onnx -o made.onnx -p none --test data.npz --report report.json",
+    ),
+    (
+        "two links to one report",
+        |d| {
+            fine(d);
+            symlink("r.md", d.join("other.md")).unwrap();
+            write(d, "r.md", "");
+        },
+        "compress teacher.onnx -o made.onnx -p none --report r.md --report other.md",
+    ),
+    (
+        "an output that is a pipe",
+        |d| {
+            fine(d);
+            assert!(Command::new("mkfifo").arg(d.join("pipe")).status().unwrap().success());
+        },
+        "compress teacher.onnx -o pipe -p none",
     ),
     (
         "a student over its recipe",

@@ -9,14 +9,15 @@ use std::path::Path;
 const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("ir", &[]),
-    ("onnx", &["ir"]),
+    ("files", &[]),
+    ("onnx", &["ir", "files"]),
     ("math", &[]),
     ("analysis", &["ir"]),
     ("architectures", &["ir"]),
     ("passes", &["ir", "analysis", "math"]),
     ("data", &[]),
     ("exec", &["ir", "onnx", "data"]),
-    ("exits", &["ir", "onnx", "analysis", "math", "exec", "data"]),
+    ("exits", &["ir", "files", "onnx", "analysis", "math", "exec", "data"]),
     ("check", &["ir", "onnx", "analysis", "math", "exec", "data", "exits"]),
     ("calibrate", &["ir", "onnx", "analysis", "math", "exec", "data", "exits"]),
     ("distill", &["ir", "analysis"]),
@@ -26,6 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "compress",
         &[
             "ir",
+            "files",
             "onnx",
             "analysis",
             "math",
@@ -43,6 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "ir",
+            "files",
             "onnx",
             "analysis",
             "architectures",

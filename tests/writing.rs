@@ -42,16 +42,32 @@ fn output(model: &Path) -> Vec<Array> {
     network.runner(&[shape]).unwrap().run(&[input]).unwrap()
 }
 
+/// The names of files in a folder that are like this.
+fn names(folder: &Path, like: impl Fn(&str) -> bool) -> Vec<String> {
+    let names = folder.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| like(name)).collect();
+    names.sort();
+    names
+}
+
+/// The data beside a model: one file at most.
+fn data(folder: &Path) -> String {
+    let mut found = names(folder, |name| name.ends_with(".data"));
+    assert!(found.len() <= 1, "{found:?}");
+    found.pop().unwrap_or_default()
+}
+
 #[test]
 fn external_data_is_read_back_here_and_in_tract() {
     let folder = folder();
     let file = |name: &str| folder.path().join(name);
     compress(folder.path(), "-o student.onnx -p none --external-data");
+    let data = data(folder.path());
     assert!(read(folder.path(), "student.onnx").len() < 100_000);
-    assert!(read(folder.path(), "student.onnx.data").len() > 600_000);
+    assert!(read(folder.path(), &data).len() > 600_000);
 
     let (teacher, student) = (onnx::load(&file("teacher.onnx")).unwrap(), onnx::load(&file("student.onnx")).unwrap());
-    assert_eq!(student.files, [file("student.onnx"), file("student.onnx.data")]);
+    assert_eq!(student.files, [file("student.onnx"), file(&data)]);
     assert_eq!(print::model(&student.model), print::model(&teacher.model));
     assert!(onnx::to_bytes(&student.model).unwrap() == onnx::to_bytes(&teacher.model).unwrap());
     assert_eq!(output(&file("student.onnx")), output(&file("teacher.onnx")));
@@ -61,12 +77,39 @@ fn external_data_is_read_back_here_and_in_tract() {
 fn a_model_may_be_written_over_itself() {
     let folder = folder();
     let before = read(folder.path(), "teacher.onnx");
-    compress(folder.path(), "-o teacher.onnx -p none --external-data");
-    let outside = (read(folder.path(), "teacher.onnx"), read(folder.path(), "teacher.onnx.data"));
-    compress(folder.path(), "-o teacher.onnx -p none --external-data");
-    assert!(outside == (read(folder.path(), "teacher.onnx"), read(folder.path(), "teacher.onnx.data")));
-    compress(folder.path(), "-o teacher.onnx -p none");
+    let outside =
+        || (read(folder.path(), "teacher.onnx"), data(folder.path()), read(folder.path(), &data(folder.path())));
+    compress(folder.path(), "-o teacher.onnx --in-place -p none --external-data");
+    let first = outside();
+    compress(folder.path(), "-o teacher.onnx --in-place -p none --external-data");
+    assert!(first == outside());
+    compress(folder.path(), "-o teacher.onnx --in-place -p none");
     assert!(before == read(folder.path(), "teacher.onnx"));
+    assert_eq!(data(folder.path()), "");
+}
+
+/// The data of an earlier student goes with it, if it is whole, and no model that this run reads has it.
+#[test]
+fn data_that_nobody_needs_any_more_goes() {
+    let folder = folder();
+    let here = |name: &str| folder.path().join(name);
+    compress(folder.path(), "-o student.onnx -p none --external-data");
+    let first = data(folder.path());
+    compress(folder.path(), "-o student.onnx -p clean --external-data");
+    let second = data(folder.path());
+    assert!(first != second && first.starts_with("student.onnx."), "{first} {second}");
+
+    std::fs::copy(here("student.onnx"), here("other.onnx")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    command.args("compress other.onnx -o student.onnx -q -p none".split(' ')).current_dir(folder.path());
+    assert!(command.status().unwrap().success());
+    assert_eq!(data(folder.path()), second);
+
+    // What another program wrote under such a name is not known by it.
+    std::fs::rename(here("other.onnx"), here("student.onnx")).unwrap();
+    std::fs::write(here(&second), "something else").unwrap();
+    compress(folder.path(), "-o student.onnx -p none");
+    assert_eq!(data(folder.path()), second);
 }
 
 #[test]
@@ -170,4 +213,146 @@ fn links_and_permissions_of_the_target_stay() {
     assert!(folder.path().join("student.onnx").is_symlink());
     assert_eq!(real.metadata().unwrap().mode() & 0o777, 0o640);
     assert!(read(folder.path(), "store/real.onnx") == read(folder.path(), "teacher.onnx"));
+}
+
+/// Runs that are ended from outside.
+#[cfg(all(unix, feature = "distill"))]
+mod ended {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Stdio};
+    use std::time::{Duration, Instant};
+
+    fn start(folder: &Path, arguments: &str) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        command.args(["compress", "teacher.onnx"]).args(arguments.split_whitespace()).current_dir(folder);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn signal(child: &Child, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap().success());
+    }
+
+    fn wait_for(what: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !what() {
+            assert!(since.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn litter(folder: &Path) -> Vec<String> {
+        names(folder, |name| name.starts_with('.') || name.ends_with(".data"))
+    }
+
+    /// Black pictures.
+    fn pictures(folder: &Path, count: usize) {
+        let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, 1, 28, 28), }}");
+        let header = format!("\u{1}\0v\0{header:<117}\n");
+        let mut file = std::fs::File::create(folder.join("data.npy")).unwrap();
+        file.write_all(b"\x93NUMPY").and_then(|_| file.write_all(header.as_bytes())).unwrap();
+        file.set_len(128 + count as u64 * 28 * 28).unwrap();
+    }
+
+    /// A check of many samples, while which the student waits beside its place.
+    fn checking(folder: &Path, options: &str) -> Child {
+        pictures(folder, 20_000);
+        let before = litter(folder);
+        let child = start(folder, &format!("-o student.onnx -q -p none --test data.npy {options}"));
+        wait_for(|| litter(folder) != before && folder.join("student.onnx").metadata().unwrap().len() == 3);
+        // By now it waits for the check: the model is complete when its data has its name.
+        wait_for(|| !options.contains("external") || litter(folder).iter().any(|n| n.ends_with(".data")));
+        child
+    }
+
+    #[test]
+    fn nothing_is_left_and_nothing_is_replaced() {
+        let folder = folder();
+        std::fs::write(folder.path().join("student.onnx"), "old").unwrap();
+        for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
+            let mut child = checking(folder.path(), "--external-data");
+            signal(&child, name);
+            assert_eq!(child.wait().unwrap().signal(), Some(number));
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            assert!(said.contains("nothing was written"), "{said}");
+            assert_eq!(litter(folder.path()), [""; 0]);
+        }
+        assert_eq!(read(folder.path(), "student.onnx"), b"old");
+    }
+
+    #[test]
+    fn the_next_run_removes_what_a_killed_one_left_but_not_what_a_running_one_needs() {
+        let folder = folder();
+        std::fs::write(folder.path().join("student.onnx"), "old").unwrap();
+        let mut killed = checking(folder.path(), "--external-data");
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(litter(folder.path()).len() >= 2);
+        let mut running = checking(folder.path(), "");
+        assert_eq!(litter(folder.path()).len(), 1);
+        compress(folder.path(), "-o student.onnx -p clean");
+        assert_eq!(litter(folder.path()).len(), 1);
+        signal(&running, "TERM");
+        running.wait().unwrap();
+        assert_eq!(litter(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_training_that_is_interrupted_says_where() {
+        let folder = folder();
+        pictures(folder.path(), 40);
+        let step = "distill:epochs=1000,batch=8,learning-rate=0.001";
+        let mut child = start(folder.path(), &format!("-o s.onnx -p {step} --train data.npy --report r.json"));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        lines.by_ref().find(|line| line.as_ref().unwrap().contains("epoch 0")).unwrap().unwrap();
+        signal(&child, "INT");
+        let rest: Vec<String> = lines.map(Result::unwrap).collect();
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{rest:?}");
+        let report: serde_json::Value = serde_json::from_slice(&read(folder.path(), "r.json")).unwrap();
+        let missed = report["missed"][0].as_str().unwrap();
+        assert!(missed.contains("interrupted in epoch") && missed.ends_with("of 1000"), "{missed}");
+        assert!(folder.path().join("s.onnx").exists());
+    }
+
+    #[test]
+    fn a_model_that_shrinks_is_an_error() {
+        let folder = folder();
+        std::fs::write(folder.path().join("student.onnx"), "old").unwrap();
+        let child = start(folder.path(), "-o student.onnx --dump-ir steps -p clean -p cluster-weights");
+        wait_for(|| folder.path().join("steps/00-load.ir").exists());
+        std::fs::OpenOptions::new().write(true).open(folder.path().join("teacher.onnx")).unwrap().set_len(0).unwrap();
+        let run = child.wait_with_output().unwrap();
+        let said = String::from_utf8(run.stderr).unwrap();
+        assert!(run.status.code() == Some(1) && said.contains("became shorter"), "{:?} {said}", run.status);
+        assert_eq!((litter(folder.path()), read(folder.path(), "student.onnx")), (Vec::new(), b"old".to_vec()));
+    }
+
+    #[test]
+    fn a_file_that_may_not_grow_is_an_error() {
+        let folder = folder();
+        std::fs::write(folder.path().join("student.onnx"), "old").unwrap();
+        for options in ["", "--external-data"] {
+            let tutee = env!("CARGO_BIN_EXE_tutee");
+            let line = format!("ulimit -f 100; exec {tutee} compress teacher.onnx -o student.onnx -p none {options}");
+            let run = Command::new("sh").args(["-c", &line]).current_dir(folder.path()).output().unwrap();
+            let said = String::from_utf8(run.stderr).unwrap();
+            assert!(run.status.code() == Some(1) && said.contains("error: cannot write"), "{:?} {said}", run.status);
+            assert_eq!((litter(folder.path()), read(folder.path(), "student.onnx")), (Vec::new(), b"old".to_vec()));
+        }
+    }
+
+    /// No stack is to be had for any thread.
+    #[test]
+    fn without_threads_it_goes_on_alone() {
+        let folder = folder();
+        compress(folder.path(), "-o student.onnx -p cluster-weights:bits=2");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        let arguments = "compress teacher.onnx -o alone.onnx -q -p cluster-weights:bits=2";
+        command.args(arguments.split(' ')).current_dir(folder.path());
+        let run = command.env("RUST_MIN_STACK", (1u64 << 50).to_string()).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(read(folder.path(), "student.onnx") == read(folder.path(), "alone.onnx"));
+    }
 }

@@ -2,7 +2,8 @@
 
 #[cfg(feature = "distill")]
 use super::job::TrainArgs;
-use super::job::{CalibArgs, CheckArgs, Job, OutputArgs, TestArgs};
+use super::job::{CalibArgs, CheckArgs, Job, TestArgs};
+use super::output::OutputArgs;
 use crate::error::Result;
 use crate::passes::options::Share;
 use crate::recipe::{Cascade, Recipe, Step};

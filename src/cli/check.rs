@@ -51,7 +51,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        super::set_threads(self.threads)?;
+        super::threads::start(self.threads)?;
         let none = recipe::Data::default();
         let data = Dataset::load_as(&self.data, &self.reading.pictures(&none)?)?;
         let normalise = self.reading.normalise(&none)?;

@@ -1,10 +1,11 @@
 //! `tutee compress TEACHER -o STUDENT`
 
+use super::job::Job;
 #[cfg(feature = "distill")]
 use super::job::TrainArgs;
 #[cfg(feature = "exec")]
 use super::job::{CalibArgs, CheckArgs};
-use super::job::{Job, OutputArgs};
+use super::output::OutputArgs;
 use crate::error::Result;
 use crate::recipe::{Recipe, Step};
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! `tutee distill STUDENT --teacher TEACHER --train DATA -o OUT`
 
-use super::job::{CalibArgs, CheckArgs, Job, OutputArgs, TrainArgs};
+use super::job::{CalibArgs, CheckArgs, Job, TrainArgs};
+use super::output::OutputArgs;
 use crate::error::{Error, Result};
 use crate::recipe::{Distill, Recipe, Step};
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "exec")]
 use super::data::{DataArgs, tell_classes};
+use super::output::OutputArgs;
 use super::places;
 use super::progress::Progress;
 #[cfg(feature = "exec")]
@@ -19,57 +20,27 @@ use crate::compress::{Data, compress_on};
 #[cfg(feature = "exec")]
 use crate::data::{Dataset, Normalise, Pictures};
 use crate::error::{Error, Result};
-#[cfg(feature = "exec")]
-use crate::exits::staged;
 use crate::ir::Model;
 use crate::ir::op::OPSETS;
-use crate::onnx::{self, Atomic, SaveOptions, Target};
+use crate::onnx;
 #[cfg(feature = "exec")]
 use crate::passes::options::Share;
 use crate::recipe::{Action, Recipe};
 use crate::report::Report;
 #[cfg(feature = "distill")]
 use crate::report::Size;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Where the student and what is said of it goes
-#[derive(clap::Args)]
-pub struct OutputArgs {
-    /// Where to write the student; `-` is standard output
-    #[arg(short, long, value_name = "STUDENT")]
-    output: PathBuf,
-    /// Write the report to a file: .json or .md
-    #[arg(long, value_name = "FILE")]
-    report: Vec<PathBuf>,
-    /// Write weights to STUDENT.data beside the student, whatever its size
-    #[arg(long)]
-    external_data: bool,
-    /// Write a make rule that lists the files the student was made from
-    #[arg(long, value_name = "FILE")]
-    depfile: Option<PathBuf>,
-    /// Of a student with exits, write every stage as a file too: STUDENT.stage0.onnx, …, and STUDENT.stages.json
-    #[cfg(feature = "exec")]
-    #[arg(long)]
-    stages: bool,
-    /// Of a student with exits: add an int64 output of this name, which exit was taken, from 0
-    #[arg(long, value_name = "NAME")]
-    exit_output: Option<String>,
-    /// Threads to use, at most one a core; all cores if not given
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// Print nothing but errors
-    #[arg(short, long)]
-    quiet: bool,
-}
-
-/// A teacher of fewer bytes has no student that needs external data.
-const MAY_BE_EXTERNAL: u64 = 1 << 30;
 
 /// Whether a model has exits, which are taken out of the bodies of `If` nodes if they are there.
 fn has_exits(model: &mut Model) -> Result<bool> {
     Ok(!model.graph.exits().is_empty() || model.graph.flatten()? > 0)
+}
+
+/// A model as it is without those `If` nodes, if it has exits.
+fn with_exits(model: &Model) -> Result<Option<Model>> {
+    let mut flat = model.clone();
+    Ok(has_exits(&mut flat)?.then_some(flat))
 }
 
 pub struct Job {
@@ -91,17 +62,10 @@ pub struct Job {
 
 impl Job {
     pub fn run(self) -> Result<ExitCode> {
-        let OutputArgs { output, report: reports, depfile: rule, threads, quiet, .. } = &self.output;
-        let (quiet, recipe) = (*quiet, &self.recipe);
-        super::set_threads(*threads)?;
+        let (quiet, recipe, to_stdout) = (self.output.quiet, &self.recipe, self.output.to_stdout());
+        super::threads::start(self.output.threads)?;
         let plan = recipe.plan()?;
-        let formats: Vec<_> = reports.iter().map(|p| Format::of(p)).collect::<Result<_>>()?;
-        let to_stdout = output == Path::new("-");
-        let target = super::target(output.clone());
-        target.check()?;
-        for path in reports.iter().chain(rule) {
-            Target::File(path.clone()).check()?;
-        }
+        self.output.check()?;
         let loaded = onnx::load(&self.model)?;
         let mut sources = loaded.files.clone();
         sources.extend(recipe.path.clone());
@@ -116,8 +80,8 @@ impl Job {
         let calib = self.calib.load(recipe, &pictures)?;
         #[cfg(feature = "exec")]
         {
-            read.extend(test.iter().map(|t| ("the test data", t.path.as_path())));
-            read.extend(calib.iter().map(|c| ("the calibration data", c.0.as_path())));
+            read.extend(test.iter().flat_map(|t| t.data.files()).map(|f| ("the test data", f.as_path())));
+            read.extend(calib.iter().flat_map(|c| c.1.files()).map(|f| ("the calibration data", f.as_path())));
             let data = calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data));
             sources.extend(data.flat_map(|d| d.files().to_vec()));
         }
@@ -125,7 +89,7 @@ impl Job {
         let (train, teachers) = (self.train.load(recipe, &pictures)?, teachers(&plan)?);
         #[cfg(feature = "distill")]
         {
-            read.extend(train.iter().map(|t| ("the training data", t.0.as_path())));
+            read.extend(train.iter().flat_map(|t| t.1.files()).map(|f| ("the training data", f.as_path())));
             read.extend(teachers.iter().flat_map(|t| &t.1.files).map(|f| ("a teacher", f.as_path())));
             sources.extend(train.iter().flat_map(|t| t.1.files().to_vec()));
             sources.extend(teachers.iter().flat_map(|t| t.1.files.clone()));
@@ -146,7 +110,8 @@ impl Job {
         }
         self.check_exits(&plan, &loaded.model)?;
         drop(plan);
-        self.check_places(&read, loaded.bytes)?;
+        self.output.check_places(&self.model, &read)?;
+        super::signals::unwritten(true);
         #[cfg(feature = "exec")]
         let reference = self.reference.as_ref().unwrap_or(&self.model);
         #[cfg(feature = "exec")]
@@ -223,30 +188,41 @@ impl Job {
             report.teacher = Size { bytes: of.bytes, ..measure(&of.model)? };
         }
 
-        if let Some(bytes) = self.write(&student, &target, &mut report)? {
-            report.student.bytes = bytes;
+        let flat = if self.output.stages() { with_exits(&student)? } else { None };
+        if self.output.stages() && flat.is_none() {
+            self.warn(&mut report, "no stages were written: the student has no exits".into());
         }
-        if let Some(path) = rule {
-            write_text(path, &depfile(output, &sources))?;
-        }
+        let replaced = if self.output.is_in_place(&self.model) { loaded.files.len() } else { 0 };
+        let mut prepared = self.output.prepare(&student, flat.as_ref(), &sources[replaced..])?;
+        report.student.bytes = prepared.bytes()?.unwrap_or(report.student.bytes);
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
-        let mut table = report.text();
+        let (mut table, mut failed) = (report.text(), None);
         #[cfg(feature = "exec")]
-        if let Some(test) = &test {
-            let result = test.run(reference, output, &progress)?;
-            table.push_str(&format!("\n{result}\n"));
-            report.missed.extend(result.misses(test.max_drop, test.min_agreement));
-            report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
+        if let (Some(test), Some(written)) = (&test, prepared.student()) {
+            match test.run(reference, written, &progress) {
+                Ok(result) => {
+                    table.push_str(&format!("\n{result}\n"));
+                    report.missed.extend(result.misses(test.max_drop, test.min_agreement));
+                    report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
+                }
+                // It is a student all the same.
+                Err(e) => {
+                    let e = e.calling(written, &self.output.output);
+                    report.warnings.push(format!("the student was not checked: {}", e.reason()));
+                    failed = Some(e);
+                }
+            }
         }
-        for (path, format) in reports.iter().zip(formats) {
-            write_text(path, &format.write(&report)?)?;
+        prepared.tell(&self.output, &report, &sources)?;
+        if let Some(what) = prepared.commit(&student, self.output.options())? {
+            self.warn(&mut report, what);
         }
         match (quiet, to_stdout) {
             (true, _) => {}
             (false, true) => super::say(&table.trim_end()),
             (false, false) => super::print(&table).map(drop)?,
         }
-        super::targets(&report.missed)
+        failed.map_or_else(|| super::targets(&report.missed), Err)
     }
 
     /// Refuses what is asked of exits where there will be none.
@@ -267,7 +243,7 @@ impl Job {
                 .help("add a step `early-exit`, or leave the option away"));
         }
         #[cfg(feature = "exec")]
-        if self.output.stages && self.output.output == Path::new("-") {
+        if self.output.stages && self.output.to_stdout() {
             return Err(Error::input("stages cannot be written to standard output").help("give a file name with -o"));
         }
         match &self.output.exit_output {
@@ -296,115 +272,12 @@ impl Job {
         Ok(())
     }
 
-    /// Writes the student, and its stages where they are asked for: all of these files or none. Gives the student's bytes,
-    /// if it is a file.
-    #[cfg_attr(not(feature = "exec"), allow(unused_mut, unused_variables))]
-    fn write(&self, student: &Model, target: &Target, report: &mut Report) -> Result<Option<u64>> {
-        let options = SaveOptions { external_data: self.output.external_data };
-        let Target::File(path) = target else { return onnx::save(student, target, options).map(|_| None) };
-        let mut files = onnx::prepare(student, path, options)?;
-        let own = files.len();
-        #[cfg(feature = "exec")]
-        if self.output.stages {
-            let mut flat = student.clone();
-            match has_exits(&mut flat)? {
-                true => files.extend(staged::prepare(&flat, path)?),
-                false => self.warn(report, "no stages were written: the student has no exits".into()),
-            }
-        }
-        #[cfg(feature = "exec")]
-        let earlier = if self.output.stages { staged::earlier(path) } else { Vec::new() };
-        let written = onnx::commit(files)?;
-        #[cfg(feature = "exec")]
-        if let Err(e) = staged::remove(earlier, &written) {
-            self.warn(report, e.reason());
-        }
-        Ok(Some(written[..own].iter().map(|w| w.1).sum()))
-    }
-
-    #[cfg(feature = "exec")]
     fn warn(&self, report: &mut Report, what: String) {
         if !self.output.quiet {
             super::say(&format!("warning: {what}"));
         }
         report.warnings.push(what);
     }
-
-    /// The student may take the teacher's place; nothing else may take that of what the run reads or writes.
-    fn check_places(&self, read: &[places::Named<'_>], bytes: u64) -> Result<()> {
-        let mut written: Vec<places::Named<'_>> = Vec::new();
-        let mut data = self.output.output.clone().into_os_string();
-        data.push(".data");
-        if self.output.output != Path::new("-") {
-            written.push(("the student", &self.output.output));
-        } else if self.output.depfile.is_some() {
-            return Err(Error::input("a make rule needs a student with a name")
-                .because("it says which file depends on which")
-                .help("give a file name with -o"));
-        }
-        let others: Vec<_> = read.iter().copied().filter(|(_, path)| *path != self.model).collect();
-        places::check(&written, &others)?;
-        // What takes the teacher's place may take that of its data too.
-        let apart = places::check(&written, read).is_ok();
-        written.push(("the student's data", Path::new(&data)));
-        if apart && (self.output.external_data || bytes > MAY_BE_EXTERNAL) {
-            places::check(&written, read)?;
-        }
-        written.extend(self.output.report.iter().map(|p| ("the report", p.as_path())));
-        written.extend(self.output.depfile.iter().map(|p| ("the make rule", p.as_path())));
-        #[cfg(feature = "exec")]
-        let stages: Vec<PathBuf> = match self.output.stages {
-            true => staged::files(&self.output.output),
-            false => Vec::new(),
-        };
-        #[cfg(feature = "exec")]
-        {
-            let named: Vec<places::Named<'_>> = stages.iter().map(|p| ("a stage", p.as_path())).collect();
-            let reports = self.output.report.iter().map(|p| ("the report", p.as_path()));
-            let rule = self.output.depfile.iter().map(|p| ("the make rule", p.as_path()));
-            let own = [("the student", self.output.output.as_path()), ("the student's data", Path::new(&data))];
-            let others = reports.chain(rule).chain(own);
-            places::check(&named, &read.iter().copied().chain(others).collect::<Vec<_>>())?;
-            stages.iter().try_for_each(|p| Target::File(p.clone()).check())?;
-        }
-        // The first two are the student itself, which was looked at.
-        let (own, more) =
-            written.split_at(written.len() - self.output.report.len() - usize::from(self.output.depfile.is_some()));
-        let taken: Vec<_> = read.iter().chain(own).copied().collect();
-        places::check(more, &taken)
-    }
-}
-
-enum Format {
-    Json,
-    Markdown,
-}
-
-impl Format {
-    fn of(path: &Path) -> Result<Format> {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("json") => Ok(Format::Json),
-            Some("md") => Ok(Format::Markdown),
-            _ => Err(Error::input(format!("cannot tell the report format of {}", path.display()))
-                .because("it is chosen by the file's ending")
-                .help("name it .json or .md")),
-        }
-    }
-
-    fn write(&self, report: &Report) -> Result<String> {
-        match self {
-            Format::Json => {
-                Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
-            }
-            Format::Markdown => Ok(report.markdown()),
-        }
-    }
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    let mut file = Atomic::create(path)?;
-    file.write(|w| w.write_all(text.as_bytes()))?;
-    file.commit().map(drop)
 }
 
 /// Fit the student to the teacher on data
@@ -504,7 +377,6 @@ pub struct TestArgs {
 /// Test data and what the student must reach on it.
 #[cfg(feature = "exec")]
 struct Test {
-    path: PathBuf,
     data: Dataset,
     normalise: Normalise,
     max_drop: Option<f64>,
@@ -536,7 +408,7 @@ impl CheckArgs {
                 .help("give a file name with -o"));
         }
         let normalise = normalise.clone();
-        Ok(Some(Test { data: Dataset::load_as(&path, pictures)?, path, normalise, max_drop, min_agreement }))
+        Ok(Some(Test { data: Dataset::load_as(&path, pictures)?, normalise, max_drop, min_agreement }))
     }
 }
 
@@ -552,11 +424,4 @@ impl Test {
         result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
         Ok(result)
     }
-}
-
-/// A make rule: the student depends on every file that was read.
-fn depfile(output: &Path, sources: &[PathBuf]) -> String {
-    let escaped = |p: &Path| p.display().to_string().replace('$', "$$").replace(' ', "\\ ").replace('#', "\\#");
-    let sources: Vec<_> = sources.iter().map(|p| escaped(p)).collect();
-    format!("{}: {}\n", escaped(output), sources.join(" "))
 }

@@ -12,18 +12,24 @@ mod data;
 mod distill;
 mod explain;
 mod job;
+mod memory;
 mod new;
+mod output;
 mod passes;
 mod places;
 mod progress;
 mod show;
+mod signals;
+mod threads;
+
+pub use memory::OrEnd;
 
 use crate::error::{Error, Result};
 use crate::onnx::Target;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Compress trained ONNX networks: smaller, faster, and checked.
@@ -33,8 +39,9 @@ use std::process::ExitCode;
     version,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 done; 1 your input (model, recipe, data, arguments); 2 the student missed a target, or is not finite where
-the teacher is; 3 a bug in tutee.
+Exit codes: 0 done; 1 your input (model, recipe, data, arguments), or no memory or room on the disk; 2 the student missed a
+target, is not finite where the teacher is, or was interrupted in training; 3 a bug in tutee. A signal ends a run with
+nothing written: 130 after Ctrl-C, 143 after SIGTERM.
 
 Examples:
   tutee compress teacher.onnx -o student.onnx
@@ -74,6 +81,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if asked { 0 } else { 1 });
         }
     };
+    signals::watch();
     let done = match cli.command {
         Command::Compress(args) => args.run(),
         #[cfg(feature = "distill")]
@@ -107,28 +115,16 @@ fn print(text: &str) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|_| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(crate::error::io("write to", std::path::Path::new("standard output"), &e))
+            Err(crate::error::io("write to", Path::new("standard output"), &e))
         }
         _ => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Where a model goes that is to be written to a file or, for `-`, to standard output.
+/// Where a model goes that is to be written to a file or, for `-` and what the system calls so, to standard output.
 fn target(output: PathBuf) -> Target {
-    if output.as_os_str() == "-" { Target::Stdout } else { Target::File(output) }
-}
-
-/// Sizes the pool that everything parallel runs on.
-fn set_threads(threads: Option<usize>) -> Result<()> {
-    match threads {
-        None => Ok(()),
-        Some(0) => Err(Error::input("--threads 0 leaves nothing to run on").help("give 1 or more")),
-        // Threads beyond the cores only cost memory.
-        Some(n) => rayon::ThreadPoolBuilder::new()
-            .num_threads(n.min(std::thread::available_parallelism().map_or(1, |c| c.get())))
-            .build_global()
-            .map_err(|e| Error::input(format!("cannot start {n} threads")).because(e.to_string())),
-    }
+    let stdout = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].map(Path::new);
+    if stdout.contains(&output.as_path()) { Target::Stdout } else { Target::File(output) }
 }
 
 /// Exit code 2 if a target was missed, with every one named.

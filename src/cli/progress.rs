@@ -1,29 +1,21 @@
 //! Progress on standard error: a bar on a terminal, otherwise a line a step and now and then one about a long step, nothing
 //! with `-q`.
 
+#[cfg(feature = "distill")]
+use super::signals;
 use crate::compress::Observer;
 use crate::error::Result;
+use crate::files::Atomic;
 use crate::ir::{Model, text};
-use crate::onnx::{Atomic, Pages};
+use crate::onnx::Pages;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-#[cfg(feature = "distill")]
-use signal_hook::{consts::SIGINT, flag};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
-#[cfg(feature = "distill")]
-use std::sync::{
-    Arc, Once,
-    atomic::{AtomicBool, Ordering},
-};
 use std::time::{Duration, Instant};
 
 /// Between two lines about one step.
 const PAUSE: Duration = Duration::from_secs(10);
-
-/// Exit code of a process that Ctrl-C ended, as shells have it.
-#[cfg(feature = "distill")]
-const INTERRUPTED: i32 = 130;
 
 /// Shows steps and sites, and dumps the IR after every step if asked to.
 pub struct Progress {
@@ -33,9 +25,6 @@ pub struct Progress {
     since: Mutex<(Instant, Instant)>,
     dump: Option<PathBuf>,
     pages: Pages,
-    /// Set by Ctrl-C; while it is set, Ctrl-C ends the process.
-    #[cfg(feature = "distill")]
-    interrupted: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -47,15 +36,7 @@ impl Progress {
             bar.set_style(style.progress_chars("=> "));
         }
         let since = Mutex::new((Instant::now(), Instant::now()));
-        Progress {
-            quiet,
-            bar,
-            since,
-            dump,
-            pages: Pages::default(),
-            #[cfg(feature = "distill")]
-            interrupted: Arc::new(AtomicBool::new(true)),
-        }
+        Progress { quiet, bar, since, dump, pages: Pages::default() }
     }
 
     /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
@@ -121,18 +102,12 @@ impl Observer for Progress {
 
     #[cfg(feature = "distill")]
     fn training(&self, begins: bool) {
-        static ONCE: Once = Once::new();
-        // The first signal only sets the flag, the second finds it set.
-        ONCE.call_once(|| {
-            let _ = flag::register_conditional_shutdown(SIGINT, INTERRUPTED, self.interrupted.clone());
-            let _ = flag::register(SIGINT, self.interrupted.clone());
-        });
-        self.interrupted.store(!begins, Ordering::SeqCst);
+        signals::training(begins);
     }
 
     #[cfg(feature = "distill")]
     fn goes_on(&self) -> bool {
-        !self.interrupted.load(Ordering::SeqCst)
+        !signals::asked()
     }
 
     fn model(&self, index: usize, name: &str, model: &Model) -> Result<()> {
@@ -141,6 +116,6 @@ impl Observer for Progress {
         std::fs::create_dir_all(folder).map_err(|e| crate::error::io("make the folder", folder, &e))?;
         let mut file = Atomic::create(&folder.join(format!("{index:02}-{name}.ir")))?;
         file.write(|w| w.write_all(text::print::model(model).as_bytes()))?;
-        file.commit().map(drop)
+        file.commit()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::distill::train::{Course, Samples};
 use crate::error::{Error, Result, io};
-use crate::onnx::Atomic;
+use crate::files::Atomic;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ impl Checkpoint {
         let rest = [&self.print.to_le_bytes()[..], &course.to_bytes()].concat();
         let mut file = Atomic::create(&self.path)?;
         file.write(|w| w.write_all(&Fingerprint::of(&rest).to_le_bytes()).and_then(|_| w.write_all(&rest)))?;
-        file.commit().map(drop)
+        file.commit()
     }
 }
 

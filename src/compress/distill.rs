@@ -21,7 +21,7 @@ use std::time::Instant;
 const FOLD: &str = "fold-batch-norm";
 
 impl Run<'_> {
-    /// Trains the student as step `index` says, and gives the curve. `first` is the model that the recipe began with.
+    /// Trains the student as step `index` says, and gives the curve, and where it was interrupted if it was. `first` is the model that the recipe began with.
     pub fn distill(
         &mut self,
         student: &mut Model,
@@ -29,7 +29,7 @@ impl Run<'_> {
         training: &Training<'_>,
         stage: &Distill,
         index: usize,
-    ) -> Result<Vec<Point>> {
+    ) -> Result<(Vec<Point>, Option<String>)> {
         if stage.labels == Some(true) && training.labels().is_none() {
             return Err(Error::input("the training data has no labels").help("leave `labels` away, or set it to false"));
         }
@@ -127,12 +127,13 @@ impl Run<'_> {
             accuracy: e.held_back.accuracy,
             agreement: e.held_back.agreement,
         };
-        Ok(outcome.epochs.iter().map(point).collect())
+        let ended = outcome.ended.as_ref().map(|place| format!("interrupted {place}"));
+        Ok((outcome.epochs.iter().map(point).collect(), ended))
     }
 
     /// Rows of what came out.
     fn account(&mut self, outcome: &Outcome, options: &Options) {
-        let &Outcome { ref epochs, best, rate, trained, zeros, ref makers, ref answers } = outcome;
+        let &Outcome { ref epochs, best, rate, trained, zeros, ref makers, ref answers, ref ended } = outcome;
         let (last, best) = (epochs.len() - 1, &epochs[best]);
         let found = if options.rate.is_none() { ", found by a range test" } else { "" };
         let told = shares(best).map(|t| format!(", {t}")).unwrap_or_default();
@@ -148,6 +149,9 @@ impl Run<'_> {
             self.note(Distill::NAME, &format!("on what is held back, {why}"), false);
             self.ruined
                 .push(format!("the student is of no use after `{}`: on what is held back, {why}", Distill::NAME));
+        }
+        if let Some(place) = ended {
+            self.note(Distill::NAME, &format!("interrupted {place}: the best student so far went on"), true);
         }
         if zeros > 0 {
             self.note(Distill::NAME, &format!("{zeros} of the constants kept their zeros"), true);

@@ -43,6 +43,8 @@ pub struct Outcome {
     pub makers: Vec<String>,
     /// Of a classifier.
     pub answers: Option<Answers>,
+    /// Where the watcher ended it, if that was before its end: `in epoch 3 of 10`.
+    pub ended: Option<String>,
 }
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
@@ -119,7 +121,7 @@ pub fn train(
     run.codebooks.store(graph)?;
     let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
     let Course { epochs, best, peak: rate, .. } = course;
-    Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers, answers: run.answers })
+    Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers, answers: run.answers, ended: run.ended })
 }
 
 /// What the teachers say of a batch.
@@ -150,6 +152,7 @@ struct Run<'a, 't> {
     dead: bool,
     /// What was answered then.
     answers: Option<Answers>,
+    ended: Option<String>,
     since: Instant,
 }
 
@@ -226,6 +229,7 @@ impl<'a, 't> Run<'a, 't> {
             known: vec![None; n],
             dead: false,
             answers: None,
+            ended: None,
             since: Instant::now(),
         })
     }
@@ -321,6 +325,16 @@ impl<'a, 't> Run<'a, 't> {
         }
     }
 
+    /// How far it is, in the words of its length.
+    fn place(&self, course: &Course) -> String {
+        let (done, all) = self.position(course);
+        match self.options.length {
+            Length::Epochs(n) => format!("in epoch {} of {n}", done.div_ceil(self.per_epoch()).max(1)),
+            Length::Steps(n) => format!("after {done} of {n} steps"),
+            Length::Minutes(n) => format!("after {:.1} of {n} minutes", n * done as f64 / all as f64),
+        }
+    }
+
     fn per_epoch(&self) -> usize {
         self.trained.len() / self.batch
     }
@@ -370,6 +384,7 @@ impl<'a, 't> Run<'a, 't> {
             }
             course.epochs.push(epoch);
             if !goes_on {
+                self.ended = (!over(self, &course)).then(|| self.place(&course));
                 break;
             }
             course.now = self.state();

@@ -3,8 +3,9 @@
 use super::heads::MOST_EXITS;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result, io, read_text};
+use crate::files::Atomic;
 use crate::ir::{Graph, Model, NodeId, Shape, Type, ValueId};
-use crate::onnx::{self, Atomic, SaveOptions};
+use crate::onnx::{self, SaveOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -137,8 +138,8 @@ fn extract(g: &Graph, nodes: &[NodeId], inputs: &[ValueId], ends: &[ValueId]) ->
     Ok(part)
 }
 
-/// Writes `NAME.stage0.onnx`, … and `NAME.stages.json` beside their places, next to the model's own, for [`onnx::commit`] to
-/// rename. The manifest comes last.
+/// Writes `NAME.stage0.onnx`, … and `NAME.stages.json` beside their places, next to the model's own, for
+/// [`crate::files::commit`] to rename. The manifest comes last.
 ///
 /// # Errors
 /// If writing fails.
@@ -154,7 +155,7 @@ pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
     for (i, (stage, mut entry)) in stages.into_iter().enumerate() {
         let path = file(beside, &format!("stage{i}.onnx"));
         entry.file = path.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-        files.extend(onnx::prepare(&stage, &path, SaveOptions::default())?);
+        files.push(onnx::prepare(&stage, &path, SaveOptions::default())?);
         entries.push(entry);
     }
     let g = &model.graph;

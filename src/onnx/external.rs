@@ -1,15 +1,18 @@
 //! External tensor data: files beside the model, mapped. (ONNX: docs/ExternalData.md.)
 
-use super::proto::TensorProto;
 use super::proto::tensor_proto::DataLocation;
+use super::proto::{ModelProto, TensorProto};
+use super::tensors;
 use crate::error::{Error, Result, io};
+use crate::files;
 use crate::ir::shape::DType;
 use crate::ir::tensor::{Backing, byte_len};
 use bytes::Bytes;
 use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
-use std::collections::HashMap;
+use prost::Message;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -178,6 +181,30 @@ fn fits(t: &TensorProto) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The data beside `place` that a model file, which is there or is to be, names and that was written for it.
+pub fn data_of(model: &Path, place: &Path) -> Vec<PathBuf> {
+    let mut called = files::called_data_of(place);
+    // A model is read only where there is something to find.
+    if called.is_empty() {
+        return called;
+    }
+    let Some(mut proto) = map(model, &mut Pages::default()).ok().and_then(|bytes| ModelProto::decode(bytes).ok())
+    else {
+        return Vec::new();
+    };
+    let mut named = HashSet::new();
+    let graph = proto.graph.as_mut();
+    let walked = graph.map_or(Ok(()), |g| {
+        tensors::in_graph(g, &mut |t| {
+            named.extend(t.external_data.iter().filter(|e| e.key() == "location").map(|e| e.value().to_string()));
+            Ok(())
+        })
+    });
+    called.retain(|path| path.file_name().is_some_and(|name| named.contains(&*name.to_string_lossy())));
+    called.retain(|path| walked.is_ok() && files::is_data_of(path, place));
+    called
 }
 
 #[cfg(unix)]

@@ -32,4 +32,4 @@ pub use decode::{Loaded, decode, load};
 pub use encode::encoded_len;
 pub use external::Pages;
 pub use packed::{packed_file_len, packed_len};
-pub use save::{Atomic, SaveOptions, Target, commit, prepare, save, to_bytes};
+pub use save::{SaveOptions, Target, prepare, save, to_bytes};

@@ -1,16 +1,15 @@
 //! Writing models: streamed, atomic, with external data where one file cannot hold them.
 
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto};
-use super::{encode, tensors};
+use super::{encode, external, tensors};
 use crate::error::{Error, Result, io};
+use crate::files::{self, Atomic, Data};
 use crate::ir::Model;
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 use prost::Message;
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// Protobuf readers refuse messages of 2 GiB and more.
 const MAX_FILE: usize = (1 << 31) - 1;
@@ -21,7 +20,7 @@ const ALIGN: u64 = 4096;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SaveOptions {
-    /// Write weights to `NAME.data` beside the model even if one file could hold all.
+    /// Write weights to `NAME.DIGEST.data` beside the model even if one file could hold all.
     pub external_data: bool,
 }
 
@@ -39,7 +38,7 @@ impl Target {
     /// If a file cannot be written there.
     pub fn check(&self) -> Result<()> {
         match self {
-            Target::File(path) => Atomic::create(path).map(drop),
+            Target::File(path) => create(path).map(drop),
             Target::Stdout => Ok(()),
         }
     }
@@ -59,7 +58,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
 /// If writing fails, or the model is too large for standard output. What stood at the target then stands there still.
 pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<(PathBuf, u64)>> {
     if let Target::File(path) = target {
-        return commit(prepare(model, path, options)?);
+        return files::commit(vec![prepare(model, path, options)?]);
     }
     let proto = encode::model(model)?;
     if proto.encoded_len() > MAX_FILE || options.external_data {
@@ -72,173 +71,79 @@ pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<
     Ok(Vec::new())
 }
 
-/// Writes a model's files beside their places, for [`commit`] to rename: its data, if that is a file of its own, then itself.
+/// Writes a model beside its place, for [`files::commit`] to rename. Its data, if that is a file of its own, has its name
+/// already, which says what is in it: the model alone decides whether the old data counts or the new. Data of a model that it
+/// takes the place of goes when it does.
 ///
 /// # Errors
 /// If writing fails.
-pub fn prepare(model: &Model, path: &Path, options: SaveOptions) -> Result<Vec<Atomic>> {
+pub fn prepare(model: &Model, path: &Path, options: SaveOptions) -> Result<Atomic> {
     let mut proto = encode::model(model)?;
-    let mut files = Vec::new();
-    if proto.encoded_len() > MAX_FILE || options.external_data {
-        let mut data_path = path.as_os_str().to_owned();
-        data_path.push(".data");
-        let mut data = Atomic::create(Path::new(&data_path))?;
-        externalize(&mut proto, &mut data)?;
-        files.push(data);
-    }
-    let mut file = Atomic::create(path)?;
-    file.write(|w| stream(&proto, w))?;
-    files.push(file);
-    Ok(files)
-}
-
-/// A file that appears under its name complete or not at all.
-pub struct Atomic {
-    path: PathBuf,
-    /// `path`, or what it links to.
-    real: PathBuf,
-    file: NamedTempFile,
-    written: u64,
-}
-
-impl Atomic {
-    /// # Errors
-    /// If the folder of `path` cannot be written to, or something other than a file stands there.
-    pub fn create(path: &Path) -> Result<Atomic> {
-        let cannot = |why: String| Error::input(format!("cannot write {}", path.display())).because(why);
-        let real = match path.is_symlink() {
-            true => path.canonicalize().map_err(|e| io("follow the link", path, &e))?,
-            false => path.to_path_buf(),
-        };
-        match real.metadata() {
-            Ok(m) if m.is_dir() => return Err(cannot("it is a folder".into()).help("name a file in it")),
-            Ok(m) if !m.is_file() => {
-                return Err(
-                    cannot("it is a device, pipe or socket".into()).help("name a file, or - for standard output")
-                );
-            }
-            _ => {}
-        }
-        let folder = folder_of(&real);
-        if !folder.is_dir() {
-            return Err(
-                cannot(format!("there is no folder {}", folder.display())).help("make it first, or choose another")
-            );
-        }
-        // Its error has the random name of the temporary file in it: only the kind of it is worth repeating.
-        let file = tempfile::Builder::new().prefix(".tutee-").tempfile_in(folder).map_err(|e| {
-            cannot(format!("{}: {}", folder.display(), e.kind())).help("choose a folder that can be written to")
-        })?;
-        Ok(Atomic { path: path.to_path_buf(), real, file, written: 0 })
-    }
-
-    /// # Errors
-    /// If writing fails.
-    pub fn write<R>(&mut self, f: impl FnOnce(&mut File) -> std::io::Result<R>) -> Result<R> {
-        let help = "what stood there is as it was: make room, or choose another place";
-        f(self.file.as_file_mut()).map_err(|e| io("write", &self.path, &e).help(help))
-    }
-
-    /// Renames the file into place; gives its path and bytes.
-    ///
-    /// # Errors
-    /// If the rename fails; the file that stood there then stands there still.
-    pub fn commit(self) -> Result<(PathBuf, u64)> {
-        let Atomic { path, real, file, .. } = self;
-        let bytes = file.as_file().metadata().map_err(|e| io("write", &path, &e))?.len();
-        set_permissions(&file, &real).map_err(|e| io("write", &path, &e))?;
-        file.persist(&real).map_err(|e| io("write", &path, &e.error))?;
-        Ok((path, bytes))
-    }
-}
-
-/// Renames files into place in this order, all or none: what stood there is put back if a later one cannot follow. Gives
-/// their paths and bytes.
-///
-/// # Errors
-/// If a file cannot be renamed.
-pub fn commit(files: Vec<Atomic>) -> Result<Vec<(PathBuf, u64)>> {
-    let (mut done, mut before) = (Vec::new(), Vec::new());
-    for (i, file) in files.iter().enumerate() {
-        // The last one stands or falls by itself.
-        let kept = if i + 1 < files.len() { keep(&file.real)? } else { None };
-        before.push((file.real.clone(), kept));
-    }
-    for file in files {
-        match file.commit() {
-            Ok(written) => done.push(written),
-            Err(e) => {
-                for (real, kept) in before.into_iter().take(done.len()) {
-                    match kept {
-                        Some(kept) => {
-                            kept.into_temp_path().persist(&real).map_err(|e| io("put back", &real, &e.error))?
-                        }
-                        None => drop(std::fs::remove_file(&real)),
-                    }
-                }
-                return Err(e);
-            }
-        }
-    }
-    Ok(done)
-}
-
-/// A second name of a file, if there is one.
-fn keep(real: &Path) -> Result<Option<NamedTempFile<()>>> {
-    let link = |at: &Path| std::fs::hard_link(real, at).or_else(|_| std::fs::copy(real, at).map(drop));
-    let make = || tempfile::Builder::new().prefix(".tutee-").make_in(folder_of(real), link);
-    real.exists().then(make).transpose().map_err(|e| io("write", real, &e))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."))
-}
-
-/// Temporary files are private; the result has the permissions of the file it replaces, or those of any new file.
-#[cfg(unix)]
-fn set_permissions(file: &NamedTempFile, path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = match path.metadata() {
-        Ok(old) => old.permissions().mode(),
-        Err(_) => {
-            let any = PermissionsExt::from_mode(0o666);
-            let probe = tempfile::Builder::new().permissions(any).tempfile_in(folder_of(path))?;
-            probe.as_file().metadata()?.permissions().mode()
-        }
+    let mut file = create(path)?;
+    let data = match proto.encoded_len() > MAX_FILE || options.external_data {
+        true => Some(externalize(&mut proto, path)?),
+        false => None,
     };
-    file.as_file().set_permissions(PermissionsExt::from_mode(mode))
+    file.write(|w| stream(&proto, w))?;
+    // Only now: if this process is killed, the model that is left behind says that the data is its own.
+    if let Some(data) = data {
+        file.needs(data.place()?);
+    }
+    file.replaces(external::data_of(path, path));
+    Ok(file)
 }
 
-#[cfg(not(unix))]
-fn set_permissions(_: &NamedTempFile, _: &Path) -> std::io::Result<()> {
-    Ok(())
+/// A new file for a model. Of a model that a killed run left behind, the data goes too.
+fn create(path: &Path) -> Result<Atomic> {
+    for left in files::leftovers(path) {
+        let mut data = external::data_of(left.path(), path);
+        if !data.is_empty() {
+            let stays = external::data_of(path, path);
+            data.retain(|d| !stays.contains(d));
+        }
+        data.iter().for_each(|d| drop(std::fs::remove_file(d)));
+    }
+    Atomic::create(path)
 }
 
-/// Moves the data of every large tensor of the graph and of its bodies into `data`.
-fn externalize(proto: &mut ModelProto, data: &mut Atomic) -> Result<()> {
-    let location = data.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    proto.graph.iter_mut().try_for_each(|g| tensors::in_graph(g, &mut |t| externalize_tensor(t, &location, data)))?;
+/// Moves the data of every large tensor of the graph and of its bodies into a file of their own.
+fn externalize(proto: &mut ModelProto, path: &Path) -> Result<files::Named> {
+    let mut data = Data::create(path)?;
+    let mut end = 0;
+    let mut graphs = proto.graph.iter_mut();
+    graphs.try_for_each(|g| tensors::in_graph(g, &mut |t| externalize_tensor(t, &mut end, &mut data)))?;
+    let data = data.named()?;
+    let name = data.path().file_name().unwrap_or_default().to_string_lossy();
+    let mut graphs = proto.graph.iter_mut();
+    graphs.try_for_each(|g| tensors::in_graph(g, &mut |t| locate(t, &name)))?;
     match proto.encoded_len() {
         n if n > MAX_FILE => Err(Error::input("the model is too large to be written").because(format!(
             "without its large tensors it still has {n} bytes, and no file may have more than {MAX_FILE}"
         ))),
-        _ => Ok(()),
+        _ => Ok(data),
     }
 }
 
-fn externalize_tensor(t: &mut TensorProto, location: &str, data: &mut Atomic) -> Result<()> {
+fn externalize_tensor(t: &mut TensorProto, end: &mut u64, data: &mut Data) -> Result<()> {
     let Some(raw) = t.raw_data.take_if(|r| r.len() >= MIN_EXTERNAL) else { return Ok(()) };
-    let offset = data.written.next_multiple_of(ALIGN);
-    let padding = vec![0; (offset - data.written) as usize];
+    let offset = end.next_multiple_of(ALIGN);
+    let padding = vec![0; (offset - *end) as usize];
     data.write(|w| w.write_all(&padding).and_then(|_| w.write_all(&raw)))?;
-    data.written = offset + raw.len() as u64;
-    let entry = |k: &str, v: String| StringStringEntryProto { key: Some(k.into()), value: Some(v) };
-    t.external_data = vec![
-        entry("location", location.to_string()),
-        entry("offset", offset.to_string()),
-        entry("length", raw.len().to_string()),
-    ];
+    *end = offset + raw.len() as u64;
+    t.external_data = vec![entry("offset", offset.to_string()), entry("length", raw.len().to_string())];
     t.set_data_location(tensor_proto::DataLocation::External);
+    Ok(())
+}
+
+fn entry(key: &str, value: String) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.into()), value: Some(value) }
+}
+
+/// Says of a tensor whose data was moved in which file it is: that has its name when all are in it.
+fn locate(t: &mut TensorProto, name: &str) -> Result<()> {
+    if t.data_location() == tensor_proto::DataLocation::External {
+        t.external_data.insert(0, entry("location", name.to_string()));
+    }
     Ok(())
 }
 
@@ -310,30 +215,6 @@ unsafe impl BufMut for Sink<'_> {
             self.filled += src.len();
         } else if self.failed.is_none() {
             self.failed = self.out.write_all(src).err();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_is_put_back_if_its_model_cannot_be_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let (model, data) = (folder.path().join("m.onnx"), folder.path().join("m.onnx.data"));
-        for old in [None, Some("old")] {
-            let (file, mut new) = (Atomic::create(&model).unwrap(), Atomic::create(&data).unwrap());
-            new.write(|w| w.write_all(b"new")).unwrap();
-            if let Some(old) = old {
-                std::fs::write(&data, old).unwrap();
-            }
-            std::fs::create_dir(&model).unwrap();
-            let error = commit(vec![new, file]).unwrap_err();
-            assert!(error.to_string().contains("m.onnx"), "{error}");
-            assert_eq!(std::fs::read_to_string(&data).ok().as_deref(), old);
-            std::fs::remove_dir(&model).unwrap();
-            assert_eq!(folder.path().read_dir().unwrap().count(), usize::from(old.is_some()));
         }
     }
 }
