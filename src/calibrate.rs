@@ -214,6 +214,8 @@ pub struct Walk<'a> {
     data: &'a Calibration<'a>,
     teacher: &'a Graph,
     sides: [Side; 2],
+    /// The sides further on, for layers that share a weight.
+    ahead: Option<[Side; 2]>,
 }
 
 const STUDENT: usize = 0;
@@ -226,11 +228,14 @@ impl<'a> Walk<'a> {
     /// If the data cannot be read, or there is no room for it in the folder for temporary files.
     pub fn new(data: &'a Calibration<'a>, teacher: &'a Graph, student: &Graph, shell: &Model) -> Result<Walk<'a>> {
         let side = |graph| Side::new("calibration.onnx", graph, shell, data.chunks(), |i| data.chunk(i));
-        Ok(Walk { data, teacher, sides: [side(student)?, side(teacher)?] })
+        Ok(Walk { data, teacher, sides: [side(student)?, side(teacher)?], ahead: None })
     }
 
     /// Looks at a layer of the student: computes what it reads, and what the teacher gives in its place. `later` are layers
     /// that are still to come: what they make is not there yet.
+    ///
+    /// Layers that share a weight are looked at together, at the first of them. What the others read is what the student
+    /// gives there as it is, before this weight and those further on change; it is computed again once they did.
     ///
     /// # Errors
     /// `Err(Ok(why))` if the layer cannot be fitted, `Err(Err(error))` if something failed.
@@ -241,28 +246,40 @@ impl<'a> Walk<'a> {
         twins: &'w Twins,
         later: &HashSet<NodeId>,
     ) -> Result<Look<'w>, Result<String, Error>> {
-        let no = |why: String| Err(Ok(why));
         if layer.inputs > MAX_INPUTS {
-            return no(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs));
+            return Err(Ok(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs)));
         }
-        let residual = self.residual(student, layer, later);
-        let y = residual.map_or(layer.y, |r| r.0);
-        if !self.teacher.has_value(y) || twins.lost.contains(&y) || self.teacher.value(y).constant().is_some() {
-            return no(format!("the teacher has no \"{}\"", student.value(y).name));
+        let mut sets: Vec<Vec<Reader<'w>>> = Vec::new();
+        for set in layer.sets(student) {
+            let reader = |layer: &'w Linear| {
+                let residual = self.residual(student, layer, later);
+                let y = residual.map_or(layer.y, |r| r.0);
+                if !self.teacher.has_value(y) || twins.lost.contains(&y) || self.teacher.value(y).constant().is_some() {
+                    return Err(Ok(format!("the teacher has no \"{}\"", student.value(y).name)));
+                }
+                let axis = layer.channel_axis(self.teacher.value(y).rank().unwrap_or(0));
+                let kept = twins.kept.get(&(y, axis)).map(Vec::as_slice);
+                Ok(Reader { layer, y, axis, other: residual.map(|r| r.1), kept, bounds: bounds(student, y) })
+            };
+            sets.push(set.into_iter().map(reader).collect::<Result<_, _>>()?);
         }
-        let other = residual.map(|r| r.1);
-        let wanted: Vec<ValueId> = std::iter::once(layer.x).chain(other).collect();
-        self.sides[STUDENT].reach(student, &wanted)?;
-        self.sides[TEACHER].reach(self.teacher, &[y])?;
-        let axis = layer.channel_axis(self.teacher.value(y).rank().unwrap_or(0));
-        let kept = twins.kept.get(&(y, axis)).map(Vec::as_slice);
-        let bounds = bounds(student, y);
-        let chunks = self.data.chunks();
-        let first = self.sides[TEACHER].read(y, 0).map_err(Err)?;
-        let channels = first.shape().get(axis).copied().unwrap_or(1).max(1);
-        let rows = first.shape().iter().product::<usize>() / channels * chunks;
+        self.ahead = None;
+        let sides = match layer.others.is_empty() {
+            true => &mut self.sides,
+            false => self.ahead.insert(self.sides.each_ref().map(Side::fork)),
+        };
+        let readers = || sets.iter().flatten();
+        let wanted: Vec<ValueId> = readers().flat_map(|r| std::iter::once(r.layer.x).chain(r.other)).collect();
+        sides[STUDENT].reach(student, &wanted)?;
+        sides[TEACHER].reach(self.teacher, &readers().map(|r| r.y).collect::<Vec<_>>())?;
+        let (chunks, mut rows) = (self.data.chunks(), 0);
+        for reader in readers() {
+            let first = sides[TEACHER].read(reader.y, 0).map_err(Err)?;
+            let channels = first.shape().get(reader.axis).copied().unwrap_or(1).max(1);
+            rows += first.shape().iter().product::<usize>() / channels * chunks;
+        }
         let step = (rows / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
-        Ok(Look { chunks, step, sides: &self.sides, layer, y, other, kept, bounds })
+        Ok(Look { chunks, step, sides, layer, sets })
     }
 
     /// Where a layer's result goes into a sum with something that is there already: the sum, and the other term. The sum
@@ -282,15 +299,24 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A layer with what it reads and should give, for all samples.
+/// A layer, or several that share a weight, with what they read and should give, for all samples.
 pub struct Look<'w> {
     chunks: usize,
     /// One position in so many is looked at.
     step: usize,
     sides: &'w [Side; 2],
     layer: &'w Linear,
+    /// Those of a set have the same bias.
+    sets: Vec<Vec<Reader<'w>>>,
+}
+
+/// A layer where it is.
+struct Reader<'w> {
+    layer: &'w Linear,
     /// What the teacher gives; with another term of the student's, if that is a sum.
     y: ValueId,
+    /// The axis of that which counts outputs.
+    axis: usize,
     other: Option<ValueId>,
     kept: Option<&'w [usize]>,
     /// Outputs beyond these are all the same to what reads them.
@@ -308,7 +334,7 @@ struct Rows {
 impl Look<'_> {
     /// Whether outputs are bounded by what reads them, so that [`Look::retarget`] has something to say.
     pub fn is_bounded(&self) -> bool {
-        self.bounds.is_some()
+        self.sets.iter().flatten().any(|r| r.bounds.is_some())
     }
 
     /// The moments of what the layer reads and should give.
@@ -317,13 +343,18 @@ impl Look<'_> {
     /// As [`Walk::look`].
     pub fn moments(&self) -> Result<Layer, Result<String, Error>> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
-        let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
-        self.each(|group, held, x, mut y, other| {
-            y.iter_mut().zip(&other).for_each(|(y, o)| *y -= o);
-            sums[group][held].add(x, transposed(&y, m)?)
-        })?;
-        let intercept = self.layer.bias != Bias::None;
-        Layer::new(sums, intercept).ok_or_else(|| Ok("what it sees on the calibration data is not finite".into()))
+        let of_set = |set: &Vec<Reader<'_>>| {
+            let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
+            for reader in set {
+                self.each(reader, |group, held, x, mut y, other| {
+                    y.iter_mut().zip(&other).for_each(|(y, o)| *y -= o);
+                    sums[group][held].add(x, transposed(&y, m)?)
+                })?;
+            }
+            let intercept = set.iter().all(|r| r.layer.bias != Bias::None);
+            Layer::new(sums, intercept).ok_or_else(|| Ok("what it sees on the calibration data is not finite".into()))
+        };
+        joined(self.sets.iter().map(of_set))
     }
 
     /// `layer` with the outputs nearest to those that `fit` gives that are as good as the teacher's: behind a ReLU, any
@@ -334,40 +365,47 @@ impl Look<'_> {
     /// As [`Walk::look`].
     pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Result<String, Error>> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
-        let (low, high) = self.bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
-        let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Retarget::new(n, m), Retarget::new(n, m)]).collect();
-        self.each(|group, held, x, mut y, other| {
-            let given = math::rows_times(x, weights[group].view())?;
-            let b = &fit.b[group * m..(group + 1) * m];
-            for (i, (y, given)) in y.iter_mut().zip(given).enumerate() {
-                let other = other.get(i).copied().unwrap_or(0.0);
-                let sum = given + b[i % m] as f32 + other;
-                *y = match *y {
-                    y if y <= low => sum.min(low),
-                    y if y >= high => sum.max(high),
-                    y => y,
-                } - other;
+        let of_set = |(number, set): (usize, &Vec<Reader<'_>>)| {
+            let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Retarget::new(n, m), Retarget::new(n, m)]).collect();
+            for reader in set {
+                let (low, high) = reader.bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+                self.each(reader, |group, held, x, mut y, other| {
+                    let given = math::rows_times(x, weights[group].view())?;
+                    let b = layer.bias_of(fit, number, group);
+                    for (i, (y, given)) in y.iter_mut().zip(given).enumerate() {
+                        let other = other.get(i).copied().unwrap_or(0.0);
+                        let sum = given + b[i % m] as f32 + other;
+                        *y = match *y {
+                            y if y <= low => sum.min(low),
+                            y if y >= high => sum.max(high),
+                            y => y,
+                        } - other;
+                    }
+                    sums[group][held].add(x, transposed(&y, m)?)
+                })?;
             }
-            sums[group][held].add(x, transposed(&y, m)?)
-        })?;
-        layer.retarget(sums).ok_or_else(|| Ok("what it gives on the calibration data is not finite".into()))
+            let wanted = layer.retarget(number, sums);
+            wanted.ok_or_else(|| Ok("what it gives on the calibration data is not finite".into()))
+        };
+        joined(self.sets.iter().enumerate().map(of_set))
     }
 
-    /// Calls `add` with every group's samples, some at a time, fitted (0) and held back (1) apart: X as inputs × samples, and
-    /// rows of what the teacher gives and of the other term.
+    /// Calls `add` with every group's samples of a reader, some at a time, fitted (0) and held back (1) apart: X as inputs ×
+    /// samples, and rows of what the teacher gives and of the other term.
     fn each(
         &self,
+        reader: &Reader<'_>,
         mut add: impl FnMut(usize, usize, ArrayView2<'_, f32>, Vec<f32>, Vec<f32>) -> Option<()>,
     ) -> Result<(), Result<String, Error>> {
-        let layer = self.layer;
+        let layer = reader.layer;
         let mut gathered: Vec<[Rows; 2]> = (0..layer.groups).map(|_| Default::default()).collect();
         let mut count = 0;
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
             let read = |side: usize, v| self.sides[side].read(v, i).map_err(Err);
-            let (x, y) = (read(STUDENT, layer.x)?, read(TEACHER, self.y)?);
-            let other = self.other.map(|v| read(STUDENT, v)).transpose()?;
+            let (x, y) = (read(STUDENT, layer.x)?, read(TEACHER, reader.y)?);
+            let other = reader.other.map(|v| read(STUDENT, v)).transpose()?;
             // Positions that differ from sample to sample.
             let taken = |row: usize| (row + i).is_multiple_of(self.step);
             let (xs, ys, others) = (x.to_f32(), y.to_f32(), other.as_ref().map(Array::to_f32));
@@ -375,13 +413,13 @@ impl Look<'_> {
                 let rows = &mut parts[held];
                 let mut add = || {
                     layer.columns(&xs, x.shape(), group, &taken, &mut rows.x)?;
-                    layer.targets(&ys, y.shape(), self.kept, group, &taken, &mut rows.y)?;
+                    layer.targets(&ys, y.shape(), reader.kept, group, &taken, &mut rows.y)?;
                     if let (Some(others), Some(other)) = (&others, &other) {
                         layer.targets(others, other.shape(), None, group, &taken, &mut rows.other)?;
                     }
                     let samples = rows.x.len() / layer.inputs;
                     let whole = rows.y.len() == samples * layer.outputs;
-                    (whole && (self.other.is_none() || rows.other.len() == rows.y.len())).then_some(())
+                    (whole && (reader.other.is_none() || rows.other.len() == rows.y.len())).then_some(())
                 };
                 add().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
             }
@@ -400,6 +438,14 @@ impl Look<'_> {
         }
         Ok(())
     }
+}
+
+/// The samples of all sets, each with biases of its own.
+fn joined(sets: impl Iterator<Item = Result<Layer, Result<String, Error>>>) -> Result<Layer, Result<String, Error>> {
+    let join = |all: Layer, set: Result<Layer, _>| Ok(all.join(set?));
+    let mut sets = sets;
+    let first = sets.next().unwrap_or_else(|| Err(Ok("no layer reads its weight".into())))?;
+    sets.try_fold(first, join)
 }
 
 /// What a Relu or a Clip that alone reads a value leaves of it.

@@ -5,10 +5,11 @@ mod common;
 
 use common::{name, running, teachers};
 use std::path::Path;
-use tutee::compress::{Outcome, measure};
-use tutee::data::Array;
+use tutee::calibrate::Calibration;
+use tutee::compress::{Data, Outcome, Silent, compress_on, measure};
+use tutee::data::{Array, Dataset, Normalise};
 use tutee::exec::Network;
-use tutee::ir::{Model, text};
+use tutee::ir::{Model, Op, text};
 use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::{Fidelity, Pass, REGISTRY};
 
@@ -148,5 +149,135 @@ fn text_and_file_read_back_as_they_were_written() {
         let bytes = onnx::to_bytes(&student).unwrap();
         let decoded = onnx::decode(bytes.clone().into(), None).unwrap().model;
         assert!(onnx::to_bytes(&decoded).unwrap() == bytes, "{step} on {}: file", name(path));
+    });
+}
+
+/// Networks all of whose weights are read `readers` times, from a seed: siamese towers, a layer that is repeated, an unrolled
+/// cell. Inputs are of the shapes that are given.
+fn shared(seed: usize) -> Vec<(String, usize, Vec<(&'static str, Vec<usize>)>)> {
+    let bias = |name: &str, with: bool| if with { format!(", %{name}") } else { String::new() };
+    let s = |i: usize| seed * 10 + i;
+    let b = bias("b", seed.is_multiple_of(2));
+    let tower = |x: &str| {
+        format!(
+            "%{x}1 : ? = Conv<pads=[1,1,1,1]>(%{x}, %w1{b}) @{x}.first
+             %{x}2 : ? = Relu(%{x}1)
+             %{x}3 : ? = Conv<strides=[2,2]>(%{x}2, %w2) @{x}.second
+             %{x}4 : ? = Flatten(%{x}3)
+             %y{x} : f32[N,12] = Gemm(%{x}4, %w3) @{x}.last
+             output %y{x}\n"
+        )
+    };
+    let siamese = format!(
+        "input %a : f32[N,4,7,7] input %c : f32[N,4,7,7]
+         const %w1 : f32[12,4,3,3] = seed({}) const %b : f32[12] = seed({})
+         const %w2 : f32[12,12,3,3] = seed({}) const %w3 : f32[108,12] = seed({})\n{}{}",
+        s(1),
+        s(2),
+        s(3),
+        s(4),
+        tower("a"),
+        tower("c")
+    );
+    let layers = 2 + seed % 3;
+    let mut repeated = format!(
+        "input %h0 : f32[N,5,24] const %q : f32[24,24] = seed({}) const %up : f32[24,48] = seed({})
+         const %down : f32[48,24] = seed({}) const %b : f32[48] = seed({})\n",
+        s(1),
+        s(2),
+        s(3),
+        s(4)
+    );
+    for i in 0..layers {
+        let add = if seed.is_multiple_of(2) {
+            format!("%u{i} : ? = Add(%v{i}, %b)")
+        } else {
+            format!("%u{i} : ? = Abs(%v{i})")
+        };
+        let next = i + 1;
+        repeated += &format!(
+            "%p{i} : ? = MatMul(%h{i}, %q) %s{i} : ? = Add(%h{i}, %p{i}) %t{i} : ? = Tanh(%s{i})
+             %v{i} : ? = MatMul(%t{i}, %up) {add} %r{i} : ? = Relu(%u{i}) %d{i} : ? = MatMul(%r{i}, %down)
+             %e{i} : ? = Add(%t{i}, %d{i}) %h{next} : f32[N,5,24] = Tanh(%e{i})\n"
+        );
+    }
+    repeated += &format!("output %h{layers}\n");
+    let steps = 3 + seed % 4;
+    let mut cell = format!(
+        "input %x : f32[N,16] input %h0 : f32[N,32] const %wx : f32[32,16] = seed({}) const %wh : f32[32,32] = seed({})
+         const %b : f32[32] = seed({})\n",
+        s(1),
+        s(2),
+        s(3)
+    );
+    for i in 0..steps {
+        let next = i + 1;
+        cell += &format!(
+            "%i{i} : ? = Gemm<transB=1>(%x, %wx{b}) %g{i} : ? = Gemm<transB=1>(%h{i}, %wh) %s{i} : ? = Add(%i{i}, %g{i})
+             %h{next} : f32[N,32] = Tanh(%s{i})\n"
+        );
+    }
+    cell += &format!("output %h{steps}\n");
+    vec![
+        (siamese, 2, vec![("a", vec![4, 7, 7]), ("c", vec![4, 7, 7])]),
+        (repeated, layers, vec![("h0", vec![5, 24])]),
+        (cell, steps, vec![("x", vec![16]), ("h0", vec![32])]),
+    ]
+}
+
+/// Samples of standard noise.
+fn noise(shape: &[usize], samples: usize, seed: u64) -> Array {
+    let shape = [&[samples], shape].concat();
+    let values: Vec<f32> = text::parse::noise(seed).map(|v| v as f32).take(shape.iter().product()).collect();
+    Array::from_f32(shape, &values).unwrap()
+}
+
+/// The steps that change the function, such that they find something to do in small networks.
+const LOSSY: [&str; 8] = [
+    "pass = \"separate-convs\", rank = 1, skip-first = 0",
+    "pass = \"factorize-linear\", ratio = 0.5, min-weights = 1, min-side = 4",
+    "pass = \"factorize-linear\", params = 0.6, min-weights = 1, min-side = 4",
+    "pass = \"factorize-convs\", rank = 2, skip-first = 0",
+    "pass = \"factorize-convs\", scheme = \"channel\", skip-first = 0",
+    "pass = \"prune-channels\", width-mult = 0.5, skip-first = 0",
+    "pass = \"prune-weights\", sparsity = 0.5, min-weights = 1",
+    "pass = \"cluster-weights\", bits = 4, min-weights = 512",
+];
+
+/// What shares a weight shares it afterwards, stored once, and computes the same: twins stay twins.
+#[test]
+fn shared_weights_stay_shared() {
+    use rayon::prelude::*;
+    let nets: Vec<_> = (0..3).flat_map(shared).collect();
+    let cases: Vec<_> = nets.iter().flat_map(|net| LOSSY.iter().map(move |step| (net, step))).collect();
+    cases.par_iter().for_each(|((net, readers, inputs), step)| {
+        let teacher =
+            text::parse::model(&format!("model m opset 17 {{ {net} }}")).unwrap_or_else(|e| panic!("{net}: {e}"));
+        let arrays = inputs.iter().zip(1..).map(|((name, shape), i)| (name.to_string(), noise(shape, 60, i)));
+        let data = Dataset::from_arrays("noise", arrays.collect::<Vec<_>>());
+        let calibration = Calibration::new(&data, &Normalise::default(), &teacher, 60).unwrap();
+        let before = onnx::encoded_len(&teacher).unwrap();
+        for calibration in [None, Some(&calibration)] {
+            let recipe = common::recipe(&format!("[{{ {step} }}, {{ {step}, repair = \"none\" }}]"));
+            let data = Data { calibration, ..Data::default() };
+            let done =
+                compress_on(data, &teacher, before, &recipe, None, &Silent).unwrap_or_else(|e| panic!("{step}: {e}"));
+            let student = &done.student.graph;
+            let place = || format!("{step}, data: {}\n{}", calibration.is_some(), text::print::model(&done.student));
+            let mut weights = std::collections::HashMap::new();
+            for n in
+                student.nodes().filter(|&n| matches!(student.node(n).op, Op::Conv(_) | Op::Gemm(_) | Op::MatMul(_)))
+            {
+                *weights.entry(student.input(n, 1).unwrap()).or_insert(0) += 1;
+            }
+            assert!(weights.values().all(|n| n == readers), "{}", place());
+            assert!(onnx::encoded_len(&done.student).unwrap() <= before, "{}", place());
+            if inputs.iter().any(|i| i.0 == "a") {
+                let network = Network::from_bytes("m", &onnx::to_bytes(&done.student).unwrap()).unwrap();
+                let [x, z] = [8, 9].map(|seed| noise(&inputs[0].1, 1, seed));
+                let [one, other] = [[&x, &z], [&z, &x]].map(|i| network.run(&i.map(Array::clone)).unwrap());
+                assert!(one[0].bytes() == other[1].bytes() && one[1].bytes() == other[0].bytes(), "{}", place());
+            }
+        }
     });
 }

@@ -27,6 +27,8 @@ pub struct Linear {
     pub inputs: usize,
     /// Weights between one input channel and one output channel.
     pub taps: usize,
+    /// Layers further on that share its weight and multiply by it in the same way: what is fitted is fitted to all.
+    pub others: Vec<Linear>,
     form: Form,
 }
 
@@ -116,7 +118,48 @@ impl Linear {
         if outputs == 0 || inputs == 0 {
             return Err("its weight has no elements".into());
         }
-        Ok(Linear { node, x, y, slot, weight, bias, groups, outputs, inputs, taps, form })
+        Ok(Linear { node, x, y, slot, weight, bias, groups, outputs, inputs, taps, others: Vec::new(), form })
+    }
+
+    /// Reads nodes that share a weight, in the order they run, as one layer.
+    ///
+    /// # Errors
+    /// Why they are none that weights can be fitted for.
+    pub fn of_all(graph: &Graph, nodes: &[NodeId]) -> Result<Linear, String> {
+        let (&first, rest) = nodes.split_first().ok_or("it has no layers")?;
+        let mut layer = Linear::of(graph, first)?;
+        for &n in rest {
+            let place = |why: String| format!("\"{}\", which shares its weight: {why}", graph.label(n));
+            let other = Linear::of(graph, n).map_err(place)?;
+            let shape = |l: &Linear| (l.groups, l.outputs, l.inputs, l.taps);
+            let same = shape(&layer) == shape(&other) && layer.scale() == other.scale();
+            if !same || layer.places() != other.places() {
+                return Err(place("it multiplies by it in another way".into()));
+            }
+            layer.others.push(other);
+        }
+        Ok(layer)
+    }
+
+    /// The layer and those that share its weight.
+    pub fn all(&self) -> impl Iterator<Item = &Linear> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// All of these, those together that have the same bias: they keep one bias.
+    pub fn sets<'a>(&'a self, graph: &Graph) -> Vec<Vec<&'a Linear>> {
+        let number = |layer: &Linear| match layer.bias {
+            Bias::At { value, scale, .. } => Some((value.map(|v| graph.value(v).constant()), scale)),
+            Bias::None => None,
+        };
+        let mut sets: Vec<Vec<&Linear>> = Vec::new();
+        for layer in self.all() {
+            match sets.iter_mut().find(|set| number(set[0]) == number(layer)) {
+                Some(set) => set.push(layer),
+                None => sets.push(vec![layer]),
+            }
+        }
+        sets
     }
 
     /// The axis of Y that counts the outputs of all groups.
@@ -167,8 +210,13 @@ impl Linear {
         (0..self.groups).map(|g| Array2::from_shape_fn((m, n), |(o, i)| place(g, o, i) as u32)).collect()
     }
 
-    /// b, of all groups; zeros where there is none. `None` if it is not one number, or one an output.
+    /// b, of all groups, set after set; zeros where there is none. `None` if it is not one number, or one an output.
     pub fn biases(&self, graph: &Graph) -> Option<Vec<f64>> {
+        let sets: Vec<Vec<f64>> = self.sets(graph).iter().map(|set| set[0].own_bias(graph)).collect::<Option<_>>()?;
+        Some(sets.concat())
+    }
+
+    fn own_bias(&self, graph: &Graph) -> Option<Vec<f64>> {
         let outputs = self.groups * self.outputs;
         let Bias::At { value: Some(v), scale, .. } = self.bias else { return Some(vec![0.0; outputs]) };
         let values = graph.value(v).constant()?.floats()?;

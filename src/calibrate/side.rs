@@ -8,6 +8,7 @@ use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Tensor, Type, ValueId};
 use crate::onnx;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 /// Chunks that are run at a time: what they give is in memory until it is written.
 const BATCH: usize = 16;
@@ -43,7 +44,7 @@ pub struct Side {
     shell: Model,
     chunks: usize,
     /// Values that somebody still reads.
-    live: BTreeMap<ValueId, Spool>,
+    live: BTreeMap<ValueId, Arc<Spool>>,
     /// Nodes that need not run any more.
     done: HashSet<NodeId>,
 }
@@ -64,7 +65,19 @@ impl Side {
         }
         let empty = Graph::new("", graph.opset);
         let shell = Model { graph: empty, ir_version: shell.ir_version.max(4), ..shell.clone() };
-        Ok(Side { name, shell, chunks, live: inputs.into_iter().zip(spools).collect(), done: HashSet::new() })
+        Ok(Side {
+            name,
+            shell,
+            chunks,
+            live: inputs.into_iter().zip(spools.into_iter().map(Arc::new)).collect(),
+            done: HashSet::new(),
+        })
+    }
+
+    /// Another side at the same place, to look further on from there.
+    pub fn fork(&self) -> Side {
+        let (shell, live, done) = (self.shell.clone(), self.live.clone(), self.done.clone());
+        Side { name: self.name, shell, chunks: self.chunks, live, done }
     }
 
     /// The value of a chunk, once it was reached.
@@ -174,7 +187,7 @@ impl Side {
                 arrays?.iter().zip(&mut spools).try_for_each(|(array, spool)| spool.push(array))?;
             }
         }
-        self.live.extend(outputs.iter().copied().zip(spools));
+        self.live.extend(outputs.iter().copied().zip(spools.into_iter().map(Arc::new)));
         Ok(())
     }
 }

@@ -1,4 +1,9 @@
 //! Steps with calibration data: layer after layer in the order they run, each fitted to what the teacher gives there.
+//!
+//! Layers that share a weight are fitted together at the first of them: the moments of all are summed, each set of layers
+//! with the same bias about its own means. What those further on read is what the student gives there before this weight
+//! changes: in an unrolled recurrence, what the steps read while they had the old weight. Held-back samples judge the result
+//! as they judge any fit.
 
 use super::{Run, Task, row};
 use crate::analysis::linear::Linear;
@@ -9,7 +14,7 @@ use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options::{self, Selected};
 use crate::passes::refit::refit;
-use crate::passes::{Fitted, Pass, Retarget, Site, Survey};
+use crate::passes::{Fitted, Pass, Retarget, Site, Survey, sharing};
 use crate::report::Repair;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -48,10 +53,16 @@ impl<'a> Repairs<'a> {
         selected: &Selected<'_>,
     ) -> Result<()> {
         self.teacher.get_or_insert_with(|| graph.clone());
+        if pass.only_repairs() && !self.changed {
+            run.note(pass.name(), "nothing to do: nothing was lost before it", false);
+            run.passed_by(graph, pass);
+            return Ok(());
+        }
         let mut work = Work::default();
         let task = Task { pass, selected, repairs: selected.repairs(), survey: None };
         let survey = self.survey(run, graph, task, &mut work)?;
         let task = Task { survey: survey.as_ref(), ..task };
+        let rows = run.rows.len();
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);
         let count = sites.len();
@@ -78,7 +89,15 @@ impl<'a> Repairs<'a> {
                 None => {}
             }
         }
-        if task.repairs {
+        let idle = !run.rows[rows..].iter().any(|r| r.done) && at_layer.values().all(|site| stays(graph, task, site));
+        if task.repairs && idle {
+            for n in options::layers(graph) {
+                at_layer.remove(&n).map(|site| run.visit(graph, task, site, None)).transpose()?;
+            }
+            if task.survey.is_none_or(|survey| survey.is_empty()) {
+                run.note(pass.name(), "nothing to do: no calibration data was looked at", false);
+            }
+        } else if task.repairs {
             self.fit_all(run, graph, task, at_layer, work)?;
         }
         run.passed_by(graph, pass);
@@ -89,6 +108,10 @@ impl<'a> Repairs<'a> {
     fn survey(&self, run: &Run<'_>, graph: &Graph, task: Task<'_>, work: &mut Work) -> Result<Option<Survey>> {
         let questions = task.pass.questions(&task.context(graph, None));
         let (Some(questions), Some(teacher)) = (questions, &self.teacher) else { return Ok(None) };
+        let mut survey = Survey::new();
+        if questions.layers.is_empty() {
+            return Ok(Some(survey));
+        }
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
@@ -97,20 +120,24 @@ impl<'a> Repairs<'a> {
         if task.repairs {
             work.plan(self.data, graph, layers.iter().copied());
         }
-        let mut survey = Survey::new();
         for n in layers {
-            if asked(&n) {
+            if asked(&n) && !survey.contains_key(&n) {
                 work.start(run, graph, n);
-                let linear = Linear::of(graph, n);
+                let family: Vec<NodeId> = sharing::family(graph, n).into_iter().filter(|n| later.contains(n)).collect();
+                // Of layers that use a weight in other ways, each answers for itself.
+                let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
                 let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
-                survey.insert(n, seen.tell(|fitted| (questions.note)(&fitted?))?);
+                let answer = seen.tell(|fitted| (questions.note)(&fitted?))?;
+                let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
+                survey.extend(others.chain([n]).map(|n| (n, answer.clone())));
             }
             later.remove(&n);
         }
         Ok(Some(survey))
     }
 
-    /// Goes from layer to layer. Those in `at_layer` are sites of the pass; others are fitted as they are.
+    /// Goes from layer to layer. Those in `at_layer` are sites of the pass; others are fitted as they are. Those that share a
+    /// weight are fitted together, once, at the first.
     fn fit_all(
         &mut self,
         run: &mut Run<'_>,
@@ -126,13 +153,20 @@ impl<'a> Repairs<'a> {
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
         work.all = work.done;
         work.plan(self.data, graph, layers.iter().copied());
+        let mut visited: HashSet<NodeId> = HashSet::new();
         for n in layers {
+            if !graph.has_node(n) {
+                later.remove(&n);
+                continue;
+            }
             work.start(run, graph, n);
             let site = at_layer.remove(&n).filter(|s| s.lives(graph));
-            let refused = site.as_ref().is_some_and(|s| task.selected.refuses(graph, s).is_some());
-            let rewritten = site.is_some() && !refused;
-            if (rewritten || others && self.changed) && !task.selected.skips(n) {
-                let linear = Linear::of(graph, n);
+            let rewritten = site.as_ref().is_some_and(|s| !stays(graph, task, s));
+            let family = if visited.contains(&n) { Vec::new() } else { sharing::family(graph, n) };
+            visited.extend(&family);
+            let open = !family.is_empty() && !family.iter().any(|&n| task.selected.skips(n));
+            if (rewritten || others && self.changed) && open {
+                let linear = Linear::of_all(graph, &family);
                 let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
                 self.changed |= seen.tell(|fitted| {
                     if rewritten {
@@ -151,7 +185,7 @@ impl<'a> Repairs<'a> {
                     if let Some(site) = site {
                         run.visit(graph, task, site, None)?;
                     }
-                    let mut row = row(graph, task.pass, &Site::Node(n));
+                    let mut row = row(graph, task.pass, &Site::Layer { node: n, rank: None });
                     let repaired = fitted.and_then(|fitted| {
                         let repaired = refit(graph, &fitted);
                         row.done = repaired.is_ok();
@@ -300,7 +334,13 @@ fn layer_of(graph: &Graph, site: &Site) -> Option<NodeId> {
     }
 }
 
+/// The layer that a weight is of, or the first of those that share it, where nothing else reads it.
 fn reader(graph: &Graph, weight: ValueId) -> Option<NodeId> {
-    let n = graph.sole_use(weight)?.node();
-    (options::weight(graph, n)?.1 == weight).then_some(n)
+    let first = sharing::readers(graph, weight).first().copied()?;
+    sharing::held(graph, weight).is_none().then(|| sharing::family(graph, first).first().copied())?
+}
+
+/// Whether a site stays as it is, whatever data says.
+fn stays(graph: &Graph, task: Task<'_>, site: &Site) -> bool {
+    task.selected.refuses(graph, site).is_some() || task.pass.stays(&task.context(graph, None), site).is_some()
 }

@@ -93,8 +93,7 @@ mod tests {
             let d = d.select(Axis(0), &order[..k]);
             let some = [Bank { inputs: Slice::from(..), filters: d.view() }];
             let w = mix(&part, &some, &Array2::zeros((3, k)), 0.0).unwrap().dot(&d);
-            let b = &part.fit.y - &w.dot(&part.fit.x);
-            let left = super::super::fit::residual(&part.fit, w.view(), b.view()).sum();
+            let left = super::super::fit::scatter(&part.fit, w.view()).sum();
             assert!((lost[k] - left).abs() < 1e-9 * lost[0], "{k}: {} against {left}", lost[k]);
         }
     }

@@ -25,17 +25,39 @@ pub struct Part {
     pub held: Centred,
 }
 
-/// What calibration data says of a layer: a part for each of its groups.
+/// What calibration data says of a layer, or of all layers that share a weight: a part for each of its groups.
 #[derive(Debug, Clone)]
 pub struct Layer {
+    /// About the means of each set.
     pub parts: Vec<Part>,
-    /// Whether the layer can have a bias.
-    intercept: bool,
+    /// Samples that have a bias of their own: one set, unless layers share a weight and not their bias.
+    sets: Vec<Set>,
     /// Columns of X that were fitted to.
     pub samples: usize,
 }
 
-/// Weights, a matrix a group, with the bias of all groups.
+/// Samples that have the same bias.
+#[derive(Debug, Clone)]
+struct Set {
+    /// How many are fitted to and held back.
+    samples: [usize; 2],
+    /// Whether they can have a bias.
+    intercept: bool,
+    /// For each group, the means of those that are fitted to and of those that are held back.
+    means: Vec<[Mean; 2]>,
+}
+
+/// Means of inputs and of wanted outputs.
+#[derive(Debug, Clone)]
+struct Mean {
+    x: Array1<f64>,
+    y: Array1<f64>,
+}
+
+const FIT: usize = 0;
+const HELD: usize = 1;
+
+/// Weights, a matrix a group, with the bias of all groups, set after set.
 #[derive(Debug, Clone)]
 pub struct Fit {
     pub w: Vec<Array2<f64>>,
@@ -45,44 +67,101 @@ pub struct Fit {
 impl Layer {
     /// Of the sums over fitted and held-back samples of every group. `None` if one is empty or not finite.
     pub fn new(parts: Vec<[Moments; 2]>, intercept: bool) -> Option<Layer> {
-        let samples = parts.first()?[0].samples();
+        let samples = parts.first()?.each_ref().map(Moments::samples);
         let part =
             |[fit, held]: [Moments; 2]| Some(Part { fit: fit.centred(!intercept)?, held: held.centred(!intercept)? });
-        Some(Layer { parts: parts.into_iter().map(part).collect::<Option<_>>()?, intercept, samples })
+        Some(Layer::of_one_set(parts.into_iter().map(part).collect::<Option<_>>()?, samples, intercept))
+    }
+
+    fn of_one_set(parts: Vec<Part>, samples: [usize; 2], intercept: bool) -> Layer {
+        let mean = |c: &Centred| Mean { x: c.x.clone(), y: c.y.clone() };
+        let means = parts.iter().map(|p| [mean(&p.fit), mean(&p.held)]).collect();
+        Layer { parts, sets: vec![Set { samples, intercept, means }], samples: samples[FIT] }
+    }
+
+    /// The samples of both, of as many groups and of the same shape, each with biases of its own.
+    #[must_use]
+    pub fn join(mut self, other: Layer) -> Layer {
+        let share = |side| {
+            let [mine, others] = [&self, &other].map(|l| l.sets.iter().map(|s| s.samples[side]).sum::<usize>() as f64);
+            others / (mine + others)
+        };
+        let shares = [share(FIT), share(HELD)];
+        for (part, other) in self.parts.iter_mut().zip(&other.parts) {
+            part.fit.pool(&other.fit, shares[FIT]);
+            part.held.pool(&other.held, shares[HELD]);
+        }
+        self.sets.extend(other.sets);
+        self.samples += other.samples;
+        self
     }
 
     /// ‖Y − W X − b‖ / ‖Y − ȳ‖ on the held-back samples, ȳ the mean of those that were fitted to.
     pub fn error(&self, fit: &Fit) -> f64 {
-        self.error_on(fit, |p| &p.held)
+        self.error_on(fit, HELD)
     }
 
     /// The same on the samples that were fitted to.
     pub fn fitted_error(&self, fit: &Fit) -> f64 {
-        self.error_on(fit, |p| &p.fit)
+        self.error_on(fit, FIT)
     }
 
-    fn error_on(&self, fit: &Fit, side: impl Fn(&Part) -> &Centred) -> f64 {
+    fn error_on(&self, fit: &Fit, side: usize) -> f64 {
         let (lost, all) = self.lost_on(fit, side);
         relative(lost, all)
     }
 
-    fn lost_on(&self, fit: &Fit, side: impl Fn(&Part) -> &Centred) -> (f64, f64) {
+    fn lost_on(&self, fit: &Fit, side: usize) -> (f64, f64) {
         let (mut lost, mut all) = (0.0, 0.0);
-        for ((part, w), b) in self.parts.iter().zip(&fit.w).zip(fit.b.chunks(self.outputs())) {
-            let c = side(part);
-            lost += residual(c, w.view(), ArrayView1::from(b)).sum();
-            all += part.spread(c);
+        for (group, (part, w)) in self.parts.iter().zip(&fit.w).enumerate() {
+            let mut residual = scatter(part.side(side), w.view());
+            for (set, share) in self.shares(side) {
+                let off = self.off(fit, set, group, side);
+                residual += &off.mapv(|d| share * (d * d));
+            }
+            lost += residual.sum();
+            all += self.spread(group, side);
         }
         (lost, all)
     }
 
-    /// The same inputs with other wanted outputs. `None` if they are not as many, or not finite.
-    pub fn retarget(&self, parts: Vec<[Retarget; 2]>) -> Option<Layer> {
+    /// Every set with its share of the samples.
+    fn shares(&self, side: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let all: usize = self.sets.iter().map(|s| s.samples[side]).sum();
+        self.sets.iter().enumerate().map(move |(i, s)| (i, s.samples[side] as f64 / all as f64))
+    }
+
+    /// ȳ − W x̄ − b of a set.
+    fn off(&self, fit: &Fit, set: usize, group: usize, side: usize) -> Array1<f64> {
+        let Mean { x, y } = &self.sets[set].means[group][side];
+        y - &fit.w[group].dot(x) - ArrayView1::from(self.bias_of(fit, set, group))
+    }
+
+    /// The biases of a set in a group.
+    pub fn bias_of<'f>(&self, fit: &'f Fit, set: usize, group: usize) -> &'f [f64] {
+        let first = (set * self.parts.len() + group) * self.outputs();
+        &fit.b[first..first + self.outputs()]
+    }
+
+    /// Σ ‖Y − ȳ‖² a sample of one of the two sides; where outputs do not vary, what rounding makes of them.
+    fn spread(&self, group: usize, side: usize) -> f64 {
+        let (mut spread, mut square) = (self.parts[group].side(side).yy.sum(), 0.0);
+        for (set, share) in self.shares(side) {
+            let means = &self.sets[set].means[group];
+            spread += share * (&means[side].y - &means[FIT].y).mapv(|d| d * d).sum();
+            square += share * means[side].y.dot(&means[side].y);
+        }
+        spread.max(ROUNDING * square)
+    }
+
+    /// The inputs of a set with other wanted outputs. `None` if they are not as many, or not finite.
+    pub fn retarget(&self, set: usize, parts: Vec<[Retarget; 2]>) -> Option<Layer> {
+        let &Set { samples, intercept, .. } = self.sets.get(set)?;
         let part = |(old, [fit, held]): (&Part, [Retarget; 2])| {
-            Some(Part { fit: fit.replace(&old.fit, !self.intercept)?, held: held.replace(&old.held, !self.intercept)? })
+            Some(Part { fit: fit.replace(&old.fit, !intercept)?, held: held.replace(&old.held, !intercept)? })
         };
         let parts = self.parts.iter().zip(parts).map(part).collect::<Option<_>>()?;
-        Some(Layer { parts, ..*self })
+        Some(Layer::of_one_set(parts, samples, intercept))
     }
 
     /// Outputs of a group.
@@ -121,8 +200,12 @@ impl Layer {
 
     /// The weights with the bias that makes means agree: b = ȳ − W x̄.
     pub fn with_bias(&self, w: Vec<Array2<f64>>) -> Fit {
-        let biases = self.parts.iter().zip(&w).flat_map(|(p, w)| (&p.fit.y - &w.dot(&p.fit.x)).to_vec());
-        Fit { b: if self.intercept { biases.collect() } else { vec![0.0; self.outputs() * w.len()] }, w }
+        let of_set = |set: &Set| -> Vec<f64> {
+            let biases =
+                set.means.iter().zip(&w).flat_map(|(means, w)| (&means[FIT].y - &w.dot(&means[FIT].x)).to_vec());
+            if set.intercept { biases.collect() } else { vec![0.0; self.outputs() * w.len()] }
+        };
+        Fit { b: self.sets.iter().flat_map(of_set).collect(), w }
     }
 
     /// The weights with a factor on every output that gives it the standard deviation that it should have, and the biases
@@ -141,26 +224,27 @@ impl Layer {
     /// of the sum of squares, as a share of ‖Y − ȳ‖.
     pub fn mismatch(&self, fit: &Fit) -> f64 {
         let (mut off, mut all) = (0.0, 0.0);
-        for ((part, w), b) in self.parts.iter().zip(&fit.w).zip(fit.b.chunks(self.outputs())) {
-            let means = &part.held.y - &w.dot(&part.held.x) - ArrayView1::from(b);
+        for (group, (part, w)) in self.parts.iter().zip(&fit.w).enumerate() {
+            for (set, share) in self.shares(HELD) {
+                let means = self.off(fit, set, group, HELD);
+                off += share * means.dot(&means);
+            }
             let spreads = part.held.yy.mapv(f64::sqrt) - variances(&part.held, w.view()).mapv(f64::sqrt);
-            off += means.dot(&means) + spreads.dot(&spreads);
-            all += part.spread(&part.held);
+            off += spreads.dot(&spreads);
+            all += self.spread(group, HELD);
         }
         relative(off, all)
     }
 
     /// Σ ‖Y − W X − b‖² a sample over the held-back samples, and Σ ‖Y − ȳ‖², ȳ as in [`Layer::error`].
     pub fn held_back(&self, fit: &Fit) -> (f64, f64) {
-        self.lost_on(fit, |p| &p.held)
+        self.lost_on(fit, HELD)
     }
 }
 
 impl Part {
-    /// Σ ‖Y − ȳ‖² a sample of one of the two sides; where outputs do not vary, what rounding makes of them.
-    fn spread(&self, side: &Centred) -> f64 {
-        let spread = side.yy.sum() + (&side.y - &self.fit.y).mapv(|d| d * d).sum();
-        spread.max(ROUNDING * side.y.dot(&side.y))
+    fn side(&self, side: usize) -> &Centred {
+        if side == FIT { &self.fit } else { &self.held }
     }
 }
 
@@ -187,12 +271,41 @@ fn variances(c: &Centred, w: ArrayView2<'_, f64>) -> Array1<f64> {
     Array1::from_shape_fn(w.nrows(), |o| seen.row(o).dot(&w.row(o)).max(0.0))
 }
 
-/// E (y − w x − b)² of every output.
-pub fn residual(c: &Centred, w: ArrayView2<'_, f64>, b: ArrayView1<'_, f64>) -> Array1<f64> {
+/// E (y − w x)² of every output, about the means.
+pub fn scatter(c: &Centred, w: ArrayView2<'_, f64>) -> Array1<f64> {
     let seen = solve::times(w, c.xx.view());
-    let shift = &c.y - &w.dot(&c.x) - b;
     Array1::from_shape_fn(w.nrows(), |o| {
         let (w, seen, yx) = (w.row(o), seen.row(o), c.yx.row(o));
-        c.yy[o] + w.iter().zip(seen).zip(yx).map(|((w, s), yx)| w * (s - 2.0 * yx)).sum::<f64>() + shift[o].powi(2)
+        c.yy[o] + w.iter().zip(seen).zip(yx).map(|((w, s), yx)| w * (s - 2.0 * yx)).sum::<f64>()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::testing::noise;
+
+    /// Layers that share a weight get the weight that serves all, and each its own bias.
+    #[test]
+    fn sets_have_biases_of_their_own() {
+        let w = noise(3, 5, 1);
+        let layer = |seed: u64, samples: usize, b: f64| {
+            let moments = |seed: u64| {
+                let x = noise(5, samples, seed) + b;
+                let mut moments = Moments::new(5, 3);
+                let y = w.dot(&x) + b;
+                moments.add(x.mapv(|v| v as f32).view(), y.mapv(|v| v as f32).view()).expect("fits");
+                moments
+            };
+            Layer::new(vec![[moments(seed), moments(seed + 1)]], true).expect("finite")
+        };
+        let all = layer(2, 40, 0.5).join(layer(4, 60, -2.0));
+        let fit = all.ridge(&Fit { w: vec![Array2::zeros((3, 5))], b: vec![0.0; 6] }).expect("solvable");
+        assert!((&fit.w[0] - &w).iter().all(|d| d.abs() < 1e-2), "{}", fit.w[0]);
+        let right = Fit { w: vec![w.clone()], b: vec![0.5, 0.5, 0.5, -2.0, -2.0, -2.0] };
+        assert!(all.with_bias(vec![w]).b.iter().zip(&right.b).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert!(all.error(&right) < 1e-3 && all.fitted_error(&right) < 1e-3 && all.samples == 100);
+        let swapped = Fit { b: right.b.iter().rev().copied().collect(), ..right };
+        assert!(all.error(&swapped) > 0.5);
+    }
 }

@@ -129,7 +129,7 @@ pub(super) fn relative(lost: f64, total: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::super::Moments;
-    use super::super::fit::residual;
+    use super::super::fit::scatter;
     use super::super::testing::noise;
     use super::*;
     use ndarray::{ArrayView1, array};
@@ -169,8 +169,7 @@ mod tests {
             for terms in [0, 1, 7, 15] {
                 let (left, right) = spectrum.factors(terms);
                 let w = left.dot(&right);
-                let b = &part.fit.y - &w.dot(&part.fit.x);
-                let error = residual(&part.fit, w.view(), b.view()).sum();
+                let error = scatter(&part.fit, w.view()).sum();
                 let predicted = spectrum.lost(terms);
                 assert!((error - predicted).abs() < 1e-9 * spectrum.lost(0), "{terms}: {error}, {predicted}");
             }

@@ -114,6 +114,21 @@ impl Moments {
     }
 }
 
+impl Centred {
+    /// Adds others, about means of their own, that are this share of all samples. Products that are the same ones stay.
+    pub fn pool(&mut self, other: &Centred, share: f64) {
+        let mix = |mine: &mut f64, others: &f64| *mine += share * (others - *mine);
+        if !Arc::ptr_eq(&self.xx, &other.xx) {
+            Arc::make_mut(&mut self.xx).zip_mut_with(&other.xx, mix);
+            self.nonzero.zip_mut_with(&other.nonzero, mix);
+        }
+        self.yx.zip_mut_with(&other.yx, mix);
+        self.yy.zip_mut_with(&other.yy, mix);
+        self.x.zip_mut_with(&other.x, mix);
+        self.y.zip_mut_with(&other.y, mix);
+    }
+}
+
 /// Means of x and y, and how far they are from what was subtracted.
 struct Means {
     samples: f64,

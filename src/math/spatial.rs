@@ -91,7 +91,7 @@ impl Spatial {
 #[cfg(test)]
 mod tests {
     use super::super::Moments;
-    use super::super::fit::residual;
+    use super::super::fit::scatter;
     use super::super::testing::noise;
     use super::*;
 
@@ -106,10 +106,7 @@ mod tests {
         let fit = moments.centred(false).unwrap();
         let part = Part { held: fit.clone(), fit };
         let full = channels * height;
-        let error = |w: &Array2<f64>| {
-            let b = &part.fit.y - &w.dot(&part.fit.x);
-            residual(&part.fit, w.view(), b.view()).sum() / part.fit.yy.sum()
-        };
+        let error = |w: &Array2<f64>| scatter(&part.fit, w.view()).sum() / part.fit.yy.sum();
         let all = Spatial::fitted(&part, w.view(), width, full, 0.0).unwrap();
         let lost = all.lost(&part, 0.0).unwrap();
         assert_eq!(lost.len(), full + 1);

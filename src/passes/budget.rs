@@ -6,8 +6,8 @@ use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::math;
 use crate::math::knapsack::{self, choose};
-use crate::passes::options::{Share, layers};
-use crate::passes::{Context, Site};
+use crate::passes::options::{Share, weight};
+use crate::passes::{Context, Site, sharing};
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -110,26 +110,29 @@ pub struct Way {
 
 impl Layer {
     /// The ranks from 1 on that take fewer parameters than the layer as it is, with what `lost` says of each, from 0 on. A
-    /// term takes `a_term` parameters, each of which is applied `positions` times as often as the layer's own (1, unless a
-    /// part of it runs before a stride; `None` if that is not known).
+    /// term takes `a_term` parameters, each of which is applied, at each of the layers that share the weight, so many times as
+    /// often as the layer's own (1, unless a part of it runs before a stride; `None` if that is not known).
     pub fn new(
         graph: &Graph,
-        node: NodeId,
+        place: NodeId,
+        readers: &[(NodeId, Option<f64>)],
         weights: usize,
         a_term: usize,
-        positions: Option<f64>,
         lost: &[f64],
     ) -> Layer {
-        let macs = node_macs(graph, node, batch_symbol(graph).as_ref()).map(|m| m as f64 / weights.max(1) as f64);
-        let cost = |parameters: usize, positions: Option<f64>| Cost {
+        let batch = batch_symbol(graph);
+        let macs = |node| Some(node_macs(graph, node, batch.as_ref())? as f64 / weights.max(1) as f64);
+        let before: Option<f64> = readers.iter().map(|r| macs(r.0)).sum();
+        let after: Option<f64> = readers.iter().map(|r| Some(macs(r.0)? * r.1?)).sum();
+        let cost = |parameters: usize, macs: Option<f64>| Cost {
             parameters: parameters as u64,
-            macs: macs.zip(positions).map(|(macs, times)| (macs * times * parameters as f64).ceil() as u64),
+            macs: macs.map(|macs| (macs * parameters as f64).ceil() as u64),
             stored: 0,
         };
-        let (least, whole) = (lost.last().copied().unwrap_or(0.0), cost(weights, Some(1.0)));
+        let (least, whole) = (lost.last().copied().unwrap_or(0.0), cost(weights, before));
         let ranks = lost.iter().enumerate().skip(1).take_while(|(rank, _)| rank * a_term < weights);
-        let way = |(rank, lost): (usize, &f64)| Way { rank, cost: cost(rank * a_term, positions), loss: lost - least };
-        Layer { place: node, whole, ways: ranks.map(way).collect() }
+        let way = |(rank, lost): (usize, &f64)| Way { rank, cost: cost(rank * a_term, after), loss: lost - least };
+        Layer { place, whole, ways: ranks.map(way).collect() }
     }
 }
 
@@ -162,7 +165,8 @@ pub fn plan<K: Copy + Eq + Hash>(cx: &Context<'_>, budget: Budget, layers: &[Lay
 /// What repair may add: biases, in layers that have none.
 fn biases(cx: &Context<'_>) -> Cost {
     let g = cx.graph;
-    let without = layers(g).into_iter().filter(|&n| cx.repairs && g.input(n, 2).is_none());
+    let all = sharing::first(g, |n| weight(g, n).is_some());
+    let without = all.into_iter().filter(|&n| cx.repairs && g.input(n, 2).is_none());
     let outputs = without.filter_map(|n| Linear::of(g, n).ok()).map(|l| l.groups * l.outputs);
     let parameters = outputs.sum::<usize>() as u64;
     Cost { parameters, macs: Some(0), stored: 4 * parameters }

@@ -148,6 +148,15 @@ impl Pass for ClusterWeights {
         self.budget().map(|_| sizes::questions(self, cx))
     }
 
+    fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
+        let Site::Codes { value, levels } = site else { return Some("it is no weight".into()) };
+        match open(cx.graph, *value) {
+            Err(why) => Some(why),
+            Ok(_) if levels.is_none() => Some(budget::WHOLE.into()),
+            Ok(_) => None,
+        }
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let weights = weights(cx.graph);
         let site = |levels: Option<usize>| move |value| Site::Codes { value, levels };

@@ -5,6 +5,9 @@
 //! channels and a 1×1 from them (Zhang et al., Accelerating Very Deep Convolutional Networks, 2015). What they make can be split
 //! further by `separate-convs`. A rank that would not make the layer smaller is refused.
 //!
+//! A weight that several layers share is split once, for all of them, and they share its factors; fitted, to what all of them
+//! read and give. It stays if something else reads it, too.
+//!
 //! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
 //! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
 //! activation on held-back samples, before and after the fit.
@@ -54,8 +57,8 @@ use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
 use crate::passes::budget;
 use crate::passes::options::{Selection, Share};
-use crate::passes::split::{self, Half, Size, SizeOptions, Weight, convs, factorize};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit};
+use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, convs, factorize};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit, sharing};
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -86,8 +89,8 @@ enum Scheme {
     Channel,
 }
 
-/// How it reads in the report, the two layers, and the bias if it is another.
-type Halves = (String, [Half; 2], Option<Vec<f64>>);
+/// How it reads in the report, the two factors, and the bias if it is another.
+type Found = (String, [Factor; 2], Option<Vec<f64>>);
 
 impl TryFrom<Options> for FactorizeConvs {
     type Error = String;
@@ -121,28 +124,57 @@ impl Pass for FactorizeConvs {
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
-        let ours = |n: &NodeId| selected.refuses(g, &Site::Node(*n)).is_none() && self.conv(g, *n).is_ok();
+        let ours = |n: &NodeId| selected.refuses(g, &site(*n)).is_none() && self.convs(g, *n).is_ok();
         let note = |fitted: &Fitted<'_>| match self.scheme {
             Scheme::Channel => split::low_rank_lost(g, fitted),
             Scheme::Spatial => spatial_lost(g, fitted),
         };
-        self.size.budget().map(|_| Questions { layers: convs(g).filter(ours).collect(), note: Box::new(note) })
+        let layers = || convs(g).into_iter().filter(ours).collect();
+        self.size.budget().map(|_| Questions { layers: layers(), note: Box::new(note) })
+    }
+
+    fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
+        let Some((n, rank)) = self.size.at(site, Rank::Terms) else { return Some("it is not a layer".into()) };
+        let layers = match self.convs(cx.graph, n) {
+            Ok(layers) => layers,
+            Err(why) => return Some(why),
+        };
+        let Some(rank) = rank else { return Some(budget::WHOLE.into()) };
+        let (_, weight, kernel) = layers.first()?;
+        let (m, n) = match self.scheme {
+            Scheme::Channel => (kernel.outputs, kernel.inputs * kernel.taps()),
+            Scheme::Spatial => {
+                let width = kernel.outputs * kernel.size.last().copied().unwrap_or(1);
+                (weight.tensor.len() / width.max(1), width)
+            }
+        };
+        split::no_gain(rank, m, n, weight)
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let Some(budget) = self.size.budget() else { return convs(g).map(Site::Node).collect() };
-        let layers: Vec<budget::Layer> = convs(g).filter_map(|n| self.ways(cx, n)).collect();
-        budget::sites(cx, budget, convs(g).collect(), &layers)
+        let nodes = convs(g);
+        let Some(budget) = self.size.budget() else { return nodes.into_iter().map(site).collect() };
+        let layers: Vec<budget::Layer> = nodes.iter().filter_map(|&n| self.ways(cx, n)).collect();
+        budget::sites(cx, budget, nodes, &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a node") };
+        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a layer") };
         Ok(Verdict::of(self.split(cx, n, rank)))
     }
 }
 
+fn site(node: NodeId) -> Site {
+    Site::Layer { node, rank: None }
+}
+
 impl FactorizeConvs {
+    /// A convolution and those that share its weight.
+    fn convs<'g>(&self, graph: &'g Graph, n: NodeId) -> Result<Vec<(NodeId, Weight<'g>, Kernel)>, String> {
+        sharing::all(graph, n, |n| self.conv(graph, n).map(|(_, weight, kernel)| (n, weight, kernel)))
+    }
+
     /// A convolution that can be split.
     fn conv<'g>(&self, graph: &'g Graph, n: NodeId) -> Result<(&'g Conv, Weight<'g>, Kernel), String> {
         let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
@@ -161,33 +193,52 @@ impl FactorizeConvs {
     }
 
     fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {
-        let (conv, weight, kernel) = self.conv(cx.graph, n)?;
+        let layers = self.convs(cx.graph, n)?;
+        let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
         let rank = rank.ok_or(budget::WHOLE)?;
-        let whole = conv.grouped(&kernel, 1);
-        let (what, halves, b) = match self.scheme {
-            Scheme::Spatial => spatial(cx, rank, &whole, &kernel, &weight)?,
-            Scheme::Channel => channel(cx, rank, whole, &kernel, &weight)?,
+        let (what, factors, b) = match self.scheme {
+            Scheme::Spatial => spatial(cx, rank, kernel, weight)?,
+            Scheme::Channel => channel(cx, rank, kernel, weight)?,
         };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
-        Ok((split::patch(cx.graph, n, 1, halves, bias)?, what))
+        let what = what + &sharing::note(layers.len());
+        let reader = |(node, ..): &(NodeId, _, _)| {
+            let (conv, _, kernel) = self.conv(cx.graph, *node)?;
+            Ok(Reader { node: *node, slot: 1, ops: self.ops(conv, &kernel), turned: false })
+        };
+        let readers = layers.iter().map(reader).collect::<Result<_, String>>()?;
+        Ok((split::patch(cx.graph, readers, factors, bias)?, what))
+    }
+
+    /// The two that take the place of a convolution.
+    fn ops(&self, conv: &Conv, kernel: &Kernel) -> [Op; 2] {
+        let whole = conv.grouped(kernel, 1);
+        let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
+        match self.scheme {
+            Scheme::Spatial => [part(0), part(1)],
+            Scheme::Channel => [whole.into(), Conv::pointwise(kernel.size.len(), 1).into()],
+        }
     }
 
     /// What a budget may do with a convolution.
     fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
         let graph = cx.graph;
-        let (_, weight, kernel) = self.conv(graph, n).ok().filter(|(_, weight, _)| !weight.is_shared())?;
-        cx.selected.refuses(graph, &Site::Node(n)).is_none().then_some(())?;
-        let (w, positions) = match self.scheme {
-            // The first of the two has the input's width.
-            Scheme::Spatial => {
-                let w = tall(&kernel, &weight).ok()?;
-                let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
-                (w, budget::spread(graph, n, 3).map(|wide| first * wide + 1.0 - first))
-            }
-            Scheme::Channel => (flat(&kernel, &weight).ok()?.to_owned(), Some(1.0)),
+        let layers = self.convs(graph, n).ok()?;
+        let (_, weight, kernel) = layers.first()?;
+        cx.selected.refuses(graph, &site(n)).is_none().then_some(())?;
+        let w = match self.scheme {
+            Scheme::Spatial => tall(kernel, weight).ok()?,
+            Scheme::Channel => flat(kernel, weight).ok()?.to_owned(),
+        };
+        // Of the spatial two, the first has the input's width.
+        let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
+        let positions = |n: NodeId| match self.scheme {
+            Scheme::Spatial => budget::spread(graph, n, 3).map(|wide| first * wide + 1.0 - first),
+            Scheme::Channel => Some(1.0),
         };
         let lost = cx.surveyed(n).map(<[f64]>::to_vec).or_else(|| split::plain_lost(w.view()))?;
-        Some(budget::Layer::new(graph, n, weight.tensor.len(), w.nrows() + w.ncols(), positions, &lost))
+        let readers: Vec<_> = layers.iter().map(|l| (l.0, positions(l.0))).collect();
+        Some(budget::Layer::new(graph, n, &readers, weight.tensor.len(), w.nrows() + w.ncols(), &lost))
     }
 }
 
@@ -219,7 +270,7 @@ fn spatial_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> 
 }
 
 /// By the rank of the weight as a matrix C·k_h × k_w·M.
-fn spatial(cx: &Context<'_>, rank: Rank, whole: &Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<Halves, String> {
+fn spatial(cx: &Context<'_>, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
     let w = tall(kernel, weight)?;
     let (outputs, rows, width) = (kernel.outputs, w.nrows(), w.ncols() / kernel.outputs);
     let (factors, mut what) = factorize(rank, w.view(), weight)?;
@@ -241,13 +292,11 @@ fn spatial(cx: &Context<'_>, rank: Rank, whole: &Conv, kernel: &Kernel, weight: 
     let down = weight.like([terms, kernel.inputs, rows / kernel.inputs, 1], found.down.iter().map(|&v| v as f32));
     let across = Array4::from_shape_fn((outputs, terms, 1, width), |(m, t, _, b)| found.across[(m, b * terms + t)]);
     let across = weight.like(across.shape(), across.iter().map(|&v| v as f32));
-    let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
-    let halves = [Half { suffix: "v", op: part(0), weight: down }, Half { suffix: "h", op: part(1), weight: across }];
-    Ok((what, halves, bias))
+    Ok((what, [Factor { suffix: "v", weight: down }, Factor { suffix: "h", weight: across }], bias))
 }
 
 /// By the rank of the weight as a matrix M × C·k…: a convolution to as many channels as there are terms, then a 1×1.
-fn channel(cx: &Context<'_>, rank: Rank, whole: Conv, kernel: &Kernel, weight: &Weight<'_>) -> Result<Halves, String> {
+fn channel(cx: &Context<'_>, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
     let Kernel { outputs, inputs, ref size, .. } = *kernel;
     let (Factors { mut left, mut right, .. }, mut what) = factorize(rank, flat(kernel, weight)?, weight)?;
     let (terms, axes) = (left.ncols(), size.len());
@@ -263,8 +312,5 @@ fn channel(cx: &Context<'_>, rank: Rank, whole: Conv, kernel: &Kernel, weight: &
     }
     let down = weight.like([&[terms, inputs], size.as_slice()].concat(), right.iter().copied());
     let up = weight.like([&[outputs, terms], vec![1; axes].as_slice()].concat(), left.iter().copied());
-    let pointwise = Conv::pointwise(axes, 1).into();
-    let halves =
-        [Half { suffix: "down", op: whole.into(), weight: down }, Half { suffix: "up", op: pointwise, weight: up }];
-    Ok((what, halves, bias))
+    Ok((what, [Factor { suffix: "down", weight: down }, Factor { suffix: "up", weight: up }], bias))
 }

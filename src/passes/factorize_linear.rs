@@ -4,6 +4,9 @@
 //! A weight of m × n becomes m × r and r × n; a bias stays with the second. A rank r of m·n/(m+n) or more would not make it
 //! smaller and is refused.
 //!
+//! A weight that several layers share is split once, for all of them, and they share its factors; fitted, to what all of them
+//! read and give. It stays if something else reads it, too, such as the Gather of a tied embedding.
+//!
 //! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
 //! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
 //! activation on held-back samples, before and after the fit.
@@ -50,8 +53,8 @@ use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::Rank;
 use crate::passes::budget;
 use crate::passes::options::{Selection, Share};
-use crate::passes::split::{self, Half, Size, SizeOptions, Weight, factorize};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, options};
+use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, factorize};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, options, sharing};
 use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -112,34 +115,52 @@ impl Pass for FactorizeLinear {
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
-        let ours = |n: &NodeId| selected.refuses(g, &Site::Node(*n)).is_none() && self.matrix(g, *n).is_ok();
+        let ours = |n: &NodeId| selected.refuses(g, &site(*n)).is_none() && self.matrices(g, *n).is_ok();
         let note = |fitted: &Fitted<'_>| split::low_rank_lost(g, fitted);
-        self.size.budget().map(|_| Questions { layers: linear(g).filter(ours).collect(), note: Box::new(note) })
+        let layers = || linear(g).into_iter().filter(ours).collect();
+        self.size.budget().map(|_| Questions { layers: layers(), note: Box::new(note) })
+    }
+
+    fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
+        let Some((n, rank)) = self.size.at(site, Rank::Terms) else { return Some("it is not a layer".into()) };
+        let matrices = match self.matrices(cx.graph, n) {
+            Ok(matrices) => matrices,
+            Err(why) => return Some(why),
+        };
+        let Some(rank) = rank else { return Some(budget::WHOLE.into()) };
+        let Matrix { weight, rows, columns, .. } = matrices.first()?;
+        split::no_gain(rank, *rows, *columns, weight)
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let Some(budget) = self.size.budget() else { return linear(g).map(Site::Node).collect() };
-        let layers: Vec<budget::Layer> = linear(g).filter_map(|n| self.ways(cx, n)).collect();
-        budget::sites(cx, budget, linear(g).collect(), &layers)
+        let nodes = linear(g);
+        let Some(budget) = self.size.budget() else { return nodes.into_iter().map(site).collect() };
+        let layers: Vec<budget::Layer> = nodes.iter().filter_map(|&n| self.ways(cx, n)).collect();
+        budget::sites(cx, budget, nodes, &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a node") };
+        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a layer") };
         Ok(Verdict::of(self.split(cx, n, rank)))
     }
 }
 
-fn linear(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
-    g.nodes().filter(|&n| match &g.node(n).op {
+fn linear(g: &Graph) -> Vec<NodeId> {
+    sharing::first(g, |n| match &g.node(n).op {
         Op::Gemm(_) | Op::MatMul(_) => true,
         Op::Conv(conv) => g.input(n, 1).is_some_and(|w| is_pointwise(conv, g.value(w).dims().as_deref())),
         _ => false,
     })
 }
 
+fn site(node: NodeId) -> Site {
+    Site::Layer { node, rank: None }
+}
+
 /// A layer whose weight can be split.
 struct Matrix<'a> {
+    node: NodeId,
     weight: Weight<'a>,
     slot: usize,
     rows: usize,
@@ -152,6 +173,11 @@ struct Matrix<'a> {
 }
 
 impl FactorizeLinear {
+    /// A layer and those that share its weight.
+    fn matrices<'a>(&self, graph: &'a Graph, n: NodeId) -> Result<Vec<Matrix<'a>>, String> {
+        sharing::all(graph, n, |n| self.matrix(graph, n))
+    }
+
     fn matrix<'a>(&self, graph: &'a Graph, n: NodeId) -> Result<Matrix<'a>, String> {
         let (slot, _) = options::weight(graph, n).ok_or("it has no constant weight")?;
         let weight = Weight::at(graph, n, slot)?;
@@ -182,25 +208,28 @@ impl FactorizeLinear {
             return Err(format!("its weight is {rows} × {columns}, narrower than `min-side` = {}", self.min_side));
         }
         let ones = rest.len();
-        Ok(Matrix { weight, slot, rows, columns, ones, ops, sums_rows })
+        Ok(Matrix { node: n, weight, slot, rows, columns, ones, ops, sums_rows })
     }
 
     /// What a budget may do with a layer.
     fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
         let graph = cx.graph;
-        let Matrix { weight, rows, columns, .. } = self.matrix(graph, n).ok().filter(|m| !m.weight.is_shared())?;
-        cx.selected.refuses(graph, &Site::Node(n)).is_none().then_some(())?;
+        let matrices = self.matrices(graph, n).ok()?;
+        let &Matrix { ref weight, rows, columns, .. } = matrices.first()?;
+        cx.selected.refuses(graph, &site(n)).is_none().then_some(())?;
         let plain = || split::plain_lost(ArrayView2::from_shape((rows, columns), &weight.data).ok()?);
         let lost = cx.surveyed(n).map(<[f64]>::to_vec).or_else(plain)?;
-        Some(budget::Layer::new(graph, n, weight.tensor.len(), rows + columns, Some(1.0), &lost))
+        let readers: Vec<_> = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
+        Some(budget::Layer::new(graph, n, &readers, weight.tensor.len(), rows + columns, &lost))
     }
 
     fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {
         let graph = cx.graph;
-        let Matrix { weight, slot, rows, columns, ones, ops, sums_rows } = self.matrix(graph, n)?;
+        let matrices = self.matrices(graph, n)?;
+        let &Matrix { ref weight, rows, columns, ones, sums_rows, .. } = matrices.first().ok_or("it is no layer")?;
         let rank = rank.ok_or(budget::WHOLE)?;
         let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
-        let (mut factors, mut what) = factorize(rank, w, &weight)?;
+        let (mut factors, mut what) = factorize(rank, w, weight)?;
         let mut bias = None;
         if let Some(fitted) = &cx.fitted {
             let plain = factors.left.dot(&factors.right).mapv(f64::from);
@@ -218,10 +247,13 @@ impl FactorizeLinear {
         let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; ones]].concat(), f.iter().copied());
         let (left, right) = (tensor(factors.left), tensor(factors.right));
         let [down, up] = if sums_rows { [left, right] } else { [right, left] };
-        let [first, second] = ops;
-        let halves = [Half { suffix: "down", op: first, weight: down }, Half { suffix: "up", op: second, weight: up }];
         let bias = cx.fitted.as_ref().zip(bias.as_deref()).map(|(fitted, b)| (fitted.linear, b));
-        Ok((split::patch(graph, n, slot, halves, bias)?, what))
+        let factors = [Factor { suffix: "down", weight: down }, Factor { suffix: "up", weight: up }];
+        let what = what + &sharing::note(matrices.len());
+        let reader =
+            |m: Matrix<'_>| Reader { node: m.node, slot: m.slot, ops: m.ops, turned: m.sums_rows != sums_rows };
+        let readers = matrices.into_iter().map(reader).collect();
+        Ok((split::patch(graph, readers, factors, bias)?, what))
     }
 }
 

@@ -42,8 +42,8 @@
 use crate::error::Result;
 use crate::ir::Patch;
 use crate::math::Fit;
-use crate::passes::options::layers;
-use crate::passes::{Context, Fidelity, Judged, Pass, Phase, Site, Verdict, refit};
+use crate::passes::options::weight;
+use crate::passes::{Context, Fidelity, Judged, Pass, Phase, Site, Verdict, refit, sharing};
 use serde::Deserialize;
 
 /// Share of a layer's spread below which its statistics agree: rounding.
@@ -70,12 +70,17 @@ impl Pass for MatchStatistics {
         false
     }
 
+    fn only_repairs(&self) -> bool {
+        true
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        layers(cx.graph).into_iter().map(Site::Node).collect()
+        let site = |node| Site::Layer { node, rank: None };
+        sharing::first(cx.graph, |n| weight(cx.graph, n).is_some()).into_iter().map(site).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Node(_) = site else { return Verdict::skip("it is not a node") };
+        let Site::Layer { .. } = site else { return Verdict::skip("it is not a layer") };
         Ok(Verdict::of(matched(cx)))
     }
 }

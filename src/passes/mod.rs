@@ -23,6 +23,7 @@ pub mod refit;
 mod remove_no_ops;
 mod remove_unused;
 mod separate_convs;
+pub mod sharing;
 mod split;
 
 use crate::analysis::cost::Cost;
@@ -71,7 +72,8 @@ pub enum Site {
         value: ValueId,
         levels: Option<usize>,
     },
-    /// A layer, and the rank that it gets: that is weighed over all layers (`None`: it stays as it is).
+    /// A layer, the first of those that share its weight, and the rank that a budget gives it, which is weighed over all
+    /// layers (`None` without a budget, and where it leaves the layer as it is).
     Layer {
         node: NodeId,
         rank: Option<usize>,
@@ -98,7 +100,11 @@ impl Site {
     /// The nodes that `skip`, `only`, `skip-first` and `skip-last` are about.
     pub fn nodes(&self, graph: &Graph) -> Vec<NodeId> {
         match self {
-            Site::Node(n) | Site::Layer { node: n, .. } => vec![*n],
+            Site::Node(n) => vec![*n],
+            Site::Layer { node, .. } => match options::weight(graph, *node) {
+                Some((_, value)) => sharing::readers(graph, value),
+                None => vec![*node],
+            },
             Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
                 graph.uses(*v).into_iter().map(|u| u.node()).collect()
             }
@@ -117,17 +123,21 @@ impl Site {
     /// The name of the site in reports.
     pub fn label(&self, graph: &Graph) -> String {
         match self {
-            Site::Node(n) | Site::Layer { node: n, .. } => graph.label(*n).to_string(),
+            Site::Node(n) => graph.label(*n).to_string(),
             Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
                 graph.value(*v).name.clone()
             }
-            Site::Channels { producers, .. } => {
-                let names: Vec<_> = producers.iter().take(MAX_NAMES).map(|&n| graph.label(n)).collect();
-                let more = producers.len() - names.len();
-                names.join(" + ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
-            }
+            Site::Layer { .. } => labels(graph, &self.nodes(graph)),
+            Site::Channels { producers, .. } => labels(graph, producers),
         }
     }
+}
+
+/// The names of several nodes.
+fn labels(graph: &Graph, nodes: &[NodeId]) -> String {
+    let names: Vec<_> = nodes.iter().take(MAX_NAMES).map(|&n| graph.label(n)).collect();
+    let more = nodes.len() - names.len();
+    names.join(" + ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
 /// Why a site is left alone, as it stands in the report.
@@ -268,6 +278,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether it does nothing but make up for what other steps lost.
+    fn only_repairs(&self) -> bool {
+        false
+    }
+
     /// The option, as written, that cannot be had without calibration data, if there is one.
     fn needs_data(&self) -> Option<String> {
         None
@@ -293,6 +308,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
 
     /// What the pass asks calibration data, if there is any, before anything else: the answers are in the context then.
     fn questions<'a>(&'a self, _cx: &Context<'a>) -> Option<Questions<'a>> {
+        None
+    }
+
+    /// Why a site stays as it is whatever data says, as far as that takes little to find out: then no data is looked at for it.
+    fn stays(&self, _cx: &Context<'_>, _site: &Site) -> Option<String> {
         None
     }
 

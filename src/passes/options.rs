@@ -289,10 +289,21 @@ impl Selected<'_> {
         let nodes = site.nodes(graph);
         let any = |set: &HashSet<NodeId>| nodes.iter().any(|n| set.contains(n));
         if any(&self.skip) {
-            return Some("named by `skip`".into());
+            let one = nodes.iter().find(|n| self.skip.contains(n)).filter(|_| nodes.len() > 1);
+            return Some(
+                one.map_or("named by `skip`".into(), |&n| format!("\"{}\" is named by `skip`", graph.label(n))),
+            );
         }
-        if !self.only.is_empty() && !any(&self.only) {
-            return Some("not named by `only`".into());
+        if !self.only.is_empty() {
+            if !any(&self.only) {
+                return Some("not named by `only`".into());
+            }
+            // Coupled channels go together whichever of their layers is named; a weight is not changed behind the back of
+            // another that reads it.
+            let other = nodes.iter().find(|n| !self.only.contains(n));
+            if let Some(&n) = other.filter(|_| !matches!(site, Site::Channels { .. })) {
+                return Some(format!("`only` does not name \"{}\", which shares it", graph.label(n)));
+            }
         }
         if any(&self.first) {
             return Some(format!("among the first {} layers (`skip-first`)", self.rule.skip_first));

@@ -5,7 +5,7 @@ use crate::ir::{Graph, Patch, Ref, Tensor};
 use crate::math::Layer;
 use crate::math::feedback::feedback;
 use crate::math::fit::{Fit, Part, relative};
-use crate::passes::{Fitted, Judged};
+use crate::passes::{Fitted, Judged, sharing};
 use ndarray::Array2;
 
 /// Relative output error below which there is nothing to repair: rounding, to within the moments' precision.
@@ -62,13 +62,16 @@ pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), Stri
 /// Gives a layer these weights and biases.
 ///
 /// # Errors
-/// If its weight is not its own, or they are not finite in its type.
+/// If something else reads its weight, or they are not finite in its type.
 pub fn write(graph: &Graph, linear: &Linear, fit: &Fit) -> Result<Patch, String> {
     let mut patch = Patch::at_node(graph, linear.node);
     let tensor = graph.value(linear.weight).constant().ok_or("its weight is not constant")?;
     let weight = finite(linear.tensor(tensor.dtype(), tensor.shape(), &fit.w))?;
-    if graph.sole_use(linear.weight).is_none() {
-        return Err("its weight is shared with another node".into());
+    if let Some(why) = sharing::held(graph, linear.weight) {
+        return Err(why);
+    }
+    if sharing::readers(graph, linear.weight).len() > linear.all().count() {
+        return Err("its weight is shared with another layer".into());
     }
     patch.set_constant(linear.weight, weight);
     set_bias(graph, &mut patch, linear, &fit.b)?;
@@ -181,26 +184,45 @@ impl<F> Chosen<F> {
     }
 }
 
-/// Gives a layer these biases.
+/// Gives a layer, and those that share its weight, these biases, set after set.
 ///
 /// # Errors
 /// If they have no place, or are not finite in the layer's type.
 pub fn set_bias(graph: &Graph, patch: &mut Patch, linear: &Linear, b: &[f64]) -> Result<(), String> {
-    let Bias::At { node, slot, value, .. } = linear.bias else { return Ok(()) };
-    let bias = finite(linear.bias_tensor(graph, b).ok_or("its bias has no type")?)?;
-    match value {
-        Some(v) if graph.sole_use(v).is_some() && graph.value(v).rank() == Some(bias.rank()) => {
-            patch.set_constant(v, bias);
-        }
-        _ => {
-            let new = patch.constant("bias", bias);
-            let mut inputs: Vec<_> = graph.node_inputs(node).into_iter().map(|v| v.map(Ref::Old)).collect();
-            inputs.resize(inputs.len().max(slot + 1), None);
-            inputs[slot] = Some(new);
-            patch.set_inputs(node, &inputs);
-        }
+    by_set(graph, linear, b).into_iter().try_for_each(|(set, b)| set_bias_of(graph, patch, &set, b).map(drop))
+}
+
+/// The layers that keep one bias, with those of these biases that are theirs.
+pub fn by_set<'a>(graph: &Graph, linear: &'a Linear, b: &'a [f64]) -> Vec<(Vec<&'a Linear>, &'a [f64])> {
+    let sets = linear.sets(graph);
+    let outputs = (b.len() / sets.len().max(1)).max(1);
+    sets.into_iter().zip(b.chunks(outputs)).collect()
+}
+
+/// Gives layers one bias: the value that it is, none if they can have none.
+///
+/// # Errors
+/// As [`set_bias`].
+pub fn set_bias_of(graph: &Graph, patch: &mut Patch, set: &[&Linear], b: &[f64]) -> Result<Option<Ref>, String> {
+    let places: Vec<_> = set
+        .iter()
+        .filter_map(|l| if let Bias::At { node, slot, value, .. } = l.bias { Some((node, slot, value)) } else { None })
+        .collect();
+    let Some(&(_, _, first)) = places.first() else { return Ok(None) };
+    let bias = finite(set[0].bias_tensor(graph, b).ok_or("its bias has no type")?)?;
+    let all = |v| places.iter().all(|p| p.2 == Some(v)) && graph.uses(v).len() == places.len() && !graph.is_held(v);
+    if let Some(v) = first.filter(|&v| all(v) && graph.value(v).rank() == Some(bias.rank())) {
+        patch.set_constant(v, bias);
+        return Ok(Some(Ref::Old(v)));
     }
-    Ok(())
+    let new = patch.constant("bias", bias);
+    for (node, slot, _) in places {
+        let mut inputs: Vec<_> = graph.node_inputs(node).into_iter().map(|v| v.map(Ref::Old)).collect();
+        inputs.resize(inputs.len().max(slot + 1), None);
+        inputs[slot] = Some(new);
+        patch.set_inputs(node, &inputs);
+    }
+    Ok(Some(new))
 }
 
 /// The tensor, if all its numbers are finite in its type: no other is ever written.

@@ -4,6 +4,9 @@
 //! base filters, so parameters and multiplications fall by about k/rank: 4.5 times for 3×3 at rank 2. A rank of as many terms
 //! as there are taps would be exact, and larger. (Guo et al., Network Decoupling, BMVC 2018.)
 //!
+//! A weight that several layers share is split once, for all of them, and they share its factors; fitted, to what all of them
+//! read and give. It stays if something else reads it, too.
+//!
 //! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
 //! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
 //! activation on held-back samples, before and after the fit.
@@ -51,11 +54,11 @@ use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
-use crate::math::{Layer, separate};
+use crate::math::{self, separate};
 use crate::passes::budget::{self, Budget};
 use crate::passes::options::{Selection, Share, not_zero, one_of};
-use crate::passes::split::{self, NO_SVD, Size, Weight, convs, note};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit};
+use crate::passes::split::{self, NO_SVD, Reader, Size, Weight, convs, note};
+use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit, sharing};
 use form::{First, Form, decompose};
 use ndarray::{Array3, Axis};
 use serde::Deserialize;
@@ -163,21 +166,55 @@ impl Pass for SeparateConvs {
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
         let wanted = self.size.budget().is_some() && self.order != Order::PointwiseFirst;
-        let layers = || convs(g).filter(|&n| selected.refuses(g, &Site::Node(n)).is_none() && conv(g, n).is_ok());
-        wanted.then(|| Questions { layers: layers().collect(), note: Box::new(|fitted| lost(g, fitted)) })
+        let ours = |n: &NodeId| selected.refuses(g, &site(*n)).is_none() && same_convs(g, *n).is_ok();
+        let layers = || convs(g).into_iter().filter(ours).collect();
+        wanted.then(|| Questions { layers: layers(), note: Box::new(|fitted| lost(g, fitted)) })
+    }
+
+    fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
+        let Some((n, terms)) = self.size.at(site, Terms::Rank) else { return Some("it is not a layer".into()) };
+        match same_convs(cx.graph, n) {
+            Err(why) => Some(why),
+            Ok(_) if terms.is_none() => Some(budget::WHOLE.into()),
+            Ok(_) => None,
+        }
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let Some(budget) = self.size.budget() else { return convs(g).map(Site::Node).collect() };
-        let layers: Vec<budget::Layer> = convs(g).filter_map(|n| self.ways(cx, n)).collect();
-        budget::sites(cx, budget, convs(g).collect(), &layers)
+        let nodes = convs(g);
+        let Some(budget) = self.size.budget() else { return nodes.into_iter().map(site).collect() };
+        let layers: Vec<budget::Layer> = nodes.iter().filter_map(|&n| self.ways(cx, n)).collect();
+        budget::sites(cx, budget, nodes, &layers)
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, terms)) = self.size.at(&site, Terms::Rank) else { return Verdict::skip("it is not a node") };
+        let Some((n, terms)) = self.size.at(&site, Terms::Rank) else { return Verdict::skip("it is not a layer") };
         Ok(Verdict::of(self.split(cx, n, terms)))
     }
+}
+
+fn site(node: NodeId) -> Site {
+    Site::Layer { node, rank: None }
+}
+
+/// A convolution that can be split, with those that share its weight.
+struct Layer<'g> {
+    node: NodeId,
+    conv: &'g Conv,
+    weight: Weight<'g>,
+    kernel: Kernel,
+}
+
+/// Of convolutions that share a weight, all.
+fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<Layer<'_>>, String> {
+    let of = |node: NodeId| conv(graph, node).map(|(conv, weight, kernel)| Layer { node, conv, weight, kernel });
+    let layers = sharing::all(graph, n, of)?;
+    let groups = |l: &Layer<'_>| l.kernel.groups;
+    if layers.iter().any(|l| groups(l) != groups(&layers[0])) {
+        return Err("those that share its weight are convolutions in other groups".into());
+    }
+    Ok(layers)
 }
 
 /// A convolution that can be split.
@@ -197,61 +234,62 @@ fn conv(graph: &Graph, n: NodeId) -> Result<(&Conv, Weight<'_>, Kernel), String>
 impl SeparateConvs {
     fn split(&self, cx: &Context<'_>, n: NodeId, terms: Option<Terms>) -> Result<(Patch, String), String> {
         let graph = cx.graph;
-        let (conv, weight, kernel) = conv(graph, n)?;
+        let layers = same_convs(graph, n)?;
+        let Layer { weight, .. } = layers.first().ok_or("it is no layer")?;
         let terms = terms.ok_or(budget::WHOLE)?;
-        let form = self.form(terms, conv, &kernel, &weight, cx.fitted.is_some()).ok_or(NO_SVD)?;
+        let form = self.form(terms, &layers, cx.fitted.is_some()).ok_or(NO_SVD)?;
         let (order, rank, full) = (form.order(), form.terms, form.separable.full());
         if let Some(why) = weight.refuses(rank, full, form.parameters_a_term()) {
             return Err(format!("{order}, {why}"));
         }
         let (filters, mixes) = (form.separable.filters(rank), form.separable.mixes(rank));
         if self.style == Style::Mobilenet {
-            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
-            let (patch, told) = mobilenet::patch(graph, n, halves)?;
+            if layers.len() > 1 {
+                return Err("others share its weight: each would be normalised in its own way".into());
+            }
+            let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+            let (patch, told) = mobilenet::patch(graph, n, form.ops(layers[0].conv), factors)?;
             let (from, to) = (weight.tensor.len(), form.parameters());
             return Ok((patch, format!("normalised and clamped in between, {from} → {to} parameters{told}")));
         }
         let parameters = (weight.tensor.len(), form.parameters());
         let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
+        let reader = |l: &Layer<'_>| Reader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
+        let readers = layers.iter().map(reader).collect();
         let Some(fitted) = cx.fitted.filter(|_| form.first == First::Depthwise) else {
-            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
-            return Ok((split::patch(graph, n, 1, halves, None)?, what));
+            let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+            return Ok((split::patch(graph, readers, factors, None)?, what + &sharing::note(layers.len())));
         };
         let (mixed, b) = fit(graph, &fitted, &form, &mut what)?;
         let (filters, mixes) = (mixed.filters.mapv(|v| v as f32), mixed.mixes.mapv(|v| v as f32));
-        let halves = form.halves(conv, &weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
-        Ok((split::patch(graph, n, 1, halves, Some((fitted.linear, &b)))?, what))
+        let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+        let bias = Some((fitted.linear, b.as_slice()));
+        Ok((split::patch(graph, readers, factors, bias)?, what + &sharing::note(layers.len())))
     }
 
     /// What a budget may do with a convolution.
     fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
         let graph = cx.graph;
-        let (conv, weight, kernel) =
-            conv(graph, n).ok().filter(|_| cx.selected.refuses(graph, &Site::Node(n)).is_none())?;
-        let form = self.form(Terms::Rank(1), conv, &kernel, &weight, true).filter(|_| !weight.is_shared())?;
+        let layers = same_convs(graph, n).ok().filter(|_| cx.selected.refuses(graph, &site(n)).is_none())?;
+        let form = self.form(Terms::Rank(1), &layers, true)?;
         let plain = || (0..=form.separable.full()).map(|t| form.separable.error(t).powi(2)).collect();
         let lost = cx.surveyed(n).map_or_else(plain, <[f64]>::to_vec);
         let a_term = form.parameters_a_term();
         // Pointwise first, the mixing runs at every position of the input.
-        let positions = match form.first {
+        let positions = |n: NodeId| match form.first {
             First::Depthwise => Some(1.0),
             First::Pointwise => budget::spread(graph, n, 2).map(|wide| {
                 let filters = form.filter_parameters() as f64 / a_term as f64;
                 filters + (1.0 - filters) * wide
             }),
         };
-        Some(budget::Layer::new(graph, n, weight.tensor.len(), a_term, positions, &lost))
+        let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
+        Some(budget::Layer::new(graph, n, &readers, layers.first()?.weight.tensor.len(), a_term, &lost))
     }
 
     /// The form that the options ask for. `None` if the decomposition fails.
-    fn form<'a>(
-        &self,
-        terms: Terms,
-        conv: &Conv,
-        kernel: &'a Kernel,
-        weight: &Weight<'_>,
-        data: bool,
-    ) -> Option<Form<'a>> {
+    fn form<'a>(&self, terms: Terms, layers: &'a [Layer<'_>], data: bool) -> Option<Form<'a>> {
+        let Layer { kernel, weight, .. } = layers.first()?;
         let form = |first| {
             let separable = decompose(first, kernel, &weight.data)?;
             let terms = match terms {
@@ -260,7 +298,7 @@ impl SeparateConvs {
             };
             Some(Form { first, kernel, separable, terms })
         };
-        let strided = conv.window.strides.iter().any(|&s| s > 1);
+        let strided = layers.iter().any(|l| l.conv.window.strides.iter().any(|&s| s > 1));
         match self.order {
             Order::PointwiseFirst => return form(First::Pointwise),
             Order::DepthwiseFirst => return form(First::Depthwise),
@@ -305,7 +343,7 @@ fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -
     let plain: Vec<Mixed> = filters.into_iter().zip(mixes).map(|(filters, mixes)| Mixed { filters, mixes }).collect();
     let products = |mixed: &[Mixed]| mixed.iter().map(Mixed::product).collect::<Vec<_>>();
     let before = Fit { w: products(&plain), b: current.b.clone() };
-    let solve = |layer: &Layer, from: Option<&Vec<Mixed>>| {
+    let solve = |layer: &math::Layer, from: Option<&Vec<Mixed>>| {
         let groups = layer.parts.iter().zip(&current.w).enumerate();
         let found: Vec<Mixed> = groups
             .map(|(g, (p, w))| separate::fitted::fitted(p, w.view(), taps, terms, SWEEPS, from.map(|f| &f[g])))

@@ -8,18 +8,22 @@ use crate::math::svd::singular_values;
 use crate::math::{self, Factors, Layer, Rank};
 use crate::passes::budget::{self, Budget};
 use crate::passes::options::{Share, not_zero, one_of};
-use crate::passes::{Fitted, Site, refit};
+use crate::passes::{Fitted, Site, refit, sharing};
 use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 /// The reason where the numerical library gives up.
 pub const NO_SVD: &str = "its weight has no singular value decomposition";
 
-/// The convolutions of a graph.
-pub fn convs(g: &Graph) -> impl Iterator<Item = NodeId> + '_ {
-    g.nodes().filter(|&n| matches!(g.node(n).op, Op::Conv(_)))
+/// Bytes of a node, about, without its names.
+const NODE: usize = 64;
+
+/// The convolutions of a graph, of those that share a weight the first.
+pub fn convs(g: &Graph) -> Vec<NodeId> {
+    sharing::first(g, |n| matches!(g.node(n).op, Op::Conv(_)))
 }
 
 /// A weight that can be computed with.
@@ -27,8 +31,6 @@ pub struct Weight<'a> {
     pub tensor: &'a Tensor,
     /// Its elements, row-major.
     pub data: Cow<'a, [f32]>,
-    /// Places that read it.
-    readers: usize,
 }
 
 impl<'a> Weight<'a> {
@@ -50,24 +52,17 @@ impl<'a> Weight<'a> {
         if !data.iter().all(|x| x.is_finite()) {
             return Err("its weight is not finite".into());
         }
-        Ok(Weight { tensor, data, readers: graph.uses(value).len() })
+        Ok(Weight { tensor, data })
     }
 
     /// Why factors of this rank, each term of which takes `a_term` parameters, are no gain, if they are not.
     pub fn refuses(&self, rank: usize, full: usize, a_term: usize) -> Option<String> {
         let old = self.tensor.len();
-        let a_term = a_term.saturating_mul(self.readers);
         let new = rank.saturating_mul(a_term);
-        let shared = if self.readers > 1 { format!(" in {} nodes that share it", self.readers) } else { String::new() };
         (new >= old).then(|| {
             let even = old.div_ceil(a_term.max(1));
-            format!("rank {rank} of {full} takes {new} parameters{shared}, no fewer than the {old} of the weight; break-even is rank {even}")
+            format!("rank {rank} of {full} takes {new} parameters, no fewer than the {old} of the weight; break-even is rank {even}")
         })
-    }
-
-    /// Whether other places read it, too.
-    pub fn is_shared(&self) -> bool {
-        self.readers > 1
     }
 
     /// A tensor of the weight's dtype.
@@ -126,8 +121,8 @@ impl<R> Size<R> {
         R: Copy,
     {
         match (site, self) {
-            (Site::Node(n), Size::Rank(rank)) => Some((*n, Some(*rank))),
-            (Site::Layer { node, rank }, _) => Some((*node, rank.map(terms))),
+            (Site::Layer { node, .. }, Size::Rank(rank)) => Some((*node, Some(*rank))),
+            (Site::Layer { node, rank }, Size::Within(_)) => Some((*node, rank.map(terms))),
             _ => None,
         }
     }
@@ -153,6 +148,15 @@ pub fn low_rank_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, Str
         Some((0..=terms).map(|t| spectrum.lost(t)).collect())
     });
     budget::shares(fitted.layer, lost)
+}
+
+/// Why factors of a weight of m × n are no gain, as far as its singular values are not needed to say.
+pub fn no_gain(rank: Rank, m: usize, n: usize, weight: &Weight<'_>) -> Option<String> {
+    let terms = match rank {
+        Rank::Energy(_) => return None,
+        fixed => fixed.terms(ArrayView2::from_shape((m, n), &weight.data).ok()?)?,
+    };
+    weight.refuses(terms, m.min(n), m + n)
 }
 
 /// Two factors in place of the whole weight, seen as the matrix `w`, and how that reads in a report.
@@ -211,49 +215,77 @@ pub fn low_rank(terms: usize) -> impl Fn(&Part, ArrayView2<'_, f64>, f64) -> Opt
     }
 }
 
-/// One of the two layers: the suffix of its name, its operator and its weight.
-pub struct Half {
+/// A layer that is split.
+pub struct Reader {
+    pub node: NodeId,
+    /// The input slot of its weight.
+    pub slot: usize,
+    /// The operators that take its place, in the order they run.
+    pub ops: [Op; 2],
+    /// Whether the second factor meets the data first.
+    pub turned: bool,
+}
+
+/// One of two factors: the suffix of its name and the weight.
+pub struct Factor {
     pub suffix: &'static str,
-    pub op: Op,
     pub weight: Tensor,
 }
 
-/// Puts two layers in the place of a Conv, Gemm or MatMul whose weight is at `slot`. The first reads what it read, the
-/// second has its bias, or `bias` instead.
+/// Puts two layers in the place of each Conv, Gemm or MatMul that shares a weight. The first of the two reads what the layer
+/// read, the second has its bias, or of `bias` what a fit says. All of them read the same two factors.
 ///
 /// # Errors
-/// If a malformed node lacks its input or output.
+/// If a malformed node lacks its input or output, or so many nodes take more bytes than the factors save.
 pub fn patch(
     graph: &Graph,
-    n: NodeId,
-    slot: usize,
-    halves: [Half; 2],
+    readers: Vec<Reader>,
+    factors: [Factor; 2],
     bias: Option<(&Linear, &[f64])>,
 ) -> Result<Patch, String> {
-    let mut patch = Patch::at_node(graph, n);
-    let mut data = Ref::Old(graph.input(n, 1 - slot).ok_or("it has no input")?);
-    let own = bias.filter(|(linear, _)| matches!(linear.bias, Bias::At { node, .. } if node == n));
-    if let (Some((linear, b)), None) = (bias, own) {
-        refit::set_bias(graph, &mut patch, linear, b)?;
+    let first = readers.first().ok_or("it has no layers")?;
+    let mut patch = Patch::at_node(graph, first.node);
+    let (whole, parts) =
+        (graph.input(first.node, first.slot), factors.iter().map(|f| f.weight.byte_len()).sum::<usize>());
+    let whole = whole.and_then(|v| graph.value(v).constant()).map_or(0, Tensor::byte_len);
+    let more: usize = readers[1..].iter().map(|r| NODE + 4 * graph.label(r.node).len()).sum();
+    if readers.len() > 1 && parts + more >= whole {
+        return Err(format!(
+            "two factors take {parts} bytes and a second node in {} places {more} more, no fewer than the {whole} of the weight",
+            readers.len()
+        ));
     }
-    let bias = match own {
-        Some((linear, b)) => {
-            let bias = refit::finite(linear.bias_tensor(graph, b).ok_or("its bias has no type")?)?;
-            Some(patch.constant("bias", bias))
+    let own = |linear: &&&Linear| matches!(linear.bias, Bias::At { node, .. } if node == linear.node);
+    let mut biases: HashMap<NodeId, Ref> = HashMap::new();
+    for (set, b) in bias.map_or(Vec::new(), |(linear, b)| refit::by_set(graph, linear, b)) {
+        let bias = if set.iter().all(|l| own(&l)) {
+            Some(patch.constant("bias", refit::finite(set[0].bias_tensor(graph, b).ok_or("its bias has no type")?)?))
+        } else {
+            refit::set_bias_of(graph, &mut patch, &set, b)?
+        };
+        biases.extend(set.iter().filter(own).filter_map(|l| Some((l.node, bias?))));
+    }
+    // Before opset 11 Gemm has to have its third input.
+    let is_gemm = readers.iter().any(|r| matches!(r.ops[0], Op::Gemm(_)));
+    let suffixes = factors.each_ref().map(|f| f.suffix);
+    let [down, up] = factors;
+    let dtype = down.weight.dtype();
+    let down = patch.constant(&format!("{}.weight", down.suffix), down.weight);
+    let zero = (is_gemm && graph.opset < 11)
+        .then(|| patch.constant(&format!("{}.bias", suffixes[0]), Tensor::from_floats(dtype, [1], [0.0])));
+    let weights = [down, patch.constant(&format!("{}.weight", up.suffix), up.weight)];
+    for Reader { node, slot, ops, turned } in readers {
+        let mut data = Ref::Old(graph.input(node, 1 - slot).ok_or("it has no input")?);
+        let bias = biases.get(&node).copied().or(graph.input(node, 2).map(Ref::Old));
+        for (i, op) in ops.into_iter().enumerate() {
+            let last = i == 1;
+            let weight = weights[if turned { 1 - i } else { i }];
+            let third = if last { bias } else { zero.filter(|_| matches!(op, Op::Gemm(_))) };
+            let pair = if slot == 1 { [data, weight] } else { [weight, data] };
+            let inputs: Vec<_> = pair.into_iter().chain(third).map(Some).collect();
+            data = patch.node_named(&format!("{}.{}", graph.label(node), suffixes[i]), op, &inputs);
         }
-        None => graph.input(n, 2).map(Ref::Old),
-    };
-    for (i, half) in halves.into_iter().enumerate() {
-        let last = i == 1;
-        // Before opset 11 Gemm has to have its third input.
-        let zero = matches!(half.op, Op::Gemm(_)) && graph.opset < 11 && !last;
-        let zero = zero.then(|| Tensor::from_floats(half.weight.dtype(), [1], [0.0]));
-        let weight = patch.constant(&format!("{}.weight", half.suffix), half.weight);
-        let zero = zero.map(|zero| patch.constant(&format!("{}.bias", half.suffix), zero));
-        let factors = if slot == 1 { [data, weight] } else { [weight, data] };
-        let inputs: Vec<_> = factors.into_iter().chain(if last { bias } else { zero }).map(Some).collect();
-        data = patch.node(half.suffix, half.op, &inputs);
+        patch.replace(graph.output(node).ok_or("it has no output")?, data);
     }
-    patch.replace(graph.output(n).ok_or("it has no output")?, data);
     Ok(patch)
 }

@@ -7,7 +7,7 @@ use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::codes::{Layout, codes_per_byte};
 use crate::passes::budget::{self, Budget, Layer, Way};
 use crate::passes::options::{self, weight};
-use crate::passes::{Context, Fitted, Questions, Site};
+use crate::passes::{Context, Fitted, Questions, Site, sharing};
 use std::collections::HashSet;
 
 /// The most levels for each number of codes that a byte holds.
@@ -53,7 +53,8 @@ fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Option<Layer
     let (tensor, axis) = open(cx.graph, value).ok()?;
     let site = Site::Codes { value, levels: None };
     cx.selected.refuses(cx.graph, &site).is_none().then_some(())?;
-    let layer = cx.graph.sole_use(value).map(|u| u.node());
+    let only_layers = sharing::held(cx.graph, value).is_none();
+    let layer = sharing::readers(cx.graph, value).first().copied().filter(|_| only_layers);
     let told = layer.and_then(|n| cx.surveyed(n));
     let stored = |bytes: usize| Cost { parameters: 0, macs: Some(0), stored: bytes as u64 };
     let mut ways = Vec::new();

@@ -1,8 +1,9 @@
 //! The two ways to split a convolution, and the layers that they make.
 
+use crate::ir::Op;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::math::Separable;
-use crate::passes::split::{Half, Weight};
+use crate::passes::split::{Factor, Weight};
 use ndarray::{ArrayView3, ArrayView4};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +62,20 @@ impl Form<'_> {
         self.terms * self.parameters_a_term()
     }
 
+    /// The two that take the place of a convolution.
+    pub fn ops(&self, conv: &Conv) -> [Op; 2] {
+        let spatial = conv.grouped(self.kernel, self.channels()).into();
+        let mixing = Conv::pointwise(self.kernel.size.len(), self.kernel.groups).into();
+        if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] }
+    }
+
     /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
-    pub fn halves(
+    pub fn factors(
         &self,
-        conv: &Conv,
         weight: &Weight<'_>,
         filters: ArrayView3<'_, f32>,
         mixes: ArrayView3<'_, f32>,
-    ) -> Option<[Half; 2]> {
+    ) -> Option<[Factor; 2]> {
         let (kernel, terms, channels) = (self.kernel, self.terms, self.channels());
         let Kernel { outputs, inputs, groups, .. } = *kernel;
         let shape = |to: usize, from: usize, size: &[usize]| [&[to, from], size].concat();
@@ -87,8 +94,8 @@ impl Form<'_> {
                 (weight.like(shape(outputs, terms, &kernel.size), filters.iter().copied()), mixing)
             }
         };
-        let spatial = Half { suffix: "dw", op: conv.grouped(kernel, channels).into(), weight: spatial_weight };
-        let mixing = Half { suffix: "pw", op: Conv::pointwise(ones.len(), groups).into(), weight: mixing_weight };
+        let spatial = Factor { suffix: "dw", weight: spatial_weight };
+        let mixing = Factor { suffix: "pw", weight: mixing_weight };
         Some(if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] })
     }
 }
@@ -96,7 +103,6 @@ impl Form<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Op;
     use crate::ir::text::parse;
 
     /// A rank that is exact never pays, so no graph shows it: the two weights are multiplied out here.
@@ -120,8 +126,8 @@ mod tests {
             let terms = separable.full();
             let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
             let form = Form { first, kernel: &kernel, separable, terms };
-            let halves = form.halves(conv, &weight, filters.view(), mixes.view()).unwrap();
-            let [a, b] = halves.map(|h| h.weight.as_f32().unwrap().into_owned());
+            let factors = form.factors(&weight, filters.view(), mixes.view()).unwrap();
+            let [a, b] = factors.map(|f| f.weight.as_f32().unwrap().into_owned());
             for (at, w) in weight.data.iter().enumerate() {
                 let (output, input, tap) = (at / 18, at / 6 % 3, at % 6);
                 let channel = output / 4 * 3 + input;

@@ -6,7 +6,7 @@ use crate::ir::op::binary::Kind;
 use crate::ir::op::norm::BatchNorm;
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::passes::absorb;
-use crate::passes::split::Half;
+use crate::passes::split::Factor;
 use std::collections::HashSet;
 
 /// Depthwise → BatchNormalization → ReLU6 → pointwise in the place of a convolution and the activations behind it; and what
@@ -14,13 +14,18 @@ use std::collections::HashSet;
 ///
 /// # Errors
 /// If a malformed node lacks its input or output.
-pub fn patch(graph: &Graph, n: NodeId, [depthwise, pointwise]: [Half; 2]) -> Result<(Patch, String), String> {
+pub fn patch(
+    graph: &Graph,
+    n: NodeId,
+    [dw, pw]: [Op; 2],
+    [depthwise, pointwise]: [Factor; 2],
+) -> Result<(Patch, String), String> {
     let mut patch = Patch::at_node(graph, n);
     let x = Ref::Old(graph.input(n, 0).ok_or("it has no input")?);
     let y = graph.output(n).ok_or("it has no output")?;
     let (dtype, channels) = (depthwise.weight.dtype(), depthwise.weight.shape().first().copied().unwrap_or(0));
     let weight = patch.constant("dw.weight", depthwise.weight);
-    let mut data = patch.node("dw", depthwise.op, &[Some(x), Some(weight)]);
+    let mut data = patch.node("dw", dw, &[Some(x), Some(weight)]);
     let mut inputs = vec![Some(data)];
     for (part, value) in [("scale", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0)] {
         let values = Tensor::from_floats(dtype, [channels], vec![value; channels]);
@@ -39,7 +44,7 @@ pub fn patch(graph: &Graph, n: NodeId, [depthwise, pointwise]: [Half; 2]) -> Res
     let bias = graph.input(n, 2).map(Ref::Old);
     let inputs: Vec<_> =
         [Some(data), Some(weight), bias].into_iter().take(if bias.is_some() { 3 } else { 2 }).collect();
-    data = patch.node("pw", pointwise.op, &inputs);
+    data = patch.node("pw", pw, &inputs);
     patch.replace(y, data);
     let found = activations(graph, y);
     let mut told = if found.is_empty() { "; no activation behind it was found".to_string() } else { String::new() };
