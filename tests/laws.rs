@@ -258,7 +258,7 @@ fn shared_weights_stay_shared() {
         let calibration = Calibration::new(&data, &Normalise::default(), &teacher, 60).unwrap();
         let before = onnx::encoded_len(&teacher).unwrap();
         for calibration in [None, Some(&calibration)] {
-            let recipe = common::recipe(&format!("[{{ {step} }}, {{ {step}, repair = \"none\" }}]"));
+            let recipe = common::recipe(&format!("[{{ {step} }}]"));
             let data = Data { calibration, ..Data::default() };
             let done =
                 compress_on(data, &teacher, before, &recipe, None, &Silent).unwrap_or_else(|e| panic!("{step}: {e}"));
@@ -271,7 +271,9 @@ fn shared_weights_stay_shared() {
                 *weights.entry(student.input(n, 1).unwrap()).or_insert(0) += 1;
             }
             assert!(weights.values().all(|n| n == readers), "{}", place());
-            assert!(onnx::encoded_len(&done.student).unwrap() <= before, "{}", place());
+            // Zeros take as much as other weights, and a fit may add a bias.
+            let smaller = onnx::encoded_len(&done.student).unwrap() <= before;
+            assert!(smaller || step.contains("prune-weights") && calibration.is_some(), "{}", place());
             if inputs.iter().any(|i| i.0 == "a") {
                 let network = Network::from_bytes("m", &onnx::to_bytes(&done.student).unwrap()).unwrap();
                 let [x, z] = [8, 9].map(|seed| noise(&inputs[0].1, 1, seed));

@@ -57,6 +57,9 @@ pub enum Fidelity {
 /// Producers of a group that a report names.
 const MAX_NAMES: usize = 8;
 
+/// Layers that share a weight that a report names.
+const MAX_SHARING: usize = 2;
+
 /// A place that a pass looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Site {
@@ -127,15 +130,15 @@ impl Site {
             Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
                 graph.value(*v).name.clone()
             }
-            Site::Layer { .. } => labels(graph, &self.nodes(graph)),
-            Site::Channels { producers, .. } => labels(graph, producers),
+            Site::Layer { .. } => labels(graph, &self.nodes(graph), MAX_SHARING),
+            Site::Channels { producers, .. } => labels(graph, producers, MAX_NAMES),
         }
     }
 }
 
 /// The names of several nodes.
-fn labels(graph: &Graph, nodes: &[NodeId]) -> String {
-    let names: Vec<_> = nodes.iter().take(MAX_NAMES).map(|&n| graph.label(n)).collect();
+fn labels(graph: &Graph, nodes: &[NodeId], most: usize) -> String {
+    let names: Vec<_> = nodes.iter().take(most).map(|&n| graph.label(n)).collect();
     let more = nodes.len() - names.len();
     names.join(" + ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
