@@ -1,28 +1,36 @@
 //! What compression cost: teacher and student, as files, run side by side on the same samples.
 
+mod channels;
 mod compare;
 mod exits;
+mod judging;
 mod measure;
+mod reading;
+mod run;
 mod subject;
 mod table;
+mod tally;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::analysis::cost::{Cost, cost};
-use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
+use crate::data::{Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
-use crate::exec::{Network, Runner};
+use crate::exec::Network;
 use crate::onnx;
-use compare::{Diff, Row, Sample, Scores, compare, split};
+use compare::Scores;
 use exits::Told;
 pub use exits::{End, Exits, Point};
+pub use judging::Judging;
 pub use measure::Times;
-use subject::{Probe, Ready, Subject};
+pub use reading::Kind;
+use run::{Pair, finite};
+use subject::{Probe, Subject};
+pub use verdict::{Metric, Targets, Verdict};
 
 /// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
 #[derive(Debug, Clone, Serialize)]
@@ -31,7 +39,11 @@ pub struct Check {
     pub samples: usize,
     pub teacher: Side,
     pub student: Side,
-    /// The share of samples on which both name the same class, if the first output is class scores [N,C].
+    /// The output that names a class for each sample: the first one that is class scores [N,C] or a single decision. The
+    /// accuracies, `agreement` and `kl` are of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scored: Option<String>,
+    /// The share of samples on which both name the same class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
     /// Mean KL(teacher ‖ student) of the class probabilities, in nats, over the samples where it is finite.
@@ -63,10 +75,6 @@ pub struct Side {
     /// One sample on one thread: the median of interleaved runs.
     pub latency_ms: f64,
 }
-
-/// Rounds that a latency is measured by, and of a student whose latency depends on the sample.
-const ROUNDS: usize = 33;
-const ROUNDS_OF_EXITS: usize = 400;
 
 /// What is known of a model without running it.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -113,16 +121,32 @@ pub struct OutputDiff {
     /// Samples on which the student's is where the teacher's is not.
     #[serde(skip_serializing_if = "is_zero")]
     pub student_non_finite: usize,
+    /// Samples on which the teacher's output is infinite or NaN somewhere and the student's is not the same there.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub other_infinities: usize,
+    /// Numbers that are infinite in both, and left out.
+    #[serde(skip_serializing_if = "is_zero_numbers")]
+    pub left_out: u64,
+    /// Samples on which the two differ in the shape of the output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub other_shapes: usize,
+    /// What is said of it. Absent where no weight reaches the output, as where it is a copy of an input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+fn is_zero_numbers(n: &u64) -> bool {
+    *n == 0
 }
 
 fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// Runs both files on all samples and compares. `progress` is told (samples done, samples in all) from any thread.
+/// Runs both files on all samples and compares, see [`check_as`]; what outputs are is found out.
 ///
-/// Samples run in parallel on the current rayon pool; all figures but the latencies are the same bits for any number of
-/// threads. Fails if a file cannot be run, if the interfaces differ, or if the data does not fit.
+/// # Errors
+/// As [`check_as`].
 pub fn check(
     teacher: &Path,
     student: &Path,
@@ -130,24 +154,56 @@ pub fn check(
     normalise: &Normalise,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Check> {
+    check_as(teacher, student, data, normalise, &Judging::default(), progress)
+}
+
+/// Runs both files on all samples and compares. `judging` says what outputs are, as far as the user did. `progress` is told
+/// (samples done, samples in all) from any thread.
+///
+/// Samples run in parallel on the current rayon pool; all figures but the latencies are the same bits for any number of
+/// threads.
+///
+/// # Errors
+/// If a file cannot be run, if the interfaces differ, if the data does not fit, or if it or what the teacher makes of it is
+/// not finite.
+pub fn check_as(
+    teacher: &Path,
+    student: &Path,
+    data: &Dataset,
+    normalise: &Normalise,
+    judging: &Judging,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Check> {
     let (teacher, student) = (Network::load(teacher)?, Subject::load(student)?);
+    judging.fits(teacher.outputs())?;
     let feed = data.feed(teacher.inputs(), normalise)?;
     let shapes = feed.shapes();
     let probe = Probe::of(&student, &shapes)?;
     same_interface(&teacher, &student, probe.is_some())?;
     feed.hold([0])?;
+    let runner = teacher.runner(&shapes)?;
+    let judge = judging.judge(&teacher, &runner, &feed, data)?;
     let ready = student.ready(&shapes, || feed.chunk(0))?;
     let probe = probe.map(|p| p.planned(&ready));
-    let pair = Pair { teacher: teacher.runner(&shapes)?, student: ready, probe, feed, data };
+    let mut warnings = feed.warnings().to_vec();
+    let pair = Pair { teacher: runner, student: ready, probe, feed, data, judge };
 
     let latency = pair.latency()?;
-    let samples = pair.run(progress)?;
-    let mut warnings = pair.feed.warnings().to_vec();
+    let (tallies, samples) = pair.run(progress)?;
+    let names = pair.teacher.outputs();
+    for ((name, tally), judged) in names.iter().zip(&tallies).zip(&pair.judge.outputs) {
+        tally.refuse(name, judged.is_some(), data)?;
+    }
+    let outputs: BTreeMap<String, OutputDiff> = names
+        .iter()
+        .zip(&tallies)
+        .zip(&pair.judge.outputs)
+        .map(|((n, t), j)| (n.clone(), t.finish(j.as_ref())))
+        .collect();
     let labelled = pair.feed.labels().is_some();
     let scores: Option<Vec<&Scores>> = samples.iter().map(|s| s.scores.as_ref()).collect();
     if labelled && scores.is_none() {
-        let output = &pair.teacher.outputs()[0];
-        warnings.push(format!("the labels are of no use: output `{output}` is not class scores [N,C]"));
+        warnings.push("the labels are of no use: no output is class scores [N,C]".into());
     }
     let classes = scores.as_ref().and_then(|rows| rows.first()).map_or(0, |row| row.classes);
     let top = |model: usize, k: usize| {
@@ -177,127 +233,38 @@ pub fn check(
             samples.len()
         ));
     }
-
-    let names = pair.teacher.outputs().iter();
-    let outputs = names.enumerate().map(|(i, name)| (name.clone(), total(samples.iter().map(|s| &s.outputs[i]))));
-    Ok(Check {
+    let mut result = Check {
         version: 1,
         samples: samples.len(),
         teacher: teacher_side?,
         student: student_side?,
+        scored: scores.as_ref().and(pair.judge.scored).map(|i| names[i].clone()),
         agreement: scores.as_ref().and_then(|rows| share(rows, |row| row.agree)),
         kl: scores.as_ref().and_then(|rows| mean_kl(rows)),
-        outputs: outputs.collect(),
+        outputs,
         exits,
         warnings,
-    })
+    };
+    let strange = result.doubts();
+    result.warnings.extend(strange);
+    Ok(result)
 }
 
 /// Finds out, before there is a student, what about the teacher and the data would prevent the check.
 ///
 /// # Errors
-/// If the teacher cannot be read by tract or the data does not fit its inputs.
-pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise) -> Result<()> {
+/// If the teacher cannot be read by tract, has no output that `judging` names, or if the data does not fit its inputs or is
+/// not finite.
+pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise, judging: &Judging) -> Result<()> {
     let teacher = Network::load(teacher)?;
+    judging.fits(teacher.outputs())?;
     let feed = data.feed(teacher.inputs(), normalise)?;
-    feed.hold([0])?;
-    feed.chunk(0).map(drop)
-}
-
-/// Both models on the same chunks.
-struct Pair<'a> {
-    teacher: Runner,
-    student: Ready,
-    probe: Option<Probe>,
-    feed: Feed<'a>,
-    data: &'a Dataset,
-}
-
-impl Pair<'_> {
-    fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<Sample>> {
-        let done = AtomicUsize::new(0);
-        let total = self.feed.samples();
-        let mut all = Vec::new();
-        for block in self.feed.blocks() {
-            self.feed.hold(block.clone())?;
-            let chunks = block.into_par_iter().map(|i| {
-                let samples = self.chunk(i)?;
-                progress(done.fetch_add(samples.len(), Ordering::Relaxed) + samples.len(), total);
-                Ok(samples)
-            });
-            // Gathered first, so that of several errors always the same one is told.
-            let chunks: Vec<Result<Vec<Sample>>> = chunks.collect();
-            all.extend(chunks.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten());
-            self.feed.forget();
-        }
-        Ok(all)
-    }
-
-    fn chunk(&self, i: usize) -> Result<Vec<Sample>> {
-        let inputs = self.feed.chunk(i)?;
-        let range = self.feed.rows(i);
-        let rows = |outputs: Vec<Array>| {
-            let split = |(output, name): (_, &String)| {
-                split(output, self.feed.batch(), range.len()).ok_or_else(|| {
-                    let batch = self.feed.batch();
-                    Error::input(format!("output `{name}` cannot be told apart by sample"))
-                        .because(format!("the model takes {batch} samples at once and its first axis is not {batch}"))
-                })
-            };
-            outputs.iter().zip(self.teacher.outputs()).map(split).collect::<Result<Vec<_>>>()
-        };
-        let (mut teacher, mut student) = (rows(self.teacher.run(&inputs)?)?, rows(self.student.run(&inputs)?)?);
-        let asked = self.probe.as_ref().map_or(Ok(Vec::new()), |probe| probe.ask(&self.student, &inputs))?;
-        let asked = asked.into_iter().map(|(answer, sure)| Ok((rows(vec![answer])?.swap_remove(0), sure)));
-        let mut asked = asked.collect::<Result<Vec<_>>>()?;
-        let mut samples = Vec::with_capacity(range.len());
-        // From the last, so that rows can be taken off the end.
-        for sample in range.rev() {
-            let take = |rows: &mut Vec<Vec<_>>| rows.iter_mut().filter_map(Vec::pop).collect::<Vec<compare::Row>>();
-            let (teacher, student) = (take(&mut teacher), take(&mut student));
-            for ((t, s), name) in teacher.iter().zip(&student).zip(self.teacher.outputs()) {
-                if t.values.len() != s.values.len() {
-                    return Err(Error::input(format!("teacher and student differ in the shape of output `{name}`"))
-                        .at(format!("sample {sample}"))
-                        .because(format!("the teacher gives {:?} and the student {:?}", t.shape, s.shape)));
-                }
-            }
-            let label = self.feed.labels().map(|labels| labels[sample]);
-            let mut compared = compare(&teacher, &student, label);
-            let answers = asked.iter_mut().filter_map(|(rows, sure)| Some((rows.pop()?, *sure)));
-            let answers: Vec<(Row, f32)> = answers.collect();
-            if let (Some(probe), Some(t), Some(s)) = (&self.probe, teacher.first(), student.first()) {
-                compared.told = Told::new(t, s, &answers, &probe.thresholds, label);
-            }
-            if let (Some(label), Some(scores)) = (label, &compared.scores)
-                && label >= scores.classes
-            {
-                return Err(Error::input(format!("label {label} of sample {sample} is not a class of the model"))
-                    .at(self.data.name())
-                    .because(format!("output `{}` has {} classes", self.teacher.outputs()[0], scores.classes)));
-            }
-            samples.push(compared);
-        }
-        samples.reverse();
-        Ok(samples)
-    }
-
-    /// Milliseconds a sample of teacher and student.
-    fn latency(&self) -> Result<[Times; 2]> {
-        let rounds = if self.probe.is_some() { ROUNDS_OF_EXITS } else { ROUNDS };
-        self.feed.hold(evenly(rounds, self.feed.chunks()))?;
-        let times = measure::interleaved(self.feed.chunks(), rounds, |i| {
-            let inputs = self.feed.chunk(i)?;
-            Ok([None, Some(&self.student)].map(|student| {
-                let inputs = inputs.clone();
-                move || match student {
-                    None => self.teacher.run(&inputs).map(drop),
-                    Some(student) => student.run(&inputs).map(drop),
-                }
-            }))
-        })?;
-        Ok(times.map(|t| t.per(self.feed.batch())))
-    }
+    feed.blocks().try_for_each(|block| {
+        feed.hold(block.clone())?;
+        block.into_iter().try_for_each(|i| finite(&feed, i, teacher.inputs(), data).map(drop))?;
+        feed.forget();
+        Ok(())
+    })
 }
 
 fn same_interface(teacher: &Network, student: &Subject, exits: bool) -> Result<()> {
@@ -341,82 +308,6 @@ fn mean_kl(rows: &[&Scores]) -> Option<f64> {
     let kl = rows.iter().map(|row| if probabilities { row.kl_probabilities } else { row.kl_logits });
     let (sum, n) = kl.filter(|kl| kl.is_finite()).fold((0.0, 0), |(sum, n), kl| (sum + kl, n + 1));
     (n > 0).then(|| sum / f64::from(n))
-}
-
-fn total<'a>(diffs: impl Iterator<Item = &'a Diff>) -> OutputDiff {
-    let mut all = Diff::default();
-    let mut out = OutputDiff::default();
-    for d in diffs {
-        all.max = all.max.max(d.max);
-        all.sum += d.sum;
-        all.count += d.count;
-        all.dot += d.dot;
-        all.teacher_square += d.teacher_square;
-        all.student_square += d.student_square;
-        out.teacher_non_finite += usize::from(!d.teacher_finite);
-        out.student_non_finite += usize::from(!d.student_finite);
-    }
-    if out.student_non_finite > 0 {
-        return OutputDiff { max_abs: f64::INFINITY, mean_abs: f64::INFINITY, cosine: f64::NAN, ..out };
-    }
-    out.max_abs = all.max;
-    out.mean_abs = all.sum / all.count.max(1) as f64;
-    // Two zero vectors are alike; a zero vector is like no other.
-    out.cosine = match (all.teacher_square.sqrt(), all.student_square.sqrt()) {
-        (0.0, 0.0) => 1.0,
-        (t, s) if t == 0.0 || s == 0.0 => 0.0,
-        (t, s) => (all.dot / t / s).clamp(-1.0, 1.0),
-    };
-    out
-}
-
-impl Check {
-    /// The targets that the student missed, each in words; none if it met them all.
-    ///
-    /// `max_drop` bounds the loss of top-1 accuracy, or of agreement if there are no labels. A student that is not finite
-    /// where its teacher is has missed in any case.
-    pub fn misses(&self, max_drop: Option<f64>, min_agreement: Option<f64>) -> Vec<String> {
-        // Shares are quotients of counts: a difference this small is rounding.
-        const EPSILON: f64 = 1e-9;
-        let mut misses = Vec::new();
-        for (name, diff) in &self.outputs {
-            if diff.student_non_finite > 0 {
-                let (n, of) = (diff.student_non_finite, self.samples);
-                misses.push(format!("the student's output `{name}` is NaN or infinite on {n} of {of} samples"));
-            }
-        }
-        if let Some(allowed) = max_drop {
-            match (self.teacher.top1.zip(self.student.top1), self.agreement) {
-                (Some((teacher, student)), _) if teacher - student > allowed + EPSILON => misses.push(format!(
-                    "top-1 accuracy fell from {} to {}, by more than {}",
-                    percent(teacher),
-                    percent(student),
-                    percent(allowed)
-                )),
-                (None, Some(agreement)) if 1.0 - agreement > allowed + EPSILON => misses.push(format!(
-                    "teacher and student disagree on {} of the samples, more than {}",
-                    percent(1.0 - agreement),
-                    percent(allowed)
-                )),
-                (None, None) => {
-                    misses.push("the accuracy cannot be told: the first output is not class scores [N,C]".into())
-                }
-                _ => {}
-            }
-        }
-        if let Some(least) = min_agreement {
-            match self.agreement {
-                Some(agreement) if agreement + EPSILON < least => misses.push(format!(
-                    "teacher and student agree on {} of the samples, less than {}",
-                    percent(agreement),
-                    percent(least)
-                )),
-                None => misses.push("agreement cannot be told: the first output is not class scores [N,C]".into()),
-                _ => {}
-            }
-        }
-        misses
-    }
 }
 
 fn percent(share: f64) -> String {

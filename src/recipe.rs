@@ -63,6 +63,11 @@ pub struct Data {
 pub struct Target {
     pub max_drop: Option<Share>,
     pub min_agreement: Option<Share>,
+    pub max_error: Option<Share>,
+    /// What outputs are judged by, as `tutee check --metric` takes it.
+    pub metric: Vec<String>,
+    /// What outputs are, by name, as `tutee check --output` takes it.
+    pub output: BTreeMap<String, String>,
 }
 
 /// One step as written.
@@ -178,7 +183,11 @@ impl Recipe {
             *v = toml::Value::String(v.to_string());
         }
         let data = passes::options::read(data_table).map_err(|e| located(e, "data"))?;
-        let target = passes::options::read(section(&mut table, "target")?).map_err(|e| located(e, "target"))?;
+        let mut target_table = section(&mut table, "target")?;
+        if let Some(v) = target_table.get_mut("metric").filter(|v| v.is_str()) {
+            *v = toml::Value::Array(vec![v.clone()]);
+        }
+        let target = passes::options::read(target_table).map_err(|e| located(e, "target"))?;
         let steps = match table.remove("step") {
             None => Vec::new(),
             Some(toml::Value::Array(items)) => items,

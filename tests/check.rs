@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tutee::check::{Check, check};
+use tutee::check::{Check, Judging, Kind, Metric, Targets, check, check_as};
 use tutee::data::{Array, Dataset, Dtype, Normalise};
 use tutee::error::Result;
+use tutee::ir::text;
+use tutee::onnx;
 
 const RESNET: &str = "fixtures/resnet_small_bn.onnx";
 
@@ -27,6 +29,170 @@ fn scores(x: &[f32], y: Option<&[u8]>) -> Dataset {
     let x = Array::from_f32(vec![x.len() / 3, 3], x).unwrap();
     let y = y.map(|y| ("y".to_owned(), Array::new(Dtype::U8, vec![y.len()], y.to_vec()).unwrap()));
     Dataset::from_arrays("scores.npz", [("x".to_owned(), x)].into_iter().chain(y))
+}
+
+fn targets(max_drop: Option<f64>, min_agreement: Option<f64>) -> Targets {
+    Targets { max_drop, min_agreement, max_error: None }
+}
+
+/// A model in the text form, and a student of other weights, as files.
+struct Models(tempfile::TempDir);
+
+impl Models {
+    fn new(text: &str, student: impl Fn(&str) -> String) -> Models {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("teacher.onnx", text.to_string()), ("student.onnx", student(text))] {
+            let model = text::parse::model(&text).unwrap();
+            std::fs::write(folder.path().join(name), onnx::to_bytes(&model).unwrap()).unwrap();
+        }
+        Models(folder)
+    }
+
+    fn check(&self, data: &Dataset, judging: &Judging) -> Result<Check> {
+        let [teacher, student] = ["teacher.onnx", "student.onnx"].map(|name| self.0.path().join(name));
+        check_as(&teacher, &student, data, &Normalise::default(), judging, &|_, _| {})
+    }
+}
+
+fn other_weights(text: &str) -> String {
+    text.replace("seed(2)", "seed(3)")
+}
+
+/// Samples of numbers that look random, under `x`.
+fn noise(n: usize, shape: &[usize]) -> Dataset {
+    let shape: Vec<usize> = std::iter::once(n).chain(shape.iter().copied()).collect();
+    let values: Vec<f32> = text::parse::noise(7).take(shape.iter().product()).map(|v| v as f32).collect();
+    Dataset::from_arrays("noise", [("x".to_owned(), Array::from_f32(shape, &values).unwrap())])
+}
+
+#[test]
+fn a_copy_of_a_mask_says_nothing_of_an_encoder() {
+    let encoder = "model \"encoder\" opset 17 {
+        input %ids : i64[N,6]
+        input %mask : i64[N,6]
+        const %table : f32[50,16] = seed(1)
+        const %w : f32[16,16] = seed(2)
+        const %axes : i64[1] = {2}
+        %copy : f32[N,6] = Cast<to=1>(%mask)
+        %e : f32[N,6,16] = Gather<axis=0>(%table, %ids)
+        %m : f32[N,6,1] = Unsqueeze(%copy, %axes)
+        %em : f32[N,6,16] = Mul(%e, %m)
+        %h : f32[N,6,16] = MatMul(%em, %w)
+        %t : f32[N,6,16] = Tanh(%h)
+        %sentence : f32[N,16] = ReduceMean<axes=[1], keepdims=0>(%t)
+        output %copy
+        output %sentence
+    }";
+    let ints = |of: &dyn Fn(usize) -> u8| Array::new(Dtype::U8, vec![8, 6], (0..48).map(of).collect()).unwrap();
+    let data = Dataset::from_arrays(
+        "ids",
+        [
+            ("ids".to_owned(), ints(&|i| (i * 7 % 50) as u8)),
+            ("mask".to_owned(), ints(&|i| u8::from(i % 6 < 3 + i / 16))),
+        ],
+    );
+    let same = Models::new(encoder, str::to_owned).check(&data, &Judging::default()).unwrap();
+    assert!(same.misses(&targets(Some(0.0), Some(1.0))).is_empty(), "{same}");
+    assert!(same.outputs["copy"].verdict.is_none() && same.agreement.is_none());
+    assert!(same.to_string().contains("`copy`: not judged"), "{same}");
+    let destroyed = Models::new(encoder, other_weights).check(&data, &Judging::default()).unwrap();
+    let verdict = destroyed.outputs["sentence"].verdict.as_ref().unwrap();
+    assert_eq!((verdict.kind, verdict.metric), (Kind::Embedding, Metric::Cosine));
+    let misses = destroyed.misses(&targets(Some(0.01), Some(0.99)));
+    assert!(misses.len() == 2 && misses[0].contains("`sentence`: the cosine is"), "{misses:?}");
+}
+
+/// A network of one layer and what comes behind it.
+fn network(shape: &str, layer: &str) -> String {
+    format!(
+        "model \"m\" opset 17 {{
+            input %x : f32[N,{shape}]
+            const %w : f32[4,4] = seed(2)
+            const %half : f32[] = {{0.5}}
+            {layer}
+            output %y
+        }}"
+    )
+}
+
+#[test]
+fn every_kind_of_output_has_a_gate() {
+    let linear = |shape: &str| format!("%h : f32[N,{shape}] = MatMul(%x, %w)\n");
+    let behind = |shape: &str, node: &str| network(shape, &format!("{}{node}", linear(shape)));
+    for (model, shape, kind, metric) in [
+        (behind("4", "%y : f32[N,4] = Softmax<axis=1>(%h)"), &[4][..], Kind::Classes, Metric::Top1),
+        (network("4", "%y : f32[N,4] = MatMul(%x, %w)"), &[4], Kind::Classes, Metric::Top1),
+        (behind("9,4", "%y : f32[N,9,4] = LogSoftmax<axis=2>(%h)"), &[9, 4], Kind::Sequence, Metric::Sequence),
+        (behind("3,5,4", "%y : f32[N,3,5,4] = Softmax<axis=3>(%h)"), &[3, 5, 4], Kind::Classes, Metric::Top1),
+        (behind("4", "%y : f32[N,4] = Tanh(%h)"), &[4], Kind::Embedding, Metric::Cosine),
+        (behind("4", "%y : f32[N,4] = Sigmoid(%h)"), &[4], Kind::Value, Metric::Rmse),
+        (behind("9,4", "%y : f32[N,9,4] = Sigmoid(%h)"), &[9, 4], Kind::Map, Metric::Rmse),
+        (behind("4", "%y : i64[N,1] = ArgMax<axis=1>(%h)"), &[4], Kind::Value, Metric::Equal),
+        (
+            behind("4", "%s : f32[N,1] = ReduceSum(%h, %last)\n%y : f32[N,1] = Sigmoid(%s)")
+                .replace("const %half", "const %last : i64[1] = {1}\nconst %half"),
+            &[4],
+            Kind::Classes,
+            Metric::Top1,
+        ),
+    ] {
+        let data = noise(24, shape);
+        let same = Models::new(&model, str::to_owned).check(&data, &Judging::default()).unwrap();
+        let verdict = same.outputs["y"].verdict.as_ref().unwrap();
+        assert_eq!((verdict.kind, verdict.metric), (kind, metric), "{model}: {}", verdict.why);
+        let strict = Targets { max_drop: Some(0.0), min_agreement: Some(1.0), max_error: Some(0.0) };
+        assert!(same.misses(&strict).is_empty(), "{model}: {:?}", same.misses(&strict));
+        let destroyed = Models::new(&model, other_weights).check(&data, &Judging::default()).unwrap();
+        let loose = Targets { max_drop: Some(0.1), min_agreement: Some(0.9), max_error: Some(0.1) };
+        assert_eq!(destroyed.misses(&loose).len(), 3, "{model}: {destroyed}");
+    }
+}
+
+#[test]
+fn the_user_has_the_last_word_on_what_an_output_is() {
+    let model = network("9,4", "%y : f32[N,9,4] = MatMul(%x, %w)");
+    let models = Models::new(&model, other_weights);
+    let mut judging = Judging::default();
+    judging.output("y=sequence").unwrap();
+    judging.metric("cosine").unwrap();
+    let verdict = models.check(&noise(9, &[9, 4]), &judging).unwrap().outputs["y"].verdict.clone().unwrap();
+    assert_eq!((verdict.kind, verdict.metric, &*verdict.why), (Kind::Sequence, Metric::Cosine, "as you said"));
+    assert!(judging.output("y=picture").unwrap_err().to_string().contains("NAME=classes|sequence"));
+    assert!(judging.metric("y=best").unwrap_err().to_string().contains("top-1|sequence"));
+    judging.output("z=map").unwrap();
+    let e = models.check(&noise(9, &[9, 4]), &judging).unwrap_err().to_string();
+    assert!(e.contains("no output `z`") && e.contains("`y`"), "{e}");
+}
+
+#[test]
+fn data_that_moves_nothing_lets_no_student_pass() {
+    let model = network("4", "%y : f32[N,4] = MatMul(%x, %w)");
+    let x = Array::from_f32(vec![3, 4], &[0.5; 12]).unwrap();
+    let data = Dataset::from_arrays("same", [("x".to_owned(), x)]);
+    let result = Models::new(&model, str::to_owned).check(&data, &Judging::default()).unwrap();
+    assert!(result.warnings[0].contains("to agree with it shows nothing"), "{:?}", result.warnings);
+    let misses = result.misses(&targets(Some(0.01), None));
+    assert!(misses.len() == 1 && misses[0].contains("cannot be told"), "{misses:?}");
+    assert!(result.misses(&Targets::default()).is_empty());
+}
+
+#[test]
+fn what_is_not_finite_is_refused() {
+    let model = network("4", "%y : f32[N,4] = MatMul(%x, %w)");
+    let models = Models::new(&model, str::to_owned);
+    for hole in [f32::NAN, f32::INFINITY] {
+        let x = Array::from_f32(vec![2, 4], &[1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, hole]).unwrap();
+        let data = Dataset::from_arrays("holes", [("x".to_owned(), x)]);
+        let e = models.check(&data, &Judging::default()).unwrap_err().to_string();
+        assert!(e.contains("f32[?,4] is not finite") && e.contains("sample 1, holes"), "{e}");
+    }
+    let roots = network("4", "%h : f32[N,4] = MatMul(%x, %w)\n%y : f32[N,4] = Log(%h)");
+    let e = Models::new(&roots, str::to_owned).check(&noise(4, &[4]), &Judging::default()).unwrap_err().to_string();
+    assert!(e.contains("the teacher's output `y` is not finite") && e.contains("of 4 samples"), "{e}");
+    let huge = network("4", "%h : f32[N,4] = MatMul(%x, %w)\n%y : f32[N,4] = Div(%h, %zero)")
+        .replace("const %half", "const %zero : f32[] = {0}\nconst %half");
+    let e = Models::new(&huge, str::to_owned).check(&noise(4, &[4]), &Judging::default()).unwrap_err().to_string();
+    assert!(e.contains("infinite everywhere"), "{e}");
 }
 
 #[test]
@@ -70,21 +236,21 @@ fn the_table_is_for_people() {
     let result = check(RESNET.as_ref(), RESNET.as_ref(), &data, &fashion(), &|_, _| {}).unwrap();
     let table = result.to_string();
     assert!(table.contains("175,994") && table.contains("agreement  100.00 %") && table.contains("logits"), "{table}");
-    assert!(!table.contains("top-1"), "{table}");
-    assert!(result.misses(Some(0.0), Some(1.0)).is_empty());
+    assert!(!table.contains("\ntop-1"), "{table}");
+    assert!(result.misses(&targets(Some(0.0), Some(1.0))).is_empty());
 }
 
 #[test]
 fn a_student_that_is_not_finite_is_told() {
-    let data = scores(&[1.0, 3.0, 2.0, -1.0, 2.0, 1.0], Some(&[1, 1]));
+    let data = scores(&[1.0, 3.0, 2.0, 2.0, -1.0, 1.0], Some(&[1, 0]));
     let result = compare("scores.onnx", "scores_log.onnx", &data).unwrap();
     assert_eq!((result.teacher.top1, result.student.top1), (Some(1.0), Some(0.5)));
     assert_eq!((result.agreement, result.outputs["scores"].student_non_finite), (Some(0.5), 1));
     assert!(result.to_string().contains("the student's output `scores` is NaN or infinite on 1 of 2 samples"));
-    let misses = result.misses(None, None);
+    let misses = result.misses(&Targets::default());
     assert!(misses.len() == 1 && misses[0].contains("NaN or infinite"), "{misses:?}");
-    assert_eq!(result.misses(Some(0.4), Some(0.9)).len(), 3);
-    assert_eq!(result.misses(Some(0.5), Some(0.5)).len(), 1);
+    assert_eq!(result.misses(&targets(Some(0.4), Some(0.9))).len(), 3);
+    assert_eq!(result.misses(&targets(Some(0.5), Some(0.5))).len(), 1);
     let json = serde_json::to_string(&result).unwrap();
     assert!(json.contains(r#""max_abs":null,"mean_abs":null,"cosine":null,"student_non_finite":1"#), "{json}");
     assert_eq!(json.matches("null").count(), 3, "{json}");
@@ -93,15 +259,18 @@ fn a_student_that_is_not_finite_is_told() {
 #[test]
 fn a_drop_is_told_in_words() {
     let data = scores(&[0.5, 0.2, 0.1, 0.1, 0.2, 0.9], None);
-    let result = compare("scores.onnx", "scores.onnx", &data).unwrap();
-    assert!(result.teacher.top1.is_none() && result.misses(Some(0.0), None).is_empty());
+    let mut result = compare("scores.onnx", "scores.onnx", &data).unwrap();
+    assert!(result.teacher.top1.is_none() && result.misses(&targets(Some(0.0), None)).is_empty());
     // Without labels the drop is the share of samples on which the two disagree.
-    let mut worse = result;
-    worse.agreement = Some(0.98);
-    let misses = worse.misses(Some(0.01), Some(0.99));
-    assert_eq!(misses[0], "teacher and student disagree on 2.00 % of the samples, more than 1.00 %");
-    assert_eq!(misses[1], "teacher and student agree on 98.00 % of the samples, less than 99.00 %");
-    assert!(worse.misses(Some(0.02), Some(0.98)).is_empty());
+    let verdict = result.outputs.get_mut("scores").and_then(|o| o.verdict.as_mut()).unwrap();
+    (verdict.error, verdict.lost) = (0.02, 0.02);
+    let misses = result.misses(&targets(Some(0.01), Some(0.99)));
+    assert_eq!(misses[0], "output `scores`: teacher and student disagree on 2.00 % of the samples, more than 1.00 %");
+    assert_eq!(misses[1], "output `scores`: teacher and student agree on 98.00 % of the samples, less than 99.00 %");
+    assert!(result.misses(&targets(Some(0.02), Some(0.98))).is_empty());
+    (result.teacher.top1, result.student.top1) = (Some(0.9), Some(0.88));
+    let misses = result.misses(&targets(Some(0.01), None));
+    assert_eq!(misses[0], "top-1 accuracy fell from 90.00 % to 88.00 %, by more than 1.00 %");
 }
 
 #[test]

@@ -1,16 +1,6 @@
 //! What one sample says about a teacher and a student.
 
-use super::exits::Told;
 use crate::data::Array;
-
-/// One sample's part of the result: small, so that all are kept and summed in the order of the samples.
-pub(super) struct Sample {
-    pub outputs: Vec<Diff>,
-    /// If the first output is a row of class scores.
-    pub scores: Option<Scores>,
-    /// Of a student with exits.
-    pub told: Option<Told>,
-}
 
 /// Teacher and student on the class scores of one sample.
 pub(super) struct Scores {
@@ -26,39 +16,38 @@ pub(super) struct Scores {
     pub kl_probabilities: f64,
 }
 
-/// Teacher and student on one output of one sample. Elements that are not finite on either side are left out, unless
-/// they are equal.
-#[derive(Default)]
-pub(super) struct Diff {
-    pub max: f64,
-    pub sum: f64,
-    pub count: usize,
-    pub dot: f64,
-    pub teacher_square: f64,
-    pub student_square: f64,
-    pub teacher_finite: bool,
-    /// Finite wherever the teacher is.
-    pub student_finite: bool,
-}
-
-/// Compares the outputs of one sample; both lists have the same length and each pair the same number of elements.
-pub(super) fn compare(teacher: &[Row], student: &[Row], label: Option<usize>) -> Sample {
-    let outputs = teacher.iter().zip(student).map(|(t, s)| Diff::new(&t.values, &s.values)).collect();
-    let scores = teacher.first().zip(student.first()).and_then(|(t, s)| Scores::new(t, s, label));
-    Sample { outputs, scores, told: None }
-}
-
 /// One sample's part of an output.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Row {
+    /// Without the axis of the batch.
     pub shape: Vec<usize>,
     pub values: Vec<f64>,
+}
+
+impl Row {
+    /// The numbers along an axis, for every position on the others in order; each number by itself for an axis that is not
+    /// there.
+    pub fn lines(&self, axis: usize) -> impl Iterator<Item = Vec<f64>> + '_ {
+        let size = self.shape.get(axis).copied().unwrap_or(1).max(1);
+        let inner = self.inner(axis);
+        (0..self.values.len() / size).map(move |line| {
+            let start = line / inner * inner * size + line % inner;
+            (0..size).map(|i| self.values[start + i * inner]).collect()
+        })
+    }
+
+    /// Elements from one place on an axis to the next.
+    pub fn inner(&self, axis: usize) -> usize {
+        self.shape.iter().skip(axis + 1).product::<usize>().max(1)
+    }
 }
 
 /// The first `rows` samples of an output of a chunk of `batch`; `None` if its first axis is not the batch.
 pub(super) fn split(output: &Array, batch: usize, rows: usize) -> Option<Vec<Row>> {
     let (shape, values) = (output.shape(), output.to_f64());
     if batch == 1 {
-        return Some(vec![Row { shape: shape.to_vec(), values }]);
+        let own = shape.strip_prefix(&[1]).unwrap_or(shape);
+        return Some(vec![Row { shape: own.to_vec(), values }]);
     }
     if shape.first() != Some(&batch) {
         return None;
@@ -66,29 +55,6 @@ pub(super) fn split(output: &Array, batch: usize, rows: usize) -> Option<Vec<Row
     let len = values.len() / batch;
     let row = |i: usize| Row { shape: shape[1..].to_vec(), values: values[i * len..(i + 1) * len].to_vec() };
     Some((0..rows).map(row).collect())
-}
-
-impl Diff {
-    fn new(teacher: &[f64], student: &[f64]) -> Diff {
-        let mut d = Diff { teacher_finite: true, student_finite: true, ..Diff::default() };
-        for (&t, &s) in teacher.iter().zip(student) {
-            d.teacher_finite &= t.is_finite();
-            if t.is_finite() && s.is_finite() {
-                let diff = (t - s).abs();
-                d.max = d.max.max(diff);
-                d.sum += diff;
-                d.dot += t * s;
-                d.teacher_square += t * t;
-                d.student_square += s * s;
-                d.count += 1;
-            } else if t == s || (t.is_nan() && s.is_nan()) {
-                d.count += 1;
-            } else if t.is_finite() {
-                d.student_finite = false;
-            }
-        }
-        d
-    }
 }
 
 impl Scores {
@@ -109,7 +75,7 @@ impl Scores {
 }
 
 /// The first of the largest; `None` if a score is NaN.
-fn argmax(row: &[f64]) -> Option<usize> {
+pub(super) fn argmax(row: &[f64]) -> Option<usize> {
     let mut best = 0;
     for (i, v) in row.iter().enumerate() {
         if v.is_nan() {
@@ -196,18 +162,21 @@ mod tests {
     }
 
     #[test]
-    fn differences_leave_out_what_is_not_finite() {
-        let d = Diff::new(&[1.0, f64::INFINITY, 2.0, f64::NAN], &[1.5, f64::INFINITY, f64::NAN, 1.0]);
-        assert_eq!((d.max, d.sum, d.count), (0.5, 0.5, 2));
-        assert!(!d.teacher_finite && !d.student_finite);
-    }
-
-    #[test]
     fn chunks_split_into_samples() {
         let array = Array::from_f32(vec![2, 2], &[1., 2., 3., 4.]).unwrap();
         let rows = split(&array, 2, 1).unwrap();
         assert_eq!((rows.len(), &rows[0].shape[..], &rows[0].values[..]), (1, &[2][..], &[1., 2.][..]));
         assert!(split(&array, 3, 3).is_none());
         assert_eq!(split(&array, 1, 1).unwrap()[0].shape, [2, 2]);
+        let array = Array::from_f32(vec![1, 2, 2], &[1., 2., 3., 4.]).unwrap();
+        assert_eq!(split(&array, 1, 1).unwrap()[0].shape, [2, 2]);
+    }
+
+    #[test]
+    fn lines_run_along_an_axis() {
+        let row = row(&[2, 3], &[1., 2., 3., 4., 5., 6.]);
+        assert_eq!(row.lines(0).collect::<Vec<_>>(), [[1., 4.], [2., 5.], [3., 6.]]);
+        assert_eq!(row.lines(1).collect::<Vec<_>>(), [[1., 2., 3.], [4., 5., 6.]]);
+        assert_eq!(row.lines(2).count(), 6);
     }
 }

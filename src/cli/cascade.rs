@@ -1,5 +1,6 @@
 //! `tutee cascade SMALL BIG -o BOTH`
 
+use super::gates::GateArgs;
 #[cfg(feature = "distill")]
 use super::job::TrainArgs;
 use super::job::{CalibArgs, CheckArgs, Job, TestArgs};
@@ -52,7 +53,7 @@ impl Args {
             calib: self.calib,
             #[cfg(feature = "distill")]
             train: self.train,
-            check: CheckArgs { test: self.test, max_drop: None },
+            check: CheckArgs { test: self.test, gates: GateArgs::default(), test_output: Vec::new() },
             output: self.output,
             dump_ir: None,
             stop_after: None,

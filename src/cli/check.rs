@@ -1,11 +1,11 @@
 //! `tutee check TEACHER STUDENT --data DATA`
 
 use super::data::{DataArgs, tell_classes};
+use super::gates::GateArgs;
 use super::progress::Progress;
-use crate::check::check;
+use crate::check::check_as;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::passes::options::Share;
 use crate::recipe;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,9 +16,14 @@ use std::process::ExitCode;
 Data: a .npz with x [N,…] in the model's layout and optionally labels y [N] (for several inputs one array per input
 name), a .npy, or a folder of pictures with one sub-folder a class.
 
+Outputs that weights reach are judged by what they are: class scores by the class they name, sequences by what is left
+without repeats and class 0, embeddings by their cosine, maps and other numbers by the error of the worst channel as a
+share of its spread. What an output is is found out and said, or given with --output.
+
 Examples:
   tutee check teacher.onnx student.onnx --data test.npz --scale 1/255 --mean 0.2860 --std 0.3530
   tutee check teacher.onnx student.onnx --data test.npz --max-drop 1%   # exit code 2 if it lost more
+  tutee check teacher.onnx student.onnx --data test.npz --output boxes=value --max-error 5%
   tutee check teacher.onnx early.stages.json --data test.npz --curve   # the stages of a network with exits")]
 pub struct Args {
     teacher: PathBuf,
@@ -29,12 +34,12 @@ pub struct Args {
     data: PathBuf,
     #[command(flatten)]
     reading: DataArgs,
-    /// Fail with exit code 2 if top-1 accuracy (or agreement, without labels) falls by more: 0.01 or 1%
-    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
-    max_drop: Option<Share>,
-    /// Fail with exit code 2 if both agree on fewer samples: 0.99 or 99%
-    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
-    min_agreement: Option<Share>,
+    #[command(flatten)]
+    gates: GateArgs,
+    /// Say what an output is where that is not seen: NAME=classes, sequence (of classes, as for CTC), embedding, map or
+    /// value. May be repeated
+    #[arg(long, value_name = "NAME=KIND")]
+    output: Vec<String>,
     /// Of a student with exits, show accuracy against mean MACs over one threshold for all of them
     #[arg(long)]
     curve: bool,
@@ -57,7 +62,10 @@ impl Args {
         let normalise = self.reading.normalise(&none)?;
         tell_classes(std::iter::once(&data).filter(|_| !self.quiet));
         let progress = Progress::new(self.quiet, None);
-        let result = check(&self.teacher, &self.student, &data, &normalise, &|done, of| progress.samples(done, of));
+        let target = recipe::Target::default();
+        let judging = self.gates.judging(&self.output, &target)?;
+        let told = |done, of| progress.samples(done, of);
+        let result = check_as(&self.teacher, &self.student, &data, &normalise, &judging, &told);
         progress.finish();
         let mut result = result?;
         if let Some(exits) = result.exits.as_mut().filter(|_| !self.curve) {
@@ -69,6 +77,6 @@ impl Args {
             false => result.to_string(),
         };
         super::print(&format!("{text}\n"))?;
-        super::targets(&result.misses(self.max_drop.map(|s| s.0), self.min_agreement.map(|s| s.0)))
+        super::targets(&result.misses(&self.gates.targets(&target)))
     }
 }

@@ -2,13 +2,15 @@
 
 #[cfg(feature = "exec")]
 use super::data::{DataArgs, tell_classes};
+#[cfg(feature = "exec")]
+use super::gates::GateArgs;
 use super::output::OutputArgs;
 use super::places;
 use super::progress::Progress;
 #[cfg(feature = "exec")]
 use crate::calibrate::{self, Calibration};
 #[cfg(feature = "exec")]
-use crate::check::{Check, check, check_data};
+use crate::check::{Check, Judging, Targets, check_as, check_data};
 use crate::compress::Outcome;
 #[cfg(feature = "distill")]
 use crate::compress::Training;
@@ -23,8 +25,6 @@ use crate::error::{Error, Result};
 use crate::ir::Model;
 use crate::ir::op::OPSETS;
 use crate::onnx;
-#[cfg(feature = "exec")]
-use crate::passes::options::Share;
 use crate::recipe::{Action, Recipe};
 use crate::report::Report;
 #[cfg(feature = "distill")]
@@ -115,7 +115,7 @@ impl Job {
         #[cfg(feature = "exec")]
         let reference = self.reference.as_ref().unwrap_or(&self.model);
         #[cfg(feature = "exec")]
-        test.as_ref().map_or(Ok(()), |t| check_data(reference, &t.data, &t.normalise))?;
+        test.as_ref().map_or(Ok(()), |t| check_data(reference, &t.data, &t.normalise, &t.judging))?;
         #[cfg(feature = "distill")]
         if let (Some(_), Some((_, of))) = (&test, teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0))) {
             let names = |m: &Model| m.graph.runtime_inputs().map(|v| m.graph.value(v).name.clone()).collect::<Vec<_>>();
@@ -179,7 +179,7 @@ impl Job {
             report.ruined.iter().for_each(|w| super::say(&format!("warning: {w}")));
         }
         #[cfg(feature = "exec")]
-        if test.as_ref().is_some_and(|t| t.max_drop.or(t.min_agreement).is_some()) {
+        if test.as_ref().is_some_and(|t| t.targets.any()) {
             report.missed.extend(report.ruined.clone());
         }
         self.name_exit(&mut student, &mut report)?;
@@ -202,7 +202,7 @@ impl Job {
             match test.run(reference, written, &progress) {
                 Ok(result) => {
                     table.push_str(&format!("\n{result}\n"));
-                    report.missed.extend(result.misses(test.max_drop, test.min_agreement));
+                    report.missed.extend(result.misses(&test.targets));
                     report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
                 }
                 // It is a student all the same.
@@ -358,9 +358,11 @@ fn smalls(plan: &[(String, Action)]) -> Result<Vec<(PathBuf, onnx::Loaded)>> {
 pub struct CheckArgs {
     #[command(flatten)]
     pub test: TestArgs,
-    /// With --test: exit code 2 if accuracy (or agreement, without labels) falls by more: 0.01 or 1%
-    #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
-    pub max_drop: Option<Share>,
+    #[command(flatten)]
+    pub gates: GateArgs,
+    /// Say what an output is, as `tutee check --output` does: NAME=KIND
+    #[arg(long, value_name = "NAME=KIND")]
+    pub test_output: Vec<String>,
 }
 
 /// Data to check the student on
@@ -379,8 +381,8 @@ pub struct TestArgs {
 struct Test {
     data: Dataset,
     normalise: Normalise,
-    max_drop: Option<f64>,
-    min_agreement: Option<f64>,
+    targets: Targets,
+    judging: Judging,
 }
 
 #[cfg(feature = "exec")]
@@ -393,12 +395,12 @@ impl CheckArgs {
         pictures: &Pictures,
         to_stdout: bool,
     ) -> Result<Option<Test>> {
-        let max_drop = self.max_drop.or(recipe.target.max_drop).map(|s| s.0);
-        let min_agreement = recipe.target.min_agreement.map(|s| s.0);
+        let targets = self.gates.targets(&recipe.target);
+        let judging = self.gates.judging(&self.test_output, &recipe.target)?;
         let Some(path) = self.test.test.clone().or(recipe.data.test.clone()) else {
-            return match max_drop.or(min_agreement) {
-                None => Ok(None),
-                Some(_) => Err(Error::input("a target is set, but there is no data to check it on")
+            return match targets.any() {
+                false => Ok(None),
+                true => Err(Error::input("a target is set, but there is no data to check it on")
                     .help("give --test DATA, or `test` under [data] in the recipe")),
             };
         };
@@ -408,14 +410,15 @@ impl CheckArgs {
                 .help("give a file name with -o"));
         }
         let normalise = normalise.clone();
-        Ok(Some(Test { data: Dataset::load_as(&path, pictures)?, normalise, max_drop, min_agreement }))
+        Ok(Some(Test { data: Dataset::load_as(&path, pictures)?, normalise, targets, judging }))
     }
 }
 
 #[cfg(feature = "exec")]
 impl Test {
     fn run(&self, teacher: &Path, student: &Path, progress: &Progress) -> Result<Check> {
-        let result = check(teacher, student, &self.data, &self.normalise, &|done, of| progress.samples(done, of));
+        let told = |done, of| progress.samples(done, of);
+        let result = check_as(teacher, student, &self.data, &self.normalise, &self.judging, &told);
         progress.finish();
         let mut result = result?;
         if let Some(exits) = &mut result.exits {

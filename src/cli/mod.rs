@@ -11,6 +11,8 @@ mod data;
 #[cfg(feature = "distill")]
 mod distill;
 mod explain;
+#[cfg(feature = "exec")]
+mod gates;
 mod job;
 mod memory;
 mod new;

@@ -1,0 +1,204 @@
+//! What each output is and how it is judged: as the user says, else as graph and answers show.
+
+use super::compare::{Row, Scores};
+use super::reading::{Facts, Kind, Reading};
+use super::run::{answers, finite};
+use super::tally::{Judged, Tally, usual_metric};
+use super::verdict::Metric;
+use crate::analysis::ending::{Ending, ending};
+use crate::analysis::reach::weighted_outputs;
+use crate::data::{Dataset, Feed, InputSpec, evenly};
+use crate::error::{Error, Result};
+use crate::exec::{Network, Runner};
+use crate::onnx;
+
+/// Samples of the teacher's answers that show what its outputs are.
+const LOOKED_AT: usize = 32;
+/// Coordinates of a box.
+const BOX: usize = 4;
+
+/// What the user says of outputs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Judging {
+    /// What outputs are, by name.
+    pub kinds: Vec<(String, Kind)>,
+    /// What outputs are judged by; without a name, all of them.
+    pub metrics: Vec<(Option<String>, Metric)>,
+}
+
+impl Judging {
+    /// Adds what `NAME=KIND` says.
+    ///
+    /// # Errors
+    /// If it does not read so.
+    pub fn output(&mut self, text: &str) -> Result<()> {
+        let pair = text.rsplit_once('=').and_then(|(name, kind)| Some((name.to_string(), Kind::parse(kind)?)));
+        self.kinds.push(pair.ok_or_else(|| unknown(text, &format!("NAME={}", Kind::WORDS)))?);
+        Ok(())
+    }
+
+    /// Adds what `METRIC` or `NAME=METRIC` says.
+    ///
+    /// # Errors
+    /// If it does not read so.
+    pub fn metric(&mut self, text: &str) -> Result<()> {
+        let (name, word) = text.rsplit_once('=').map_or((None, text), |(name, word)| (Some(name.to_string()), word));
+        let metric =
+            Metric::parse(word).ok_or_else(|| unknown(text, &format!("{}, or OUTPUT=METRIC", Metric::WORDS)))?;
+        self.metrics.push((name, metric));
+        Ok(())
+    }
+
+    /// # Errors
+    /// If it names an output that is not among these.
+    pub(super) fn fits(&self, outputs: &[String]) -> Result<()> {
+        let named = self.kinds.iter().map(|k| &k.0).chain(self.metrics.iter().filter_map(|m| m.0.as_ref()));
+        match named.into_iter().find(|name| !outputs.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::input(format!("the model has no output `{name}`"))
+                .help(format!("its outputs are `{}`", outputs.join("`, `")))),
+        }
+    }
+
+    /// What every output of the teacher is, found out on a few samples.
+    ///
+    /// # Errors
+    /// If the teacher cannot be read or run, or a metric does not fit what an output is.
+    pub(super) fn judge(&self, teacher: &Network, runner: &Runner, feed: &Feed<'_>, data: &Dataset) -> Result<Judge> {
+        let graph = onnx::load(teacher.path())?.model.graph;
+        let names = runner.outputs();
+        let place = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
+        let weighted = weighted_outputs(&graph);
+        let mut reached: Vec<bool> =
+            names.iter().map(|n| place(n).is_none_or(|i| weighted.get(i) == Some(&true))).collect();
+        // A network without weights has nothing that could be lost, and all outputs say the same of it.
+        if !reached.contains(&true) {
+            reached.fill(true);
+        }
+
+        let mut rows: Vec<Vec<Row>> = vec![Vec::new(); names.len()];
+        let (mut ranks, mut integers) = (vec![0; names.len()], vec![false; names.len()]);
+        let looked_at: Vec<usize> = evenly(LOOKED_AT.div_ceil(feed.batch()), feed.chunks()).collect();
+        feed.hold(looked_at.iter().copied())?;
+        for i in looked_at {
+            let outputs = runner.run(&finite(feed, i, teacher.inputs(), data)?)?;
+            for (o, output) in outputs.iter().enumerate() {
+                (ranks[o], integers[o]) = (output.shape().len(), !output.dtype().is_float());
+            }
+            let answers = answers(&outputs, names, feed.batch(), feed.rows(i).len())?;
+            rows.iter_mut().zip(answers).for_each(|(all, more)| all.extend(more));
+        }
+        let labels = feed.labels().and_then(|l| l.iter().copied().max());
+        let boxes: Vec<&[usize]> = rows.iter().filter_map(|r| Some(&*r.first()?.shape)).collect();
+        let mut outputs = Vec::new();
+        for (o, name) in names.iter().enumerate() {
+            let end = place(name).map_or(Ending::default(), |i| ending(&graph, i));
+            let shape = rows[o].first().map_or(&[][..], |r| &r.shape);
+            let facts = Facts {
+                name,
+                ending: &end,
+                rows: &rows[o],
+                batch_axes: ranks[o] - shape.len(),
+                labels,
+                beside_boxes: boxes.iter().enumerate().any(|(b, other)| b != o && are_boxes(other, shape)),
+            };
+            let given = self.kinds.iter().rev().find(|k| k.0 == *name).map(|k| k.1);
+            let own = |m: &&(Option<String>, Metric)| m.0.as_ref() == Some(name);
+            let metric = self.metrics.iter().rev().find(own).or(self.metrics.iter().rev().find(|m| m.0.is_none()));
+            let metric = metric.map(|m| m.1);
+            if !reached[o] && given.is_none() {
+                outputs.push(None);
+                continue;
+            }
+            let reading = match given {
+                Some(kind) => Reading::given(kind, &facts),
+                None if integers[o] => {
+                    Reading { kind: Kind::Value, axis: None, threshold: None, why: "whole numbers".into() }
+                }
+                None => Reading::infer(&facts),
+            };
+            let metric = metric.unwrap_or(usual_metric(reading.kind, integers[o]));
+            let first = rows[o].first().cloned().unwrap_or_default();
+            let alone = reading.axis.and_then(|a| first.shape.get(a)).is_none_or(|&n| n < 2);
+            if matches!(metric, Metric::Top1 | Metric::Sequence) && alone && reading.threshold.is_none() {
+                return Err(Error::input(format!("output `{name}` cannot be judged by {metric}"))
+                    .because("it has one number a position, not one a class")
+                    .help(format!(
+                        "leave --metric away for it, or say what it is: --output '{name}={}'",
+                        Kind::WORDS
+                    )));
+            }
+            outputs.push(Some(Judged { reading, metric, first }));
+        }
+        let scored = outputs.iter().position(|j| j.as_ref().is_some_and(|j| Scored::of(j, labels).is_some()));
+        Ok(Judge { outputs, scored, labels, inputs: teacher.inputs().to_vec() })
+    }
+}
+
+fn unknown(text: &str, form: &str) -> Error {
+    Error::input(format!("\"{text}\" does not say how to judge an output")).help(format!("write {form}"))
+}
+
+/// Whether an output has four numbers for each position of another.
+fn are_boxes(boxes: &[usize], scores: &[usize]) -> bool {
+    let (mut a, mut b) = (boxes.to_vec(), scores.to_vec());
+    a.retain(|&n| n > 1);
+    b.retain(|&n| n > 1);
+    let at = a.iter().position(|&n| n == BOX);
+    a.len() == 2 && b.len() == 2 && at.is_some_and(|at| b.contains(&a[1 - at]))
+}
+
+/// How every output is judged. It knows no files and runs nothing: answers come in, sums go out.
+pub(super) struct Judge {
+    /// `None` for an output that is not judged.
+    pub outputs: Vec<Option<Judged>>,
+    /// The output that names a class for each sample.
+    pub scored: Option<usize>,
+    labels: Option<usize>,
+    pub inputs: Vec<InputSpec>,
+}
+
+/// How a class is read from an answer.
+enum Scored {
+    /// A score a class.
+    Row,
+    /// One number: a decision above this.
+    Above(f64),
+}
+
+impl Scored {
+    /// `None` for an output that names no class for the sample as a whole; `labels` is the largest label.
+    fn of(judged: &Judged, labels: Option<usize>) -> Option<Scored> {
+        let wide = judged.first.shape.iter().filter(|&&n| n > 1).count();
+        match (judged.reading.kind, judged.reading.threshold, wide) {
+            (Kind::Classes, None, 1) if judged.metric != Metric::Equal => Some(Scored::Row),
+            (Kind::Classes, Some(at), 0) if labels.is_none_or(|l| l < 2) => Some(Scored::Above(at)),
+            _ => None,
+        }
+    }
+
+    fn row(&self, answer: &Row) -> Row {
+        let v = answer.values.first().copied().unwrap_or(f64::NAN);
+        match self {
+            Scored::Row => answer.clone(),
+            Scored::Above(at) if *at == 0.0 => Row { shape: vec![2], values: vec![0.0, v] },
+            Scored::Above(_) => Row { shape: vec![2], values: vec![1.0 - v, v] },
+        }
+    }
+}
+
+impl Judge {
+    /// Teacher and student on one sample, by output.
+    pub fn compare(&self, teacher: &[Row], student: &[Row]) -> Vec<Tally> {
+        let pairs = teacher.iter().zip(student).zip(&self.outputs);
+        pairs.map(|((t, s), judged)| Tally::of(judged.as_ref(), t, s)).collect()
+    }
+
+    /// Both on the class scores of one sample.
+    pub fn scores(&self, teacher: &[Row], student: &[Row], label: Option<usize>) -> Option<Scores> {
+        let o = self.scored?;
+        let scored = Scored::of(self.outputs[o].as_ref()?, self.labels)?;
+        let (t, s) = (scored.row(teacher.get(o)?), scored.row(student.get(o)?));
+        if t.values.len() != s.values.len() { None } else { Scores::new(&t, &s, label) }
+    }
+}

@@ -1,0 +1,251 @@
+//! What an output is: found out from the graph, its shape, its name and the teacher's answers, or told by the user.
+
+use super::compare::Row;
+use crate::analysis::ending::{Channels, End, Ending};
+use serde::Serialize;
+use std::fmt;
+
+/// What the numbers of an output mean together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Scores of classes along one axis, for the sample or for each of its positions; or one number that decides.
+    Classes,
+    /// Scores of classes at each step of a sequence.
+    Sequence,
+    /// A vector whose direction counts, one or one a position.
+    Embedding,
+    /// Channels of numbers over positions.
+    Map,
+    /// Any other numbers.
+    Value,
+}
+
+impl Kind {
+    const ALL: [(&str, Kind); 5] = [
+        ("classes", Kind::Classes),
+        ("sequence", Kind::Sequence),
+        ("embedding", Kind::Embedding),
+        ("map", Kind::Map),
+        ("value", Kind::Value),
+    ];
+
+    /// The words that [`Kind::parse`] takes, with `|` between them.
+    pub const WORDS: &str = "classes|sequence|embedding|map|value";
+
+    pub fn parse(word: &str) -> Option<Kind> {
+        Kind::ALL.iter().find(|k| k.0 == word).map(|k| k.1)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(Kind::ALL.iter().find(|k| k.1 == *self).map_or("", |k| k.0))
+    }
+}
+
+/// How an output is read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reading {
+    pub kind: Kind,
+    /// The axis of a sample's answer along which classes or channels lie; `None` where it is one channel.
+    pub axis: Option<usize>,
+    /// Of a single number that decides: where one decision ends and the other begins.
+    pub threshold: Option<f64>,
+    /// Why it is taken so.
+    pub why: String,
+}
+
+/// What is known of an output before it is judged.
+pub(super) struct Facts<'a> {
+    pub name: &'a str,
+    pub ending: &'a Ending,
+    /// The teacher's answers to some samples.
+    pub rows: &'a [Row],
+    /// Axes of the graph's value that a sample's answer does not have.
+    pub batch_axes: usize,
+    /// The largest label of the data.
+    pub labels: Option<usize>,
+    /// Another output has four numbers for each of as many positions, as detectors have.
+    pub beside_boxes: bool,
+}
+
+const EMBEDDINGS: &[&str] = &["embed", "feature", "pool", "hidden", "repr", "latent", "sentence", "vector", "encod"];
+const NUMBERS: &[&str] =
+    &["box", "coord", "loc", "offset", "regress", "landmark", "keypoint", "depth", "pose", "delta"];
+const SCORES: &[&str] = &["logit", "class", "cls", "score", "prob", "label", "pred"];
+/// Widths below which a vector of length 1 may have that length by chance.
+const UNIT: usize = 8;
+
+impl Reading {
+    /// What an output is, as far as one can see.
+    pub fn infer(f: &Facts<'_>) -> Reading {
+        let wide = f.wide();
+        if wide.is_empty() {
+            return f.single();
+        }
+        let named = |words: &[&'static str]| words.iter().find(|w| f.name.to_lowercase().contains(**w)).copied();
+        let called = |word: &str| format!("\"{word}\" is in its name");
+        let end = f.ending.op;
+        let axis = f.channel_axis();
+        if let Some((axis, what)) = f.shares() {
+            return f.scores(axis, what);
+        }
+        let linear = matches!(end, Some(End::Linear));
+        let by = |what: &str| format!("{} comes last: {what}", f.ending.op_type);
+        if let Some(word) = named(EMBEDDINGS).filter(|_| wide.len() <= 2) {
+            return reading(Kind::Embedding, axis, called(word));
+        }
+        if let Some(word) = named(NUMBERS) {
+            let kind = if wide.len() == 1 { Kind::Value } else { Kind::Map };
+            return reading(kind, axis, called(word));
+        }
+        if axis.is_none_or(|a| f.size(a) == 1) {
+            return reading(Kind::Map, axis, "one channel over positions".into());
+        }
+        if wide.len() == 1 {
+            let classes = f.size(wide[0]);
+            return match end {
+                _ if f.unit(axis) => reading(Kind::Embedding, axis, "its answers have length 1".into()),
+                Some(End::Sigmoid) => reading(Kind::Value, axis, by("numbers from 0 to 1, each by itself")),
+                Some(End::State) => reading(Kind::Value, axis, by("a state")),
+                _ if f.labels.is_some_and(|l| l < classes) => {
+                    reading(Kind::Classes, axis, format!("the data has labels, and it {classes} numbers"))
+                }
+                Some(End::Features) if named(SCORES).is_none() => {
+                    reading(Kind::Embedding, axis, by("features, not scores"))
+                }
+                _ if linear || f.ending.op_type.is_empty() => reading(Kind::Classes, axis, "one number a class".into()),
+                _ => match named(SCORES) {
+                    Some(word) => reading(Kind::Classes, axis, called(word)),
+                    None => reading(Kind::Value, axis, "nothing says that it is more".into()),
+                },
+            };
+        }
+        match (end, named(SCORES)) {
+            (Some(End::Sigmoid), _) => reading(Kind::Map, axis, by("numbers from 0 to 1, each by itself")),
+            (Some(End::State), _) => reading(Kind::Value, axis, by("a state")),
+            _ if f.unit(axis) => reading(Kind::Embedding, axis, "its answers have length 1".into()),
+            (Some(End::Features), None) if wide.len() == 2 && f.ending.op_type.contains("Norm") => {
+                reading(Kind::Embedding, axis, by("features, not scores"))
+            }
+            (_, Some(word)) if linear && axis.is_some() => f.scores(axis.unwrap_or(0), called(word)),
+            _ => reading(Kind::Map, axis, "numbers over positions".into()),
+        }
+    }
+
+    /// An output that the user said to be of a kind.
+    pub fn given(kind: Kind, f: &Facts<'_>) -> Reading {
+        let why = "as you said".to_string();
+        if !matches!(kind, Kind::Classes | Kind::Sequence) {
+            return reading(kind, f.channel_axis(), why);
+        }
+        let axis = f.shares().map(|s| s.0).or_else(|| f.channel_axis());
+        let alone = axis.is_none_or(|a| f.size(a) < 2);
+        // Numbers from 0 to 1 that do not sum to 1 decide each by itself.
+        let apart = f.ending.op == Some(End::Sigmoid) && f.shares().is_none();
+        let threshold = (alone || apart).then(|| f.single().threshold.unwrap_or(0.5));
+        Reading { kind, axis, threshold, why }
+    }
+}
+
+fn reading(kind: Kind, axis: Option<usize>, why: String) -> Reading {
+    Reading { kind, axis, threshold: None, why }
+}
+
+impl Facts<'_> {
+    fn shape(&self) -> &[usize] {
+        self.rows.first().map_or(&[], |r| &r.shape)
+    }
+
+    fn size(&self, axis: usize) -> usize {
+        self.shape().get(axis).copied().unwrap_or(1)
+    }
+
+    /// Axes of a sample's answer with more than one place.
+    fn wide(&self) -> Vec<usize> {
+        (0..self.shape().len()).filter(|&a| self.size(a) > 1).collect()
+    }
+
+    fn all(&self, is: impl Fn(f64) -> bool) -> bool {
+        self.rows.iter().flat_map(|r| &r.values).all(|&v| is(v))
+    }
+
+    /// One number a sample.
+    fn single(&self) -> Reading {
+        let decides =
+            |threshold, why: String| Reading { kind: Kind::Classes, axis: None, threshold: Some(threshold), why };
+        let sigmoid = self.ending.op == Some(End::Sigmoid);
+        if sigmoid || (!self.rows.is_empty() && self.all(|v| (0.0..=1.0).contains(&v))) {
+            let why = if sigmoid { "Sigmoid comes last" } else { "its answers are from 0 to 1" };
+            return decides(0.5, format!("{why}: one decision, at 0.5"));
+        }
+        if self.name.to_lowercase().contains("logit") {
+            return decides(0.0, "\"logit\" is in its name: one decision, at 0".into());
+        }
+        reading(Kind::Value, None, "one number".into())
+    }
+
+    /// Scores of classes along an axis.
+    fn scores(&self, axis: usize, why: String) -> Reading {
+        let positions = self.wide().into_iter().filter(|&a| a != axis).count();
+        match positions {
+            1 if !self.beside_boxes => reading(Kind::Sequence, Some(axis), why),
+            _ => reading(Kind::Classes, Some(axis), why),
+        }
+    }
+
+    /// The axis along which answers are probabilities or their logarithms, and what shows it.
+    fn shares(&self) -> Option<(usize, String)> {
+        let softmax = self.ending.op == Some(End::Softmax);
+        let mut axes = self.wide();
+        axes.reverse();
+        // The axis that the graph names is looked at first.
+        let named = softmax.then(|| self.channel_axis()).flatten();
+        axes.sort_by_key(|&a| Some(a) != named);
+        let found = axes.into_iter().find(|&axis| {
+            !self.rows.is_empty()
+                && self.rows.iter().all(|row| {
+                    row.lines(axis).all(|line| {
+                        let (plain, log) = (line.iter().sum::<f64>(), line.iter().map(|v| v.exp()).sum::<f64>());
+                        let shares =
+                            (plain - 1.0).abs() < 1e-2 && line.iter().all(|v| (-1e-4..=1.0 + 1e-4).contains(v));
+                        shares || ((log - 1.0).abs() < 1e-2 && line.iter().all(|&v| v <= 1e-4))
+                    })
+                })
+        });
+        let why = |axis| match softmax {
+            true => format!("{} comes last, over {} classes", self.ending.op_type, self.size(axis)),
+            false => format!("its answers are probabilities of {} classes", self.size(axis)),
+        };
+        found.or(named).map(|axis| (axis, why(axis)))
+    }
+
+    /// Whether every vector along the axis has length 1.
+    fn unit(&self, axis: Option<usize>) -> bool {
+        let Some(axis) = axis.filter(|&a| self.size(a) >= UNIT) else { return false };
+        let one = |line: Vec<f64>| (line.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-2;
+        self.rows.iter().all(|row| row.lines(axis).all(one))
+    }
+
+    /// Where the channels lie: as the last layer has them, else along the second axis of a picture, else along the shorter
+    /// of two axes.
+    fn channel_axis(&self) -> Option<usize> {
+        let wide = self.wide();
+        match self.ending.channels {
+            Channels::One => return None,
+            Channels::Axis(a) => {
+                if let Some(axis) = a.checked_sub(self.batch_axes).filter(|&a| a < self.shape().len()) {
+                    return Some(axis);
+                }
+            }
+            Channels::Unknown => {}
+        }
+        match wide[..] {
+            [] => None,
+            [one] => Some(one),
+            [a, b] => Some(if self.size(a) < self.size(b) { a } else { b }),
+            [first, ..] => Some(first),
+        }
+    }
+}
