@@ -302,6 +302,9 @@ mod ended {
     #[test]
     fn a_training_that_is_interrupted_says_where() {
         let folder = folder();
+        let small = "new student-net --classes 10 --input 1x28x28 --base 1 -o teacher.onnx".split(' ');
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        assert!(command.args(small).current_dir(folder.path()).output().unwrap().status.success());
         pictures(folder.path(), 40);
         let step = "distill:epochs=1000,batch=8,learning-rate=0.001";
         let mut child = start(folder.path(), &format!("-o s.onnx -p {step} --train data.npy --report r.json"));
