@@ -12,7 +12,7 @@ use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exits::observe::Source;
 use crate::ir::op::binary::{Binary, Kind};
-use crate::ir::{Dim, Graph, Model, NodeId, Op, Type, ValueId};
+use crate::ir::{DType, Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use crate::math::fit::Fit;
 use crate::math::moments::Retarget;
 use crate::math::{self, Layer, Moments};
@@ -24,8 +24,9 @@ use std::collections::{HashMap, HashSet};
 pub const SAMPLES: usize = 512;
 /// One chunk in so many is held back from fitting.
 const HELD_BACK: usize = 10;
-/// Elements of X that are gathered before their products are summed.
-const GATHERED: usize = 1 << 24;
+/// Elements of X that are gathered before their products are summed, but no fewer than so many of its columns.
+const GATHERED: usize = 1 << 21;
+const COLUMNS: usize = 1024;
 /// Samples and positions that a fit is made from, for each column of W, and at least.
 const ROWS_AN_INPUT: usize = 50;
 const MIN_ROWS: usize = 50_000;
@@ -70,7 +71,10 @@ impl<'a> Calibration<'a> {
         let picks = evenly(samples.div_ceil(feed.batch()).max(HELD_BACK), open.len());
         let picks: Vec<usize> = picks.map(|i| open[i]).collect();
         feed.hold(picks.iter().copied())?;
-        let warnings = ranges(data, &feed, &picks, &specs, "calibration")?;
+        let mut warnings = ranges(data, &feed, &picks, &specs, "calibration")?;
+        if is_half(&model.graph) {
+            warnings.push("the model has numbers of half precision: calibration computes in f32, and what is stored is rounded to the types of the file".into());
+        }
         let held = picks.len() / HELD_BACK;
         if held == 0 {
             return Err(Error::input("there is too little calibration data")
@@ -112,6 +116,13 @@ impl<'a> Calibration<'a> {
     fn chunk(&self, i: usize) -> Result<Vec<Array>> {
         self.feed.chunk(self.picks[i])
     }
+}
+
+/// Whether a value of a graph, or of a body in it, is of half precision.
+fn is_half(graph: &Graph) -> bool {
+    let half = |ty: &Type| matches!(ty.dtype(), Some(DType::F16 | DType::BF16));
+    graph.values().any(|v| graph.value(v).ty.as_ref().is_some_and(half))
+        || graph.nodes().any(|n| graph.node(n).bodies().any(is_half))
 }
 
 /// What to warn of: what the feed says itself, and what chunks of it for these inputs show; `what` is what the data is for.
@@ -424,7 +435,7 @@ impl Look<'_> {
                 add().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
             }
             count += xs.len() * layer.taps / self.step;
-            if count >= GATHERED || i + 1 == self.chunks {
+            if count >= GATHERED.max(COLUMNS * layer.inputs) || i + 1 == self.chunks {
                 count = 0;
                 for (group, parts) in gathered.iter_mut().enumerate() {
                     for (held, rows) in parts.iter_mut().enumerate() {

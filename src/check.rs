@@ -186,6 +186,7 @@ pub fn check_as(
     let ready = student.ready(&shapes, || feed.chunk(0))?;
     let probe = probe.map(|p| p.planned(&ready));
     let mut warnings = feed.warnings().to_vec();
+    warnings.extend(teacher.widened().or_else(|| student.widened()));
     let pair = Pair { teacher: runner, student: ready, probe, feed, data, judge };
 
     let latency = pair.latency()?;

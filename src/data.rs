@@ -21,7 +21,7 @@ pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
 pub use pictures::{Color, Pictures, Size};
 
-use crate::error::{Error, Result, io};
+use crate::error::{Error, Result, io, reading};
 use member::Member;
 use stored::Stored;
 
@@ -51,6 +51,10 @@ impl Dataset {
     /// As [`Dataset::load`]; a folder is read as `pictures` says.
     pub fn load_as(path: &Path, pictures: &Pictures) -> Result<Dataset> {
         let name = path.display().to_string();
+        reading(&name, || Dataset::read(path, name.clone(), pictures))
+    }
+
+    fn read(path: &Path, name: String, pictures: &Pictures) -> Result<Dataset> {
         let meta = path.metadata().map_err(|e| io("read", path, &e).help(FORMS))?;
         if meta.is_dir() {
             return images::open_folder(path, pictures);

@@ -1,5 +1,8 @@
 //! The one error shape a user sees: what, where, why, what to do.
 
+mod quiet;
+
+pub(crate) use quiet::{process, quietly, reading};
 use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,12 +1,13 @@
 //! Running a network: the one place that knows tract.
 //!
-//! It reads the *file*, not our graph, so what it says of an emitted model is said by an independent judge.
+//! It reads the *file*, not our graph, so what it says of an emitted model is said by an independent judge. Networks of
+//! half precision (f16, bf16) are computed in f32, and what goes in and comes out has the types of the file.
 
-use std::cell::Cell;
+mod prepare;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use tract_onnx::Onnx;
 use tract_onnx::model::ParseResult;
@@ -18,7 +19,9 @@ use tract_onnx::tract_hir::infer::{DimFact, Factoid};
 use tract_onnx::tract_hir::internal::DimLike;
 
 use crate::data::{Array, Dtype, InputSpec};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quietly};
+use crate::ir::{Graph, Model};
+use crate::onnx;
 
 /// A model file as tract understands it, not yet bound to shapes.
 pub struct Network {
@@ -26,7 +29,11 @@ pub struct Network {
     parsed: ParseResult,
     inputs: Vec<InputSpec>,
     outputs: Vec<String>,
+    /// For each output the type of half precision that it has in the file, if it has one.
+    rounded_to: Vec<Option<Dtype>>,
     files: Vec<PathBuf>,
+    /// Whether the file has numbers of half precision.
+    widened: bool,
 }
 
 /// What tract infers of the values of a model, by name: the dtype, and the dims unless the rank is unknown. A dim is a
@@ -34,8 +41,7 @@ pub struct Network {
 pub type ValueTypes = BTreeMap<String, (String, Option<Vec<String>>)>;
 
 impl Network {
-    /// Reads a model. Fails if tract cannot parse it or has no such dtype (sub-byte, float8 and bfloat16 tensors, sparse
-    /// initializers).
+    /// Reads a model. Fails if tract cannot parse it or has no such dtype (sub-byte and float8 tensors, sparse initializers).
     pub fn load(path: &Path) -> Result<Network> {
         Network::parse(path, |onnx| onnx.proto_model_for_path(path))
     }
@@ -49,25 +55,30 @@ impl Network {
         // Declared shapes of inner values may carry a symbolic batch that contradicts the batch the plan is made for.
         let onnx = tract_onnx::onnx().with_ignore_value_info(true);
         let dir = path.parent().and_then(Path::to_str);
-        let (proto, outputs, parsed) = guarded(|| {
+        let mut files = vec![path.to_owned()];
+        let (outputs, rounded_to, narrow, widened, parsed) = guarded(|| {
             let mut proto = read(&onnx)?;
             let graph = proto.graph.get_or_insert_default();
+            external_files(graph, path.parent().unwrap_or(Path::new("")), &mut files);
             let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
-            copy_passed_on(graph);
-            let parsed = Onnx::parse(&onnx, &proto, dir)?;
-            Ok((proto, outputs, parsed))
+            let rounded_to: Vec<_> = graph.output.iter().map(prepare::declared).collect();
+            let narrow = graph.input.iter().filter_map(|i| Some((i.name.clone(), prepare::declared(i)?)));
+            let narrow: HashMap<String, Dtype> = narrow.collect();
+            let widened = prepare::prepare(graph, dir)?;
+            Ok((outputs, rounded_to, narrow, widened, Onnx::parse(&onnx, &proto, dir)?))
         })
         .map_err(|e| failed(path, "read", e))?;
         if let Some(name) = parsed.unresolved_inputs.first() {
             let why = format!("nothing in the graph that tract can read makes the value `{name}`");
             return Err(Error::input(format!("tract cannot read {}", path.display())).because(why));
         }
-        let graph = proto.graph.unwrap_or_default();
-        let mut files = vec![path.to_owned()];
-        external_files(&graph, path.parent().unwrap_or(Path::new("")), &mut files);
         let inputs = parsed.model.inputs.iter().map(|&outlet| input_spec(&parsed.model, outlet));
-        let inputs = inputs.collect::<Result<_, _>>().map_err(|e| failed(path, "run", e))?;
-        Ok(Network { path: path.to_owned(), parsed, inputs, outputs, files })
+        let inputs = inputs.collect::<Result<Vec<_>, _>>().map_err(|e| failed(path, "run", e))?;
+        let inputs = inputs.into_iter().map(|spec| match narrow.get(&spec.name) {
+            Some(&dtype) => InputSpec { dtype, ..spec },
+            None => spec,
+        });
+        Ok(Network { path: path.to_owned(), inputs: inputs.collect(), parsed, outputs, rounded_to, files, widened })
     }
 
     pub fn path(&self) -> &Path {
@@ -82,6 +93,12 @@ impl Network {
     /// Names of the outputs, in the model's order.
     pub fn outputs(&self) -> &[String] {
         &self.outputs
+    }
+
+    /// A warning of a network of half precision: it is computed in f32, and only its outputs are rounded.
+    pub fn widened(&self) -> Option<String> {
+        let what = "it has numbers of half precision: it is computed in f32 here, and only its outputs are rounded";
+        self.widened.then(|| format!("{}: {what}", self.path.display()))
     }
 
     /// The model's file and those of its external data.
@@ -103,20 +120,27 @@ impl Network {
 
     fn plan(&self, shapes: &[Vec<usize>], optimize: bool) -> Result<Runner> {
         let mut model = self.shaped(shapes)?;
-        let plan = guarded(|| {
-            model.analyse(false)?;
-            inline_ifs(&mut model)?;
-            if optimize { model.into_optimized()?.into_runnable() } else { model.into_typed()?.into_runnable() }
+        let plan = guarded(|| analysed(&mut model, false)).and_then(|()| {
+            guarded(|| {
+                inline_ifs(&mut model)?;
+                if optimize { model.into_optimized()?.into_runnable() } else { model.into_typed()?.into_runnable() }
+            })
         });
         let plan = plan.map_err(|e| failed(&self.path, "run", e))?;
-        Ok(Runner { path: self.path.clone(), outputs: self.outputs.clone(), plan })
+        Ok(Runner {
+            path: self.path.clone(),
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            rounded_to: self.rounded_to.clone(),
+            plan,
+        })
     }
 
     /// Infers shapes and dtypes of all values, as far as tract gets, from the inputs as the model declares them or from
     /// the given shapes. The second part is what stopped it, if anything did.
     pub fn analyse(&self, shapes: Option<&[Vec<usize>]>) -> Result<(ValueTypes, Option<Error>)> {
         let mut model = shapes.map_or_else(|| Ok(self.parsed.model.clone()), |shapes| self.shaped(shapes))?;
-        let stopped = guarded(|| model.analyse(true)).err().map(|e| failed(&self.path, "analyse", e));
+        let stopped = guarded(|| analysed(&mut model, true)).err().map(|e| failed(&self.path, "analyse", e));
         let values = self.parsed.outlets_by_name.iter().filter_map(|(name, &outlet)| {
             let fact = model.outlet_fact(outlet).ok()?;
             let dtype = fact.datum_type.concretize()?;
@@ -149,29 +173,33 @@ impl Network {
     }
 }
 
-/// Has outputs that are inputs be copies of them: tract has one type for both, and takes it from the output.
-fn copy_passed_on(graph: &mut pb::GraphProto) {
-    for (i, output) in graph.output.iter_mut().enumerate() {
-        if graph.input.iter().any(|input| input.name == output.name) {
-            let copy = format!("{} as output {i}", output.name);
-            graph.node.push(pb::NodeProto {
-                op_type: "Identity".into(),
-                input: vec![std::mem::replace(&mut output.name, copy.clone())],
-                output: vec![copy],
-                ..Default::default()
-            });
-        }
-    }
-}
-
 /// A model ready to run on inputs of fixed shapes; shared freely between threads. It keeps no state from run to run.
 pub struct Runner {
     path: PathBuf,
+    inputs: Vec<InputSpec>,
     outputs: Vec<String>,
+    rounded_to: Vec<Option<Dtype>>,
     plan: Arc<TypedRunnableModel>,
 }
 
 impl Runner {
+    /// A graph of ours, or a part of one, ready to run on inputs of these shapes; `shell` is what surrounds it in its file,
+    /// and `name` is what errors call it.
+    ///
+    /// # Errors
+    /// If tract cannot run it.
+    pub fn of_graph(name: &str, graph: Graph, shell: &Model, shapes: &[Vec<usize>]) -> Result<Runner> {
+        let shell = Model { graph, ir_version: shell.ir_version.max(4), ..shell.clone() };
+        let bytes = onnx::to_bytes(&shell)?;
+        drop(shell);
+        Network::from_bytes(name, &bytes)?.runner(shapes)
+    }
+
+    /// What [`Runner::run`] takes.
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
     /// Names of the outputs, in the order of what [`Runner::run`] gives.
     pub fn outputs(&self) -> &[String] {
         &self.outputs
@@ -181,7 +209,8 @@ impl Runner {
     pub fn run(&self, inputs: &[Array]) -> Result<Vec<Array>> {
         guarded(|| {
             let inputs = inputs.iter().map(|array| Ok(to_tract(array)?.into_tvalue())).collect::<TractResult<_>>()?;
-            self.plan.run(inputs)?.iter().map(|output| from_tract(output)).collect()
+            let given = self.plan.run(inputs)?;
+            given.iter().zip(&self.rounded_to).map(|(tensor, &to)| from_tract(tensor, to)).collect()
         })
         .map_err(|e| failed(&self.path, "run", e))
     }
@@ -193,7 +222,7 @@ impl Runner {
         let order = model.eval_order().unwrap_or_else(|_| (0..model.nodes().len()).collect());
         let ops = order.into_iter().map(|id| {
             let node = model.node(id);
-            match node.op_as::<Const>().map(|constant| from_tract(constant.val())) {
+            match node.op_as::<Const>().map(|constant| from_tract(constant.val(), None)) {
                 Some(Ok(array)) => format!("Const {array}"),
                 _ => node.op().name().into_owned(),
             }
@@ -281,19 +310,27 @@ fn input_spec(model: &InferenceModel, outlet: OutletId) -> TractResult<InputSpec
 }
 
 fn to_tract(array: &Array) -> TractResult<Tensor> {
+    let wide = match array.dtype() {
+        Dtype::F16 | Dtype::Bf16 => Some(array.cast(Dtype::F32).map_err(|e| TractError::msg(e.reason()))?),
+        _ => None,
+    };
     let mut tensor = Tensor::zero_dt(datum_type(array.dtype()), array.shape())?;
-    tensor.try_as_plain_ram_mut()?.as_bytes_mut().copy_from_slice(array.bytes());
+    tensor.try_as_plain_ram_mut()?.as_bytes_mut().copy_from_slice(wide.as_ref().unwrap_or(array).bytes());
     Ok(tensor)
 }
 
-fn from_tract(tensor: &Tensor) -> TractResult<Array> {
+/// A value, in the type `rounded_to`, if there is one.
+fn from_tract(tensor: &Tensor, rounded_to: Option<Dtype>) -> TractResult<Array> {
     let unknown = || TractError::msg(format!("a value is of type {:?}, which is no plain number", tensor.datum_type()));
     let dtype = dtype_of(tensor.datum_type()).ok_or_else(unknown)?;
     let plain = tensor.cast_to_dt(datum_type(dtype))?;
     let bytes = plain.try_as_plain_ram()?.as_bytes().to_vec();
-    Array::new(dtype, tensor.shape().to_vec(), bytes).map_err(|e| TractError::msg(e.to_string()))
+    let array = Array::new(dtype, tensor.shape().to_vec(), bytes);
+    let array = array.and_then(|array| rounded_to.map_or(Ok(array.clone()), |to| array.cast(to)));
+    array.map_err(|e| TractError::msg(e.to_string()))
 }
 
+/// The type that tract computes with where the file has this one.
 fn datum_type(dtype: Dtype) -> DatumType {
     match dtype {
         Dtype::Bool => DatumType::Bool,
@@ -305,8 +342,7 @@ fn datum_type(dtype: Dtype) -> DatumType {
         Dtype::I32 => DatumType::I32,
         Dtype::U64 => DatumType::U64,
         Dtype::I64 => DatumType::I64,
-        Dtype::F16 => DatumType::F16,
-        Dtype::F32 => DatumType::F32,
+        Dtype::F16 | Dtype::Bf16 | Dtype::F32 => DatumType::F32,
         Dtype::F64 => DatumType::F64,
     }
 }
@@ -323,32 +359,38 @@ fn dtype_of(datum_type: DatumType) -> Option<Dtype> {
         DatumType::I32 => Dtype::I32,
         DatumType::U64 => Dtype::U64,
         DatumType::I64 | DatumType::TDim => Dtype::I64,
-        DatumType::F16 => Dtype::F16,
-        DatumType::F32 => Dtype::F32,
+        DatumType::F16 | DatumType::F32 => Dtype::F32,
         DatumType::F64 => Dtype::F64,
         _ => return None,
     })
 }
 
+/// What is said where tract panics.
+const BUG: &str = "tract breaks off here, by a bug of its own or because the model contradicts itself";
+
 /// Runs a piece of tract, a panic of which becomes an error and is not printed.
 fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
-    thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                usual(info);
-            }
-        }));
-    });
-    let outer = GUARDED.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(f));
-    GUARDED.set(outer);
-    result.unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(TractError::msg(format!("tract panicked: {message}")))
+    quietly(f).unwrap_or_else(|_| Err(TractError::msg(BUG)))
+}
+
+/// Infers all types and shapes. Where tract panics the error names the node at which it does.
+fn analysed(model: &mut InferenceModel, obstinate: bool) -> TractResult<()> {
+    if let Ok(done) = quietly(|| model.analyse(obstinate).map(drop)) {
+        return done;
+    }
+    let infers = |n: usize| -> TractResult<()> {
+        let node = model.node(n);
+        let (inputs, outputs) = model.node_facts(n)?;
+        let observed = node.op.observe_outlets(model, node)?;
+        let observed = observed.iter().map(|&o| model.outlet_fact(o)).collect::<TractResult<_>>()?;
+        node.op.clone().infer(inputs, outputs, observed).map(drop)
+    };
+    let order = guarded(|| model.eval_order()).unwrap_or_default();
+    let culprit = order.into_iter().find(|&n| quietly(|| infers(n)).is_err());
+    let bug = TractError::msg(BUG);
+    Err(match culprit {
+        Some(n) => bug.context(format!("Failed analyse for node {}", model.node(n))),
+        None => bug,
     })
 }
 

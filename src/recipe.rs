@@ -14,7 +14,7 @@ pub use distill::Distill;
 #[cfg(feature = "exec")]
 pub use early_exit::EarlyExit;
 
-use crate::error::{Error, Result, read_text};
+use crate::error::{Error, Result, read_text, reading};
 use crate::passes::options::{OptionsError, Selection, Share, suggest};
 use crate::passes::{self, Pass, Phase};
 use serde::Deserialize;
@@ -144,6 +144,10 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::load`].
     pub fn parse(text: &str, file: &str) -> Result<Recipe> {
+        reading(file, || Recipe::read(text, file))
+    }
+
+    fn read(text: &str, file: &str) -> Result<Recipe> {
         let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
         let bad = |what: String, line: usize| Error::input(what).at(format!("{file}:{line}"));
         let spanned = toml::de::DeTable::parse(text).map_err(|e| {

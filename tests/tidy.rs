@@ -65,7 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// `crate, the only files that may name it`.
 const OWNED: &[(&str, &str)] = &[
     ("prost", "src/onnx/"),
-    ("tract_onnx", "src/exec.rs"),
+    ("tract_onnx", "src/exec"),
     ("petgraph", "src/ir/graph.rs"),
     ("faer", "src/math/"),
     ("clap", "src/cli/"),

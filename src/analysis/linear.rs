@@ -345,34 +345,28 @@ fn im2col(
         taps.push((0..windows as i64).map(|w| (0..k as i64).map(|t| at(w, t)).collect()).collect());
     }
     let windows: usize = taps.iter().map(Vec::len).product();
-    // Offsets of one window's taps in one channel, for every window.
-    let mut offsets: Vec<Option<usize>> = Vec::with_capacity(windows * kernel.taps());
-    for window in 0..windows {
-        let mut rest = window;
-        let mut at = vec![0; axes];
+    // Offsets of one window's taps in one channel.
+    let (mut offsets, mut behind): (Vec<Option<usize>>, Vec<_>) = Default::default();
+    for row in (0..batch * windows).filter(|&row| taken(row)) {
+        let (b, mut rest) = (row / windows, row % windows);
+        offsets.clear();
+        offsets.push(Some(0));
+        // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.
+        let mut step = 1;
         for axis in (0..axes).rev() {
-            at[axis] = rest % taps[axis].len();
+            let places = &taps[axis][rest % taps[axis].len()];
             rest /= taps[axis].len();
-        }
-        for tap in 0..kernel.taps() {
-            let (mut rest, mut offset, mut step) = (tap, Some(0), 1);
-            for axis in (0..axes).rev() {
-                let place = taps[axis][at[axis]][rest % kernel.size[axis]];
-                rest /= kernel.size[axis];
-                offset = offset.zip(place).map(|(o, p)| o + p * step);
-                step *= size[axis];
+            std::mem::swap(&mut offsets, &mut behind);
+            offsets.clear();
+            for place in places {
+                offsets.extend(behind.iter().map(|o| o.zip(*place).map(|(o, p)| o + p * step)));
             }
-            offsets.push(offset);
+            step *= size[axis];
         }
-    }
-    for b in 0..*batch {
         let first = (b * channels + group * kernel.inputs) * area;
-        let rows = offsets.chunks(kernel.taps()).enumerate().filter(|(w, _)| taken(b * windows + w));
-        for (_, window) in rows {
-            for c in 0..kernel.inputs {
-                let plane = x.get(first + c * area..first + (c + 1) * area)?;
-                out.extend(window.iter().map(|o| o.map_or(0.0, |o| plane[o])));
-            }
+        for c in 0..kernel.inputs {
+            let plane = x.get(first + c * area..first + (c + 1) * area)?;
+            out.extend(offsets.iter().map(|o| o.map_or(0.0, |o| plane[o])));
         }
     }
     Some(())

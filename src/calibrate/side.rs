@@ -3,18 +3,19 @@
 use super::spool::Spool;
 use crate::data::{Array, Dtype};
 use crate::error::{Error, Result};
-use crate::exec::{Network, Runner};
+use crate::exec::Runner;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Tensor, Type, ValueId};
-use crate::onnx;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Chunks that are run at a time: what they give is in memory until it is written.
-const BATCH: usize = 16;
+/// Bytes that chunks that are run at a time may read and give: all of it is in memory until it is written.
+const BATCH: usize = 1 << 25;
+/// Chunks that are run at a time, at most.
+const MOST: usize = 64;
 
 /// `(ours, data's)`: types that both have.
-const DTYPES: [(DType, Dtype); 12] = [
+const DTYPES: [(DType, Dtype); 13] = [
     (DType::BOOL, Dtype::Bool),
     (DType::U8, Dtype::U8),
     (DType::I8, Dtype::I8),
@@ -25,6 +26,7 @@ const DTYPES: [(DType, Dtype); 12] = [
     (DType::U64, Dtype::U64),
     (DType::I64, Dtype::I64),
     (DType::F16, Dtype::F16),
+    (DType::BF16, Dtype::Bf16),
     (DType::F32, Dtype::F32),
     (DType::F64, Dtype::F64),
 ];
@@ -64,7 +66,7 @@ impl Side {
             chunk(i)?.iter().zip(&mut spools).try_for_each(|(array, spool)| spool.push(array))?;
         }
         let empty = Graph::new("", graph.opset);
-        let shell = Model { graph: empty, ir_version: shell.ir_version.max(4), ..shell.clone() };
+        let shell = Model { graph: empty, ..shell.clone() };
         Ok(Side {
             name,
             shell,
@@ -166,10 +168,8 @@ impl Side {
             types.push((v, Type::tensor(ours, Shape(dims))));
             shapes.push(shape.to_vec());
         }
-        let mut part = self.shell.clone();
-        part.graph = graph.extract(order, &types, &fixed, outputs).map_err(Err)?;
-        let network = Network::from_bytes(self.name, &onnx::to_bytes(&part).map_err(Err)?);
-        let runner = network.and_then(|network| network.runner(&shapes));
+        let part = graph.extract(order, &types, &fixed, outputs).map_err(Err)?;
+        let runner = Runner::of_graph(self.name, part, &self.shell, &shapes);
         let runner = runner.map_err(|e| Ok(format!("what is before it does not run: {}", e.reason())))?;
         self.compute(&runner, &inputs, outputs).map_err(Err)
     }
@@ -177,15 +177,23 @@ impl Side {
     /// Runs a part for every chunk and keeps what it gives.
     fn compute(&mut self, runner: &Runner, inputs: &[ValueId], outputs: &[ValueId]) -> Result<()> {
         let mut spools = outputs.iter().map(|_| Spool::new()).collect::<Result<Vec<_>>>()?;
-        for start in (0..self.chunks).step_by(BATCH) {
+        let bytes = |arrays: &[Array]| arrays.iter().map(|a| a.bytes().len()).sum::<usize>();
+        // The first one shows how many fit.
+        let (mut start, mut many) = (0, 1);
+        while start < self.chunks {
             let chunk = |i: usize| {
                 let given = inputs.iter().map(|v| self.live[v].read(i)).collect::<Result<Vec<_>>>()?;
-                runner.run(&given)
+                let made = runner.run(&given)?;
+                Ok((bytes(&given) + bytes(&made), made))
             };
-            let results: Vec<_> = (start..self.chunks.min(start + BATCH)).into_par_iter().map(chunk).collect();
-            for arrays in results {
-                arrays?.iter().zip(&mut spools).try_for_each(|(array, spool)| spool.push(array))?;
+            let end = self.chunks.min(start + many);
+            let results: Vec<Result<(usize, Vec<Array>)>> = (start..end).into_par_iter().map(chunk).collect();
+            for result in results {
+                let (bytes, arrays) = result?;
+                many = (BATCH / bytes.max(1)).clamp(1, MOST);
+                arrays.iter().zip(&mut spools).try_for_each(|(array, spool)| spool.push(array))?;
             }
+            start = end;
         }
         self.live.extend(outputs.iter().copied().zip(spools.into_iter().map(Arc::new)));
         Ok(())

@@ -74,6 +74,14 @@ impl Subject {
         }
     }
 
+    /// As [`Network::widened`].
+    pub fn widened(&self) -> Option<String> {
+        match self {
+            Subject::File(network) => network.widened(),
+            Subject::Staged { networks, .. } => networks.iter().find_map(Network::widened),
+        }
+    }
+
     pub fn files(&self) -> Vec<PathBuf> {
         match self {
             Subject::File(network) => network.files().to_vec(),
@@ -247,7 +255,7 @@ impl Probe {
     }
 }
 
-fn flat(mut model: Model, network: &Network, shapes: &[Vec<usize>]) -> Result<Probe> {
+fn flat(model: Model, network: &Network, shapes: &[Vec<usize>]) -> Result<Probe> {
     let names: Vec<(String, Vec<usize>)> =
         network.inputs().iter().map(|i| i.name.clone()).zip(shapes.iter().cloned()).collect();
     let g = &model.graph;
@@ -258,9 +266,7 @@ fn flat(mut model: Model, network: &Network, shapes: &[Vec<usize>]) -> Result<Pr
     let ends: Vec<ValueId> =
         answers.into_iter().chain(asked.iter().map(|a| a.0)).chain(g.outputs().iter().copied()).collect();
     let thresholds = asked.into_iter().map(|a| a.1).collect();
-    model.graph = g.part(&ends, shapes)?;
-    model.ir_version = model.ir_version.max(4);
-    let runner =
-        Network::from_bytes(&network.path().display().to_string(), &onnx::to_bytes(&model)?)?.runner(shapes)?;
+    let part = g.part(&ends, shapes)?;
+    let runner = Runner::of_graph(&network.path().display().to_string(), part, &model, shapes)?;
     Ok(Probe { run: Asked::Flat(runner), thresholds, names: labels, macs })
 }

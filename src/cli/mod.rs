@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
         }
     };
     signals::watch();
-    let done = match cli.command {
+    let run = || match cli.command {
         Command::Compress(args) => args.run(),
         #[cfg(feature = "distill")]
         Command::Distill(args) => args.run(),
@@ -98,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::New(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
+    let panicked = |message| Err(Error::internal(message).because("RUST_BACKTRACE=1 shows where"));
+    let done = crate::error::process(run).unwrap_or_else(panicked);
     match done {
         Ok(code) => code,
         Err(e) => {

@@ -1,6 +1,8 @@
 //! Progress on standard error: a bar on a terminal, otherwise a line a step and now and then one about a long step, nothing
 //! with `-q`.
 
+mod left;
+
 #[cfg(feature = "distill")]
 use super::signals;
 use crate::compress::Observer;
@@ -9,9 +11,10 @@ use crate::files::Atomic;
 use crate::ir::{Model, text};
 use crate::onnx::Pages;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use left::Left;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Between two lines about one step.
@@ -21,10 +24,23 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub struct Progress {
     quiet: bool,
     bar: ProgressBar,
-    /// When the step began, and when it last had a line.
-    since: Mutex<(Instant, Instant)>,
+    now: Mutex<Now>,
     dump: Option<PathBuf>,
     pages: Pages,
+}
+
+/// The running step.
+struct Now {
+    began: Instant,
+    /// When it last had a line.
+    told: Instant,
+    left: Left,
+}
+
+impl Now {
+    fn begins() -> Now {
+        Now { began: Instant::now(), told: Instant::now(), left: Left::default() }
+    }
 }
 
 impl Progress {
@@ -32,11 +48,10 @@ impl Progress {
         let shown = !quiet && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} % {msg} ({eta} left)") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} % {msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
-        let since = Mutex::new((Instant::now(), Instant::now()));
-        Progress { quiet, bar, since, dump, pages: Pages::default() }
+        Progress { quiet, bar, now: Mutex::new(Now::begins()), dump, pages: Pages::default() }
     }
 
     /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
@@ -55,18 +70,6 @@ impl Progress {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
-
-    /// A line about a step that takes long.
-    fn line(&self, done: u64, all: u64, site: &str) {
-        let Ok(mut since) = self.since.lock() else { return };
-        if since.1.elapsed() < PAUSE || done == 0 || done > all {
-            return;
-        }
-        let share = done as f64 / all as f64;
-        let left = since.0.elapsed().as_secs_f64() * (1.0 - share) / share;
-        super::say(&format!("  {:.0} %, about {left:.0} s left: {site}", 100.0 * share));
-        since.1 = Instant::now();
-    }
 }
 
 impl Observer for Progress {
@@ -77,17 +80,20 @@ impl Observer for Progress {
         }
         self.bar.set_prefix(title);
         self.bar.reset();
-        if let Ok(mut since) = self.since.lock() {
-            *since = (Instant::now(), Instant::now());
-        }
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now::begins();
     }
 
     fn site(&self, done: u64, all: u64, site: &str) {
         self.bar.set_length(all);
         self.bar.set_position(done);
-        self.bar.set_message(site.to_string());
-        if !self.quiet && self.bar.is_hidden() {
-            self.line(done, all, site);
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = now.began.elapsed();
+        let left = now.left.after(done, all, since).map(|left| format!(", about {:.0} s left", left.as_secs_f64()));
+        self.bar.set_message(format!("{site}{}", left.as_deref().unwrap_or_default()));
+        let due = !self.quiet && self.bar.is_hidden() && now.told.elapsed() >= PAUSE;
+        if let Some(left) = left.filter(|_| due) {
+            super::say(&format!("  {:.0} %{left}: {site}", 100.0 * done as f64 / all as f64));
+            now.told = Instant::now();
         }
         self.pages.release();
     }

@@ -1,12 +1,11 @@
 //! Networks with operators that cannot be trained through: what comes before is computed once, and the rest trains on that.
 
-use crate::data::{Array, Dtype};
+use crate::data::Array;
 use crate::distill::train::{self, Ends, Samples};
 use crate::distill::{obstacle, weights};
 use crate::error::{Error, Result};
-use crate::exec::{Network, Runner};
+use crate::exec::Runner;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};
-use crate::onnx;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// The part of a network that can be trained.
@@ -51,7 +50,7 @@ impl Rest {
                     ))
                 })?),
             };
-            let first = runner.as_ref().map(|(runner, dtypes)| run(runner, dtypes, samples, 0)).transpose()?;
+            let first = runner.as_ref().map(|runner| run(runner, samples, 0)).transpose()?;
             let mut fed = samples.inputs().to_vec();
             let by_sample = |v: ValueId, array: &Array| {
                 let rows = graph.value(v).dims().and_then(|dims| dims.first().copied());
@@ -96,8 +95,7 @@ impl Rest {
                         break;
                     }
                     let all = |i| {
-                        let arrays =
-                            runner.as_ref().map(|(runner, dtypes)| run(runner, dtypes, samples, i)).transpose()?;
+                        let arrays = runner.as_ref().map(|runner| run(runner, samples, i)).transpose()?;
                         Ok(arrays.iter().flatten().map(Array::to_f32).collect())
                     };
                     let features = (0..samples.count()).map(all).collect::<Result<_>>()?;
@@ -212,19 +210,16 @@ fn crossing(graph: &Graph, before: &[NodeId], after: &[NodeId], outputs: &[Value
 }
 
 /// Runs what gives these values, for inputs of these shapes.
-fn runner(model: &Model, shapes: &[Vec<usize>], ends: &[ValueId]) -> Result<(Runner, Vec<Dtype>)> {
-    let part = model.graph.part(ends, shapes)?;
-    let shell = Model { graph: part, ir_version: model.ir_version.max(4), ..model.clone() };
-    let network = Network::from_bytes("student", &onnx::to_bytes(&shell)?)?;
-    Ok((network.runner(shapes)?, network.inputs().iter().map(|spec| spec.dtype).collect()))
+fn runner(model: &Model, shapes: &[Vec<usize>], ends: &[ValueId]) -> Result<Runner> {
+    Runner::of_graph("student", model.graph.part(ends, shapes)?, model, shapes)
 }
 
-fn run(runner: &Runner, dtypes: &[Dtype], samples: &dyn Samples, i: usize) -> Result<Vec<Array>> {
+fn run(runner: &Runner, samples: &dyn Samples, i: usize) -> Result<Vec<Array>> {
     let arrays = samples
         .read(i)?
         .into_iter()
         .zip(samples.inputs())
-        .zip(dtypes)
-        .map(|((x, (_, shape)), &dtype)| Array::from_f32([&[1], &shape[..]].concat(), &x)?.cast(dtype));
+        .zip(runner.inputs())
+        .map(|((x, (_, shape)), spec)| Array::from_f32([&[1], &shape[..]].concat(), &x)?.cast(spec.dtype));
     runner.run(&arrays.collect::<Result<Vec<_>>>()?)
 }

@@ -151,8 +151,14 @@ impl<'a> Repairs<'a> {
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
         let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
-        work.all = work.done;
-        work.plan(self.data, graph, layers.iter().copied());
+        (work.all, work.layers) = (work.done, HashMap::new());
+        let mut changed = self.changed;
+        let looked_at = |n: &NodeId| {
+            let rewritten = at_layer.get(n).is_some_and(|s| s.lives(graph) && !stays(graph, task, s));
+            changed |= rewritten;
+            (rewritten || others && changed) && !task.selected.skips(*n)
+        };
+        work.plan(self.data, graph, layers.iter().copied().filter(looked_at));
         let mut visited: HashSet<NodeId> = HashSet::new();
         for n in layers {
             if !graph.has_node(n) {

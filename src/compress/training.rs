@@ -6,10 +6,9 @@ use crate::calibrate::{self, Calibration};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Ends, Samples, Teacher};
 use crate::error::{Error, Kind, Result};
-use crate::exec::Network;
+use crate::exec::Runner;
 use crate::exits::observe::Source;
 use crate::ir::{Graph, Model};
-use crate::onnx;
 use crate::passes::Pass;
 use crate::passes::options::Selected;
 use std::path::{Path, PathBuf};
@@ -192,15 +191,13 @@ fn in_tract(model: &Model, ends: Ends) -> Result<Teacher<'static>> {
     let graph = &model.graph;
     let shapes: Vec<Vec<usize>> = ends.shapes.into_iter().map(|s| s.1).collect();
     let part = graph.part(&ends.values, &shapes)?;
-    let shell = Model { graph: Graph::new("", graph.opset), ir_version: model.ir_version.max(4), ..model.clone() };
-    let network = Network::from_bytes("teacher", &onnx::to_bytes(&Model { graph: part, ..shell })?)?;
-    let (runner, specs) = (network.runner(&shapes)?, network.inputs().to_vec());
+    let runner = Runner::of_graph("teacher", part, model, &shapes)?;
     Ok(Box::new(move |x| {
         let arrays = ends
             .ports
             .iter()
             .zip(&shapes)
-            .zip(&specs)
+            .zip(runner.inputs())
             .map(|((&port, shape), spec)| Array::from_f32(shape.clone(), &x[port])?.cast(spec.dtype));
         let outputs = runner.run(&arrays.collect::<Result<Vec<_>>>()?)?;
         Ok(outputs.iter().map(Array::to_f32).collect())

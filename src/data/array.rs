@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,7 @@ pub enum Dtype {
     U64,
     I64,
     F16,
+    Bf16,
     F32,
     F64,
 }
@@ -28,14 +29,14 @@ impl Dtype {
     pub fn size(self) -> usize {
         match self {
             Dtype::Bool | Dtype::U8 | Dtype::I8 => 1,
-            Dtype::U16 | Dtype::I16 | Dtype::F16 => 2,
+            Dtype::U16 | Dtype::I16 | Dtype::F16 | Dtype::Bf16 => 2,
             Dtype::U32 | Dtype::I32 | Dtype::F32 => 4,
             Dtype::U64 | Dtype::I64 | Dtype::F64 => 8,
         }
     }
 
     pub fn is_float(self) -> bool {
-        matches!(self, Dtype::F16 | Dtype::F32 | Dtype::F64)
+        matches!(self, Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64)
     }
 }
 
@@ -52,6 +53,7 @@ impl fmt::Display for Dtype {
             Dtype::U64 => "u64",
             Dtype::I64 => "i64",
             Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
             Dtype::F32 => "f32",
             Dtype::F64 => "f64",
         })
@@ -169,6 +171,7 @@ macro_rules! decode {
             Dtype::U64 => read($bytes, |b| u64::from_le_bytes(b) as $to),
             Dtype::I64 => read($bytes, |b| i64::from_le_bytes(b) as $to),
             Dtype::F16 => read($bytes, |b| f16::from_le_bytes(b).to_f32() as $to),
+            Dtype::Bf16 => read($bytes, |b| bf16::from_le_bytes(b).to_f32() as $to),
             Dtype::F32 => read($bytes, |b| f32::from_le_bytes(b) as $to),
             Dtype::F64 => read($bytes, |b| f64::from_le_bytes(b) as $to),
         }
@@ -195,6 +198,7 @@ pub(super) fn to_int(dtype: Dtype, bytes: &[u8]) -> Result<Vec<i128>, String> {
 pub(super) fn from_f64(values: impl Iterator<Item = f64>, to: Dtype) -> Vec<u8> {
     match to {
         Dtype::F16 => values.flat_map(|v| f16::from_f64(v).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.flat_map(|v| bf16::from_f64(v).to_le_bytes()).collect(),
         Dtype::F64 => values.flat_map(f64::to_le_bytes).collect(),
         _ => values.flat_map(|v| (v as f32).to_le_bytes()).collect(),
     }
@@ -222,7 +226,7 @@ pub(super) fn from_int(values: &[i128], to: Dtype) -> Result<Vec<u8>, String> {
         Dtype::I32 => encode!(i32),
         Dtype::U64 => encode!(u64),
         Dtype::I64 => encode!(i64),
-        Dtype::F16 | Dtype::F32 | Dtype::F64 => from_f64(values.iter().map(|&v| v as f64), to),
+        Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64 => from_f64(values.iter().map(|&v| v as f64), to),
     })
 }
 
@@ -238,7 +242,7 @@ mod tests {
             assert_eq!(to_int(dtype, &bytes).unwrap(), [0, 1, 100]);
             assert_eq!(to_f64(dtype, &bytes), [0.0, 1.0, 100.0]);
         }
-        for dtype in [Dtype::F16, Dtype::F32, Dtype::F64] {
+        for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32, Dtype::F64] {
             let bytes = from_f64([-0.5, 2.0].into_iter(), dtype);
             assert_eq!(to_f64(dtype, &bytes), [-0.5, 2.0]);
             assert!(to_int(dtype, &bytes).unwrap_err().contains("-0.5 is not an integer"));

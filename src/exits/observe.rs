@@ -2,9 +2,8 @@
 
 use crate::data::{Array, Feed};
 use crate::error::{Error, Result};
-use crate::exec::Network;
+use crate::exec::Runner;
 use crate::ir::{Model, ValueId};
-use crate::onnx;
 use ndarray::Array2;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,8 +90,7 @@ pub fn observe(
     let graph = &model.graph;
     let ids: Vec<ValueId> = values.iter().map(|v| v.0).collect();
     let part = graph.part(&ids, &source.shapes())?;
-    let shell = Model { graph: part, ir_version: model.ir_version.max(4), ..model.clone() };
-    let runner = Network::from_bytes("the model", &onnx::to_bytes(&shell)?)?.runner(&source.shapes())?;
+    let runner = Runner::of_graph("the model", part, model, &source.shapes())?;
     let done = AtomicUsize::new(0);
     let rows: Vec<Result<Vec<Vec<f32>>>> = source
         .picks

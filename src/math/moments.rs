@@ -6,12 +6,10 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
-use ndarray::{Array1, Array2, ArrayView2, CowArray, s};
+use ndarray::{Array1, Array2, ArrayView2, s};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-
-use super::dense::view;
 
 /// Rows and columns of a tile.
 const TILE: usize = 256;
@@ -91,8 +89,8 @@ impl Moments {
         self.to.add(x, y)?;
         let [about, _] = self.to.about.as_ref()?;
         add(&mut self.xx, [x, x], [about, about], true);
-        for (count, row) in self.nonzero.iter_mut().zip(x.rows()) {
-            *count += row.iter().filter(|&&v| v != 0.0).count() as f64;
+        for column in x.columns() {
+            self.nonzero.iter_mut().zip(column).for_each(|(count, &v)| *count += f64::from(u8::from(v != 0.0)));
         }
         Some(())
     }
@@ -155,12 +153,17 @@ impl Retarget {
         }
         let [ax, ay] = &*self.about.get_or_insert_with(|| [x, y].map(means));
         add(&mut self.yx, [y, x], [ay, ax], false);
-        for ((sum, row), &a) in self.x.iter_mut().zip(x.rows()).zip(ax) {
-            *sum += row.iter().map(|&v| f64::from(v) - f64::from(a)).sum::<f64>();
+        // Samples lie one after the other, so each is read in one go.
+        for column in x.columns() {
+            let off = column.iter().zip(ax).map(|(&v, &a)| f64::from(v) - f64::from(a));
+            self.x.iter_mut().zip(off).for_each(|(sum, off)| *sum += off);
         }
-        for (((sum, square), row), &a) in self.y.iter_mut().zip(&mut self.yy).zip(y.rows()).zip(ay) {
-            *sum += row.iter().map(|&v| f64::from(v) - f64::from(a)).sum::<f64>();
-            *square += row.iter().map(|&v| (f64::from(v) - f64::from(a)).powi(2)).sum::<f64>();
+        for column in y.columns() {
+            let off = column.iter().zip(ay).map(|(&v, &a)| f64::from(v) - f64::from(a));
+            for ((sum, square), off) in self.y.iter_mut().zip(&mut self.yy).zip(off) {
+                *sum += off;
+                *square += off * off;
+            }
         }
         self.samples += x.ncols();
         Some(())
@@ -196,8 +199,12 @@ impl Retarget {
 
 /// The mean of every row.
 fn means(rows: ArrayView2<'_, f32>) -> Array1<f32> {
+    let mut sums = Array1::<f64>::zeros(rows.nrows());
+    for column in rows.columns() {
+        sums.iter_mut().zip(column).for_each(|(sum, &v)| *sum += f64::from(v));
+    }
     let n = rows.ncols().max(1) as f64;
-    rows.rows().into_iter().map(|row| (row.iter().map(|&v| f64::from(v)).sum::<f64>() / n) as f32).collect()
+    sums.mapv(|sum| (sum / n) as f32)
 }
 
 /// A sum of products a sample, about the means of what was multiplied, `off` from zero; or about zero with `means` added
@@ -219,10 +226,8 @@ fn add(sum: &mut Array2<f64>, [a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<
         .collect();
     // A row of tiles at a time bounds what is held besides the sum itself.
     for row in tiles.chunk_by(|a, b| a.0 == b.0) {
-        let done: Vec<Option<Mat<f64>>> =
-            row.par_iter().map(|&(i, j)| tile([a, b], about, i, j, lower && i == j)).collect();
+        let done: Vec<Mat<f64>> = row.par_iter().map(|&(i, j)| tile([a, b], about, i, j, lower && i == j)).collect();
         for (&(i, j), tile) in row.iter().zip(done) {
-            let Some(tile) = tile else { continue };
             for (c, column) in tile.col_iter().enumerate() {
                 for (r, value) in column.iter().enumerate() {
                     sum[(i + r, j + c)] += value;
@@ -232,26 +237,15 @@ fn add(sum: &mut Array2<f64>, [a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<
     }
 }
 
-fn tile(
-    [a, b]: [ArrayView2<'_, f32>; 2],
-    about: [&Array1<f32>; 2],
-    i: usize,
-    j: usize,
-    diagonal: bool,
-) -> Option<Mat<f64>> {
+fn tile([a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<f32>; 2], i: usize, j: usize, diagonal: bool) -> Mat<f64> {
     let (rows, columns) = (TILE.min(a.nrows() - i), TILE.min(b.nrows() - j));
     let mut sum = Mat::<f64>::zeros(rows, columns);
     let mut part = Mat::<f32>::zeros(rows, columns);
-    let centred = |x: ArrayView2<'_, f32>, about: &Array1<f32>, rows: Range<usize>, samples: Range<usize>| {
-        let mut x = x.slice(s![rows.clone(), samples]).as_standard_layout().into_owned();
-        x.rows_mut().into_iter().zip(about.slice(s![rows])).for_each(|(mut row, &a)| row -= a);
-        CowArray::from(x)
-    };
     for start in (0..a.ncols()).step_by(SAMPLES) {
         let samples = start..a.ncols().min(start + SAMPLES);
         let left = centred(a, about[0], i..i + rows, samples.clone());
         let right = centred(b, about[1], j..j + columns, samples);
-        let (left, right): (MatRef<'_, f32>, MatRef<'_, f32>) = (view(&left)?, view(&right)?);
+        let (left, right): (MatRef<'_, f32>, MatRef<'_, f32>) = (left.as_ref(), right.as_ref());
         if diagonal {
             let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
             let part = part.as_mut();
@@ -263,7 +257,17 @@ fn tile(
             sum.iter_mut().zip(part.iter()).for_each(|(sum, &part)| *sum += f64::from(part));
         }
     }
-    Some(sum)
+    sum
+}
+
+/// Some rows and samples of what differs from `about`.
+fn centred(x: ArrayView2<'_, f32>, about: &Array1<f32>, rows: Range<usize>, samples: Range<usize>) -> Mat<f32> {
+    let mut out = Mat::zeros(rows.len(), samples.len());
+    let about = about.slice(s![rows.clone()]);
+    for (to, from) in out.col_iter_mut().zip(x.slice(s![rows, samples]).columns()) {
+        to.iter_mut().zip(from).zip(about).for_each(|((to, x), a)| *to = x - a);
+    }
+    out
 }
 
 fn mirror(square: &mut Array2<f64>) {
