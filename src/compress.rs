@@ -11,6 +11,7 @@ mod early_exit;
 #[cfg(feature = "distill")]
 mod frozen;
 mod inputs;
+mod provenance;
 #[cfg(feature = "exec")]
 mod repairs;
 #[cfg(feature = "distill")]
@@ -150,6 +151,9 @@ fn run(
     if !plan.iter().all(|(_, action)| matches!(action, Action::Nothing | Action::Clean)) {
         student.graph.flatten()?;
     }
+    // What does nothing leaves names as they are, too.
+    let works = !plan.iter().all(|(_, action)| matches!(action, Action::Nothing));
+    let renamed = if works { student.graph.separate_names() } else { 0 };
     let mut interface = student.graph.interface();
     let mut steps: Vec<StepReport> = Vec::new();
     let (mut missed, mut ruined) = (Vec::new(), Vec::new());
@@ -160,6 +164,8 @@ fn run(
     let teacher_size = Size { bytes: teacher_bytes, ..loaded };
     let mut size = teacher_size;
     let count = plan.len().min(stop_after.unwrap_or(usize::MAX));
+    let done = provenance::words(&recipe.steps[..count]);
+    let mut signed = false;
     observer.model(0, "load", &student)?;
     for (i, ((name, action), step)) in plan.into_iter().zip(&recipe.steps).take(count).enumerate() {
         observer.step(i, count, &name);
@@ -179,6 +185,10 @@ fn run(
             #[cfg(feature = "exec")]
             Action::EarlyExit(_) | Action::Cascade(_) => false,
         };
+        if i == 0 && renamed > 0 {
+            let what = if renamed == 1 { "1 node or value".into() } else { format!("{renamed} nodes and values") };
+            run.note("load", &format!("{what} got another name: one before or around had theirs"), true);
+        }
         #[cfg_attr(not(feature = "distill"), allow(unused_mut))]
         let mut curve = Vec::new();
         let before = exact.then(|| student.clone());
@@ -264,6 +274,11 @@ fn run(
         interface = student.graph.interface();
         if !teacher.graph.has_unlisted() && student.raise_ir() {
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs", true);
+        }
+        // What nothing was done to is still its maker's.
+        if !signed && (run.rows.iter().any(|r| r.done) || !curve.is_empty()) {
+            onnx::sign(&mut student, &done)?;
+            signed = true;
         }
         let after = measure(&student)?;
         if let Action::Pass(pass, _) = &action {
@@ -388,11 +403,9 @@ impl Run<'_> {
         if with_bodies.is_empty() {
             return Ok(false);
         }
-        let mut taken = graph.all_names();
-        taken.extend(graph.reserved.iter().cloned());
         let mut changed = false;
         for n in with_bodies {
-            changed |= graph.edit_bodies(n, &taken, |body| {
+            changed |= graph.edit_bodies(n, |body| {
                 let before = self.rows.iter().filter(|r| r.done).count();
                 self.clean(body, passes, None)?;
                 Ok(self.rows.iter().filter(|r| r.done).count() > before)
@@ -407,7 +420,10 @@ impl Run<'_> {
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);
         let count = sites.len();
-        let together = pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?;
+        let together = match sites.is_empty() {
+            true => None,
+            false => pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?,
+        };
         let mut changed = false;
         let sites = match together {
             Some(together) => {
@@ -474,11 +490,11 @@ impl Run<'_> {
             }
             Verdict::Patch(mut patch, what) => {
                 let cuts = std::mem::take(&mut patch.cuts);
-                let before = (pass.phase() != Phase::Clean).then(|| self.costs.now(graph, &[]));
+                let before = (pass.phase() != Phase::Clean).then(|| self.costs.now(graph, None));
                 let applied =
                     self.put(graph, patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
                 row.note = what;
-                row.cost = before.map(|b| (b, self.costs.now(graph, &applied.touched)));
+                row.cost = before.map(|b| (b, self.costs.now(graph, Some(&applied))));
                 Some(cuts)
             }
         };

@@ -3,6 +3,8 @@
 mod quiet;
 
 pub(crate) use quiet::{process, quietly, reading};
+
+use crate::plain;
 use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -106,15 +108,17 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.what)?;
+        // A cause may have lines of its own, such as the place in a recipe: no other line can look like ours.
+        let cause = |why: &str| plain::lines(why).replace('\n', "\n  ");
+        write!(f, "error: {}", plain::line(&self.what))?;
         if !self.at.is_empty() {
-            write!(f, "\n  at       {}", self.at.join(", "))?;
+            write!(f, "\n  at       {}", plain::line(&self.at.join(", ")))?;
         }
         if let Some(why) = &self.because {
-            write!(f, "\n  because  {why}")?;
+            write!(f, "\n  because  {}", cause(why))?;
         }
         if let Some(how) = &self.help {
-            write!(f, "\n  help     {how}")?;
+            write!(f, "\n  help     {}", plain::line(how))?;
         }
         Ok(())
     }

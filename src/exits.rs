@@ -10,11 +10,10 @@ pub mod observe;
 pub mod places;
 pub mod staged;
 
-use crate::error::{Error, Result};
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::reduce::{Function, Reduce};
 use crate::ir::op::softmax::{self, Softmax};
-use crate::ir::{Exit, Graph, Patch, Ref, Tensor};
+use crate::ir::{Graph, Patch, Ref, Tensor};
 use crate::math::logistic::softmax as probabilities;
 use ndarray::ArrayView2;
 
@@ -58,15 +57,6 @@ pub fn reduce(graph: &Graph, function: Function, axis: Option<i64>) -> (Reduce, 
     let axes = axis.map(|a| vec![a]);
     let given = axes.as_ref().filter(|_| input).map(|a| Tensor::i64([a.len()], a));
     (Reduce { function, axes: axes.filter(|_| !input), keepdims: false, noop_with_empty_axes: false }, given)
-}
-
-/// The exit whose condition a patch gave this name; `answer` is the name of what it answers with.
-///
-/// # Errors
-/// Internal ones: there is no such value.
-pub fn exit(graph: &Graph, answer: &str, sure: &str) -> Result<Exit> {
-    let find = |name: &str| graph.find_value(name).ok_or_else(|| Error::internal(format!("no value \"{name}\"")));
-    Ok(Exit { answer: find(answer)?, sure: find(sure)? })
 }
 
 /// Largest probability and its class, by sample, of logits (samples × classes) at a temperature.

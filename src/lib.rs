@@ -21,6 +21,7 @@ pub mod ir;
 pub mod math;
 pub mod onnx;
 pub mod passes;
+pub mod plain;
 pub mod recipe;
 pub mod report;
 

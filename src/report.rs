@@ -1,6 +1,7 @@
 //! What was done, site by site, for people (text, Markdown) and machines (JSON).
 
 use crate::analysis::cost::Cost;
+use crate::plain;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -111,13 +112,13 @@ impl Report {
     pub fn text(&self) -> String {
         let mut out = String::new();
         for (i, step) in self.steps.iter().enumerate() {
-            let _ = writeln!(out, "step {} {}: {}", i + 1, step.name, step.change());
+            let _ = writeln!(out, "step {} {}: {}", i + 1, plain::line(&step.name), step.change());
             let table = step.table();
             if !table.is_empty() {
                 let mut t = comfy_table::Table::new();
                 t.load_style(comfy_table::presets::NOTHING);
                 for row in table {
-                    t.add_row(row);
+                    t.add_row(row.map(|cell| plain::line(&cell).into_owned()));
                 }
                 let lines = t.to_string();
                 lines.lines().for_each(|l| out.extend(["  ", l.trim_end(), "\n"]));
@@ -126,7 +127,7 @@ impl Report {
         let packed = self.zstd_bytes.map(|z| part(Some(z.teacher), Some(z.student), "bytes after zstd"));
         let all = packed.into_iter().fold(change(&self.teacher, &self.student), |all, p| format!("{all}, {p}"));
         let _ = writeln!(out, "in all: {all}");
-        self.missed.iter().for_each(|m| out.extend(["MISSED ", m, "\n"]));
+        self.missed.iter().for_each(|m| out.extend(["MISSED ", &plain::line(m), "\n"]));
         out
     }
 
@@ -146,12 +147,12 @@ impl Report {
             line("bytes after zstd", Some(z.teacher), Some(z.student));
         }
         for (i, step) in self.steps.iter().enumerate() {
-            let _ = writeln!(out, "\n## Step {}: {}\n\n{}", i + 1, step.name, step.change());
+            let _ = writeln!(out, "\n## Step {}: {}\n\n{}", i + 1, plain::markdown(&step.name), step.change());
             let table = step.table();
             if !table.is_empty() {
                 out.push_str("\n| pass | site | | what | parameters | MACs |\n|---|---|---|---|---|---|\n");
                 for row in table {
-                    let cells: Vec<_> = row.iter().map(|c| c.replace('|', "\\|")).collect();
+                    let cells: Vec<_> = row.iter().map(|cell| plain::markdown(cell)).collect();
                     let _ = writeln!(out, "| {} |", cells.join(" | "));
                 }
             }
@@ -169,11 +170,12 @@ impl Report {
         for (title, items) in [("Warnings", &self.warnings), ("Missed targets", &self.missed)] {
             if !items.is_empty() {
                 let _ = writeln!(out, "\n## {title}\n");
-                items.iter().for_each(|i| out.extend(["- ", i, "\n"]));
+                items.iter().for_each(|i| out.extend(["- ", &plain::markdown(i), "\n"]));
             }
         }
         if let Some(check) = &self.check {
-            let _ = writeln!(out, "\n## Check\n\n```json\n{check:#}\n```");
+            let check = format!("{check:#}");
+            let _ = writeln!(out, "\n## Check\n\n```json\n{}\n```", plain::json(&check));
         }
         out
     }

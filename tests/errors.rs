@@ -669,3 +669,57 @@ fn a_folder_that_cannot_be_written_to() {
     assert_eq!(run.status.code(), Some(if privileged { 0 } else { 1 }), "{message}");
     assert!(privileged || message.contains("cannot write closed/student.onnx"), "{message}");
 }
+
+/// Names of nodes, values, operators and files are shown, never obeyed: no control character and no mark of direction
+/// reaches the terminal or the report, and no name ends the line or the cell it stands in.
+#[test]
+fn names_do_nothing_to_a_terminal() {
+    const NASTY: &str = "\u{1b}[2J\u{9b}31m\u{202e}\r\nerror: |`x";
+    let named = |name: &str| format!("{name}{NASTY}");
+    let [x, w, a, b, c, y] = ["x", "w", "a", "b", "c", "y"].map(named);
+    let weight = initializer(&w, &[4, 4], &[bytes(9, [1; 64])]);
+    let nodes = [
+        node("MatMul", &[&x, &w], &[&a]),
+        node(&named("Mystery"), &[&a], &[&b]),
+        node("Identity", &[&b], &[&c]),
+        node("Relu", &[&c], &[&y]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("t{NASTY}.onnx").replace('|', "");
+    let graph = [&[input(&x), weight][..], &nodes, &[output(&y), bytes(2, NASTY)]].concat();
+    write(folder.path(), &file, [model(&graph), bytes(2, NASTY)].concat());
+    let whole = ["-o", "student.onnx", "--report", "report.md", "-p", "clean", "-p", "cluster-weights:min-weights=1"];
+    let cases: &[(&str, &[&str])] = &[
+        ("show", &[]),
+        ("show", &["--json"]),
+        ("show", &["--channels"]),
+        ("compress", &whole),
+        ("compress", &["-o", "student.onnx", "-p", "prune-weights:only=matmu"]),
+        ("compress", &["-o", "student.onnx", "-p", NASTY]),
+        ("compress", &["-o", &named("no/such/folder"), "-p", "none"]),
+        ("compress", &["--\u{1b}[2J\u{9b}31m\u{202e}"]),
+        ("check", &["student.onnx", "--data", NASTY]),
+    ];
+    let harmless = |what: &str, text: &[u8]| {
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        assert!(tutee::plain::lines(&text) == text, "{what}: {text:?}");
+        assert!(!text.contains("\nerror: |"), "{what}: {text:?}");
+        text
+    };
+    for (command, arguments) in cases {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        let run = run.arg(command).arg(&file).args(*arguments).current_dir(&folder).output().unwrap();
+        let what = format!("{command} {arguments:?}");
+        let printed = harmless(&what, &run.stdout);
+        harmless(&what, &run.stderr);
+        if arguments.contains(&"--json") {
+            let json: serde_json::Value = serde_json::from_str(&printed).unwrap();
+            assert_eq!(json["layers"][0]["name"], "matmul");
+        }
+    }
+    let report = harmless("report.md", &std::fs::read(folder.path().join("report.md")).unwrap());
+    let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+    let rows =
+        report.lines().filter(|l| l.starts_with("| clean") || l.starts_with("| cluster") || l.starts_with("| remove"));
+    assert!(rows.map(cells).all(|n| n == 7), "{report}");
+}

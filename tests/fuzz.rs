@@ -139,19 +139,26 @@ fn use_model(model: &tutee::ir::Model, recipe: &str) -> Vec<String> {
     }
 }
 
+/// Names that a damaged file has twice are told apart first, as they are before the first step of a recipe.
+fn verify(model: &tutee::ir::Model) {
+    let mut graph = model.graph.clone();
+    graph.separate_names();
+    graph.verify().unwrap();
+}
+
 fn write_and_read(model: &tutee::ir::Model) {
-    model.graph.verify().unwrap();
+    verify(model);
     let printed = text::print::model(model);
     let written = onnx::to_bytes(model).unwrap();
     onnx::decode(written.into(), None).unwrap();
     if let Ok(parsed) = text::parse::model(&printed) {
-        parsed.graph.verify().unwrap();
+        verify(&parsed);
     }
 }
 
 fn use_text(printed: &str, recipe: &str) -> Option<Vec<String>> {
     let model = text::parse::model(printed).ok()?;
-    model.graph.verify().unwrap();
+    verify(&model);
     // What is only carried is not all in the text form, and not looked into: a file written from it need not be readable.
     let whole = !printed.contains("carried");
     Some(if whole { use_model(&model, recipe) } else { Vec::new() })

@@ -4,14 +4,16 @@
 mod common;
 
 use common::{name, running, teachers};
+use std::collections::HashSet;
 use std::path::Path;
 use tutee::calibrate::Calibration;
-use tutee::compress::{Data, Outcome, Silent, compress_on, measure};
+use tutee::compress::{Data, Outcome, Silent, compress, compress_on, measure};
 use tutee::data::{Array, Dataset, Normalise};
 use tutee::exec::Network;
-use tutee::ir::{Model, Op, text};
+use tutee::ir::{Graph, Model, Op, Source, text};
 use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::{Fidelity, Pass, REGISTRY};
+use tutee::recipe::{Recipe, Step};
 
 fn make(pass: &str) -> Box<dyn Pass> {
     tutee::passes::find(pass).unwrap().make(Default::default()).unwrap_or_else(|e| panic!("{pass}: {}", e.what))
@@ -58,6 +60,115 @@ fn interface_and_validity() {
     });
 }
 
+/// Nodes have names of their own in each graph, values in all that can see each other, after a pass and after the same pass
+/// on what that left.
+#[test]
+fn names_are_unique() {
+    fn check(graph: &Graph, around: &HashSet<String>, here: &str) {
+        let mut names = HashSet::new();
+        for n in graph.nodes().map(|n| graph.node(n)).filter(|n| !n.name.is_empty()) {
+            assert!(names.insert(&n.name), "{here}: two nodes are called {}", n.name);
+        }
+        let mut seen = around.clone();
+        for v in graph.values().map(|v| graph.value(v)).filter(|v| !matches!(v.source, Source::Capture)) {
+            assert!(seen.insert(v.name.clone()), "{here}: two values are called {}", v.name);
+        }
+        graph.nodes().flat_map(|n| graph.node(n).bodies()).for_each(|body| check(body, &seen, here));
+    }
+    each(|path, teacher, step| {
+        let first = run(teacher, step).student;
+        let last = ["distill", "early-exit"].contains(&step) || step.ends_with("-weights");
+        let second = (!last).then(|| run(&first, step).student);
+        for student in std::iter::once(first).chain(second) {
+            let written = onnx::decode(onnx::to_bytes(&student).unwrap().into(), None).unwrap().model;
+            check(&written.graph, &HashSet::new(), &format!("{step} on {}", name(path)));
+        }
+    });
+}
+
+/// Steps of their own for one layer after the other, on a teacher whose names are those that passes would make.
+#[test]
+fn names_stay_unique_over_runs() {
+    let text = "model m opset 13 {
+        input %x : f32[N,64]
+        input %c : bool[]
+        const %stem.fc.weight : f32[64,64] = seed(1)
+        const %stage.fc.weight : f32[64,64] = seed(2)
+        const %w : f32[64,64] = seed(3)
+        %a : f32[N,64] = MatMul(%x, %stem.fc.weight) @fc.left
+        %b : f32[N,64] = MatMul(%a, %stage.fc.weight) @fc
+        %d : f32[N,64] = MatMul(%b, %w) @w.index
+        %y : f32[N,64] = If(%c) @if {
+            then_branch \"then\" {
+                %w.codes : f32[N,64] = Relu(%d) @digits16
+                output %w.codes
+            }
+            else_branch \"else\" {
+                %fc.right : f32[N,64] = Neg(%d) @fc.left.left
+                output %fc.right
+            }
+        }
+        output %y
+    }";
+    let steps = [
+        "factorize-linear:rank=8,only=fc",
+        "factorize-linear:rank=8,only=fc.left",
+        "clean",
+        "cluster-weights:bits=4,only=fc.left.*",
+        "cluster-weights:bits=4,only=w.index",
+        "cluster-weights:bits=4",
+    ];
+    let mut model = text::parse::model(text).unwrap();
+    for step in steps {
+        let recipe = Recipe { steps: vec![Step::parse(step).unwrap()], ..Recipe::default() };
+        let done = compress(&model, 0, &recipe, None, &Silent).unwrap_or_else(|e| panic!("{step}: {e}"));
+        model = onnx::decode(onnx::to_bytes(&done.student).unwrap().into(), None).unwrap().model;
+        model.graph.verify().unwrap_or_else(|e| panic!("{step}: {e}"));
+    }
+}
+
+/// Names of 4 kB in the teacher are not what the student is made of.
+#[test]
+fn long_names_make_no_student_larger() {
+    let long = |name: &str| format!("\"{}{name}\"", "long/".repeat(800));
+    let [w, v, a, fc] = ["w", "v", "a", "fc"].map(long);
+    let text = format!(
+        "model m opset 13 {{
+            input %x : f32[N,32]
+            const %{w} : f32[32,32] = seed(1)
+            const %{v} : f32[32,32] = seed(2)
+            %{a} : f32[N,32] = MatMul(%x, %{w}) @{fc}
+            %y : f32[N,32] = MatMul(%{a}, %{v})
+            output %y
+        }}"
+    );
+    let teacher = text::parse::model(&text).unwrap();
+    let before = onnx::encoded_len(&teacher).unwrap();
+    for step in ["clean", "cluster-weights:min-weights=1", "factorize-linear:rank=4,min-weights=1"] {
+        let recipe = Recipe { steps: vec![Step::parse(step).unwrap()], ..Recipe::default() };
+        let student = compress(&teacher, before, &recipe, None, &Silent).unwrap().student;
+        let after = onnx::encoded_len(&student).unwrap();
+        assert!(after <= before, "{step}: {before} to {after} bytes");
+    }
+}
+
+/// What was done is in the file, once, in few bytes, and nothing is where nothing was done.
+#[test]
+fn a_student_says_how_it_was_made() {
+    let path = &teachers()[0];
+    let teacher = onnx::load(path).unwrap().model;
+    let carried = |m: &Model| m.carried.concat();
+    let says = |m: &Model, what: &str| String::from_utf8_lossy(&carried(m)).matches(what).count();
+    assert_eq!(carried(&run(&teacher, "none").student), carried(&teacher));
+    let once = run(&teacher, "prune-weights").student;
+    let twice = common::run(&once, "[{ pass = \"prune-weights\", sparsity = 0.75 }]").unwrap().student;
+    for student in [&once, &twice] {
+        assert_eq!(says(student, "prune-weights"), 1);
+        assert!(says(student, "; recipe ") == 1 && carried(student).len() < carried(&teacher).len() + 200);
+    }
+    assert_eq!(onnx::to_bytes(&once).unwrap(), onnx::to_bytes(&run(&teacher, "prune-weights").student).unwrap());
+}
+
 #[test]
 fn same_bytes_whatever_the_threads() {
     let with = |threads: usize, f: &(dyn Fn() -> Vec<u8> + Sync)| {
@@ -100,7 +211,9 @@ fn exact_passes_find_nothing_twice_and_never_grow_the_file() {
         let again = run(&first.student, step);
         let done: Vec<_> = again.report.steps[0].rows.iter().filter(|r| r.done).collect();
         assert!(done.is_empty(), "{step} on {} again: {done:?}", name(path));
-        let (before, after) = (path.metadata().unwrap().len(), onnx::encoded_len(&first.student).unwrap());
+        // Without what the student says of how it was made.
+        let unsigned = Model { carried: teacher.carried.clone(), ..first.student };
+        let (before, after) = (path.metadata().unwrap().len(), onnx::encoded_len(&unsigned).unwrap());
         assert!(step != "clean" || after <= before, "{step} on {}: {before} to {after} bytes", name(path));
     });
 }
@@ -135,6 +248,8 @@ fn the_report_is_what_the_file_says() {
         let written = onnx::load(&file).unwrap();
         let recount = measure(&written.model).unwrap();
         assert_eq!(outcome.report.student, recount, "{step} on {}", name(path));
+        let last = outcome.report.steps[0].rows.iter().rev().find_map(|r| r.cost);
+        assert!(last.is_none_or(|(_, now)| now == recount.cost), "{step} on {}: {last:?}", name(path));
         assert_eq!(recount.bytes, file.metadata().unwrap().len(), "{step} on {}", name(path));
     });
 }

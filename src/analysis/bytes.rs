@@ -1,7 +1,7 @@
 //! What the parts of a graph take in its file: how a rewrite knows that it does not make the file grow.
 
 use crate::ir::attr::AttrValue;
-use crate::ir::{Attr, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attr, Graph, Node, NodeId, Patch, Tensor, ValueId};
 use std::collections::BTreeSet;
 
 /// Bytes of an initializer: name, type, dims and data.
@@ -51,7 +51,18 @@ pub fn freed_with_source(graph: &Graph, root: NodeId, limit: usize) -> usize {
 fn own(graph: &Graph, node: NodeId) -> usize {
     let n = graph.node(node);
     let values = graph.node_inputs(node).into_iter().chain(graph.node_outputs(node));
-    let names: usize = values.map(|v| 2 + v.map_or(0, |v| graph.value(v).name.len())).sum();
+    of_node(n, values.map(|v| v.map_or(0, |v| graph.value(v).name.len())))
+}
+
+/// Bytes of the nodes and constants that a patch makes, names and all. Counted low where names are numbered.
+pub fn added(graph: &Graph, patch: &Patch) -> usize {
+    let nodes = patch.nodes(graph).into_iter().map(|(n, names)| of_node(n, names.into_iter().map(str::len)));
+    nodes.sum::<usize>() + patch.constants().map(|(name, tensor)| initializer(name, tensor)).sum::<usize>()
+}
+
+/// Bytes of a node that reads and gives values with names of these lengths.
+fn of_node(n: &Node, names: impl Iterator<Item = usize>) -> usize {
+    let names: usize = names.map(|len| 2 + len).sum();
     6 + n.name.len() + n.op_type.len() + names + n.attrs.iter().map(attribute).sum::<usize>()
 }
 

@@ -2,6 +2,7 @@
 
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::op::{Op, Sizes};
+use crate::ir::patch::Applied;
 use crate::ir::shape::Dim;
 use crate::ir::tensor::Tensor;
 use crate::ir::value::Source;
@@ -28,30 +29,57 @@ pub fn cost(graph: &Graph) -> Cost {
 }
 
 fn total(graph: &Graph, batch: Option<&Dim>) -> Cost {
-    sum(graph, |id| whole(graph, id, batch))
+    let mut sum = Sum::default();
+    graph.values().for_each(|v| sum.add(constant(graph, v)));
+    graph.nodes().for_each(|n| sum.add(whole(graph, n, batch)));
+    sum.cost()
 }
 
-/// What a graph stores itself, and what `node` says of each of its nodes.
-fn sum(graph: &Graph, mut node: impl FnMut(NodeId) -> Cost) -> Cost {
-    let mut cost = Cost { parameters: 0, macs: Some(0), stored: 0 };
-    for v in graph.values() {
-        if let Source::Constant(t, _) | Source::Input { default: Some((t, _)) } = &graph.value(v).source {
-            cost.parameters += if is_limit(graph, v, t) { 0 } else { t.len() as u64 };
-            cost.stored += t.byte_len() as u64;
+/// Costs that can be taken away again.
+#[derive(Debug, Default)]
+struct Sum {
+    parameters: u64,
+    macs: u128,
+    /// Of so many nodes the MACs are known only at run time.
+    open: usize,
+    stored: u64,
+}
+
+impl Sum {
+    fn add(&mut self, cost: Cost) {
+        self.parameters += cost.parameters;
+        self.stored += cost.stored;
+        self.macs += u128::from(cost.macs.unwrap_or(0));
+        self.open += usize::from(cost.macs.is_none());
+    }
+
+    fn take(&mut self, cost: Cost) {
+        self.parameters -= cost.parameters;
+        self.stored -= cost.stored;
+        self.macs -= u128::from(cost.macs.unwrap_or(0));
+        self.open -= usize::from(cost.macs.is_none());
+    }
+
+    fn cost(&self) -> Cost {
+        let macs = u64::try_from(self.macs).ok().filter(|_| self.open == 0);
+        Cost { parameters: self.parameters, macs, stored: self.stored }
+    }
+}
+
+/// What a value stores.
+fn constant(graph: &Graph, v: ValueId) -> Cost {
+    let (parameters, stored) = match &graph.value(v).source {
+        Source::Constant(t, _) | Source::Input { default: Some((t, _)) } => {
+            (if is_limit(graph, v, t) { 0 } else { t.len() as u64 }, t.byte_len() as u64)
         }
-    }
-    for id in graph.nodes() {
-        let here = node(id);
-        cost.parameters += here.parameters;
-        cost.stored += here.stored;
-        cost.macs = cost.macs.zip(here.macs).and_then(|(a, b)| a.checked_add(b));
-    }
-    cost
+        _ => (0, 0),
+    };
+    Cost { parameters, macs: Some(0), stored }
 }
 
 fn is_limit(graph: &Graph, v: ValueId, t: &Tensor) -> bool {
-    let limits = |u: Use| matches!(u, Use::Input(n, 1 | 2) if matches!(graph.node(n).op, Op::Clip(_)));
-    t.len() == 1 && !graph.is_unused(v) && !graph.is_held(v) && graph.uses(v).into_iter().all(limits)
+    let limits = |u: &Use| matches!(*u, Use::Input(n, 1 | 2) if matches!(graph.node(n).op, Op::Clip(_)));
+    t.len() == 1 && !graph.is_unused(v) && !graph.is_held(v) && graph.places(v).iter().all(limits)
 }
 
 /// A node with its bodies: what those store, and its multiply-accumulates or the dearest body's.
@@ -66,20 +94,55 @@ fn whole(graph: &Graph, id: NodeId, batch: Option<&Dim>) -> Cost {
     cost
 }
 
-/// The cost of a graph that is edited bit by bit: nodes that did not change are not looked at again.
+/// The cost of a graph that is edited bit by bit: what did not change is not looked at again.
 #[derive(Debug, Default)]
 pub struct Costs {
     nodes: HashMap<NodeId, Cost>,
+    values: HashMap<ValueId, Cost>,
+    sum: Sum,
+    /// Which edit of the graph this is the cost after.
+    edit: Option<u64>,
 }
 
 impl Costs {
-    /// The cost by now; `touched` are the nodes that changed since the last call.
-    pub fn now(&mut self, graph: &Graph, touched: &[NodeId]) -> Cost {
+    /// The cost by now; `last` is what the last edit did, if that is all since the last call.
+    pub fn now(&mut self, graph: &Graph, last: Option<&Applied>) -> Cost {
         let batch = batch_symbol(graph);
-        for n in touched {
-            self.nodes.remove(n);
+        let next = self.edit.map(|edit| edit + 1) == Some(graph.edits());
+        match last.filter(|_| next) {
+            Some(applied) => {
+                applied.touched.iter().chain(&applied.gone).for_each(|&n| self.node(graph, n, batch.as_ref()));
+                applied.values.iter().for_each(|&v| self.value(graph, v));
+            }
+            None if self.edit == Some(graph.edits()) => {}
+            None => {
+                *self = Costs::default();
+                graph.nodes().for_each(|n| self.node(graph, n, batch.as_ref()));
+                graph.values().for_each(|v| self.value(graph, v));
+            }
         }
-        sum(graph, |id| *self.nodes.entry(id).or_insert_with(|| whole(graph, id, batch.as_ref())))
+        self.edit = Some(graph.edits());
+        self.sum.cost()
+    }
+
+    fn node(&mut self, graph: &Graph, n: NodeId, batch: Option<&Dim>) {
+        let cost = graph.has_node(n).then(|| whole(graph, n, batch));
+        let was = match cost {
+            Some(cost) => self.nodes.insert(n, cost),
+            None => self.nodes.remove(&n),
+        };
+        was.into_iter().for_each(|was| self.sum.take(was));
+        cost.into_iter().for_each(|cost| self.sum.add(cost));
+    }
+
+    fn value(&mut self, graph: &Graph, v: ValueId) {
+        let cost = graph.has_value(v).then(|| constant(graph, v));
+        let was = match cost {
+            Some(cost) => self.values.insert(v, cost),
+            None => self.values.remove(&v),
+        };
+        was.into_iter().for_each(|was| self.sum.take(was));
+        cost.into_iter().for_each(|cost| self.sum.add(cost));
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{Check, Exits, Side, percent};
+use crate::plain;
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,7 +52,7 @@ impl fmt::Display for Check {
         for (name, diff) in &self.outputs {
             let figures =
                 [format!("{:.3e}", diff.max_abs), format!("{:.3e}", diff.mean_abs), format!("{:.6}", diff.cosine)];
-            table.add_row(std::iter::once(name.clone()).chain(figures));
+            table.add_row(std::iter::once(plain::line(name).into_owned()).chain(figures));
         }
         align(&mut table);
         write!(f, "\n{}", table.trim_fmt())?;
@@ -71,7 +72,12 @@ impl fmt::Display for Check {
         for (name, diff) in &self.outputs {
             for (who, n) in [("teacher", diff.teacher_non_finite), ("student", diff.student_non_finite)] {
                 if n > 0 {
-                    write!(f, "\nthe {who}'s output `{name}` is NaN or infinite on {n} of {} samples", self.samples)?;
+                    write!(
+                        f,
+                        "\nthe {who}'s output `{}` is NaN or infinite on {n} of {} samples",
+                        plain::line(name),
+                        self.samples
+                    )?;
                 }
             }
         }
@@ -96,7 +102,7 @@ impl fmt::Display for Exits {
         ]);
         for end in &self.ends {
             table.add_row([
-                end.answer.clone(),
+                plain::line(&end.answer).into_owned(),
                 end.threshold.map_or(String::new(), |t| format!("{t:.4}")),
                 percent(end.share),
                 end.macs.map_or("run-time dims".into(), |m| grouped(m as f64)),

@@ -6,6 +6,7 @@ use super::progress::Progress;
 use crate::check::check_as;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::plain;
 use crate::recipe;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,9 +72,12 @@ impl Args {
         if let Some(exits) = result.exits.as_mut().filter(|_| !self.curve) {
             exits.curve.clear();
         }
-        result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
+        result.warnings.iter().for_each(|w| super::warn(w));
         let text = match self.json {
-            true => serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?,
+            true => {
+                let json = serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?;
+                plain::json(&json).into_owned()
+            }
             false => result.to_string(),
         };
         super::print(&format!("{text}\n"))?;

@@ -158,7 +158,7 @@ impl Job {
         #[cfg(feature = "distill")]
         warnings.extend(training.iter().flat_map(|t| t.warnings.clone()));
         if !quiet {
-            warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
+            warnings.iter().for_each(|w| super::warn(w));
         }
         #[cfg(feature = "exec")]
         let smalls: Vec<(PathBuf, Model)> = smalls.into_iter().map(|(path, loaded)| (path, loaded.model)).collect();
@@ -176,7 +176,7 @@ impl Job {
         let Outcome { mut student, mut report } = outcome?;
         report.warnings.splice(..0, warnings);
         if !quiet {
-            report.ruined.iter().for_each(|w| super::say(&format!("warning: {w}")));
+            report.ruined.iter().for_each(|w| super::warn(w));
         }
         #[cfg(feature = "exec")]
         if test.as_ref().is_some_and(|t| t.targets.any()) {
@@ -274,7 +274,7 @@ impl Job {
 
     fn warn(&self, report: &mut Report, what: String) {
         if !self.output.quiet {
-            super::say(&format!("warning: {what}"));
+            super::warn(&what);
         }
         report.warnings.push(what);
     }
@@ -424,7 +424,7 @@ impl Test {
         if let Some(exits) = &mut result.exits {
             exits.curve.clear();
         }
-        result.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
+        result.warnings.iter().for_each(|w| super::warn(w));
         Ok(result)
     }
 }

@@ -28,8 +28,10 @@ pub use memory::OrEnd;
 
 use crate::error::{Error, Result};
 use crate::onnx::Target;
+use crate::plain;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -79,7 +81,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             let asked = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            let _ = e.print();
+            let text = e.to_string();
+            let _ = match plain::lines(&text) {
+                Cow::Borrowed(_) => e.print(),
+                // What was typed is quoted, whatever it was.
+                Cow::Owned(text) => write!(std::io::stderr(), "{text}"),
+            };
             return ExitCode::from(if asked { 0 } else { 1 });
         }
     };
@@ -109,15 +116,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes a line of talk to standard error. Whether anybody can read it does not matter to the work.
-fn say(line: &dyn std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Writes talk to standard error. Whether anybody can read it does not matter to the work.
+fn say(text: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{}", plain::lines(&text.to_string()));
+}
+
+/// Writes a line of talk that quotes from files.
+fn warn(what: &str) {
+    say(&format!("warning: {}", plain::line(what)));
 }
 
 /// Writes a product to standard output. A reader that went away is no error.
 fn print(text: &str) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|_| out.flush()) {
+    match out.write_all(plain::lines(text).as_bytes()).and_then(|_| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(crate::error::io("write to", Path::new("standard output"), &e))
         }

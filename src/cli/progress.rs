@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::files::Atomic;
 use crate::ir::{Model, text};
 use crate::onnx::Pages;
+use crate::plain;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use left::Left;
 use std::io::{IsTerminal, Write};
@@ -74,7 +75,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn step(&self, index: usize, count: usize, name: &str) {
-        let title = format!("step {}/{count} {name}", index + 1);
+        let title = format!("step {}/{count} {}", index + 1, plain::line(name));
         if !self.quiet && self.bar.is_hidden() {
             super::say(&title);
         }
@@ -89,6 +90,7 @@ impl Observer for Progress {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.began.elapsed();
         let left = now.left.after(done, all, since).map(|left| format!(", about {:.0} s left", left.as_secs_f64()));
+        let site = plain::line(site);
         self.bar.set_message(format!("{site}{}", left.as_deref().unwrap_or_default()));
         let due = !self.quiet && self.bar.is_hidden() && now.told.elapsed() >= PAUSE;
         if let Some(left) = left.filter(|_| due) {
@@ -101,8 +103,8 @@ impl Observer for Progress {
     fn line(&self, news: &str) {
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
-            (false, true) => super::say(&format!("  {news}")),
-            (false, false) => self.bar.println(format!("  {news}")),
+            (false, true) => super::say(&format!("  {}", plain::line(news))),
+            (false, false) => self.bar.println(format!("  {}", plain::line(news))),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::compress::measure;
 use crate::error::{Error, Result, read_text};
 use crate::ir::{Graph, NodeId, ValueId, text};
 use crate::onnx;
+use crate::plain;
 use crate::report::group_digits;
 use std::fmt::Write;
 use std::mem::ManuallyDrop;
@@ -36,7 +37,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         // The process ends with this command: to take a large model apart again would only take time.
         let mut loaded = ManuallyDrop::new(onnx::load(&self.model)?);
-        loaded.warnings.iter().for_each(|w| super::say(&format!("warning: {w}")));
+        loaded.warnings.iter().for_each(|w| super::warn(w));
         if self.channels {
             loaded.model.graph.flatten()?;
             return super::print(&channels(&loaded.model.graph)?);
@@ -76,7 +77,7 @@ impl Args {
                 json["mean_macs"] = mean.into();
                 json["samples"] = samples.into();
             }
-            return super::print(&format!("{json:#}\n"));
+            return super::print(&plain::json(&format!("{json:#}\n")));
         }
         let mut out = text::print::model(&loaded.model);
         let per = batch.map_or(String::new(), |b| format!(" per {b}"));
@@ -85,8 +86,8 @@ impl Args {
         for Path { answer, threshold, macs } in paths(g) {
             let macs = macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{} MACs", group_digits(m)));
             let _ = match threshold {
-                Some(t) => writeln!(out, "# exit %{answer} above {t:.4}: {macs} at least"),
-                None => writeln!(out, "# to the end, %{answer}: {macs} at most"),
+                Some(t) => writeln!(out, "# exit %{} above {t:.4}: {macs} at least", plain::line(&answer)),
+                None => writeln!(out, "# to the end, %{}: {macs} at most", plain::line(&answer)),
             };
         }
         if let Some((mean, samples)) = mean {
@@ -98,7 +99,8 @@ impl Args {
         table.set_header(["layer", "operator", "parameters", "MACs"]);
         for (n, parameters, macs) in layers {
             let macs = macs.map_or("run-time dims".into(), group_digits);
-            table.add_row([g.label(n).to_string(), g.node(n).kind(), group_digits(parameters), macs]);
+            let row = [g.label(n).to_string(), g.node(n).kind(), group_digits(parameters), macs];
+            table.add_row(row.map(|cell| plain::line(&cell).into_owned()));
         }
         table.to_string().lines().for_each(|l| out.extend(["#", l.trim_end(), "\n"]));
         super::print(&out)
@@ -153,8 +155,8 @@ fn channels(g: &Graph) -> Result<String> {
     for ((group, reach), ties) in groups.iter().zip(reach).zip(ties) {
         let names: Vec<_> = group.producers.iter().map(|&n| node(n)).collect();
         let _ = match group.units.len() {
-            0 => writeln!(out, "no units told apart in {}", names.join(", ")),
-            n => writeln!(out, "{n} units made by {}", names.join(", ")),
+            0 => writeln!(out, "no units told apart in {}", plain::line(&names.join(", "))),
+            n => writeln!(out, "{n} units made by {}", plain::line(&names.join(", "))),
         };
         let ties = ties.into_iter().map(|tie| match tie {
             Tie::Node(n) => node(n),
@@ -166,7 +168,7 @@ fn channels(g: &Graph) -> Result<String> {
         let rest = group.rest.iter().map(|(count, freeze)| format!("{count} more units: {}", freeze.explain(g)));
         let mut say = |what: &str, list: Vec<String>| {
             if !list.is_empty() {
-                let _ = writeln!(out, "  {what:<8} {}", list.join(", "));
+                let _ = writeln!(out, "  {what:<8} {}", plain::line(&list.join(", ")));
             }
         };
         say("tied by", ties.collect());
@@ -178,7 +180,7 @@ fn channels(g: &Graph) -> Result<String> {
         let bodies = g.node(n).bodies().map(|body| Ok(Channels::of(body)?.groups().len()));
         let inside = bodies.sum::<Result<usize>>()?;
         if inside > 0 {
-            let _ = writeln!(out, "{inside} groups in bodies of {}, which stay as they are", node(n));
+            let _ = writeln!(out, "{inside} groups in bodies of {}, which stay as they are", plain::line(&node(n)));
         }
     }
     let _ = writeln!(out, "# {} groups, {frozen} of them frozen", groups.len());

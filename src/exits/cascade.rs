@@ -1,7 +1,7 @@
 //! Cascades: a small network answers what it is sure of, a big one the rest.
 
 use super::observe::{Pool, Source, observe};
-use super::{asks, exit, heads, judge};
+use super::{asks, heads, judge};
 use crate::analysis::classifier;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result};
@@ -173,18 +173,15 @@ fn join(small: &Model, big: &Model, temperature: f32, threshold: f32) -> Result<
     let answer = copy(&small.graph, g)?;
     let (_, softmaxed) = heads::logits(&small.graph)?;
     let Some((node, _)) = g.producer(answer) else { return Err(Error::internal("an answer that nothing computes")) };
-    let name = g.value(answer).name.clone();
-    let sure = g.free_name(&format!("{}.exit.sure", g.label(node)));
     let mut patch = Patch::at_node(g, node);
     // Probabilities take no temperature: the logits behind them would.
     let scores = match softmaxed && temperature != 1.0 {
         true => (classifier::logits(g, answer), false),
         false => (answer, softmaxed),
     };
-    asks(g, &mut patch, "exit", scores.0.into(), scores.1, temperature, threshold);
-    g.apply(patch)?;
-    let exit: Exit = exit(g, &name, &sure)?;
-    g.add_exit(exit);
+    let sure = asks(g, &mut patch, "exit", scores.0.into(), scores.1, temperature, threshold);
+    let sure = g.apply(patch)?.value(sure);
+    g.add_exit(Exit { answer, sure });
     Ok(model)
 }
 
@@ -212,9 +209,9 @@ fn copy(from: &Graph, to: &mut Graph) -> Result<ValueId> {
         let there = match shared {
             Some(there) => there,
             None => {
-                let name = match to.find_value(&value.name) {
-                    None => value.name.clone(),
-                    Some(_) => (1..)
+                let name = match to.is_free(&value.name) {
+                    true => value.name.clone(),
+                    false => (1..)
                         .map(|i| format!("small{}.{}", if i > 1 { i.to_string() } else { String::new() }, value.name))
                         .find(|name| taken.insert(name.clone()))
                         .unwrap_or_default(),
@@ -224,17 +221,17 @@ fn copy(from: &Graph, to: &mut Graph) -> Result<ValueId> {
         };
         here.insert(v, there);
     }
-    let names: HashSet<String> = to.nodes().map(|n| to.node(n).name.clone()).collect();
     for n in from.topological()? {
         let map = |slots: Vec<Option<ValueId>>| slots.into_iter().map(|v| v.map(|v| here[&v])).collect::<Vec<_>>();
         let (reads, makes) = (map(from.node_inputs(n)), map(from.node_outputs(n)));
         let mut node = from.node(n).clone();
-        if !node.name.is_empty() && names.contains(&node.name) {
-            node.name = format!("small.{}", node.name);
+        if to.free_node_name(&node.name) != node.name {
+            node.name = to.free_node_name(&format!("small.{}", node.name));
         }
         let id: NodeId = to.add_node(node, 0, &reads, &makes);
         from.node_captures(n).into_iter().for_each(|(b, i, v)| to.connect_capture(id, b, i, here[&v]));
     }
+    to.separate_names();
     to.infer_all()?;
     from.outputs().first().and_then(|v| here.get(v)).copied().ok_or_else(|| Error::internal("a network without output"))
 }

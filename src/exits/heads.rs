@@ -2,7 +2,7 @@
 
 use super::observe::{Pool, Source, observe};
 use super::places::{Place, Walk};
-use super::{asks, exit, judge, reduce};
+use super::{asks, judge, reduce};
 use crate::analysis::classifier;
 use crate::analysis::paths::path_macs;
 use crate::data::evenly;
@@ -351,18 +351,14 @@ fn attach_one(graph: &mut Graph, chosen: &Chosen, softmaxed: bool) -> Result<Exi
     );
     let b = patch.constant("exit.bias", Tensor::f32([bias.len()], &floats(bias.to_vec())));
     let gemm = Gemm { trans_b: true, ..Gemm::default() };
-    let name = |graph: &Graph, part: &str| graph.free_name(&format!("{}.{part}", graph.label(chosen.place.node)));
     let mut answer = patch.node("exit.logits", gemm, &[Some(x), Some(w), Some(b)]);
-    let mut named = name(graph, "exit.logits");
     if softmaxed {
         let op = Softmax { function: softmax::Function::Softmax, axis: 1, flatten: graph.opset < 13 };
         answer = patch.node("exit.probabilities", op, &[Some(answer)]);
-        named = name(graph, "exit.probabilities");
     }
-    asks(graph, &mut patch, "exit", answer, softmaxed, 1.0, chosen.threshold);
-    let sure = name(graph, "exit.sure");
-    graph.apply(patch)?;
-    exit(graph, &named, &sure)
+    let sure = asks(graph, &mut patch, "exit", answer, softmaxed, 1.0, chosen.threshold);
+    let applied = graph.apply(patch)?;
+    Ok(Exit { answer: applied.value(answer), sure: applied.value(sure) })
 }
 
 /// The temperature of logits by what is right, from every other sample.

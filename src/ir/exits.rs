@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::names::{Taken, derived};
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::control::If;
 use crate::ir::op::unary::Unary;
@@ -95,14 +96,15 @@ impl Graph {
     pub fn nested(&self) -> Result<Graph> {
         let mut g = self.clone();
         let exits = std::mem::take(&mut g.exits);
-        let mut taken = g.all_names();
+        let mut taken = Taken::of(&g);
         let (levels, order) = (self.levels()?, self.topological()?);
         let mut inside: Vec<NodeId> = order.iter().copied().filter(|n| levels[n] == exits.len()).collect();
         if let Some(name) = g.exit_output.take() {
             let number = g.number(&mut taken, &name, exits.len())?;
-            let exit = g.add_value(Value::new(name.clone(), Source::Node))?;
+            let called = fresh(&mut taken, &name);
+            let exit = g.add_value(Value::new(name, Source::Node))?;
             inside.push(g.add_node(
-                Node::new(name, Unary::IDENTITY.into(), g.opset),
+                Node::new(called, Unary::IDENTITY.into(), g.opset),
                 u32::MAX,
                 &[Some(number)],
                 &[Some(exit)],
@@ -124,19 +126,13 @@ impl Graph {
     }
 
     /// A constant that says which exit is taken.
-    fn number(&mut self, taken: &mut HashSet<String>, site: &str, exit: usize) -> Result<ValueId> {
-        let name = fresh(taken, &format!("{site}.number"));
+    fn number(&mut self, taken: &mut Taken, site: &str, exit: usize) -> Result<ValueId> {
+        let name = fresh(taken, &derived(site, "number"));
         self.add_value(Value::new(name, Source::Constant(Tensor::scalar_i64(exit as i64), Form::INITIALIZER)))
     }
 
     /// Moves nodes, in the order they run, into the else branch of an `If` that gives the graph's outputs.
-    fn nest(
-        &mut self,
-        inside: &[NodeId],
-        exit: Exit,
-        answers: &[ValueId],
-        taken: &mut HashSet<String>,
-    ) -> Result<NodeId> {
+    fn nest(&mut self, inside: &[NodeId], exit: Exit, answers: &[ValueId], taken: &mut Taken) -> Result<NodeId> {
         let outputs = self.outputs().to_vec();
         let at = inside.iter().map(|&n| self.node(n).order.0).min().unwrap_or(u32::MAX);
         let mut rest = Branch::new("rest", self, inside);
@@ -146,7 +142,7 @@ impl Graph {
         let mut early = Branch::new("exit", self, &[]);
         for (&answer, &output) in answers.iter().zip(&outputs) {
             let from = early.place(self, answer)?;
-            let name = fresh(taken, &format!("{}.exit", self.value(output).name));
+            let name = fresh(taken, &derived(&self.value(output).name, "exit"));
             let to = early.body.add_value(Value::new(name.clone(), Source::Node))?;
             early.body.add_node(Node::new(name, Unary::IDENTITY.into(), self.opset), 0, &[Some(from)], &[Some(to)]);
             early.body.add_output(to);
@@ -164,7 +160,8 @@ impl Graph {
         for branch in [&early, &rest] {
             branch.moved.iter().for_each(|&v| self.remove_value(v));
         }
-        let mut node = Node::new(format!("{}.if", self.value(exit.answer).name), Op::If(If), self.opset);
+        let name = fresh(taken, &derived(&self.value(exit.answer).name, "if"));
+        let mut node = Node::new(name, Op::If(If), self.opset);
         let branches = [("then_branch", early), ("else_branch", rest)].map(|(name, branch)| {
             node.attrs.push(Attr::new(name, AttrValue::Graph(Box::new(branch.body))));
             branch.captured
@@ -274,7 +271,9 @@ impl Graph {
         for n in body.topological()? {
             let map = |slots: Vec<Option<ValueId>>| slots.into_iter().map(|v| v.map(|v| here[&v])).collect::<Vec<_>>();
             let (reads, makes) = (map(body.node_inputs(n)), map(body.node_outputs(n)));
-            let id = self.add_node(body.node(n).clone(), at, &reads, &makes);
+            let mut inner = body.node(n).clone();
+            inner.name = self.free_node_name(&inner.name);
+            let id = self.add_node(inner, at, &reads, &makes);
             body.node_captures(n).into_iter().for_each(|(b, i, v)| self.connect_capture(id, b, i, here[&v]));
         }
         Ok(())
@@ -330,13 +329,7 @@ impl Branch {
         Ok(there)
     }
 
-    fn place_node(
-        &mut self,
-        around: &Graph,
-        n: NodeId,
-        outputs: &[ValueId],
-        taken: &mut HashSet<String>,
-    ) -> Result<()> {
+    fn place_node(&mut self, around: &Graph, n: NodeId, outputs: &[ValueId], taken: &mut Taken) -> Result<()> {
         let reads = around.node_inputs(n).into_iter().map(|v| v.map(|v| self.place(around, v)).transpose());
         let reads = reads.collect::<Result<Vec<_>>>()?;
         let captures = around.node_captures(n);
@@ -350,7 +343,7 @@ impl Branch {
             let mut value = around.value(v).clone();
             value.pinned = false;
             if outputs.contains(&v) {
-                value.name = fresh(taken, &format!("{}.rest", value.name));
+                value.name = fresh(taken, &derived(&value.name, "rest"));
                 value.listing = Default::default();
             }
             let there = self.body.add_value(value)?;
@@ -364,13 +357,9 @@ impl Branch {
 }
 
 /// A name that nothing in or around has.
-fn fresh(taken: &mut HashSet<String>, wanted: &str) -> String {
-    let mut name = wanted.to_string();
-    let mut i = 2;
-    while !taken.insert(name.clone()) {
-        name = format!("{wanted}_{i}");
-        i += 1;
-    }
+fn fresh(taken: &mut Taken, wanted: &str) -> String {
+    let name = taken.fresh(wanted);
+    taken.value(&name, true);
     name
 }
 

@@ -1,69 +1,22 @@
-//! Nodes and values in one bipartite petgraph: the only source of who defines and who uses what.
+//! Nodes and values in one bipartite graph: the only source of who defines and who uses what.
 
 use crate::error::{Error, Result};
 use crate::ir::exits::Exit;
+use crate::ir::names::Taken;
+use crate::ir::net::Net;
+pub use crate::ir::net::{NodeId, Use, ValueId};
 use crate::ir::node::Node;
 use crate::ir::shape::Type;
 use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source, Value};
 use bytes::Bytes;
-use petgraph::Direction::{Incoming, Outgoing};
-use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::EdgeRef;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet};
-
-/// Names a node for as long as its graph lives: never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(NodeIndex<u32>);
-
-/// Names a value for as long as its graph lives: never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ValueId(NodeIndex<u32>);
-
-impl ValueId {
-    /// Its place among the ids of its graph.
-    pub fn index(self) -> usize {
-        self.0.index()
-    }
-}
+use std::sync::OnceLock;
 
 /// A map that hashes fast, and the same in every run. What it has is never listed: that order means nothing.
 type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
-
-/// One place that reads a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Use {
-    /// Input slot of a node.
-    Input(NodeId, usize),
-    /// The `index`-th capture of the `body`-th body of a node.
-    Capture { node: NodeId, body: usize, index: usize },
-}
-
-impl Use {
-    pub fn node(self) -> NodeId {
-        match self {
-            Use::Input(node, _) | Use::Capture { node, .. } => node,
-        }
-    }
-}
-
-/// Removal leaves `Removed` behind: petgraph would hand the index of a removed vertex to another one.
-#[derive(Debug, Clone)]
-enum Vertex {
-    Node(Box<Node>),
-    Value(Box<Value>),
-    Removed,
-}
-
-/// What an edge between a node and a value means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Slot {
-    Input(u32),
-    Output(u32),
-    Capture { body: u32, index: u32 },
-}
 
 /// A dataflow graph: the model's, or the body of an `If`, `Loop` or `Scan`.
 #[derive(Debug, Clone)]
@@ -73,7 +26,7 @@ pub struct Graph {
     pub opset: i64,
     /// What else the GraphProto says (doc string, sparse initializers, annotations), encoded, in pieces.
     pub carried: Vec<Bytes>,
-    net: DiGraph<Vertex, Slot, u32>,
+    net: Net,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     /// The outputs again, to be asked about.
@@ -83,9 +36,11 @@ pub struct Graph {
     /// Name of an output that says which exit is taken, where files are to have one.
     pub exit_output: Option<String>,
     names: Map<String, ValueId>,
-    /// Names in use around this body, which new values must not take.
-    pub(crate) reserved: HashSet<String>,
+    /// The names in use in and around this graph, from when they are first asked for.
+    pub(in crate::ir) taken: OnceLock<Taken>,
     created: u32,
+    /// How many patches were applied.
+    pub(in crate::ir) edits: u64,
 }
 
 impl Graph {
@@ -94,7 +49,7 @@ impl Graph {
             name: name.into(),
             opset,
             carried: Vec::new(),
-            net: DiGraph::default(),
+            net: Net::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             ends: HashSet::new(),
@@ -102,15 +57,15 @@ impl Graph {
             exits: Vec::new(),
             exit_output: None,
             names: Map::default(),
-            reserved: HashSet::new(),
+            taken: OnceLock::new(),
             created: 0,
+            edits: 0,
         }
     }
 
-    /// Makes room for so many nodes, values and edges between them.
-    pub(crate) fn reserve(&mut self, nodes: usize, values: usize, edges: usize) {
-        self.net.reserve_nodes(nodes + values);
-        self.net.reserve_edges(edges);
+    /// Makes room for so many nodes and values.
+    pub(crate) fn reserve(&mut self, nodes: usize, values: usize) {
+        self.net.reserve(nodes + values);
         self.names.reserve(values);
     }
 
@@ -134,45 +89,38 @@ impl Graph {
     }
 
     pub fn node(&self, id: NodeId) -> &Node {
-        match &self.net[id.0] {
-            Vertex::Node(n) => n,
-            _ => panic!("{id:?} is not a live node"),
-        }
+        self.net.node(id)
     }
 
     pub fn value(&self, id: ValueId) -> &Value {
-        match &self.net[id.0] {
-            Vertex::Value(v) => v,
-            _ => panic!("{id:?} is not a live value"),
-        }
+        self.net.value(id)
     }
 
     /// Edits what is known of a value or how it is written; never which value it is.
     pub(crate) fn value_mut(&mut self, id: ValueId) -> &mut Value {
-        match &mut self.net[id.0] {
-            Vertex::Value(v) => v,
-            _ => panic!("{id:?} is not a live value"),
-        }
+        self.net.value_mut(id)
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        match &mut self.net[id.0] {
-            Vertex::Node(n) => n,
-            _ => panic!("{id:?} is not a live node"),
-        }
+        self.net.node_mut(id)
     }
 
     pub fn has_node(&self, id: NodeId) -> bool {
-        matches!(self.net.node_weight(id.0), Some(Vertex::Node(_)))
+        self.net.has_node(id)
     }
 
     pub fn has_value(&self, id: ValueId) -> bool {
-        matches!(self.net.node_weight(id.0), Some(Vertex::Value(_)))
+        self.net.has_value(id)
+    }
+
+    /// How often the graph was edited.
+    pub fn edits(&self) -> u64 {
+        self.edits
     }
 
     /// Ids of values are below this.
     pub fn id_bound(&self) -> usize {
-        self.net.node_count()
+        self.net.bound()
     }
 
     pub fn find_value(&self, name: &str) -> Option<ValueId> {
@@ -181,44 +129,32 @@ impl Graph {
 
     /// Live nodes in order of creation.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.net.node_indices().map(NodeId).filter(|&n| self.has_node(n))
+        self.net.nodes()
     }
 
     /// Live values in order of creation.
     pub fn values(&self) -> impl Iterator<Item = ValueId> + '_ {
-        self.net.node_indices().map(ValueId).filter(|&v| self.has_value(v))
+        self.net.values()
     }
 
     /// Inputs of a node by slot; an absent optional input is `None`.
     pub fn node_inputs(&self, id: NodeId) -> Vec<Option<ValueId>> {
-        let mut slots = vec![None; self.node(id).arity.0];
-        for e in self.net.edges_directed(id.0, Incoming) {
-            if let Slot::Input(i) = *e.weight() {
-                slots[i as usize] = Some(ValueId(e.source()));
-            }
-        }
-        slots
+        self.net.inputs(id).collect()
     }
 
     /// Outputs of a node by slot; an absent optional output is `None`.
     pub fn node_outputs(&self, id: NodeId) -> Vec<Option<ValueId>> {
-        let mut slots = vec![None; self.node(id).arity.1];
-        for e in self.net.edges_directed(id.0, Outgoing) {
-            if let Slot::Output(i) = *e.weight() {
-                slots[i as usize] = Some(ValueId(e.target()));
-            }
-        }
-        slots
+        self.net.outputs(id).to_vec()
     }
 
     /// One input of a node, if it is there.
     pub fn input(&self, id: NodeId, slot: usize) -> Option<ValueId> {
-        self.node_inputs(id).get(slot).copied().flatten()
+        self.net.input(id, slot)
     }
 
     /// The first output of a node, if it is there.
     pub fn output(&self, id: NodeId) -> Option<ValueId> {
-        self.node_outputs(id).first().copied().flatten()
+        self.net.outputs(id).first().copied().flatten()
     }
 
     /// The constant tensor at an input of a node.
@@ -228,46 +164,34 @@ impl Graph {
 
     /// Values that the bodies of a node read from this graph: `(body, index, value)` in order.
     pub fn node_captures(&self, id: NodeId) -> Vec<(usize, usize, ValueId)> {
-        let mut found: Vec<_> = self
-            .net
-            .edges_directed(id.0, Incoming)
-            .filter_map(|e| match *e.weight() {
-                Slot::Capture { body, index } => Some((body as usize, index as usize, ValueId(e.source()))),
-                _ => None,
-            })
-            .collect();
-        found.sort();
-        found
+        self.net.captures(id).collect()
     }
 
     /// The node that computes a value, and which of its outputs the value is.
     pub fn producer(&self, id: ValueId) -> Option<(NodeId, usize)> {
-        self.net.edges_directed(id.0, Incoming).find_map(|e| match *e.weight() {
-            Slot::Output(i) => Some((NodeId(e.source()), i as usize)),
-            _ => None,
-        })
+        self.net.producer(id)
     }
 
     /// Every place that reads a value, in order of the file.
     pub fn uses(&self, id: ValueId) -> Vec<Use> {
-        let mut uses: Vec<Use> = self
-            .net
-            .edges_directed(id.0, Outgoing)
-            .map(|e| {
-                let node = NodeId(e.target());
-                match *e.weight() {
-                    Slot::Capture { body, index } => Use::Capture { node, body: body as usize, index: index as usize },
-                    Slot::Input(i) | Slot::Output(i) => Use::Input(node, i as usize),
-                }
-            })
-            .collect();
+        let mut uses = self.net.readers(id).to_vec();
         uses.sort_by_key(|&u| (self.node(u.node()).order, u));
         uses
     }
 
+    /// The first place in the file that reads a value.
+    pub fn first_use(&self, id: ValueId) -> Option<Use> {
+        self.net.readers(id).iter().copied().min_by_key(|&u| (self.node(u.node()).order, u))
+    }
+
+    /// Every place that reads a value, in no particular order.
+    pub fn places(&self, id: ValueId) -> &[Use] {
+        self.net.readers(id)
+    }
+
     /// The nodes that read a value, in no particular order, once for every place.
     pub fn readers(&self, id: ValueId) -> impl Iterator<Item = NodeId> + '_ {
-        self.net.edges_directed(id.0, Outgoing).map(|e| NodeId(e.target()))
+        self.net.readers(id).iter().map(|u| u.node())
     }
 
     /// Whether a node or a body reads the value.
@@ -287,8 +211,14 @@ impl Graph {
 
     /// The one place that depends on a value, if it is the only one.
     pub fn sole_use(&self, id: ValueId) -> Option<Use> {
-        let only = self.readers(id).take(2).count() == 1 && !self.is_held(id);
-        if only { self.uses(id).first().copied() } else { None }
+        match self.net.readers(id) {
+            &[only] if !self.is_held(id) => Some(only),
+            _ => None,
+        }
+    }
+
+    pub fn is_output(&self, id: ValueId) -> bool {
+        self.ends.contains(&id)
     }
 
     /// Whether something outside the graph's nodes depends on the value: it is an output, or pinned.
@@ -302,7 +232,7 @@ impl Graph {
         if !node.name.is_empty() {
             return &node.name;
         }
-        self.node_outputs(id).into_iter().flatten().next().map_or("", |v| &self.value(v).name)
+        self.net.outputs(id).iter().flatten().next().map_or("", |&v| &self.value(v).name)
     }
 
     /// Nodes such that every one comes after those it reads from; the order of the file wherever that leaves a choice.
@@ -311,23 +241,20 @@ impl Graph {
     /// If the graph has a cycle; the error names a node on it.
     pub fn topological(&self) -> Result<Vec<NodeId>> {
         // By vertex: how many values that nodes compute it still waits for.
-        let mut waiting = vec![0usize; self.net.node_count()];
+        let mut waiting = vec![0usize; self.net.bound()];
         let mut ready = BinaryHeap::new();
         for id in self.nodes() {
-            let needs =
-                self.net.edges_directed(id.0, Incoming).filter(|e| self.producer(ValueId(e.source())).is_some());
-            match needs.count() {
+            match self.reads(id).filter(|&v| self.producer(v).is_some()).count() {
                 0 => ready.push(Reverse((self.node(id).order, id))),
-                n => waiting[id.0.index()] = n,
+                n => waiting[id.index()] = n,
             }
         }
-        let mut order = Vec::with_capacity(self.net.node_count() / 2);
+        let mut order = Vec::with_capacity(self.net.bound() / 2);
         while let Some(Reverse((_, id))) = ready.pop() {
             order.push(id);
-            for value in self.net.edges_directed(id.0, Outgoing).map(|e| e.target()) {
-                for e in self.net.edges_directed(value, Outgoing) {
-                    let user = NodeId(e.target());
-                    let left = &mut waiting[user.0.index()];
+            for &value in self.net.outputs(id).iter().flatten() {
+                for user in self.readers(value) {
+                    let left = &mut waiting[user.index()];
                     *left -= 1;
                     if *left == 0 {
                         ready.push(Reverse((self.node(user).order, user)));
@@ -335,10 +262,10 @@ impl Graph {
                 }
             }
         }
-        match self.nodes().filter(|n| waiting[n.0.index()] > 0).min_by_key(|&n| self.node(n).order) {
+        match self.nodes().filter(|n| waiting[n.index()] > 0).min_by_key(|&n| self.node(n).order) {
             None => Ok(order),
             Some(stuck) => {
-                let on_cycle = self.walk_up(stuck, |n| waiting[n.0.index()] > 0);
+                let on_cycle = self.walk_up(stuck, |n| waiting[n.index()] > 0);
                 Err(Error::input("the graph has a cycle")
                     .at(format!("{} \"{}\"", self.node(on_cycle).kind(), self.label(on_cycle)))
                     .because("the node depends on its own output")
@@ -347,26 +274,22 @@ impl Graph {
         }
     }
 
+    /// What a node and its bodies read, once for every place.
+    fn reads(&self, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
+        self.net.inputs(id).flatten().chain(self.net.captures(id).map(|c| c.2))
+    }
+
     /// From `from` to a producer of an input, and on, inside the set `among`, until a node comes up again: that one.
     fn walk_up(&self, from: NodeId, among: impl Fn(NodeId) -> bool) -> NodeId {
         let (mut at, mut seen) = (from, HashSet::new());
         while seen.insert(at) {
-            let producers = self.net.edges_directed(at.0, Incoming).filter_map(|e| self.producer(ValueId(e.source())));
+            let producers = self.reads(at).filter_map(|v| self.producer(v));
             match producers.map(|p| p.0).filter(|&n| among(n)).min() {
                 Some(up) => at = up,
                 None => break,
             }
         }
         at
-    }
-
-    /// A name that no value in or around this graph has: `wanted`, else `wanted_2`, `wanted_3`, …
-    pub fn free_name(&self, wanted: &str) -> String {
-        let taken = |name: &str| self.names.contains_key(name) || self.reserved.contains(name);
-        if !taken(wanted) {
-            return wanted.to_string();
-        }
-        (2..).map(|i| format!("{wanted}_{i}")).find(|n| !taken(n)).expect("some number is free")
     }
 
     /// Names of all values of this graph and of the bodies in it.
@@ -420,7 +343,10 @@ impl Graph {
     pub(crate) fn add_value(&mut self, value: Value) -> Result<ValueId> {
         match self.names.entry(value.name.clone()) {
             Entry::Vacant(free) => {
-                let id = ValueId(self.net.add_node(Vertex::Value(Box::new(value))));
+                if let Some(taken) = self.taken.get_mut() {
+                    taken.count_value(&value, true);
+                }
+                let id = self.net.add_value(value);
                 free.insert(id);
                 Ok(id)
             }
@@ -473,84 +399,106 @@ impl Graph {
         node.order = (at, self.created);
         node.arity = (inputs.len(), outputs.len());
         self.created += 1;
-        let id = NodeId(self.net.add_node(Vertex::Node(Box::new(node))));
-        for (i, v) in outputs.iter().enumerate() {
-            if let Some(v) = v {
-                self.net.add_edge(id.0, v.0, Slot::Output(i as u32));
-            }
+        if let Some(taken) = self.taken.get_mut() {
+            taken.count_node(&node, true);
         }
-        self.connect(id, inputs);
-        id
-    }
-
-    fn connect(&mut self, id: NodeId, inputs: &[Option<ValueId>]) {
-        for (i, v) in inputs.iter().enumerate() {
-            if let Some(v) = v {
-                self.net.add_edge(v.0, id.0, Slot::Input(i as u32));
-            }
-        }
+        self.net.add_node(node, inputs, outputs)
     }
 
     pub(crate) fn connect_capture(&mut self, node: NodeId, body: usize, index: usize, value: ValueId) {
-        self.net.add_edge(value.0, node.0, Slot::Capture { body: body as u32, index: index as u32 });
+        self.net.connect_capture(node, body, index, value);
     }
 }
 
 /// Editing, for [`crate::ir::Patch`] alone.
 impl Graph {
+    pub(in crate::ir) fn taken(&self) -> &Taken {
+        self.taken.get_or_init(|| Taken::of(self))
+    }
+
+    /// A name that no value and no node in or around this graph has, made from the one that is wanted.
+    pub(in crate::ir) fn fresh_name(&mut self, wanted: &str) -> String {
+        let mut taken = self.taken.take().unwrap_or_else(|| Taken::of(self));
+        let name = taken.fresh(wanted);
+        self.taken = taken.into();
+        name
+    }
+
+    /// Calls a value something that nothing else is called.
+    pub(in crate::ir) fn rename_value(&mut self, id: ValueId, name: String) {
+        let old = std::mem::replace(&mut self.value_mut(id).name, name.clone());
+        if let Some(taken) = self.taken.get_mut() {
+            taken.value(&old, false);
+            taken.value(&name, true);
+        }
+        self.names.remove(&old);
+        self.names.insert(name, id);
+    }
+
+    /// Calls a node something that no other node is called.
+    pub(in crate::ir) fn rename_node(&mut self, id: NodeId, name: String) {
+        let old = std::mem::replace(&mut self.node_mut(id).name, name.clone());
+        if let Some(taken) = self.taken.get_mut() {
+            taken.node(&old, false);
+            taken.node(&name, true);
+        }
+    }
+
     pub(in crate::ir) fn set_inputs(&mut self, id: NodeId, inputs: &[Option<ValueId>]) {
-        let old: Vec<_> = self
-            .net
-            .edges_directed(id.0, Incoming)
-            .filter(|e| matches!(e.weight(), Slot::Input(_)))
-            .map(|e| e.id())
-            .collect();
-        self.remove_edges(old);
         self.node_mut(id).arity.0 = inputs.len();
-        self.connect(id, inputs);
+        self.net.set_inputs(id, inputs);
     }
 
     /// Lets every reader of `old` read `new`.
     pub(in crate::ir) fn redirect(&mut self, old: ValueId, new: ValueId) {
-        let edges: Vec<_> =
-            self.net.edges_directed(old.0, Outgoing).map(|e| (e.id(), e.target(), *e.weight())).collect();
-        for &(_, node, slot) in &edges {
-            self.net.add_edge(new.0, node, slot);
-        }
-        self.remove_edges(edges.into_iter().map(|e| e.0).collect());
+        self.net.redirect(old, new);
     }
 
     /// Lets the node that computes `from` compute `to` instead; `from` is left without a producer.
     pub(in crate::ir) fn move_producer(&mut self, from: ValueId, to: ValueId) {
-        self.detach(to);
-        let edge = self.net.edges_directed(from.0, Incoming).next().map(|e| (e.id(), e.source(), *e.weight()));
-        if let Some((id, node, slot)) = edge {
-            self.net.add_edge(node, to.0, slot);
-            self.net.remove_edge(id);
-        }
+        self.net.move_producer(from, to);
     }
 
     /// A value that was constant is the result of a node now: it is no longer among the inputs that IR 3 lists.
     pub(in crate::ir) fn computed(&mut self, value: ValueId) {
+        self.unlist_input(value);
         self.value_mut(value).source = Source::Node;
-        self.inputs.retain(|&v| v != value);
     }
 
     /// Takes a value away from the node that computes it; the slot becomes an absent output.
     pub(in crate::ir) fn detach(&mut self, value: ValueId) {
-        let edges: Vec<_> = self.net.edges_directed(value.0, Incoming).map(|e| e.id()).collect();
-        self.remove_edges(edges);
+        self.net.detach(value);
     }
 
     pub(in crate::ir) fn remove_node(&mut self, id: NodeId) {
-        self.remove_vertex(id.0);
+        if let Some(mut taken) = self.taken.take() {
+            taken.count_node(self.node(id), false);
+            self.taken = taken.into();
+        }
+        self.net.remove_node(id);
     }
 
     pub(in crate::ir) fn remove_value(&mut self, id: ValueId) {
         let name = self.value(id).name.clone();
         self.names.remove(&name);
-        self.inputs.retain(|&v| v != id);
-        self.remove_vertex(id.0);
+        if let Some(mut taken) = self.taken.take() {
+            taken.count_value(self.value(id), false);
+            self.taken = taken.into();
+        }
+        self.unlist_input(id);
+        self.net.remove_value(id);
+    }
+
+    /// Takes a value off the list of inputs, if it is there.
+    fn unlist_input(&mut self, id: ValueId) {
+        let node = matches!(self.value(id).source, Source::Node | Source::Capture);
+        let unlisted = matches!(
+            self.value(id).source,
+            Source::Constant(_, Form::Node { .. } | Form::Initializer { listed: false, .. })
+        );
+        if !node && !unlisted {
+            self.inputs.retain(|&v| v != id);
+        }
     }
 
     /// Drops a capture that nothing in this body reads any more, in the body and in the enclosing graph's numbering.
@@ -560,32 +508,6 @@ impl Graph {
     }
 
     pub(in crate::ir) fn remove_capture_edge(&mut self, node: NodeId, body: usize, index: usize) {
-        let mut edges = Vec::new();
-        for e in self.net.edges_directed(node.0, Incoming) {
-            if let Slot::Capture { body: b, index: i } = *e.weight()
-                && b as usize == body
-                && i as usize >= index
-            {
-                edges.push((e.id(), e.source(), i as usize));
-            }
-        }
-        for &(_, value, i) in edges.iter().filter(|e| e.2 > index) {
-            self.net.add_edge(value, node.0, Slot::Capture { body: body as u32, index: i as u32 - 1 });
-        }
-        self.remove_edges(edges.into_iter().map(|e| e.0).collect());
-    }
-
-    fn remove_vertex(&mut self, at: NodeIndex<u32>) {
-        let edges: Vec<_> = self.net.edges(at).chain(self.net.edges_directed(at, Incoming)).map(|e| e.id()).collect();
-        self.remove_edges(edges);
-        self.net[at] = Vertex::Removed;
-    }
-
-    /// Removing an edge moves the last one into its place: from the highest index down, none of ours moves.
-    fn remove_edges(&mut self, mut edges: Vec<petgraph::graph::EdgeIndex<u32>>) {
-        edges.sort();
-        for e in edges.into_iter().rev() {
-            self.net.remove_edge(e);
-        }
+        self.net.remove_capture(node, body, index);
     }
 }

@@ -1,6 +1,6 @@
 //! Type and shape inference: the engine. What an operator does to shapes is in its own file under `op/`.
 
-use crate::ir::graph::{Graph, NodeId, Use, ValueId};
+use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::node::Node;
 use crate::ir::op::Op;
 use crate::ir::op::reshape::Reshape;
@@ -293,8 +293,8 @@ impl Graph {
             match self.infer_node(id) {
                 Ok(changed) => {
                     wrong.remove(&(order, id));
-                    for u in changed.into_iter().flat_map(|v| self.uses(v)).map(Use::node) {
-                        queue.insert((self.node(u).order, u));
+                    for v in changed {
+                        queue.extend(self.readers(v).map(|u| (self.node(u).order, u)));
                     }
                 }
                 Err(_) if self.node(id).inconsistent => {}

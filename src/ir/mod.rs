@@ -5,6 +5,8 @@ pub mod exits;
 pub mod extract;
 pub mod graph;
 pub mod infer;
+pub mod names;
+mod net;
 pub mod node;
 pub mod op;
 pub mod patch;

@@ -1,13 +1,14 @@
 //! Patches: proposed edits. A pass only reads the graph and returns one; [`Graph::apply`] is the only editor.
 
 use crate::error::{Error, Result};
-use crate::ir::graph::{Graph, NodeId, Use, ValueId};
+use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::names::{Taken, derived};
 use crate::ir::node::Node;
 use crate::ir::op::Op;
 use crate::ir::shape::DType;
 use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source, Value};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// A value of the graph, or one that the patch makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Patch {
     edits: Vec<Edit>,
     made: usize,
     reveals: bool,
+    /// A node that goes, and whose bodies leave their names to what is made.
+    empties: Option<NodeId>,
     /// Axes of values that become shorter, each with the positions that stay.
     pub cuts: Vec<(ValueId, usize, Vec<usize>)>,
 }
@@ -52,8 +55,24 @@ pub struct Patch {
 pub struct Applied {
     /// Nodes that were made or whose inputs, operator or types changed, and that still live.
     pub touched: Vec<NodeId>,
+    /// Nodes that it removed.
+    pub gone: Vec<NodeId>,
+    /// Values that it made, removed, or gave other content or readers; some of them may be as they were.
+    pub values: Vec<ValueId>,
+    /// What became of the values that the patch made, in order.
+    made: Vec<ValueId>,
     pub nodes_added: usize,
     pub nodes_removed: usize,
+}
+
+impl Applied {
+    /// The value of the graph that a reference in the patch stands for.
+    pub fn value(&self, r: Ref) -> ValueId {
+        match r {
+            Ref::Old(id) => id,
+            Ref::New(i) => self.made[i],
+        }
+    }
 }
 
 impl Patch {
@@ -64,7 +83,7 @@ impl Patch {
 
     /// A patch around a value: what it makes stands before its first reader.
     pub fn at_value(graph: &Graph, value: ValueId) -> Patch {
-        let first = graph.uses(value).first().map_or(0, |u| graph.node(u.node()).order.0);
+        let first = graph.first_use(value).map_or(0, |u| graph.node(u.node()).order.0);
         Patch::new(&graph.value(value).name, first, graph.opset)
     }
 
@@ -74,11 +93,25 @@ impl Patch {
     }
 
     fn new(site: &str, at: u32, opset: i64) -> Patch {
-        Patch { site: site.into(), at, opset, edits: Vec::new(), made: 0, reveals: false, cuts: Vec::new() }
+        Patch {
+            site: site.into(),
+            at,
+            opset,
+            edits: Vec::new(),
+            made: 0,
+            reveals: false,
+            empties: None,
+            cuts: Vec::new(),
+        }
+    }
+
+    /// The same patch, which takes what it makes out of a body of this node, names and all; the node goes.
+    pub fn emptying(self, node: NodeId) -> Patch {
+        Patch { empties: Some(node), ..self }
     }
 
     fn name(&self, suffix: &str) -> String {
-        if suffix.is_empty() { self.site.clone() } else { format!("{}.{suffix}", self.site) }
+        derived(&self.site, suffix)
     }
 
     /// The same patch, known to state nothing but what the file says already, if less plainly: a node that contradicts
@@ -172,6 +205,37 @@ impl Patch {
         })
     }
 
+    /// The constants that it makes.
+    pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Constant { name, tensor } => Some((name.as_str(), tensor)),
+            _ => None,
+        })
+    }
+
+    /// The nodes that it makes, each with the names of what it reads and gives; absent ones are empty.
+    pub fn nodes<'a>(&'a self, graph: &'a Graph) -> Vec<(&'a Node, Vec<&'a str>)> {
+        let mut made: Vec<&str> = Vec::new();
+        let mut nodes = Vec::new();
+        for edit in &self.edits {
+            match edit {
+                Edit::Constant { name, .. } => made.push(name),
+                Edit::Node { node, inputs, outputs, .. } => {
+                    let read = inputs.iter().map(|r| match r {
+                        Some(Ref::Old(v)) => graph.value(*v).name.as_str(),
+                        Some(Ref::New(i)) => made[*i],
+                        None => "",
+                    });
+                    let names = read.chain(outputs.iter().map(|o| o.as_deref().unwrap_or_default())).collect();
+                    nodes.push((&**node, names));
+                    made.extend(outputs.iter().filter_map(|o| o.as_deref()));
+                }
+                _ => {}
+            }
+        }
+        nodes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }
@@ -222,43 +286,49 @@ impl Graph {
     /// # Errors
     /// Internal ones: a patch that leaves the graph invalid is a bug in the pass that made it.
     pub fn apply(&mut self, patch: Patch) -> Result<Applied> {
-        let mut run = Run {
-            graph: self,
-            made: Vec::new(),
-            touched: BTreeSet::new(),
-            suspects: Vec::new(),
-            idle: Vec::new(),
-            reveals: patch.reveals,
-            done: Applied::default(),
-        };
+        let site = patch.site;
+        let located = |e: Error| e.at(format!("patch at \"{site}\""));
+        self.edits += 1;
+        self.count_bodies(patch.empties, false);
+        let mut run = Run::of(self, patch.reveals);
         for edit in patch.edits {
-            run.edit(edit, patch.at).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
+            run.edit(edit, patch.at).map_err(located)?;
         }
+        run.graph.count_bodies(patch.empties, true);
         run.sweep();
-        let Run { touched, mut done, .. } = run;
+        run.claim_names();
+        let Run { touched, mut done, made, .. } = run;
+        done.values.extend(&made);
+        done.made = made;
         let live: Vec<_> = touched.into_iter().filter(|&n| self.has_node(n)).collect();
-        done.touched =
-            self.infer_from(&live, patch.reveals).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
-        self.verify_nodes(&done.touched).map_err(|e| e.at(format!("patch at \"{}\"", patch.site)))?;
+        done.touched = self.infer_from(&live, patch.reveals).map_err(located)?;
+        self.verify_nodes(&done.touched).map_err(located)?;
         Ok(done)
     }
 }
 
 impl Graph {
-    /// Lets `edit` work on every body of a node, with `taken` as the names that its new values must not have; then
-    /// drops what the bodies no longer capture. Says whether any edit did something.
+    /// Adds the names in the bodies of a node to those in use, or takes them away.
+    fn count_bodies(&mut self, node: Option<NodeId>, add: bool) {
+        let Some(node) = node else { return };
+        let mut taken = self.taken.take().unwrap_or_else(|| Taken::of(self));
+        taken.count_bodies(self.node(node), add);
+        self.taken = taken.into();
+    }
+
+    /// Lets `edit` work on every body of a node, which sees what names are in use around it; then drops what the bodies
+    /// no longer capture. Says whether any edit did something.
     pub(crate) fn edit_bodies(
         &mut self,
         node: NodeId,
-        taken: &HashSet<String>,
         mut edit: impl FnMut(&mut Graph) -> Result<bool>,
     ) -> Result<bool> {
         let mut changed = false;
         let mut unused = Vec::new();
+        let mut taken = self.taken.take().unwrap_or_else(|| Taken::of(self));
         for (b, body) in self.node_mut(node).bodies_mut().enumerate() {
-            body.reserved = taken.clone();
+            body.taken = taken.into();
             changed |= edit(body)?;
-            body.reserved = HashSet::new();
             for index in (0..body.captures().len()).rev() {
                 let v = body.captures()[index];
                 if body.is_unused(v) {
@@ -266,21 +336,15 @@ impl Graph {
                     unused.push((b, index));
                 }
             }
+            taken = body.taken.take().unwrap_or_default();
         }
+        self.taken = taken.into();
         let mut suspects = Vec::new();
         for (body, index) in unused {
             suspects.extend(self.node_captures(node).into_iter().filter(|c| (c.0, c.1) == (body, index)).map(|c| c.2));
             self.remove_capture_edge(node, body, index);
         }
-        let mut run = Run {
-            graph: self,
-            made: Vec::new(),
-            touched: BTreeSet::new(),
-            suspects,
-            idle: Vec::new(),
-            reveals: false,
-            done: Applied::default(),
-        };
+        let mut run = Run { suspects, ..Run::of(self, false) };
         run.sweep();
         Ok(changed)
     }
@@ -295,11 +359,51 @@ struct Run<'g> {
     suspects: Vec<ValueId>,
     /// Nodes that may have: they stay until all edits are done, which may be about their other outputs.
     idle: Vec<NodeId>,
+    /// What was made under another name than the one that was wanted, because a node had that: the node, the value.
+    renamed: Vec<(String, Option<NodeId>, ValueId)>,
     reveals: bool,
     done: Applied,
 }
 
-impl Run<'_> {
+impl<'g> Run<'g> {
+    fn of(graph: &'g mut Graph, reveals: bool) -> Run<'g> {
+        Run {
+            graph,
+            made: Vec::new(),
+            touched: BTreeSet::new(),
+            suspects: Vec::new(),
+            idle: Vec::new(),
+            renamed: Vec::new(),
+            reveals,
+            done: Applied::default(),
+        }
+    }
+
+    /// A free name, and whether it is not the one that is wanted for no other reason than that a node has that.
+    fn name(&mut self, wanted: &str) -> (String, bool) {
+        let waits = !self.graph.taken().has_value(wanted);
+        let name = self.graph.fresh_name(wanted);
+        let waits = waits && name != wanted;
+        (name, waits)
+    }
+
+    /// Gives what was made the names that were wanted for it, where the nodes that had them are gone.
+    fn claim_names(&mut self) {
+        for (wanted, node, value) in std::mem::take(&mut self.renamed) {
+            let node = node.filter(|&n| self.graph.has_node(n));
+            if !self.graph.is_free(&wanted) {
+                continue;
+            }
+            if let Some(n) = node {
+                self.graph.rename_node(n, wanted.clone());
+            }
+            // A value that took the place of another has its name.
+            if self.graph.has_value(value) {
+                self.graph.rename_value(value, wanted);
+            }
+        }
+    }
+
     fn resolve(&self, r: Ref) -> ValueId {
         match r {
             Ref::Old(id) => id,
@@ -314,27 +418,36 @@ impl Run<'_> {
     fn edit(&mut self, edit: Edit, at: u32) -> Result<()> {
         match edit {
             Edit::Constant { name, tensor } => {
-                let name = self.graph.free_name(&name);
-                let id = self.graph.add_value(Value::new(name, Source::Constant(tensor, Form::INITIALIZER)))?;
+                let (free, waits) = self.name(&name);
+                let id = self.graph.add_value(Value::new(free, Source::Constant(tensor, Form::INITIALIZER)))?;
+                self.renamed.extend(waits.then_some((name, None, id)));
                 self.made.push(id);
             }
             Edit::Node { node, inputs, outputs, captures } => {
                 let inputs = self.resolve_all(&inputs);
+                self.done.values.extend(inputs.iter().flatten());
                 let mut node = *node;
-                let mut slots = Vec::new();
-                for name in outputs {
-                    let Some(wanted) = name else {
+                // A node that is called what an output is called stays so.
+                let mut follows = None;
+                let (mut slots, mut waiting) = (Vec::new(), Vec::new());
+                for wanted in outputs {
+                    let Some(wanted) = wanted else {
                         slots.push(None);
                         continue;
                     };
-                    let name = self.graph.free_name(&wanted);
-                    // A node that is called what its output is called stays so.
-                    if node.name == wanted {
-                        node.name = name.clone();
+                    let (name, waits) = self.name(&wanted);
+                    let follows_this = follows.is_none() && node.name == wanted;
+                    if follows_this {
+                        follows = Some(name.clone());
                     }
-                    slots.push(Some(self.graph.add_value(Value::new(name, Source::Node))?));
+                    let id = self.graph.add_value(Value::new(name, Source::Node))?;
+                    waiting.extend(waits.then_some((wanted, follows_this, id)));
+                    slots.push(Some(id));
                 }
+                node.name = follows.unwrap_or_else(|| self.graph.free_node_name(&node.name));
                 let id = self.graph.add_node(node, at, &inputs, &slots);
+                let own = |follows: bool| follows.then_some(id);
+                self.renamed.extend(waiting.into_iter().map(|(wanted, f, value)| (wanted, own(f), value)));
                 for (body, index, r) in captures {
                     self.graph.connect_capture(id, body, index, self.resolve(r));
                 }
@@ -345,6 +458,7 @@ impl Run<'_> {
             }
             Edit::Replace { old, new } => self.replace(old, self.resolve(new))?,
             Edit::SetConstant { value, tensor } => {
+                self.done.values.push(value);
                 let v = self.graph.value_mut(value);
                 let ty = tensor.ty();
                 let Source::Constant(t, _) = &mut v.source else {
@@ -355,9 +469,10 @@ impl Run<'_> {
                 }
                 *t = tensor;
                 v.ty = Some(ty);
-                self.touched.extend(self.graph.uses(value).into_iter().map(Use::node));
+                self.touched.extend(self.graph.readers(value));
             }
             Edit::SetOp { node, op } => {
+                self.done.values.extend(self.graph.node_inputs(node).into_iter().flatten());
                 let opset = self.graph.opset;
                 let n = self.graph.node_mut(node);
                 let fresh = Node::new(n.name.clone(), op, opset);
@@ -367,6 +482,7 @@ impl Run<'_> {
             Edit::SetInputs { node, inputs } => {
                 self.suspects.extend(self.graph.node_inputs(node).into_iter().flatten());
                 let inputs = self.resolve_all(&inputs);
+                self.done.values.extend(inputs.iter().flatten());
                 self.graph.set_inputs(node, &inputs);
                 self.touched.insert(node);
             }
@@ -381,18 +497,25 @@ impl Run<'_> {
     }
 
     fn replace(&mut self, old: ValueId, new: ValueId) -> Result<()> {
+        self.done.values.extend([old, new]);
         let (o, n) = (self.graph.value(old), self.graph.value(new));
         // A patch that reveals what the file says may reveal that it contradicts itself.
         let refused = if self.reveals { self.graph.keeps_name(old, new) } else { self.graph.refuses_replace(old, new) };
         if let Some(why) = refused {
             return Err(Error::internal(format!("\"{}\" cannot be replaced", o.name)).because(why));
         }
-        self.touched.extend(self.graph.uses(old).into_iter().map(Use::node));
+        // What reads the same as before computes the same type: a node with many inputs is not looked at for each of them.
+        let constant = o.constant().is_some() || n.constant().is_some();
+        let alike = !constant && o.ty == n.ty && o.ints == n.ints;
+        if !alike {
+            self.touched.extend(self.graph.readers(old));
+        }
         let producer = self.graph.producer(old);
         match n.source.clone() {
             Source::Constant(tensor, _) if self.graph.is_held(old) || self.made.contains(&new) => {
                 let form = match self.graph.is_held(old) {
                     true => Form::Node {
+                        name: String::new(),
                         carried: Default::default(),
                         order: producer.map_or(0, |p| self.graph.node(p.0).order.0),
                     },
@@ -410,7 +533,9 @@ impl Run<'_> {
             }
             Source::Node if self.graph.is_held(old) || self.made.contains(&new) => {
                 // What reads it may now see the type that the kept name was declared with.
-                self.touched.extend(self.graph.uses(new).into_iter().map(Use::node));
+                if !alike {
+                    self.touched.extend(self.graph.readers(new));
+                }
                 self.graph.redirect(new, old);
                 self.graph.move_producer(new, old);
                 self.graph.computed(old);
@@ -448,6 +573,7 @@ impl Run<'_> {
         self.suspects.extend(self.graph.node_captures(node).into_iter().map(|c| c.2));
         self.graph.remove_node(node);
         outputs.into_iter().for_each(|v| self.graph.remove_value(v));
+        self.done.gone.push(node);
         self.done.nodes_removed += 1;
     }
 
@@ -455,6 +581,7 @@ impl Run<'_> {
     fn sweep(&mut self) {
         std::mem::take(&mut self.idle).into_iter().for_each(|n| self.retire(n));
         while let Some(v) = self.suspects.pop() {
+            self.done.values.push(v);
             if !self.graph.has_value(v) || !self.graph.is_unused(v) {
                 continue;
             }

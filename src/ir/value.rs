@@ -40,8 +40,8 @@ pub enum Form {
     /// An initializer. Before IR 4 it is `listed` among the graph inputs too. `carried` has what else its
     /// TensorProto says (doc string, metadata), encoded.
     Initializer { listed: bool, carried: Bytes },
-    /// A `Constant` node: its NodeProto without the tensor, encoded, and its place in the file.
-    Node { carried: Bytes, order: u32 },
+    /// A `Constant` node: its name, its place in the file, and the rest of its NodeProto without the tensor, encoded.
+    Node { name: String, carried: Bytes, order: u32 },
 }
 
 impl Form {

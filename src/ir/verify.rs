@@ -2,11 +2,13 @@
 //!
 //! * every input slot of a node holds a live value, every output slot one that this node alone computes;
 //! * a value that nodes compute has a producer, any other value has none;
-//! * names are unique; outputs exist; the graph is acyclic;
+//! * names of nodes are unique in a graph, those of values in it and around it; outputs exist; the graph is acyclic;
 //! * a constant's type is its tensor's.
 
 use crate::error::{Error, Result};
 use crate::ir::graph::{Graph, NodeId, ValueId};
+use crate::ir::names::is_local;
+use crate::ir::op::Op;
 use crate::ir::value::Source;
 use std::collections::HashSet;
 
@@ -16,12 +18,21 @@ impl Graph {
     /// # Errors
     /// An internal error that lists every defect.
     pub fn verify(&self) -> Result<()> {
+        self.verify_within(&mut HashSet::new())
+    }
+
+    /// As [`Graph::verify`], for a graph that sees values of these names around it.
+    fn verify_within<'g>(&'g self, around: &mut HashSet<&'g str>) -> Result<()> {
         let mut defects = Vec::new();
         let mut names = HashSet::new();
         for v in self.values() {
             self.check_value(v, &mut defects);
-            if !names.insert(&self.value(v).name) || self.find_value(&self.value(v).name) != Some(v) {
-                defects.push(format!("the name \"{}\" is not unique", self.value(v).name));
+            let name = self.value(v).name.as_str();
+            if !names.insert(name) || self.find_value(name) != Some(v) {
+                defects.push(format!("the name \"{name}\" is not unique"));
+            }
+            if is_local(self, v) && around.contains(name) {
+                defects.push(format!("the name \"{name}\" hides a value around the body"));
             }
         }
         for &v in self.inputs().iter().chain(self.outputs()) {
@@ -29,13 +40,29 @@ impl Graph {
                 defects.push("an input or output of the graph is gone".into());
             }
         }
+        let mut nodes = HashSet::new();
+        let mut enclosing = Vec::new();
         for n in self.nodes() {
             self.check_node(n, &mut defects);
-            for body in self.node(n).bodies() {
-                body.verify()?;
+            let node = self.node(n);
+            if !node.name.is_empty() && !nodes.insert(node.name.as_str()) {
+                defects.push(format!("two nodes are called \"{}\"", node.name));
             }
+            enclosing.extend(node.has_bodies().then_some(node));
         }
         finish(defects)?;
+        if !enclosing.is_empty() {
+            names.retain(|&name| around.insert(name));
+            for node in enclosing {
+                // Bodies of operators that we do not know have the names that these look for.
+                let mut nothing = HashSet::new();
+                let seen = if node.op == Op::Opaque { &mut nothing } else { &mut *around };
+                node.bodies().try_for_each(|body| body.verify_within(seen))?;
+            }
+            for name in names {
+                around.remove(name);
+            }
+        }
         self.topological().map(drop)
     }
 
@@ -57,6 +84,11 @@ impl Graph {
             if v.is_some_and(|v| self.producer(v) != Some((n, slot))) {
                 defects.push(format!("output {slot} of {} is computed elsewhere too", label()));
             }
+        }
+        let name = self.node(n).name.as_str();
+        // Names in bodies count among those in use, too: only what may be a defect is looked for.
+        if self.nodes_called(name) > 1 && self.nodes().filter(|&n| self.node(n).name == name).count() > 1 {
+            defects.push(format!("two nodes are called \"{name}\""));
         }
         let captures = self.node_captures(n);
         for (b, body) in self.node(n).bodies().enumerate() {

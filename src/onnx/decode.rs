@@ -173,8 +173,7 @@ impl Decoder<'_> {
         let nodes = nodes.iter().map(|n| message::<NodeProto>(n, "NodeProto"));
         let mut nodes = nodes.collect::<Result<Vec<_>>>()?;
         let made: usize = nodes.iter().map(|n| n.output.len()).sum();
-        let read: usize = nodes.iter().map(|n| n.input.len()).sum();
-        graph.reserve(nodes.len(), initializers.len() + inputs.len() + made, made + read);
+        graph.reserve(nodes.len(), initializers.len() + inputs.len() + made);
         for t in initializers {
             let mut t: TensorProto = message(&t, "TensorProto")?;
             let read = self.tensor(&mut t);
@@ -239,7 +238,7 @@ impl Decoder<'_> {
             None => graph.add_value(Value::new(info.name(), Source::Input { default: None }))?,
             Some(id) => {
                 let overridable = self.ir_version >= 4;
-                let listed_twice = graph.inputs().contains(&id);
+                let listed_twice = matches!(graph.value(id).source, Source::Carried) && graph.inputs().contains(&id);
                 let value = graph.value_mut(id);
                 match &mut value.source {
                     Source::Constant(t, Form::Initializer { carried, .. }) if overridable => {
@@ -286,9 +285,11 @@ impl Decoder<'_> {
         let tensor = if constant { self.constant_node(proto).map_err(|e| e.at(place(proto)))? } else { None };
         if let Some(tensor) = tensor {
             let name = proto.output.first().cloned().unwrap_or_default();
-            let form = Form::Node { carried: proto.encode_to_vec().into(), order: at };
+            let place = place(proto);
+            let called = proto.name.take_if(|n| !n.is_empty()).unwrap_or_default();
+            let form = Form::Node { name: called, carried: proto.encode_to_vec().into(), order: at };
             let added = graph.add_value(Value::new(name, Source::Constant(tensor, form)));
-            return added.map(|_| None).map_err(|e| e.at(place(proto)));
+            return added.map(|_| None).map_err(|e| e.at(place));
         }
         let outputs = take(&mut proto.output);
         let mut slots = Vec::with_capacity(outputs.len());

@@ -12,7 +12,7 @@ use crate::ir::value::{Form, Source};
 use crate::ir::{Model, NodeId};
 use bytes::Bytes;
 use prost::{DecodeError, Message};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Bytes of the model as one file.
 ///
@@ -67,6 +67,7 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
             _ => own.clone(),
         }
     };
+    let inputs: HashSet<ValueId> = g.inputs().iter().copied().collect();
     let (mut constants, mut listed) = (BTreeMap::new(), Vec::new());
     for v in g.values() {
         let value = g.value(v);
@@ -75,14 +76,16 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
                 out.initializer.push(tensor(t, &value.name, carried(rest)?));
             }
             Source::Input { default: Some((t, rest)) } => out.initializer.push(tensor(t, &value.name, carried(rest)?)),
-            Source::Constant(t, Form::Node { carried: rest, order }) => {
-                constants.insert((*order, v), constant_node(t, &value.name, carried(rest)?));
+            Source::Constant(t, Form::Node { name, carried: rest, order }) => {
+                let mut node = constant_node(t, &value.name, carried(rest)?);
+                node.name = node.name.or_else(|| Some(name.clone()).filter(|n| !n.is_empty()));
+                constants.insert((*order, v), node);
             }
             _ => {}
         }
-        let end = g.inputs().contains(&v) || g.outputs().contains(&v);
+        let end = inputs.contains(&v) || g.is_output(v);
         if !end && value.listing.proto.is_some() {
-            listed.extend(info(g, v, &value.name)?.map(|i| (value.listing.at, i)));
+            listed.extend(info(g, v, &value.name, false)?.map(|i| (value.listing.at, i)));
         }
     }
     listed.sort_by_key(|l| l.0);
@@ -102,14 +105,15 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
     }
     out.node.extend(constants.into_values());
     for &v in g.inputs() {
-        out.input.extend(info(g, v, &name(v))?);
+        let fed = g.value(v).constant().is_none();
+        out.input.extend(info(g, v, &name(v), fed || g.is_output(v))?);
     }
     let mut listed: HashMap<ValueId, usize> = g.inputs().iter().map(|&v| (v, 1)).collect();
     for &v in g.outputs() {
         let times = listed.entry(v).or_default();
         match times.checked_sub(1).and_then(|again| g.value(v).listing.again.get(again)) {
             Some(bytes) => out.output.push(ValueInfoProto { name: Some(name(v)), ..carried(bytes)? }),
-            None => out.output.extend(info(g, v, &name(v))?),
+            None => out.output.extend(info(g, v, &name(v), true)?),
         }
         *times += 1;
     }
@@ -260,17 +264,16 @@ fn constant_node(t: &Tensor, output: &str, mut out: NodeProto) -> NodeProto {
     out
 }
 
-/// The typed name of a value: as the file spelled it where its type is still that, else from the type.
-fn info(g: &Graph, v: ValueId, name: &str) -> Result<Option<ValueInfoProto>> {
+/// The typed name of a value: as the file spelled it where its type is still that, else from the type. An `end`, which a
+/// caller feeds or reads, keeps the type that it was declared with; other values have the type they have now, constants that
+/// are listed as inputs among them.
+fn info(g: &Graph, v: ValueId, name: &str, end: bool) -> Result<Option<ValueInfoProto>> {
     let value = g.value(v);
     let mut out: ValueInfoProto = match &value.listing.proto {
         Some(bytes) => carried(bytes)?,
         None => ValueInfoProto::default(),
     };
     out.name = Some(name.to_string());
-    // Inputs that a caller feeds and outputs keep the type they were declared with; other values have the type they have
-    // now, constants that are listed as inputs among them.
-    let end = g.outputs().contains(&v) || (value.constant().is_none() && g.inputs().contains(&v));
     let stale = match (&value.listing.ty, &value.ty) {
         (Some(was), Some(is)) => !was.agrees(is),
         (None, Some(_)) => value.listing.proto.is_none(),

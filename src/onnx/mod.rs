@@ -11,6 +11,7 @@ mod proto {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
+mod provenance;
 mod save;
 mod slices {
     #![allow(clippy::all, missing_docs)]
@@ -32,4 +33,5 @@ pub use decode::{Loaded, decode, load};
 pub use encode::encoded_len;
 pub use external::Pages;
 pub use packed::{packed_file_len, packed_len};
+pub use provenance::sign;
 pub use save::{SaveOptions, Target, prepare, save, to_bytes};

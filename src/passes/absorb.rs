@@ -1,6 +1,7 @@
 //! What the folding passes share: putting `scale · y + shift`, one number each a channel, into the layer beside it.
 
 use crate::analysis::bytes;
+use crate::ir::names::derived;
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::conv::{AutoPad, Window};
 use crate::ir::tensor::byte_len;
@@ -244,7 +245,7 @@ fn private<'g>(g: &'g Graph, layer: NodeId, v: ValueId, what: &str) -> Result<&'
 }
 
 fn bias_name(g: &Graph, layer: NodeId) -> String {
-    format!("{}.bias", g.label(layer))
+    derived(g.label(layer), "bias")
 }
 
 /// Whether a new bias takes no more than `room`.

@@ -51,6 +51,7 @@
 //! }
 //! ```
 
+use crate::analysis::bytes;
 use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
@@ -206,6 +207,9 @@ impl Pass for ClusterWeights {
         }
         if self.encode {
             let w = Decoder::new(g, &mut patch, &g.value(v).name).tensor(&clustered, tensor.shape());
+            if bytes::added(g, &patch) >= bytes::initializer(&g.value(v).name, tensor) {
+                return Verdict::skip(NO_FEWER);
+            }
             patch.replace(v, w);
         } else {
             patch.set_constant(v, clustered.tensor(tensor));

@@ -30,6 +30,7 @@
 use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::infer::Infer;
+use crate::ir::names::derived;
 use crate::ir::tensor::byte_len;
 use crate::ir::{Dim, Graph, NodeId, Op, Patch, Tensor, Type, Use, Value, ValueId};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
@@ -101,7 +102,7 @@ impl Pass for FoldConstants {
         }
         let mut patch = Patch::at_node(g, n).revealing();
         for (value, tensor) in results {
-            let new = patch.constant_named(format!("{}.folded", g.value(value).name), tensor);
+            let new = patch.constant_named(derived(&g.value(value).name, "folded"), tensor);
             patch.replace(value, new);
         }
         Ok(Verdict::Patch(patch, "computed".into()))

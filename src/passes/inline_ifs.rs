@@ -35,13 +35,14 @@
 
 use crate::error::Result;
 use crate::ir::attr::AttrValue;
+use crate::ir::names::derived;
 use crate::ir::op::control::If;
 use crate::ir::op::reshape::Reshape;
 use crate::ir::op::unary::Unary;
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Source, Tensor, Use, ValueId};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -118,25 +119,22 @@ fn inline(g: &Graph, n: NodeId, b: usize, body: &Graph) -> Result<Option<Patch>>
     if !body.inputs().is_empty() {
         return Ok(None);
     }
-    let mut patch = Patch::at_node(g, n).revealing();
-    let mut names = Names::around(g, n, body);
+    let mut patch = Patch::at_node(g, n).revealing().emptying(n);
     let mut here: HashMap<ValueId, Ref> = HashMap::new();
     for (_, index, outer) in g.node_captures(n).into_iter().filter(|c| c.0 == b) {
         here.insert(body.captures()[index], outer.into());
     }
     for v in body.values() {
         if let Some(tensor) = body.value(v).constant() {
-            here.insert(v, patch.constant_named(names.fresh(&body.value(v).name), tensor.clone()));
+            here.insert(v, patch.constant_named(&body.value(v).name, tensor.clone()));
         }
     }
     for inner in body.topological()? {
         let inputs: Vec<_> = body.node_inputs(inner).into_iter().map(|v| v.map(|v| here[&v])).collect();
         let captures = body.node_captures(inner).into_iter().map(|(b, i, v)| (b, i, here[&v])).collect();
         let slots = body.node_outputs(inner);
-        let outputs = slots.iter().map(|v| v.map(|v| names.fresh(&body.value(v).name))).collect();
-        let mut node = body.node(inner).clone();
-        node.name = names.fresh_node(&node.name);
-        let made = patch.copy(&node, &inputs, outputs, captures);
+        let outputs = slots.iter().map(|v| v.map(|v| body.value(v).name.clone())).collect();
+        let made = patch.copy(body.node(inner), &inputs, outputs, captures);
         here.extend(slots.into_iter().zip(made).filter_map(|(v, r)| v.zip(r)));
     }
     let results = g.node_outputs(n).into_iter().zip(body.outputs());
@@ -166,47 +164,12 @@ fn keep_scalars(g: &Graph, patch: &mut Patch, vector: ValueId) {
         return;
     }
     let name = &g.value(vector).name;
-    let shape = patch.constant_named(format!("{name}.scalar.shape"), Tensor::i64([0], &[]));
+    let shape = patch.constant_named(derived(name, "scalar.shape"), Tensor::i64([0], &[]));
     let inputs = [Some(vector.into()), Some(shape)];
-    let scalar = patch.node_named(&format!("{name}.scalar"), Reshape { allow_zero: false }, &inputs);
+    let scalar = patch.node_named(&derived(name, "scalar"), Reshape { allow_zero: false }, &inputs);
     for n in ranges {
         let read = |v| if v == vector { scalar } else { Ref::from(v) };
         let inputs: Vec<_> = g.node_inputs(n).into_iter().map(|v| v.map(read)).collect();
         patch.set_inputs(n, &inputs);
-    }
-}
-
-/// Names for what a body brings along: its own, unless something around it has them.
-struct Names<'a> {
-    outer: &'a Graph,
-    taken: HashSet<String>,
-    nodes: HashSet<String>,
-}
-
-impl<'a> Names<'a> {
-    fn around(outer: &'a Graph, n: NodeId, body: &Graph) -> Names<'a> {
-        let elsewhere = outer.nodes().filter(|&m| m != n).flat_map(|m| outer.node(m).bodies());
-        let within = body.nodes().flat_map(|m| body.node(m).bodies());
-        let taken = elsewhere.chain(within).flat_map(Graph::all_names).collect();
-        Names { outer, taken, nodes: outer.nodes().map(|m| outer.node(m).name.clone()).collect() }
-    }
-
-    fn fresh_node(&mut self, wanted: &str) -> String {
-        let mut numbered = (2..).map(|i| format!("{wanted}.{i}"));
-        let mut name = wanted.to_string();
-        while !name.is_empty() && !self.nodes.insert(name.clone()) {
-            name = numbered.next().unwrap_or_default();
-        }
-        name
-    }
-
-    fn fresh(&mut self, wanted: &str) -> String {
-        let mut name = self.outer.free_name(wanted);
-        let mut i = 2;
-        while !self.taken.insert(name.clone()) {
-            name = self.outer.free_name(&format!("{wanted}.{i}"));
-            i += 1;
-        }
-        name
     }
 }

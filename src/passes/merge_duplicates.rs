@@ -31,9 +31,9 @@
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, Tensor, ValueId};
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
+use crate::passes::{Context, Fidelity, Part, Pass, Phase, Reason, Site, Together, Verdict};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A node, and the values that it reads once equal ones are merged.
@@ -58,68 +58,96 @@ impl Pass for MergeDuplicates {
 
     /// The first of every class of equal constants, and every node but the first of a class.
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let g = cx.graph;
-        let classes = constant_classes(g);
-        let first = classes.iter().filter(|c| !is_by_channel(g, c[0])).map(|c| Site::Value(c[0]));
-        // A value stands for all that will be merged into it.
-        let mut stands: HashMap<ValueId, ValueId> = classes.iter().flat_map(|c| c.iter().map(|&v| (v, c[0]))).collect();
-        let mut seen: HashMap<u64, Vec<Seen>> = HashMap::new();
-        let mut nodes = Vec::new();
-        for n in g.topological().unwrap_or_default() {
-            if !comparable(g, n) {
-                continue;
-            }
-            let inputs: Vec<_> =
-                g.node_inputs(n).into_iter().map(|v| v.map(|v| stands.get(&v).copied().unwrap_or(v))).collect();
-            let mut hasher = DefaultHasher::new();
-            (&g.node(n).op_type, &inputs, format!("{:?}", g.node(n).op)).hash(&mut hasher);
-            let class = seen.entry(hasher.finish()).or_default();
-            match class.iter().find(|(m, theirs)| *theirs == inputs && equal(g, n, *m)) {
-                // Nothing but the first of equal nodes can have names that others may take over.
-                Some((m, _)) if both_held(g, n, *m) => {}
-                Some((m, _)) => {
-                    let pairs = g.node_outputs(n).into_iter().zip(g.node_outputs(*m));
-                    stands.extend(pairs.filter_map(|(a, b)| a.zip(b)));
-                    nodes.push(Site::Node(n));
-                }
-                None => class.push((n, inputs)),
-            }
-        }
-        first.chain(nodes).collect()
+        merges(cx).into_iter().map(|m| m.site).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let g = cx.graph;
-        match site {
-            Site::Value(v) => {
-                let Some(tensor) = g.value(v).constant() else { return Verdict::skip("it is no constant") };
-                let equal = |&w: &ValueId| w != v && candidate(g, w) && g.value(w).constant() == Some(tensor);
-                let others: Vec<ValueId> = g.values().filter(equal).collect();
-                let mut patch = Patch::at_value(g, v).revealing();
-                others.iter().for_each(|&w| patch.replace(w, v));
-                match others.len() {
-                    0 => Verdict::skip("no other constant has its content"),
-                    1 => Ok(Verdict::Patch(patch, format!("stands for \"{}\" too", g.value(others[0]).name))),
-                    n => Ok(Verdict::Patch(patch, format!("stands for {n} equal constants too"))),
-                }
-            }
-            Site::Node(n) => {
-                let Some(m) = twin(g, n) else {
-                    return Verdict::skip("its inputs differ from those of any other node");
-                };
-                let pairs = g.node_outputs(n).into_iter().zip(g.node_outputs(m)).filter_map(|(a, b)| a.zip(b));
-                let mut patch = Patch::at_node(g, n).revealing();
-                for (old, new) in pairs {
-                    if let Some(why) = g.refuses_replace(old, new) {
-                        return Verdict::skip(why);
-                    }
-                    patch.replace(old, new);
-                }
-                Ok(Verdict::Patch(patch, format!("merged into \"{}\"", g.label(m))))
-            }
-            _ => Verdict::skip("it is neither a node nor a value"),
-        }
+        let Some(merge) = merges(cx).into_iter().find(|m| m.site == site) else {
+            return Verdict::skip("nothing else does the same");
+        };
+        let patch = patch(cx.graph, std::slice::from_ref(&merge));
+        Ok(Verdict::of(merge.what.map(|what| (patch, what))))
     }
+
+    /// All at once: a value with many readers is looked at once, not for every one of them.
+    fn rewrite_together(&self, cx: &Context<'_>, _: &[Site]) -> Result<Option<Together>> {
+        let merges = merges(cx);
+        let patch = patch(cx.graph, &merges);
+        let part = |m: Merge| Part { what: m.what.map_err(Reason), cost: None };
+        Ok(Some(Together { patch, parts: merges.into_iter().map(part).collect() }))
+    }
+}
+
+/// What becomes of one site.
+struct Merge {
+    site: Site,
+    /// Values, each with the one that stands for it.
+    pairs: Vec<(ValueId, ValueId)>,
+    what: Result<String, String>,
+}
+
+fn merges(cx: &Context<'_>) -> Vec<Merge> {
+    let g = cx.graph;
+    let allowed = |site: Site| cx.selected.refuses(g, &site).map_or(Ok(()), Err);
+    let mut merges = Vec::new();
+    // A value stands for all that are merged into it.
+    let mut stands: HashMap<ValueId, ValueId> = HashMap::new();
+    for class in constant_classes(g) {
+        let (first, others) = (class[0], &class[1..]);
+        stands.extend(others.iter().map(|&v| (v, first)));
+        if is_by_channel(g, first) {
+            continue;
+        }
+        let what = allowed(Site::Value(first)).map(|()| match others {
+            [other] => format!("stands for \"{}\" too", g.value(*other).name),
+            others => format!("stands for {} equal constants too", others.len()),
+        });
+        merges.push(Merge { site: Site::Value(first), pairs: others.iter().map(|&v| (v, first)).collect(), what });
+    }
+    let mut seen: HashMap<u64, Vec<Seen>> = HashMap::new();
+    // Nodes whose results have names that must stay, or will have.
+    let mut held: HashSet<NodeId> =
+        g.nodes().filter(|&n| g.node_outputs(n).into_iter().flatten().any(|v| g.is_held(v))).collect();
+    for n in g.topological().unwrap_or_default() {
+        if !comparable(g, n) {
+            continue;
+        }
+        let inputs: Vec<_> =
+            g.node_inputs(n).into_iter().map(|v| v.map(|v| stands.get(&v).copied().unwrap_or(v))).collect();
+        let mut hasher = DefaultHasher::new();
+        (&g.node(n).op_type, &inputs, format!("{:?}", g.node(n).op)).hash(&mut hasher);
+        let class = seen.entry(hasher.finish()).or_default();
+        let Some(&(m, _)) = class.iter().find(|(m, theirs)| *theirs == inputs && equal(g, n, *m)) else {
+            class.push((n, inputs));
+            continue;
+        };
+        if held.contains(&n) && held.contains(&m) {
+            continue;
+        }
+        let pairs: Vec<_> =
+            g.node_outputs(n).into_iter().zip(g.node_outputs(m)).filter_map(|(a, b)| a.zip(b)).collect();
+        let refused = pairs.iter().find_map(|&(old, new)| g.refuses_replace(old, new));
+        let what = allowed(Site::Node(n)).and_then(|()| refused.map_or(Ok(()), Err));
+        if what.is_ok() {
+            stands.extend(pairs.iter().copied());
+            if held.contains(&n) {
+                held.insert(m);
+            }
+        }
+        let what = what.map(|()| format!("merged into \"{}\"", g.label(m)));
+        merges.push(Merge { site: Site::Node(n), pairs, what });
+    }
+    merges
+}
+
+/// The patch of all merges that are done. A value whose own name must stay comes last: it takes the place of the one that
+/// stands for it.
+fn patch(g: &Graph, merges: &[Merge]) -> Patch {
+    let mut patch = Patch::at_graph(g).revealing();
+    let pairs = merges.iter().filter(|m| m.what.is_ok()).flat_map(|m| &m.pairs);
+    let (held, free): (Vec<_>, Vec<_>) = pairs.partition(|p| g.is_held(p.0));
+    free.into_iter().chain(held).for_each(|&(old, new)| patch.replace(old, new));
+    patch
 }
 
 /// Whether a value is a constant that another may stand in for.
@@ -184,29 +212,4 @@ fn equal(g: &Graph, n: NodeId, m: NodeId) -> bool {
     let (a, b) = (g.node(n), g.node(m));
     let slots = |n| g.node_outputs(n).iter().map(Option::is_some).collect::<Vec<_>>();
     a.op_type == b.op_type && a.op == b.op && slots(n) == slots(m)
-}
-
-/// Whether the results of both have names that must stay.
-fn both_held(g: &Graph, n: NodeId, m: NodeId) -> bool {
-    let mut pairs = g.node_outputs(n).into_iter().zip(g.node_outputs(m)).filter_map(|(a, b)| a.zip(b));
-    pairs.any(|(a, b)| g.is_held(a) && g.is_held(b))
-}
-
-/// Another node that does the same to the same inputs: it must be among the readers of each, but of vectors by channel.
-fn twin(g: &Graph, n: NodeId) -> Option<NodeId> {
-    let inputs = g.node_inputs(n);
-    let shared = || inputs.iter().flatten().copied().filter(|&v| !is_by_channel(g, v));
-    let read_at_most = |limit| shared().find(move |&v| g.readers(v).take(limit + 1).count() <= limit);
-    shared().next()?;
-    let least_read = (0..usize::BITS).find_map(|bits| read_at_most(1 << bits))?;
-    let mut others = g.readers(least_read).filter(|&m| m != n && comparable(g, m));
-    let same = |a: Option<ValueId>, b: Option<ValueId>| match (a, b) {
-        (Some(a), Some(b)) if a != b => is_by_channel(g, a) && g.value(a).constant() == g.value(b).constant(),
-        _ => a == b,
-    };
-    let reads_the_same = |m| {
-        let theirs = g.node_inputs(m);
-        theirs.len() == inputs.len() && inputs.iter().zip(theirs).all(|(&a, b)| same(a, b))
-    };
-    others.find(|&m| reads_the_same(m) && equal(g, n, m) && !both_held(g, n, m))
 }

@@ -109,7 +109,7 @@ impl Site {
                 None => vec![*node],
             },
             Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
-                graph.uses(*v).into_iter().map(|u| u.node()).collect()
+                graph.readers(*v).collect()
             }
             Site::Channels { producers, .. } => producers.clone(),
         }

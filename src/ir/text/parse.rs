@@ -216,7 +216,7 @@ impl<'a> Parser<'a> {
                 g.add_input(id);
             } else if self.keyword("const") {
                 let form = match self.keyword("node") {
-                    true => Form::Node { carried: Bytes::new(), order: at },
+                    true => Form::Node { name: String::new(), carried: Bytes::new(), order: at },
                     false => Form::INITIALIZER,
                 };
                 let (name, ty) = self.typed()?;

@@ -1,6 +1,7 @@
 //! The nodes that turn codes into weights, in operators that every opset has.
 
 use super::clustered::{Clustered, Part};
+use crate::ir::names::short;
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::cast::Cast;
 use crate::ir::op::concat::Concat;
@@ -28,7 +29,7 @@ pub struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// For the tensor of that name.
     pub fn new(graph: &'a Graph, patch: &'a mut Patch, name: &str) -> Self {
-        Decoder { graph, patch, tag: abbreviate(name), shared: BTreeMap::new() }
+        Decoder { graph, patch, tag: tag(graph, name), shared: BTreeMap::new() }
     }
 
     /// The weights, in this shape.
@@ -138,7 +139,7 @@ impl<'a> Decoder<'a> {
             return made;
         }
         let names = std::iter::once(name.clone()).chain((2..).map(|i| format!("{name}_{i}")));
-        let mut taken = names.map_while(|n| self.graph.find_value(&n));
+        let mut taken = names.take_while(|n| !self.graph.is_free(n)).filter_map(|n| self.graph.find_value(&n));
         let made = match taken.find(|&v| self.graph.value(v).constant() == Some(&tensor)) {
             Some(v) => v.into(),
             None => self.patch.constant_named(name.clone(), tensor),
@@ -152,13 +153,38 @@ fn dims(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&d| d as i64).collect()
 }
 
-/// Of every word of a name its first letter and its digits: `l1.0.c2.w` for `layer1.0.conv2.weight`. In small models
-/// names are most of what the encoding adds.
-fn abbreviate(name: &str) -> String {
-    let short = |word: &str| {
-        let kept = word.char_indices().filter(|&(i, c)| i == 0 || c.is_ascii_digit());
-        kept.map(|(_, c)| c).collect::<String>()
+/// Words that names of weights are full of, each with the letter that stands for it. In small models names are most of
+/// what the encoding adds.
+const WORDS: [(&str, &str); 12] = [
+    ("attention", "a"),
+    ("bias", "b"),
+    ("conv", "c"),
+    ("decoder", "d"),
+    ("encoder", "e"),
+    ("features", "f"),
+    ("hidden", "h"),
+    ("kernel", "k"),
+    ("layer", "l"),
+    ("module", "m"),
+    ("output", "o"),
+    ("weight", "w"),
+];
+
+/// What the names of a tensor's codes and codebooks begin with: `l1.0.c2.w` for `layer1.0.conv2.weight`, the name itself
+/// where something begins so already.
+fn tag(graph: &Graph, name: &str) -> String {
+    let word = |word: &str| {
+        let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
+        let short = WORDS.iter().find(|w| w.0 == letters).map_or(letters, |w| w.1);
+        format!("{short}{}", &word[letters.len()..])
     };
-    let words = name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-    words.map(short).collect::<Vec<_>>().join(".")
+    let mut tag = String::new();
+    for part in name.split_inclusive(|c: char| !c.is_alphanumeric()) {
+        let own = part.trim_end_matches(|c: char| !c.is_alphanumeric());
+        tag.push_str(&word(own));
+        tag.push_str(&part[own.len()..]);
+    }
+    let tag = short(&tag);
+    let free = ["codes", "0.codes"].iter().all(|part| graph.is_free(&format!("{tag}.{part}")));
+    if free { tag } else { short(name) }
 }

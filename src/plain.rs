@@ -1,0 +1,86 @@
+//! Text from files on its way to a terminal, a Markdown report or JSON that a terminal may show: nothing in a name can move
+//! the cursor, change what is on the screen, or end the line it stands in.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// Whether a character does something else than be seen: controls, line ends, marks of direction, what has no width, tags.
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text as one line: what does something is spelled as Rust spells it, such as `\n` and `\u{202e}`.
+pub fn line(text: &str) -> Cow<'_, str> {
+    escape(text, acts, |c, out| out.extend(c.escape_default()))
+}
+
+/// As [`line`], for text that has lines and tabs of its own.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escape(text, |c| acts(c) && !matches!(c, '\n' | '\t'), |c, out| out.extend(c.escape_default()))
+}
+
+/// JSON that says the same, spelled with `\u` escapes alone.
+pub fn json(text: &str) -> Cow<'_, str> {
+    escape(
+        text,
+        |c| acts(c) && !matches!(c, '\n' | '\t'),
+        |c, out| {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        },
+    )
+}
+
+/// The text as one line of a Markdown list, heading or table cell, which none of its characters ends or leaves open.
+pub fn markdown(text: &str) -> String {
+    let text = line(text);
+    let open = text.matches('`').count() % 2 == 1;
+    let special = |c| matches!(c, '|' | '<') || open && c == '`';
+    let spell = |c, out: &mut String| out.push_str(&if c == '<' { "&lt;".into() } else { format!("\\{c}") });
+    escape(&text, special, spell).into_owned()
+}
+
+fn escape(text: &str, which: impl Fn(char) -> bool, spell: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    if !text.contains(&which) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if which(c) { spell(c, &mut out) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clears a screen, turns text around, ends a line, hides, in 7 and in 8 bits.
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\u{202e}b\r\nc\u{200b}\u{2028}\u{7f}\u{0}é";
+
+    #[test]
+    fn nothing_acts_any_more() {
+        let want = "a\\u{1b}[2J\\u{9b}31m\\u{202e}b\\r\\nc\\u{200b}\\u{2028}\\u{7f}\\u{0}é";
+        assert_eq!(line(HOSTILE), want);
+        assert_eq!(lines("a\n\tb\r\n"), "a\n\tb\\r\n");
+        assert!(matches!(line("plain é"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn json_reads_back() {
+        let text = serde_json::to_string_pretty(&[HOSTILE, "\u{e0001}"]).unwrap();
+        let shown = json(&text);
+        assert_eq!(lines(&shown), shown);
+        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [HOSTILE, "\u{e0001}"]);
+    }
+
+    #[test]
+    fn markdown_stays_in_its_cell() {
+        assert_eq!(markdown("a|b`c<script>\n"), "a\\|b\\`c&lt;script>\\n");
+        assert_eq!(markdown("`groups` lowered"), "`groups` lowered");
+    }
+}
