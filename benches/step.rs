@@ -7,7 +7,8 @@
 use std::path::Path;
 use std::time::Instant;
 use tutee::architectures::StudentNet;
-use tutee::distill::{Method, Mode, Optimizer, Tape, loss, weights};
+use tutee::autodiff::{Mode, Tape, weights};
+use tutee::distill::{Method, Optimizer, loss};
 use tutee::ir::{Graph, Op, text};
 use tutee::onnx;
 

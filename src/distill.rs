@@ -1,19 +1,9 @@
-//! Training: a reverse mode of our own over the IR.
-//!
-//! A [`Tape`] is a graph in topological order for inputs of fixed shapes. [`Tape::forward`] computes the outputs and
-//! keeps what the way back needs; [`Tape::backward`] takes the gradient of a loss by each output and leaves that by each
-//! trained constant. All buffers are planned when the tape is made, share memory where their lives do not overlap, and
-//! are used again at every step. What shapes decide (the targets of `Reshape`, the bounds of `Slice`) and what constants
-//! alone decide is settled then, too. Matrix products go through `gemm`, convolutions through kernels of our own; work is
-//! cut by sizes alone, never by the number of threads, so that the bytes of a result do not depend on it.
-//!
-//! An operator family is one file, forward and backward side by side; every backward is checked against central finite
-//! differences in f64. Gradients are taken by constants of the caller's choice. They go no further down than the first
-//! of those, so whatever is before it may be anything that has a forward here.
+//! Training a student: losses, optimizers, learning rates, codebooks that train, and the trainer that puts them together
+//! over the engine of [`autodiff`](crate::autodiff).
 //!
 //! ```
-//! use std::collections::BTreeSet;
-//! use tutee::distill::{Method, Mode, Optimizer, Tape, loss, weights};
+//! use tutee::autodiff::{Mode, Tape, weights};
+//! use tutee::distill::{Method, Optimizer, loss};
 //!
 //! let text = "model m opset 17 {
 //!   input %x : f32[N,2]
@@ -37,41 +27,15 @@
 //! # Ok::<(), tutee::Error>(())
 //! ```
 
-mod build;
+mod batch_norm;
 mod codebooks;
-mod conv;
-mod depthwise;
-#[cfg(test)]
-mod gradients;
-mod lanes;
-mod layout;
-mod lines;
 pub mod loss;
-mod matmul;
-mod norm;
-mod normalise;
 mod optimizer;
-mod plan;
-mod pointwise;
-mod pool;
-mod real;
-mod reduce;
-mod resize;
 mod schedule;
-mod simd;
-mod softmax;
 mod structure;
-mod sweep;
-mod tape;
-#[cfg(test)]
-mod testing;
 pub mod train;
-mod walk;
 
-pub use build::{obstacle, weights};
-pub use normalise::{normalise, separate};
+pub use batch_norm::{insert_batch_norm, unshare_statistics};
 pub use optimizer::{Method, Optimizer};
-pub use real::Real;
 pub use schedule::Schedule;
 pub use structure::write_back;
-pub use tape::{Mode, Parameter, State, Tape};

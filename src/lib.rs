@@ -2,6 +2,8 @@
 
 pub mod analysis;
 pub mod architectures;
+#[cfg(feature = "distill")]
+pub mod autodiff;
 #[cfg(feature = "exec")]
 pub mod calibrate;
 #[cfg(feature = "exec")]

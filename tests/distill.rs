@@ -5,8 +5,9 @@ mod common;
 
 use common::{files, name, root, running};
 use std::collections::BTreeSet;
+use tutee::autodiff::{Mode, Tape, weights};
 use tutee::data::{Array, Dataset, Normalise};
-use tutee::distill::{Method, Mode, Optimizer, Schedule, Tape, loss, weights};
+use tutee::distill::{Method, Optimizer, Schedule, loss};
 use tutee::exec::Network;
 use tutee::ir::{Graph, text};
 use tutee::onnx;

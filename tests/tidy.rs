@@ -21,7 +21,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("exits", &["ir", "files", "onnx", "analysis", "math", "exec", "data"]),
     ("check", &["ir", "onnx", "analysis", "math", "exec", "data", "exits"]),
     ("calibrate", &["ir", "onnx", "analysis", "math", "exec", "data", "exits"]),
-    ("distill", &["ir", "analysis"]),
+    ("autodiff", &["ir", "analysis"]),
+    ("distill", &["ir", "analysis", "autodiff"]),
     ("recipe", &["passes", "distill", "exits"]),
     ("report", &["analysis"]),
     (
@@ -37,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "exec",
             "exits",
             "calibrate",
+            "autodiff",
             "distill",
             "recipe",
             "report",
@@ -76,11 +78,68 @@ fn room(path: &Path) -> String {
     inside.split('/').next().unwrap_or("").trim_end_matches(".rs").to_string()
 }
 
-/// The code of a file, its unit tests and comments left out.
+/// The code of a file, its unit tests and comments left out: an item behind `#[cfg(test)]` ends where its braces close, or
+/// at its semicolon if it has none.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
-    let text = text.split("#[cfg(test)]").next().unwrap().to_string();
-    text.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect()
+    let mut code = String::new();
+    let mut lines = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+    while let Some(line) = lines.next() {
+        if line.trim_start().starts_with("#[cfg(test)]") {
+            let indent = line.len() - line.trim_start().len();
+            let ends = |l: &str| l.len() - l.trim_start().len() == indent && (l.ends_with('}') || l.ends_with(';'));
+            lines.by_ref().find(|l| ends(l));
+            continue;
+        }
+        code.push_str(line);
+        code.push('\n');
+    }
+    code
+}
+
+#[test]
+fn code_goes_on_behind_a_test_module() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f.rs");
+    let text = "#[cfg(test)]\nmod naive;\nuse a;\n#[cfg(test)]\nmod tests {\n    fn f() {}\n}\nfn g() {}\n";
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(code(&path), "use a;\nfn g() {}\n");
+}
+
+/// The files of `autodiff` from the ground up: each may use those before it, and itself.
+const AUTODIFF: &[&str] = &[
+    "window",
+    "vectors",
+    "real",
+    "simd",
+    "broadcast",
+    "memory",
+    "trainable",
+    "kernel",
+    "program",
+    "kernels",
+    "lower",
+    "tape",
+];
+
+#[test]
+fn autodiff_has_no_circles() {
+    for path in files("src/autodiff", "rs") {
+        let inside = name(&path);
+        let here =
+            inside.trim_start_matches("src/autodiff/").split('/').next().unwrap().trim_end_matches(".rs").to_string();
+        let Some(level) = AUTODIFF.iter().position(|f| *f == here) else {
+            assert!(["gradients", "testing"].contains(&here.as_str()), "{inside} has no place in AUTODIFF");
+            continue;
+        };
+        let text = code(&path);
+        let top = inside.matches('/').count() == 2;
+        for (at, file) in AUTODIFF.iter().enumerate() {
+            let named =
+                text.contains(&format!("autodiff::{file}::")) || top && text.contains(&format!("super::{file}::"));
+            assert!(!named || at <= level, "{inside} uses {file}, which is above it");
+        }
+    }
 }
 
 #[test]

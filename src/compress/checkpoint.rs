@@ -1,6 +1,6 @@
 //! What it takes to go on with a training after an interruption, as a file.
 
-use crate::distill::train::{Course, Samples};
+use crate::distill::train::{Samples, TrainingState};
 use crate::error::{Error, Result, io};
 use crate::files::Atomic;
 use std::io::Write;
@@ -43,12 +43,12 @@ impl Checkpoint {
                         .help("give another folder, or remove the file to begin anew")),
                 }
             }
-            _ => Err(Course::damaged()),
+            _ => Err(TrainingState::damaged()),
         };
         taken.map_err(|e| e.at(self.path.display().to_string()))
     }
 
-    pub fn write(&self, course: &Course) -> Result<()> {
+    pub fn write(&self, course: &TrainingState) -> Result<()> {
         let rest = [&self.print.to_le_bytes()[..], &course.to_bytes()].concat();
         let mut file = Atomic::create(&self.path)?;
         file.write(|w| w.write_all(&Fingerprint::of(&rest).to_le_bytes()).and_then(|_| w.write_all(&rest)))?;

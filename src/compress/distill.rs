@@ -6,7 +6,7 @@ use super::training::{Training, teacher};
 use super::{Observer, Run};
 use crate::analysis::classifier::logits;
 use crate::distill;
-use crate::distill::train::{self, Course, Epoch, Options, Outcome, Samples, Teacher, Watch};
+use crate::distill::train::{self, Epoch, Options, Outcome, Samples, Teacher, TrainingState, Watch};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, NodeId, ValueId};
 use crate::math::chance;
@@ -33,7 +33,7 @@ impl Run<'_> {
         if stage.labels == Some(true) && training.labels().is_none() {
             return Err(Error::input("the training data has no labels").help("leave `labels` away, or set it to false"));
         }
-        distill::separate(&mut student.graph)?;
+        distill::unshare_statistics(&mut student.graph)?;
         let samples = training.samples(stage.labels != Some(false));
         let mut options = stage.training.clone();
         let batch = options.batch_of(samples.count());
@@ -85,7 +85,7 @@ impl Run<'_> {
         options.still = rest.as_ref().map_or_else(Vec::new, |rest| rest.still.clone());
         let graph = part.as_mut().unwrap_or(&mut student.graph);
         // Into a part, nothing can be put that the whole would not have.
-        let normalised = if rest.is_some() { 0 } else { distill::normalise(graph, samples, batch)? };
+        let normalised = if rest.is_some() { 0 } else { distill::insert_batch_norm(graph, samples, batch)? };
         let mut teachers: Vec<Teacher<'_>> = models
             .iter()
             .map(|(name, m)| teacher(name, m, samples, batch, &options.features))
@@ -218,7 +218,7 @@ fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
             found
         })
     };
-    let trained = behind(distill::weights(graph).into_iter().collect());
+    let trained = behind(crate::autodiff::weights(graph).into_iter().collect());
     Ok(behind(graph.runtime_inputs().collect()).intersection(&trained).copied().collect())
 }
 
@@ -273,7 +273,7 @@ impl Watch for Follower<'_> {
         self.observer.line(&news);
     }
 
-    fn keep(&mut self, course: &Course) -> Result<()> {
+    fn keep(&mut self, course: &TrainingState) -> Result<()> {
         self.checkpoint.map_or(Ok(()), |c| c.write(course))
     }
 }

@@ -1,8 +1,8 @@
 //! Networks with operators that cannot be trained through: what comes before is computed once, and the rest trains on that.
 
+use crate::autodiff::{obstacle, weights};
 use crate::data::Array;
 use crate::distill::train::{self, Ends, Samples};
-use crate::distill::{obstacle, weights};
 use crate::error::{Error, Result};
 use crate::exec::Runner;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};

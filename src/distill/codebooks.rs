@@ -3,8 +3,8 @@
 //! gradients that pass through the rounding; Lloyd 1982 for the centroids: each is the mean of the numbers next to it.)
 
 use super::optimizer::Optimizer;
-use super::tape::{State, Tape};
 use crate::analysis::evaluate::Evaluator;
+use crate::autodiff::{State, Tape};
 use crate::error::Result;
 use crate::ir::op::binary::Kind;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
@@ -305,7 +305,8 @@ impl Coded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distill::{Method, Mode, weights};
+    use crate::autodiff::{Mode, weights};
+    use crate::distill::Method;
     use crate::ir::text::parse;
 
     /// 11 weights, three codes to a byte, in two groups, as `cluster-weights` writes them; 12 codes, one of them too many.

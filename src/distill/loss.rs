@@ -1,6 +1,6 @@
 //! What a student is told: losses of a batch of rows and their gradients by the logits.
 
-use super::real::Real;
+use crate::autodiff::Real;
 
 /// softmax(logits / temperature), row by row of `classes`.
 ///

@@ -1,7 +1,7 @@
 //! How gradients change parameters.
 
-use super::real::{PIECE, Real};
-use super::tape::Tape;
+use crate::autodiff::Tape;
+use crate::autodiff::{PIECE, Real};
 use rayon::prelude::*;
 
 /// A rule for the step along a gradient.
@@ -90,7 +90,7 @@ impl<T: Real> Optimizer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distill::{Mode, weights};
+    use crate::autodiff::{Mode, weights};
     use crate::ir::text::parse;
 
     /// The weights of y = x w, [1, 2] at first, after three steps along the gradient [x₁ w₁, x₂ w₂] of ½ Σ y.

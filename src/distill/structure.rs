@@ -1,17 +1,17 @@
 //! What training leaves as it is: weights that are zero because they were pruned, and all of a network that is not in the
 //! part that trained.
 
-use super::tape::Tape;
+use crate::autodiff::Tape;
 use crate::error::Result;
 use crate::ir::{Graph, Op, Patch, ValueId};
 
 /// By parameter of a tape: which elements stay zero, if any do.
-pub struct Zeros(Vec<Option<Vec<bool>>>);
+pub struct SparsityMask(Vec<Option<Vec<bool>>>);
 
-impl Zeros {
-    /// Zeros of codebooks and of matrices and kernels: training hardly ever gives an exact zero, pruning does. One that is
+impl SparsityMask {
+    /// SparsityMask of codebooks and of matrices and kernels: training hardly ever gives an exact zero, pruning does. One that is
     /// nothing but zeros has yet to be trained.
-    pub fn of(graph: &Graph, tape: &Tape<f32>) -> Zeros {
+    pub fn of(graph: &Graph, tape: &Tape<f32>) -> SparsityMask {
         let masks = tape.parameters().iter().enumerate().map(|(i, parameter)| {
             let values = tape.parameter(i);
             let zeros = values.iter().filter(|&&v| v == 0.0).count();
@@ -19,7 +19,7 @@ impl Zeros {
             let stay = zeros > 0 && (matrix || is_book(graph, parameter.value));
             stay.then(|| values.iter().map(|&v| v == 0.0).collect())
         });
-        Zeros(masks.collect())
+        SparsityMask(masks.collect())
     }
 
     /// How many parameters keep zeros.
@@ -64,7 +64,8 @@ pub fn write_back(part: &Graph, graph: &mut Graph) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distill::{Method, Mode, Optimizer, weights};
+    use crate::autodiff::{Mode, weights};
+    use crate::distill::{Method, Optimizer};
     use crate::ir::text::parse;
 
     #[test]
@@ -83,7 +84,7 @@ mod tests {
         let graph = parse::model(text).unwrap().graph;
         for method in [Method::SGD, Method::ADAM_W] {
             let mut tape = Tape::<f32>::new(&graph, &[], graph.outputs(), &weights(&graph)).unwrap();
-            let zeros = Zeros::of(&graph, &tape);
+            let zeros = SparsityMask::of(&graph, &tape);
             assert_eq!(zeros.count(), 2);
             let mut optimizer = Optimizer::new(method, 0.1);
             tape.input_mut(0).copy_from_slice(&[1.0, 2.0, 3.0, -1.0, 0.5, 1.0]);

@@ -1,27 +1,27 @@
 //! Training a student from end to end: batches, augmentation, what is held back, the best student, divergence.
 
-mod course;
 mod network;
 mod options;
 mod range;
 mod samples;
 mod score;
+mod state;
 
-pub use course::Course;
 pub use network::{Ends, Teacher, ends, teacher};
 pub use options::{Length, Options};
 pub use samples::{Augment, Memory, Samples, divide};
 pub use score::{Answers, Epoch, Score};
+pub use state::TrainingState;
 
 pub(super) use network::Network;
 pub(super) use samples::Batch;
 
-use super::build::sources;
 use super::codebooks::{self, Codebooks, Freed};
 use super::loss;
 use super::optimizer::{Method, Optimizer};
-use super::structure::{Zeros, write_back};
-use super::tape::{Mode, State};
+use super::structure::{SparsityMask, write_back};
+use crate::autodiff::sources;
+use crate::autodiff::{Mode, State};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
 use crate::ir::text::parse::noise;
@@ -49,7 +49,7 @@ pub struct Outcome {
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
 pub trait Watch {
-    /// Before it begins: gives `take` the bytes of the [`Course`] to go on with, if there is one, of the same student,
+    /// Before it begins: gives `take` the bytes of the [`TrainingState`] to go on with, if there is one, of the same student,
     /// samples, teachers and options.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ pub trait Watch {
     ///
     /// # Errors
     /// Whatever prevents it from being written.
-    fn keep(&mut self, _course: &Course) -> Result<()> {
+    fn keep(&mut self, _course: &TrainingState) -> Result<()> {
         Ok(())
     }
 }
@@ -120,7 +120,7 @@ pub fn train(
     write_back(&freed.graph, graph)?;
     run.codebooks.store(graph)?;
     let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
-    let Course { epochs, best, peak: rate, .. } = course;
+    let TrainingState { epochs, best, peak: rate, .. } = course;
     Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers, answers: run.answers, ended: run.ended })
 }
 
@@ -134,7 +134,7 @@ struct Targets {
 struct Run<'a, 't> {
     student: Network,
     codebooks: Codebooks,
-    zeros: Zeros,
+    zeros: SparsityMask,
     makers: Vec<String>,
     samples: &'a dyn Samples,
     teachers: &'a mut [Teacher<'t>],
@@ -207,7 +207,7 @@ impl<'a, 't> Run<'a, 't> {
         {
             return refuse(&format!("there is a label {label}, and it has {classes} classes"));
         }
-        let zeros = Zeros::of(graph, &student.tape);
+        let zeros = SparsityMask::of(graph, &student.tape);
         let (first, mut differ) = (samples.read(held_back[0])?, false);
         for &sample in &held_back {
             differ = differ || samples.read(sample)? != first;
@@ -247,13 +247,13 @@ impl<'a, 't> Run<'a, 't> {
     }
 
     /// Where the watcher left off, or the beginning.
-    fn begin(&mut self, watch: &mut dyn Watch) -> Result<Course> {
+    fn begin(&mut self, watch: &mut dyn Watch) -> Result<TrainingState> {
         let state = self.state();
         let &Options { method, weight_decay, .. } = self.options;
         let mut course = None;
         watch.resume(&mut |bytes| {
-            course = Course::of_bytes(bytes, method, weight_decay).filter(|course| course.fits(&state));
-            course.is_some().then_some(()).ok_or_else(Course::damaged)
+            course = TrainingState::of_bytes(bytes, method, weight_decay).filter(|course| course.fits(&state));
+            course.is_some().then_some(()).ok_or_else(TrainingState::damaged)
         })?;
         self.ask(watch)?;
         if let Some(course) = course {
@@ -271,7 +271,7 @@ impl<'a, 't> Run<'a, 't> {
         }
         let first = Epoch { number: 0, loss: start.loss, held_back: start, diverged: false };
         watch.epoch(&first);
-        Ok(Course {
+        Ok(TrainingState {
             epochs: vec![first],
             best: 0,
             peak: self.options.rate.map_or_else(|| self.range_test(watch), Ok)?,
@@ -314,7 +314,7 @@ impl<'a, 't> Run<'a, 't> {
     }
 
     /// Steps that are done, and all there are to be, or by the clock, parts of the time.
-    fn position(&self, course: &Course) -> (usize, usize) {
+    fn position(&self, course: &TrainingState) -> (usize, usize) {
         match self.options.length {
             Length::Epochs(n) => (course.done, n * self.per_epoch()),
             Length::Steps(n) => (course.done, n),
@@ -326,7 +326,7 @@ impl<'a, 't> Run<'a, 't> {
     }
 
     /// How far it is, in the words of its length.
-    fn place(&self, course: &Course) -> String {
+    fn place(&self, course: &TrainingState) -> String {
         let (done, all) = self.position(course);
         match self.options.length {
             Length::Epochs(n) => format!("in epoch {} of {n}", done.div_ceil(self.per_epoch()).max(1)),
@@ -339,10 +339,10 @@ impl<'a, 't> Run<'a, 't> {
         self.trained.len() / self.batch
     }
 
-    fn train(&mut self, watch: &mut dyn Watch) -> Result<Course> {
+    fn train(&mut self, watch: &mut dyn Watch) -> Result<TrainingState> {
         let mut course = self.begin(watch)?;
         let start = course.epochs[0].loss;
-        let over = |run: &Self, course: &Course| {
+        let over = |run: &Self, course: &TrainingState| {
             let (done, all) = run.position(course);
             done >= all || course.restarts == RESTARTS
         };
@@ -666,7 +666,7 @@ mod tests {
             self.begins.take().map_or(Ok(()), |course| take(&course))
         }
 
-        fn keep(&mut self, course: &Course) -> Result<()> {
+        fn keep(&mut self, course: &TrainingState) -> Result<()> {
             if course.epochs.len() == 3 {
                 self.kept = course.to_bytes();
             }

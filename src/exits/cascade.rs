@@ -6,14 +6,14 @@ use crate::analysis::classifier;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result};
 use crate::ir::{DType, Exit, Graph, Model, NodeId, Patch, Source as From, Tensor, Value, ValueId};
-use crate::math::thresholds::{Course, Trial};
+use crate::math::thresholds::{ExitStatistics, Trial};
 use std::collections::{HashMap, HashSet};
 
 /// Both networks in one, and what the data says of them.
 #[derive(Debug)]
 pub struct Cascade {
     pub model: Model,
-    pub course: Course,
+    pub course: ExitStatistics,
     /// Share that each answers right: all of the big one's, without labels.
     pub right: (f64, f64),
     pub temperature: f64,

@@ -14,7 +14,7 @@ use crate::ir::op::reshape::Flatten;
 use crate::ir::op::softmax::{self, Softmax};
 use crate::ir::{DType, Exit, Graph, Model, Patch, Ref, Tensor, ValueId};
 use crate::math::logistic::{Head, calibration_error, logistic, softmax as probabilities, temperature};
-use crate::math::thresholds::{Course, Trial};
+use crate::math::thresholds::{ExitStatistics, Trial};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
@@ -64,7 +64,7 @@ pub struct Chosen {
 pub struct Choice {
     /// In the order they are reached; none if none pays.
     pub exits: Vec<Chosen>,
-    pub course: Course,
+    pub course: ExitStatistics,
     /// Share that the whole network answers right: all, without labels.
     pub whole: f64,
     /// Multiply-accumulates of the network without exits.
@@ -273,7 +273,7 @@ pub fn reset(
     source: &Source<'_>,
     (drop, hold_back): (f64, f64),
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Option<(Course, f64)>> {
+) -> Result<Option<(ExitStatistics, f64)>> {
     let g = &model.graph;
     let asked: Option<Vec<_>> =
         g.exits().iter().map(|&e| Some((g.threshold(e)?.0, g.threshold_value(e)?, e.answer))).collect();

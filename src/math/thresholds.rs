@@ -15,7 +15,7 @@ pub struct Trial {
 
 /// What comes of thresholds.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Course {
+pub struct ExitStatistics {
     /// Share of the samples that leave at each exit, and last at the end.
     pub shares: Vec<f64>,
     /// Share that is answered right.
@@ -36,7 +36,7 @@ const ROUNDS: usize = 8;
 
 impl Trial {
     /// What comes of thresholds, by exit: a sample leaves at the first exit of which its confidence exceeds the threshold.
-    pub fn course(&self, thresholds: &[f32]) -> Course {
+    pub fn course(&self, thresholds: &[f32]) -> ExitStatistics {
         let ends = self.cost.len();
         let n = self.right[ends - 1].len();
         let mut counts = vec![0usize; ends];
@@ -48,7 +48,7 @@ impl Trial {
         }
         let share = |count: usize| count as f64 / n.max(1) as f64;
         let cost = counts.iter().enumerate().map(|(e, &c)| share(c) * self.through(e)).sum();
-        Course { shares: counts.into_iter().map(share).collect(), right: share(right), cost }
+        ExitStatistics { shares: counts.into_iter().map(share).collect(), right: share(right), cost }
     }
 
     /// What it costs to be through at an exit, or at the end.

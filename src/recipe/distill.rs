@@ -73,7 +73,7 @@ struct Options {
     batch: NonZeroUsize,
     optimizer: Optimizer,
     learning_rate: Option<f64>,
-    schedule: Course,
+    schedule: ScheduleKind,
     weight_decay: f64,
     augment: OneOrMore<Change>,
     reassign: bool,
@@ -95,7 +95,7 @@ impl Default for Options {
             batch: NonZeroUsize::MIN.saturating_add(127),
             optimizer: Optimizer::Adamw,
             learning_rate: None,
-            schedule: Course::OneCycle,
+            schedule: ScheduleKind::OneCycle,
             weight_decay: 0.01,
             augment: OneOrMore(Vec::new()),
             reassign: true,
@@ -114,7 +114,7 @@ enum Optimizer {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Course {
+enum ScheduleKind {
     OneCycle,
     Cosine,
     Constant,
@@ -172,9 +172,9 @@ impl Distill {
                 Optimizer::Sgd => Method::SGD,
             },
             schedule: match o.schedule {
-                Course::OneCycle => Schedule::OneCycle,
-                Course::Cosine => Schedule::Cosine,
-                Course::Constant => Schedule::Constant,
+                ScheduleKind::OneCycle => Schedule::OneCycle,
+                ScheduleKind::Cosine => Schedule::Cosine,
+                ScheduleKind::Constant => Schedule::Constant,
             },
             rate: o.learning_rate,
             weight_decay: o.weight_decay,

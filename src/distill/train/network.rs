@@ -2,7 +2,7 @@
 
 use super::samples::Samples;
 use crate::analysis::classifier::logits;
-use crate::distill::tape::{Mode, Tape};
+use crate::autodiff::{Mode, Tape};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Type, ValueId};
 use std::collections::BTreeSet;

@@ -1,0 +1,77 @@
+//! Which constants of a graph training changes.
+
+use crate::ir::op::binary::Kind;
+use crate::ir::{DType, Graph, NodeId, Op, ValueId};
+use std::collections::BTreeSet;
+
+/// The constants that training usually changes: weights and biases of convolutions and matrix products, scales and
+/// biases of normalization, slopes of `PRelu`; where they are computed from constants by moving elements or casting them
+/// (codebooks, transposes, weights in half precision), those.
+pub fn weights(graph: &Graph) -> BTreeSet<ValueId> {
+    sources(graph).0
+}
+
+/// The [`weights`] of a graph, and the nodes that make others of constants in another way: those do not train.
+pub fn sources(graph: &Graph) -> (BTreeSet<ValueId>, BTreeSet<NodeId>) {
+    let (mut found, mut makers) = (BTreeSet::new(), BTreeSet::new());
+    let order = graph.topological().unwrap_or_default();
+    let fixed = graph.constant_nodes(&order, |_| false);
+    for n in order {
+        let slots: &[usize] = match &graph.node(n).op {
+            Op::Conv(_) | Op::ConvTranspose(_) | Op::BatchNorm(_) | Op::LayerNorm(_) => &[1, 2],
+            Op::Gemm(_) => &[0, 1, 2],
+            Op::MatMul(_) => &[0, 1],
+            Op::Binary(op) if op.0 == Kind::PRelu => &[1],
+            Op::Binary(op) if op.0 == Kind::Add => {
+                let product = |v| graph.producer(v).is_some_and(|(n, _)| matches!(graph.node(n).op, Op::MatMul(_)));
+                let inputs = graph.node_inputs(n);
+                match inputs.iter().flatten().position(|&v| product(v)) {
+                    Some(0) => &[1],
+                    Some(_) => &[0],
+                    None => &[],
+                }
+            }
+            _ => &[],
+        };
+        let mut open: Vec<ValueId> = slots.iter().filter_map(|&slot| graph.input(n, slot)).collect();
+        while let Some(v) = open.pop() {
+            match graph.value(v).constant() {
+                Some(t) if t.dtype().is_float() => drop(found.insert(v)),
+                Some(_) => {}
+                None => {
+                    let made = graph.producer(v).map(|p| p.0).filter(|n| fixed.contains(n));
+                    match made {
+                        Some(n) if moves(graph, n) => open.extend(graph.node_inputs(n).into_iter().flatten()),
+                        Some(n) if is_float(graph, Some(v)) => drop(makers.insert(n)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    (found, makers)
+}
+
+pub(super) fn is_float(graph: &Graph, v: Option<ValueId>) -> bool {
+    let dtype = v.and_then(|v| graph.value(v).ty.as_ref()?.dtype());
+    dtype.is_some_and(DType::is_float)
+}
+
+/// Whether a node moves elements and changes none, or casts floats to floats.
+fn moves(graph: &Graph, n: NodeId) -> bool {
+    match &graph.node(n).op {
+        Op::Unary(op) => op.0 == "Identity",
+        Op::Cast(_) | Op::CastLike(_) => is_float(graph, graph.input(n, 0)) && is_float(graph, graph.output(n)),
+        op => matches!(
+            op,
+            Op::Gather(_)
+                | Op::Reshape(_)
+                | Op::Expand(_)
+                | Op::Transpose(_)
+                | Op::Squeeze(_)
+                | Op::Unsqueeze(_)
+                | Op::Concat(_)
+                | Op::Slice(_)
+        ),
+    }
+}
