@@ -267,9 +267,12 @@ fn text_and_file_read_back_as_they_were_written() {
     });
 }
 
-/// Networks all of whose weights are read `readers` times, from a seed: siamese towers, a layer that is repeated, an unrolled
-/// cell. Inputs are of the shapes that are given.
-fn shared(seed: usize) -> Vec<(String, usize, Vec<(&'static str, Vec<usize>)>)> {
+/// Text IR, how many nodes read each weight, and the inputs with their shapes.
+type SharedNetwork = (String, usize, Vec<(&'static str, Vec<usize>)>);
+
+/// Networks all of whose weights are read more than once, from a seed: siamese towers, a layer that is repeated, an unrolled
+/// cell.
+fn shared(seed: usize) -> Vec<SharedNetwork> {
     let bias = |name: &str, with: bool| if with { format!(", %{name}") } else { String::new() };
     let s = |i: usize| seed * 10 + i;
     let b = bias("b", seed.is_multiple_of(2));
