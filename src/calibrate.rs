@@ -8,6 +8,7 @@ mod side;
 mod spool;
 
 use crate::analysis::linear::{Bias, Linear};
+use crate::analysis::sizes::InputSizes;
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exits::observe::Source;
@@ -65,7 +66,7 @@ impl<'a> Calibration<'a> {
         samples: usize,
         but: &HashSet<usize>,
     ) -> Result<Calibration<'a>> {
-        let specs = model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect::<Result<Vec<_>>>()?;
+        let specs = specs(model)?;
         let feed = data.feed(&specs, normalise)?;
         let open: Vec<usize> = (0..feed.chunks()).filter(|&i| !feed.rows(i).any(|row| but.contains(&row))).collect();
         let picks = evenly(samples.div_ceil(feed.batch()).max(HELD_BACK), open.len());
@@ -91,6 +92,11 @@ impl<'a> Calibration<'a> {
     /// As [`Source::new`].
     pub fn source(&self, samples: usize) -> Result<Source<'_>> {
         Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
+    }
+
+    /// What the inputs are for one run of the model.
+    pub fn sizes(&self) -> InputSizes {
+        InputSizes::known(self.feed.named_shapes())
     }
 
     pub fn samples(&self) -> usize {
@@ -182,6 +188,18 @@ pub fn ranges(
         }
     }
     Ok(warnings)
+}
+
+/// What the inputs of a model are for one run of it on data.
+///
+/// # Errors
+/// If the data does not fit the model.
+pub fn sizes(data: &Dataset, normalise: &Normalise, model: &Model) -> Result<InputSizes> {
+    Ok(InputSizes::known(data.feed(&specs(model)?, normalise)?.named_shapes()))
+}
+
+fn specs(model: &Model) -> Result<Vec<InputSpec>> {
+    model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect()
 }
 
 /// What the data for an input of a graph must be.

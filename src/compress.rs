@@ -27,7 +27,8 @@ use repairs::Repairs;
 #[cfg(not(feature = "exec"))]
 type Repairs<'a> = std::marker::PhantomData<&'a ()>;
 
-use crate::analysis::cost::{Costs, cost};
+use crate::analysis::cost::{Cost, Costs, cost};
+use crate::analysis::sizes::InputSizes;
 use crate::error::{Error, Result};
 use crate::ir::patch::Applied;
 use crate::ir::{Graph, Model, NodeId, Op, Patch, Tensor, Type};
@@ -105,7 +106,6 @@ pub fn compress(
 ///
 /// # Errors
 /// As [`compress`], and if the data cannot be run through the model.
-#[cfg(feature = "exec")]
 pub fn compress_on(
     data: Data<'_>,
     teacher: &Model,
@@ -159,7 +159,8 @@ fn run(
     let (mut missed, mut ruined) = (Vec::new(), Vec::new());
     #[cfg(feature = "exec")]
     let (mut exits, mut untaken): (Option<early_exit::Settings>, Option<String>) = (None, None);
-    let loaded = measure(&student)?;
+    let sizes = data.sizes_for(&student);
+    let loaded = measure_at(&student, &sizes)?;
     let mut encoded = loaded.bytes;
     let teacher_size = Size { bytes: teacher_bytes, ..loaded };
     let mut size = teacher_size;
@@ -171,10 +172,11 @@ fn run(
         observer.step(i, count, &name);
         let mut run = Run {
             rows: Vec::new(),
-            costs: Costs::default(),
+            costs: Costs::at(&sizes),
             observer,
             large: teacher_bytes > LARGE,
             ruined: Vec::new(),
+            refused: false,
         };
         let packs = matches!(&action, Action::Pass(pass, _) if pass.pays_compressed());
         let exact = match &action {
@@ -222,18 +224,25 @@ fn run(
                 } else {
                     let selected = selection.resolve(&student.graph).map_err(located)?;
                     pass.fits(&student.graph).map_err(located)?;
+                    #[cfg(feature = "exec")]
+                    let fits = (data.calibration.is_some() || repairs.is_some() && i < trained) && selected.repairs();
+                    #[cfg(not(feature = "exec"))]
+                    let fits = false;
+                    let (selected, place) = (&selected, step.place());
+                    let task = Task { pass: &**pass, selected, repairs: fits, survey: None, sizes: &sizes, place };
+                    task.reaches(&student.graph, f64::INFINITY)?;
                     match repairs.as_mut() {
                         #[cfg(feature = "exec")]
                         Some(repairs) if data.calibration.is_some() => {
-                            repairs.visit_all(&mut run, &mut student.graph, &**pass, &selected)?;
+                            repairs.visit_all(&mut run, &mut student.graph, task)?;
                         }
                         #[cfg(feature = "distill")]
                         Some(own) if i < trained => {
-                            if !run.on_training_data(own, &mut student.graph, &**pass, &selected)? {
+                            if !run.on_training_data(own, &mut student.graph, task)? {
                                 repairs = None;
                             }
                         }
-                        _ => drop(run.visit_all(&mut student.graph, &**pass, &selected)?),
+                        _ => run.visit_without_data(&mut student.graph, task)?,
                     }
                 }
             }
@@ -280,9 +289,9 @@ fn run(
             onnx::sign(&mut student, &done)?;
             signed = true;
         }
-        let after = measure(&student)?;
+        let after = measure_at(&student, &sizes)?;
         if let Action::Pass(pass, _) = &action {
-            let what = pass.missed(size.cost, after.cost);
+            let what = pass.budget().and_then(|b| b.missed(size.cost, after.cost));
             missed.extend(what.map(|what| format!("{}: {what}", step.place())));
         }
         let zstd_bytes = packs.then(|| packed(&student, &after)).transpose()?.flatten();
@@ -319,8 +328,17 @@ fn run(
 /// # Errors
 /// Internal ones only.
 pub fn measure(model: &Model) -> Result<Size> {
+    measure_at(model, &AS_DECLARED)
+}
+
+/// As [`measure`], with MACs for inputs of these sizes.
+///
+/// # Errors
+/// Internal ones only.
+pub fn measure_at(model: &Model, sizes: &InputSizes) -> Result<Size> {
     let model = &*model.nested()?;
-    Ok(Size { nodes: model.graph.count_nodes(), cost: cost(&model.graph), bytes: onnx::encoded_len(model)? })
+    let cost = cost(&sizes.at(&model.graph));
+    Ok(Size { nodes: model.graph.count_nodes(), cost, bytes: onnx::encoded_len(model)? })
 }
 
 /// Bytes after zstd of a model that is not too large to wait for them.
@@ -355,11 +373,50 @@ struct Task<'a> {
     /// Whether it is to be fitted to calibration data.
     repairs: bool,
     survey: Option<&'a Survey>,
+    /// What the model's inputs are where costs are counted.
+    sizes: &'a InputSizes,
+    /// Where the step is written.
+    place: &'a str,
 }
 
-impl Task<'_> {
+static AS_DECLARED: InputSizes = InputSizes::AS_DECLARED;
+
+impl<'a> Task<'a> {
+    /// Of a pass that changes no costs, or is only asked for its sites.
+    fn without_data(pass: &'a dyn Pass, selected: &'a Selected<'a>) -> Task<'a> {
+        Task { pass, selected, repairs: false, survey: None, sizes: &AS_DECLARED, place: "" }
+    }
+
     fn context<'c>(&'c self, graph: &'c Graph, fitted: Option<Fitted<'c>>) -> Context<'c> {
-        Context { graph, selected: self.selected, repairs: self.repairs, survey: self.survey, fitted }
+        let Task { selected, repairs, survey, sizes, .. } = *self;
+        Context { graph, selected, repairs, sizes, max_loss: selected.max_loss(), survey, fitted }
+    }
+
+    fn cost(&self, graph: &Graph) -> Cost {
+        self.context(graph, None).cost()
+    }
+
+    /// Refuses a budget that cannot be reached where no layer loses more than `max_loss` of its output, unless the step
+    /// is to go as far as it can.
+    fn reaches(&self, graph: &Graph, max_loss: f64) -> Result<()> {
+        let Some(budget) = self.pass.budget() else { return Ok(()) };
+        let cx = Context { max_loss, ..self.context(graph, None) };
+        if budget.of(cx.cost()).is_none() {
+            let what = format!("the model's {} depend on dims that are known only at run time", budget.unit());
+            let error = Error::input(what).at(self.place);
+            let why = format!("`{}` is a share of them", budget.key());
+            return Err(match self.sizes.is_empty() {
+                true => error
+                    .because(why)
+                    .help("say what its inputs are: --input-shape NAME=1x3x224x224, or data (--calib, --test)"),
+                false => error.because(format!("{why}, and not even the sizes of its inputs tell them")),
+            });
+        }
+        if self.selected.best_effort() {
+            return Ok(());
+        }
+        let refused = self.pass.reach(&cx).and_then(|reach| reach.refuses(self.pass.name()));
+        refused.map_or(Ok(()), |e| Err(e.at(self.place)))
     }
 }
 
@@ -368,12 +425,14 @@ type Cuts = Vec<(crate::ir::ValueId, usize, Vec<usize>)>;
 
 struct Run<'a> {
     rows: Vec<Row>,
-    costs: Costs,
+    costs: Costs<'a>,
     observer: &'a dyn Observer,
     /// Whether the model is too large to have all its new tensors in memory.
     large: bool,
     /// In what way the student is of no use by now.
     ruined: Vec<String>,
+    /// Whether a budget turned out to be out of reach.
+    refused: bool,
 }
 
 impl Run<'_> {
@@ -389,7 +448,8 @@ impl Run<'_> {
                 let fallback = Selection::default();
                 let selected =
                     rule.resolve(graph).or_else(|_| fallback.resolve(graph)).map_err(|e| Error::internal(e.what))?;
-                changed |= self.visit_all(graph, &**pass, &selected)?;
+                let task = Task::without_data(&**pass, &selected);
+                changed |= self.visit_all(graph, task)?;
             }
             if !changed {
                 return Ok(());
@@ -414,9 +474,22 @@ impl Run<'_> {
         Ok(changed)
     }
 
+    /// Visits every site of a pass without data, and refuses a budget that is missed because it cannot be reached.
+    fn visit_without_data(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<()> {
+        let task = Task { repairs: false, survey: None, ..task };
+        let before = task.pass.budget().map(|budget| (budget, graph.clone()));
+        self.visit_all(graph, task)?;
+        match before {
+            Some((budget, before)) if budget.missed(task.cost(&before), task.cost(graph)).is_some() => {
+                task.reaches(&before, task.selected.max_loss())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Visits every site of a pass once, each against the graph as the earlier ones left it.
-    fn visit_all(&mut self, graph: &mut Graph, pass: &dyn Pass, selected: &Selected<'_>) -> Result<bool> {
-        let task = Task { pass, selected, repairs: false, survey: None };
+    fn visit_all(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<bool> {
+        let pass = task.pass;
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);
         let count = sites.len();
@@ -512,10 +585,7 @@ impl Run<'_> {
             }
             let all = Selection::default();
             let count = |body: &Graph| match all.resolve(body) {
-                Ok(selected) => {
-                    let task = Task { pass, selected: &selected, repairs: false, survey: None };
-                    pass.sites(&task.context(body, None)).len()
-                }
+                Ok(selected) => pass.sites(&Task::without_data(pass, &selected).context(body, None)).len(),
                 Err(_) => 0,
             };
             let sites: usize = graph.node(n).bodies().map(count).sum();

@@ -122,6 +122,13 @@ impl Recipe {
         ["clean", "cluster-weights:bits=8"].iter().filter_map(|a| Step::parse(a).ok()).collect()
     }
 
+    /// Sets `best-effort` of every step that is a pass.
+    pub fn go_as_far_as_possible(&mut self) {
+        for step in self.steps.iter_mut().filter(|step| passes::find(&step.name).is_some()) {
+            step.options.insert("best-effort".into(), true.into());
+        }
+    }
+
     /// Reads a recipe file. Its paths are relative to it.
     ///
     /// # Errors

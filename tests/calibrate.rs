@@ -297,7 +297,7 @@ fn budgets_are_kept() {
     let notes: Vec<&str> = codes.report.steps[1].rows.iter().map(|r| r.note.as_str()).collect();
     assert!(["4 levels", "6 levels", "16 levels"].iter().all(|l| notes.iter().any(|n| n.starts_with(l))), "{notes:?}");
     assert!(agreement(&codes.student) > 0.95);
-    let missed = run("\"cluster-weights\", size = \"1%\"").report.missed;
+    let missed = run("\"cluster-weights\", size = \"1%\", best-effort = true").report.missed;
     assert!(missed[0].contains("of the bytes of weights are left, not 1.0 %"), "{missed:?}");
     let ranks = run("\"separate-convs\", params = 0.4");
     let left = ranks.report.steps[1].after.cost.parameters as f64 / ranks.report.steps[0].after.cost.parameters as f64;
@@ -365,6 +365,41 @@ fn a_group_that_nobody_can_be_asked_about_goes_by_its_weights() {
     let done = run(&teacher, &neurons().1, &Normalise::default(), 512, steps).unwrap();
     let note = &done.report.steps[0].rows[0].note;
     assert_eq!(note, "kept 3 of 4 units, by l1: \"deconv\" could not be asked: no weights can be fitted for it");
+}
+
+/// The model leaves the size of images open; the data says it, and the model stays open.
+#[test]
+fn data_says_what_macs_are_counted_at() {
+    let text = "model \"open\" opset 17 {
+        input %x : f32[N,8,H,W] const %w1 : f32[16,8,3,3] = seed(1) const %w2 : f32[4,16,1,1] = seed(2)
+        %h : f32[N,16,?,?] = Conv(%x, %w1) @conv
+        %r : f32[N,16,?,?] = Relu(%h)
+        %y : f32[N,4,?,?] = Conv(%r, %w2) @head
+        output %y
+    }";
+    let teacher = text::parse::model(text).unwrap();
+    let values: Vec<f32> = text::parse::noise(7).map(|v| v as f32).take(40 * 8 * 64).collect();
+    let x = Array::from_f32(vec![40, 8, 8, 8], &values).unwrap();
+    let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
+    let step = "[{ pass = \"factorize-convs\", macs = \"70%\", skip-first = 0 }]";
+    let done = run(&teacher, &data, &Normalise::default(), 40, step).unwrap();
+    let [before, after] = [done.report.teacher, done.report.student].map(|size| size.cost.macs.unwrap());
+    assert_eq!(before, 36 * (16 * 8 * 9 + 4 * 16));
+    assert!(10 * after <= 7 * before && 10 * after > 6 * before, "{after} of {before}");
+    assert_eq!(done.student.graph.interface(), teacher.graph.interface());
+}
+
+/// What the rest cannot make up for stays: with data, the bound is on what the layers that read the units lose.
+#[test]
+fn no_budget_takes_most_of_what_a_layer_reads() {
+    let step = "pass = \"prune-channels\", skip-first = 0, params = 0.5";
+    let (teacher, data) = neurons();
+    let run = |more: &str| run(&teacher, &data, &Normalise::default(), 512, &format!("[{{ {step}{more} }}]"));
+    let error = run(", max-loss = 0.01").err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("where no layer loses more than 0.01 of its output"), "{error}");
+    let units = |more: &str| run(more).unwrap().report.steps[0].rows[0].note.clone();
+    assert_eq!(units(", best-effort = true, max-loss = 0.01"), "kept 2 of 4 units, by schur");
+    assert!(run(", max-loss = 1").is_ok_and(|done| done.report.missed.is_empty()));
 }
 
 #[test]

@@ -434,6 +434,10 @@ const CASES: &[Case] = &[
         },
         "check teacher.onnx student.stages.json --data data.npz",
     ),
+    // Sizes of inputs.
+    ("a shape for no input", fine, "show teacher.onnx --input-shape image=1x3x4x4"),
+    ("a shape of too few dims", fine, "show teacher.onnx --input-shape x=1x3"),
+    ("a shape of another size", fine, "compress teacher.onnx -o student.onnx -p clean --input-shape x=1x4x5x5"),
     // Options of prune-channels.
     ("a width of nothing", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=0"),
     ("a width above all", fine, "compress teacher.onnx -o student.onnx -p prune-channels:width-mult=1.5"),

@@ -1,4 +1,5 @@
-//! Structure goldens: recipe, input, expected output and expected report rows in one file under `tests/passes`.
+//! Structure goldens: recipe, input, expected output and expected report rows, or the expected error, in one file under
+//! `tests/passes`.
 //! `BLESS=1 cargo test --test filetests` rewrites the expectations. The example on every pass's manual page is a test too.
 
 mod common;
@@ -9,18 +10,22 @@ use tutee::passes::REGISTRY;
 
 const EXPECT: &str = "---- expect ----\n";
 const REPORT: &str = "---- report ----\n";
+const ERROR: &str = "---- error ----\n";
 
-/// What a test file expects, made from what it says to do.
-fn outcome(given: &str) -> Result<(String, String), String> {
+/// What a test file expects, made from what it says to do: text and rows, or the error of the run.
+fn outcome(given: &str) -> Result<Result<(String, String), String>, String> {
     let first = given.lines().next().unwrap_or("");
     let steps = first.strip_prefix("# run = ").ok_or("the first line must be `# run = [{ pass = … }]`")?;
     let model = text::parse::model(given).map_err(|e| e.to_string())?;
-    let done = run(&model, steps).map_err(|e| e.to_string())?;
+    let done = match run(&model, steps) {
+        Ok(done) => done,
+        Err(e) => return Ok(Err(format!("{e}\n"))),
+    };
     let rows = done.report.steps.iter().flat_map(|s| &s.rows).map(|r| {
         let verdict = if r.done { String::new() } else { "left alone: ".into() };
         format!("{}  {}  {verdict}{}\n", r.pass, r.site, without_floats(&r.note))
     });
-    Ok((printed(&done.student), rows.collect()))
+    Ok(Ok((printed(&done.student), rows.collect())))
 }
 
 /// Numbers with a fraction differ in their last digits from one processor to the next: `~` stands for them.
@@ -48,9 +53,10 @@ fn files_hold() {
     assert!(!all.is_empty(), "no file tests found");
     for path in all {
         let file = std::fs::read_to_string(&path).unwrap();
-        let given = file.split(EXPECT).next().unwrap();
+        let given = file.split(EXPECT).next().and_then(|given| given.split(ERROR).next()).unwrap();
         let now = match outcome(given) {
-            Ok((ir, rows)) => format!("{given}{EXPECT}{ir}{REPORT}{rows}"),
+            Ok(Ok((ir, rows))) => format!("{given}{EXPECT}{ir}{REPORT}{rows}"),
+            Ok(Err(e)) => format!("{given}{ERROR}{e}"),
             Err(e) => {
                 failures.push(format!("{}\n{e}", name(&path)));
                 continue;
@@ -81,7 +87,7 @@ fn manual_examples_hold() {
         let block = manual.split("```").nth(1).and_then(|b| b.strip_prefix("text\n"));
         let block = block.unwrap_or_else(|| panic!("{} has no example in its doc comment", entry.name));
         let (given, expected) = block.split_once(EXPECT).unwrap_or_else(|| panic!("{}: no `{EXPECT}`", entry.name));
-        let (ir, _) = outcome(given).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+        let (ir, _) = outcome(given).and_then(|o| o).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
         assert!(ir == expected, "example of {}:\n{}", entry.name, difference(expected, &ir));
     }
 }

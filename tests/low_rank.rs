@@ -270,14 +270,39 @@ fn one_way_of_naming_the_rank_at_a_time() {
     }
 }
 
+/// However little a budget asks for, no layer is left with less than half of what it gave.
 #[test]
-fn a_budget_is_kept_or_missed() {
+fn no_budget_takes_most_of_a_layer() {
+    let product = layer(&[5, 64], &array(&[64, 80], 4), "", 17, "MatMul(%x, %w)");
+    let conv = conv_layer(&[2, 16, 6, 6], &array(&[32, 16, 3, 3], 3), "pads=[1,1,1,1]");
+    for (pass, model) in [("separate-convs", &conv), ("factorize-convs", &conv), ("factorize-linear", &product)] {
+        let step = format!("pass = \"{pass}\", params = 0.01, skip-first = 0");
+        let error = run(model, &format!("[{{ {step} }}]")).unwrap_err().to_string();
+        assert!(error.contains("is the least"), "{error}");
+        let done = run(model, &format!("[{{ {step}, best-effort = true }}]")).unwrap();
+        assert!(done.report.missed[0].contains("are left, not 1.0 %"), "{:?}", done.report.missed);
+        let note = &done.report.steps[0].rows[0].note;
+        let error = note.split("weight error ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let error = error.parse::<f64>().unwrap() / 100.0;
+        // The noise has no good rank: the bound is what decides.
+        assert!((0.45..=0.5).contains(&error.powi(2)), "{pass}: {note}");
+    }
+}
+
+#[test]
+fn a_budget_is_kept_refused_or_missed() {
     let conv = conv_layer(&[2, 16, 6, 6], &array(&[32, 16, 3, 3], 3), "pads=[1,1,1,1]");
     let product = layer(&[5, 64], &array(&[64, 80], 4), "", 17, "MatMul(%x, %w)");
     for (pass, model) in [("separate-convs", &conv), ("factorize-convs", &conv), ("factorize-linear", &product)] {
         for key in ["params", "macs"] {
             for (share, reached) in [(0.9, true), (0.4, true), (0.001, false)] {
-                let step = format!("[{{ pass = \"{pass}\", {key} = {share}, skip-first = 0 }}]");
+                let step = |more: &str| {
+                    format!("[{{ pass = \"{pass}\", {key} = {share}, skip-first = 0, max-loss = 1{more} }}]")
+                };
+                let refused = run(model, &step("")).err().map(|e| e.to_string());
+                assert_eq!(refused.is_none(), reached, "{refused:?}");
+                assert!(refused.is_none_or(|e| e.contains("is the least") && e.contains("best-effort")));
+                let step = step(", best-effort = true");
                 let report = run(model, &step).unwrap().report;
                 let cost = |size: tutee::report::Size| match key {
                     "params" => size.cost.parameters,

@@ -148,12 +148,31 @@ fn a_missed_target_is_an_error_and_the_student_is_written() {
     assert_eq!(code, Some(0));
     assert!((0.3..=0.4).contains(&share(&report)), "{}", share(&report));
 
-    let (code, error, report) = run("prune-channels:params=0.4,skip-first=13");
+    let (code, error, report) = run("prune-channels:params=0.4,skip-first=13,best-effort=true");
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("missed its target") && error.contains("40.0 %"), "{error}");
     assert!(report["missed"][0].as_str().unwrap().contains("of the parameters are left"));
     let student = onnx::load(&folder.path().join("student.onnx")).unwrap();
     assert_eq!(tutee::analysis::cost::cost(&student.model.graph).parameters, report["student"]["parameters"]);
+}
+
+#[test]
+fn a_budget_out_of_reach_is_refused_and_nothing_is_written() {
+    let folder = folder();
+    let run = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        command.args("compress teacher.onnx -o student.onnx -q".split(' ')).args(arguments.split(' '));
+        let run = command.current_dir(folder.path()).output().unwrap();
+        (run.status.code(), String::from_utf8(run.stderr).unwrap())
+    };
+    let step = "-p clean -p prune-channels:params=0.4,skip-first=13";
+    let (code, error) = run(step);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("is the least") && error.contains("`skip-first`"), "{error}");
+    assert!(!folder.path().join("student.onnx").exists());
+    let (code, error) = run(&format!("{step} --best-effort"));
+    assert_eq!(code, Some(2), "{error}");
+    assert!(folder.path().join("student.onnx").exists());
 }
 
 /// IR 3 lists initializers among the inputs, with a type that must follow them.

@@ -1,5 +1,6 @@
 //! What a graph costs: parameters stored and multiply-accumulate operations done.
 
+use crate::analysis::sizes::InputSizes;
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::op::{Op, Sizes};
 use crate::ir::patch::Applied;
@@ -66,8 +67,8 @@ impl Sum {
     }
 }
 
-/// What a value stores.
-fn constant(graph: &Graph, v: ValueId) -> Cost {
+/// What a value stores: nothing, if it is no constant.
+pub fn constant(graph: &Graph, v: ValueId) -> Cost {
     let (parameters, stored) = match &graph.value(v).source {
         Source::Constant(t, _) | Source::Input { default: Some((t, _)) } => {
             (if is_limit(graph, v, t) { 0 } else { t.len() as u64 }, t.byte_len() as u64)
@@ -95,8 +96,9 @@ fn whole(graph: &Graph, id: NodeId, batch: Option<&Dim>) -> Cost {
 }
 
 /// The cost of a graph that is edited bit by bit: what did not change is not looked at again.
-#[derive(Debug, Default)]
-pub struct Costs {
+#[derive(Debug)]
+pub struct Costs<'a> {
+    sizes: &'a InputSizes,
     nodes: HashMap<NodeId, Cost>,
     values: HashMap<ValueId, Cost>,
     sum: Sum,
@@ -104,20 +106,28 @@ pub struct Costs {
     edit: Option<u64>,
 }
 
-impl Costs {
+impl<'a> Costs<'a> {
+    /// Costs on inputs of these sizes.
+    pub fn at(sizes: &'a InputSizes) -> Costs<'a> {
+        Costs { sizes, nodes: HashMap::new(), values: HashMap::new(), sum: Sum::default(), edit: None }
+    }
+
     /// The cost by now; `last` is what the last edit did, if that is all since the last call.
     pub fn now(&mut self, graph: &Graph, last: Option<&Applied>) -> Cost {
-        let batch = batch_symbol(graph);
+        if self.edit == Some(graph.edits()) {
+            return self.sum.cost();
+        }
+        let sized = self.sizes.at(graph);
+        let batch = batch_symbol(&sized);
         let next = self.edit.map(|edit| edit + 1) == Some(graph.edits());
         match last.filter(|_| next) {
             Some(applied) => {
-                applied.touched.iter().chain(&applied.gone).for_each(|&n| self.node(graph, n, batch.as_ref()));
+                applied.touched.iter().chain(&applied.gone).for_each(|&n| self.node(&sized, n, batch.as_ref()));
                 applied.values.iter().for_each(|&v| self.value(graph, v));
             }
-            None if self.edit == Some(graph.edits()) => {}
             None => {
-                *self = Costs::default();
-                graph.nodes().for_each(|n| self.node(graph, n, batch.as_ref()));
+                *self = Costs::at(self.sizes);
+                graph.nodes().for_each(|n| self.node(&sized, n, batch.as_ref()));
                 graph.values().for_each(|v| self.value(graph, v));
             }
         }

@@ -10,3 +10,4 @@ pub mod linear;
 pub mod paths;
 pub mod reach;
 pub mod removal;
+pub mod sizes;

@@ -206,6 +206,20 @@ impl<'a> Tally<'a> {
         self.cost
     }
 
+    /// The elements that are left of a constant.
+    pub fn elements(&self, constant: ValueId) -> Option<u64> {
+        self.dims(Some(constant))?.into_iter().try_fold(1u64, u64::checked_mul)
+    }
+
+    /// The multiply-accumulates that are left of a node.
+    pub fn macs(&self, node: NodeId) -> Option<u64> {
+        let Some(op) = self.graph.node(node).op.operator() else { return Some(0) };
+        op.macs(&Sizes {
+            inputs: self.graph.node_inputs(node).into_iter().map(|v| self.dims(v)).collect(),
+            outputs: self.graph.node_outputs(node).into_iter().map(|v| self.dims(v)).collect(),
+        })
+    }
+
     /// Takes positions away, which must be there.
     pub fn remove(&mut self, places: &[Reach]) {
         let values: BTreeSet<ValueId> = places.iter().map(|p| p.value).collect();
@@ -228,15 +242,8 @@ impl<'a> Tally<'a> {
     /// What these constants and nodes cost.
     fn local(&self, values: &BTreeSet<ValueId>, nodes: &BTreeSet<NodeId>) -> Cost {
         let constants = values.iter().filter(|&&v| self.graph.value(v).constant().is_some());
-        let elements = |&v: &ValueId| self.dims(Some(v))?.into_iter().try_fold(1u64, u64::checked_mul);
-        let parameters = constants.filter_map(elements).sum();
-        let macs = nodes.iter().map(|&n| match self.graph.node(n).op.operator() {
-            Some(op) => op.macs(&Sizes {
-                inputs: self.graph.node_inputs(n).into_iter().map(|v| self.dims(v)).collect(),
-                outputs: self.graph.node_outputs(n).into_iter().map(|v| self.dims(v)).collect(),
-            }),
-            None => Some(0),
-        });
+        let parameters = constants.filter_map(|&v| self.elements(v)).sum();
+        let macs = nodes.iter().map(|&n| self.macs(n));
         Cost { parameters, macs: macs.into_iter().try_fold(0u64, |sum, m| sum.checked_add(m?)), stored: 0 }
     }
 

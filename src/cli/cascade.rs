@@ -49,6 +49,7 @@ impl Args {
         let job = Job {
             model: self.big,
             recipe: Recipe { steps: vec![step], ..Recipe::default() },
+            sizes: Default::default(),
             reference: None,
             calib: self.calib,
             #[cfg(feature = "distill")]

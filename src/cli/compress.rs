@@ -6,6 +6,7 @@ use super::job::TrainArgs;
 #[cfg(feature = "exec")]
 use super::job::{CalibArgs, CheckArgs};
 use super::output::OutputArgs;
+use super::sizes::SizeArgs;
 use crate::error::Result;
 use crate::recipe::{Recipe, Step};
 use std::path::PathBuf;
@@ -30,6 +31,11 @@ pub struct Args {
     /// A step: PASS[:key=value,…]; repeat for more. `clean` is all Clean passes, `none` does nothing
     #[arg(short, long, value_name = "STEP")]
     pass: Vec<String>,
+    /// Where a budget cannot be reached, go as far as it can be gone without a layer losing most of its output
+    #[arg(long)]
+    best_effort: bool,
+    #[command(flatten)]
+    sizes: SizeArgs,
     #[cfg(feature = "exec")]
     #[command(flatten)]
     calib: CalibArgs,
@@ -51,7 +57,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        let recipe = match &self.recipe {
+        let mut recipe = match &self.recipe {
             Some(path) => Recipe::load(path)?,
             None if self.pass.is_empty() => Recipe { steps: Recipe::default_steps(), ..Recipe::default() },
             None => {
@@ -59,9 +65,13 @@ impl Args {
                 Recipe { steps, ..Recipe::default() }
             }
         };
+        if self.best_effort {
+            recipe.go_as_far_as_possible();
+        }
         let job = Job {
             model: self.teacher,
             recipe,
+            sizes: self.sizes,
             #[cfg(feature = "exec")]
             reference: None,
             #[cfg(feature = "exec")]

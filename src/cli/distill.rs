@@ -45,6 +45,7 @@ impl Args {
         let job = Job {
             model: self.student,
             recipe: Recipe { steps: vec![step], ..Recipe::default() },
+            sizes: Default::default(),
             reference: self.teacher.first().cloned(),
             calib: CalibArgs::default(),
             train: self.train,

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::passes::options::suggest;
-use crate::passes::{self, find};
+use crate::passes::{self, budget, find};
 #[cfg(feature = "distill")]
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE, names};
@@ -10,9 +10,12 @@ use crate::recipe::{CLEAN, NONE, names};
 use crate::recipe::{Cascade, EarlyExit};
 use std::process::ExitCode;
 
+/// The page on what the budgets of passes have in common.
+const BUDGETS: &str = "budgets";
+
 /// Print the manual page of a pass: what it does, its options, an example
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  tutee explain cluster-weights")]
+#[command(after_help = "Examples:\n  tutee explain cluster-weights\n  tutee explain budgets")]
 pub struct Args {
     pass: String,
 }
@@ -28,6 +31,7 @@ impl Args {
             None if self.pass == NONE => {
                 super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))
             }
+            None if self.pass == BUDGETS => super::print(&format!("{BUDGETS}\n\n{}", budget::manual())),
             #[cfg(feature = "distill")]
             None if self.pass == Distill::NAME => super::print(&format!("{}\n\n{}", Distill::NAME, Distill::manual())),
             #[cfg(feature = "exec")]
@@ -37,7 +41,8 @@ impl Args {
             #[cfg(feature = "exec")]
             None if self.pass == Cascade::NAME => super::print(&format!("{}\n\n{}", Cascade::NAME, Cascade::manual())),
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
-            None => Err(Error::input(format!("unknown pass `{}`", self.pass)).help(suggest(&self.pass, names()))),
+            None => Err(Error::input(format!("unknown pass `{}`", self.pass))
+                .help(suggest(&self.pass, names().chain([BUDGETS])))),
         }
     }
 }

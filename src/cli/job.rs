@@ -7,6 +7,8 @@ use super::gates::GateArgs;
 use super::output::OutputArgs;
 use super::places;
 use super::progress::Progress;
+use super::sizes::SizeArgs;
+use crate::analysis::sizes::InputSizes;
 #[cfg(feature = "exec")]
 use crate::calibrate::{self, Calibration};
 #[cfg(feature = "exec")]
@@ -14,11 +16,7 @@ use crate::check::{Check, Judging, Targets, check_as, check_data};
 use crate::compress::Outcome;
 #[cfg(feature = "distill")]
 use crate::compress::Training;
-#[cfg(not(feature = "exec"))]
-use crate::compress::compress;
-use crate::compress::measure;
-#[cfg(feature = "exec")]
-use crate::compress::{Data, compress_on};
+use crate::compress::{Data, compress_on, measure_at};
 #[cfg(feature = "exec")]
 use crate::data::{Dataset, Normalise, Pictures};
 use crate::error::{Error, Result};
@@ -46,6 +44,7 @@ fn with_exits(model: &Model) -> Result<Option<Model>> {
 pub struct Job {
     pub model: PathBuf,
     pub recipe: Recipe,
+    pub sizes: SizeArgs,
     /// What the student is compared with, if that is not the model.
     #[cfg(feature = "exec")]
     pub reference: Option<PathBuf>,
@@ -108,6 +107,17 @@ impl Job {
             read.extend(smalls.iter().flat_map(|s| &s.1.files).map(|f| ("the small network", f.as_path())));
             sources.extend(smalls.iter().flat_map(|s| s.1.files.clone()));
         }
+        let given = self.sizes.sizes(&loaded.model.graph)?;
+        #[cfg(feature = "exec")]
+        let given = given.or_else(|| {
+            #[cfg_attr(not(feature = "distill"), allow(unused_mut))]
+            let mut all: Vec<&Dataset> = calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data)).collect();
+            #[cfg(feature = "distill")]
+            all.extend(train.iter().map(|t| &t.1));
+            all.into_iter().find_map(|data| calibrate::sizes(data, &normalise, &loaded.model).ok())
+        });
+        let data = Data { sizes: given.unwrap_or_default(), ..Data::default() };
+        let sizes = data.sizes_for(&loaded.model);
         self.check_exits(&plan, &loaded.model)?;
         drop(plan);
         self.output.check_places(&self.model, &read)?;
@@ -133,8 +143,6 @@ impl Job {
             ));
         }
         let progress = Progress::new(quiet, self.dump_ir.clone()).releasing(loaded.pages.clone());
-        #[cfg(not(feature = "exec"))]
-        let outcome = compress(&loaded.model, loaded.bytes, recipe, self.stop_after, &progress);
         #[cfg(feature = "exec")]
         let calibration = match &calib {
             Some((_, data)) => Some(Calibration::new(data, &normalise, &loaded.model, self.calib.samples(recipe))?),
@@ -162,16 +170,16 @@ impl Job {
         }
         #[cfg(feature = "exec")]
         let smalls: Vec<(PathBuf, Model)> = smalls.into_iter().map(|(path, loaded)| (path, loaded.model)).collect();
-        #[cfg(feature = "exec")]
-        let outcome = {
-            let data = Data {
-                smalls: &smalls,
-                calibration: calibration.as_ref(),
-                #[cfg(feature = "distill")]
-                training: training.as_ref(),
-            };
-            compress_on(data, &loaded.model, loaded.bytes, recipe, self.stop_after, &progress)
+        let data = Data {
+            #[cfg(feature = "exec")]
+            smalls: &smalls,
+            #[cfg(feature = "exec")]
+            calibration: calibration.as_ref(),
+            #[cfg(feature = "distill")]
+            training: training.as_ref(),
+            ..data
         };
+        let outcome = compress_on(data, &loaded.model, loaded.bytes, recipe, self.stop_after, &progress);
         progress.finish();
         let Outcome { mut student, mut report } = outcome?;
         report.warnings.splice(..0, warnings);
@@ -182,10 +190,10 @@ impl Job {
         if test.as_ref().is_some_and(|t| t.targets.any()) {
             report.missed.extend(report.ruined.clone());
         }
-        self.name_exit(&mut student, &mut report)?;
+        self.name_exit(&mut student, &sizes, &mut report)?;
         #[cfg(feature = "distill")]
         if let Some((_, of)) = teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0)) {
-            report.teacher = Size { bytes: of.bytes, ..measure(&of.model)? };
+            report.teacher = Size { bytes: of.bytes, ..measure_at(&of.model, &sizes)? };
         }
 
         let flat = if self.output.stages() { with_exits(&student)? } else { None };
@@ -257,7 +265,7 @@ impl Job {
     }
 
     /// Adds the output that says which exit was taken, where a student has exits and is to have it.
-    fn name_exit(&self, student: &mut Model, report: &mut Report) -> Result<()> {
+    fn name_exit(&self, student: &mut Model, sizes: &InputSizes, report: &mut Report) -> Result<()> {
         let Some(name) = &self.output.exit_output else { return Ok(()) };
         if !has_exits(student)? {
             return Ok(());
@@ -268,7 +276,7 @@ impl Job {
                 .help("give another --exit-output"));
         }
         student.graph.exit_output = Some(name.clone());
-        report.student = measure(student)?;
+        report.student = measure_at(student, sizes)?;
         Ok(())
     }
 

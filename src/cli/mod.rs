@@ -22,6 +22,7 @@ mod places;
 mod progress;
 mod show;
 mod signals;
+mod sizes;
 mod threads;
 
 pub use memory::OrEnd;

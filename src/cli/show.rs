@@ -1,5 +1,6 @@
 //! `tutee show MODEL`
 
+use super::sizes::SizeArgs;
 use crate::analysis::channels::{Channels, Tie};
 use crate::analysis::cost::{batch_symbol, node_macs};
 use crate::analysis::paths::path_macs;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 /// Print a model: its text form, and what its layers cost
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  tutee show model.onnx\n  tutee show model.onnx --json\n  tutee show model.onnx --channels"
+    after_help = "Examples:\n  tutee show model.onnx\n  tutee show model.onnx --input-shape x=1x3x48x192\n  tutee show model.onnx --json\n  tutee show model.onnx --channels"
 )]
 pub struct Args {
     /// The model to show
@@ -31,6 +32,8 @@ pub struct Args {
     /// Print counts and layers as JSON instead
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    sizes: SizeArgs,
 }
 
 impl Args {
@@ -38,6 +41,9 @@ impl Args {
         // The process ends with this command: to take a large model apart again would only take time.
         let mut loaded = ManuallyDrop::new(onnx::load(&self.model)?);
         loaded.warnings.iter().for_each(|w| super::warn(w));
+        if let Some(sizes) = self.sizes.sizes(&loaded.model.graph)? {
+            loaded.model.graph = sizes.at(&loaded.model.graph).into_owned();
+        }
         if self.channels {
             loaded.model.graph.flatten()?;
             return super::print(&channels(&loaded.model.graph)?);

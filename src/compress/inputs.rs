@@ -2,12 +2,13 @@
 
 #[cfg(feature = "distill")]
 use super::Training;
+use crate::analysis::cost::cost;
+use crate::analysis::sizes::InputSizes;
 #[cfg(feature = "distill")]
 use crate::calibrate;
 #[cfg(feature = "exec")]
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
-#[cfg(feature = "exec")]
 use crate::ir::Model;
 #[cfg(feature = "distill")]
 use crate::passes::Phase;
@@ -20,6 +21,8 @@ use std::path::PathBuf;
 /// What a recipe may look at beside the model.
 #[derive(Default)]
 pub struct Data<'a> {
+    /// What the model's inputs are where MACs are counted; if nothing is said, what calibration data says.
+    pub sizes: InputSizes,
     /// With it, every step that changes what the network computes then fits the weights of the student to what the
     /// teacher gives on it, unless its `repair` is `"none"`, and may decide by it what to do.
     #[cfg(feature = "exec")]
@@ -31,10 +34,23 @@ pub struct Data<'a> {
     #[cfg(feature = "exec")]
     pub smalls: &'a [(PathBuf, Model)],
     #[cfg(not(feature = "exec"))]
-    pub(super) nothing: std::marker::PhantomData<&'a ()>,
+    #[doc(hidden)]
+    pub nothing: std::marker::PhantomData<&'a ()>,
 }
 
 impl Data<'_> {
+    /// The sizes at which a model's MACs are counted: none where the model itself says enough.
+    pub fn sizes_for(&self, model: &Model) -> InputSizes {
+        if cost(&model.graph).macs.is_some() {
+            return InputSizes::default();
+        }
+        #[cfg(feature = "exec")]
+        if let (true, Some(calibration)) = (self.sizes.is_empty(), self.calibration) {
+            return calibration.sizes();
+        }
+        self.sizes.clone()
+    }
+
     #[cfg(feature = "exec")]
     fn trains(&self) -> bool {
         #[cfg(feature = "distill")]

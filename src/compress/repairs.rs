@@ -12,9 +12,9 @@ use crate::error::Result;
 use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
-use crate::passes::options::{self, Selected};
+use crate::passes::options;
 use crate::passes::refit::refit;
-use crate::passes::{Fitted, Pass, Retarget, Site, Survey, sharing};
+use crate::passes::{Fitted, Retarget, Site, Survey, sharing};
 use crate::report::Repair;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -45,23 +45,18 @@ impl<'a> Repairs<'a> {
     }
 
     /// Runs a pass over all its sites, and fits the layers behind the first change, unless the step is not to repair.
-    pub fn visit_all(
-        &mut self,
-        run: &mut Run<'_>,
-        graph: &mut Graph,
-        pass: &dyn Pass,
-        selected: &Selected<'_>,
-    ) -> Result<()> {
+    pub fn visit_all(&mut self, run: &mut Run<'_>, graph: &mut Graph, task: Task<'_>) -> Result<()> {
         self.teacher.get_or_insert_with(|| graph.clone());
+        let pass = task.pass;
         if pass.only_repairs() && !self.changed {
             run.note(pass.name(), "nothing to do: nothing was lost before it", false);
             run.passed_by(graph, pass);
             return Ok(());
         }
         let mut work = Work::default();
-        let task = Task { pass, selected, repairs: selected.repairs(), survey: None };
         let survey = self.survey(run, graph, task, &mut work)?;
         let task = Task { survey: survey.as_ref(), ..task };
+        task.reaches(graph, task.selected.max_loss()).inspect_err(|_| run.refused = true)?;
         let rows = run.rows.len();
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);

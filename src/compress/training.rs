@@ -1,7 +1,7 @@
 //! Training data and teachers, as the stage `distill` takes them.
 
-use super::Run;
 use super::repairs::Repairs;
+use super::{Run, Task};
 use crate::calibrate::{self, Calibration};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Ends, Samples, Teacher};
@@ -9,8 +9,6 @@ use crate::error::{Error, Kind, Result};
 use crate::exec::Runner;
 use crate::exits::observe::Source;
 use crate::ir::{Graph, Model};
-use crate::passes::Pass;
-use crate::passes::options::Selected;
 use std::path::{Path, PathBuf};
 
 /// Samples that are looked at before training, to warn of what is strange.
@@ -115,15 +113,10 @@ impl<'a> Training<'a> {
 impl Run<'_> {
     /// Runs a pass with a part of the training data as calibration data, or, where the networks cannot be run on that,
     /// without: then it says `false`.
-    pub fn on_training_data(
-        &mut self,
-        repairs: &mut Repairs<'_>,
-        graph: &mut Graph,
-        pass: &dyn Pass,
-        selected: &Selected<'_>,
-    ) -> Result<bool> {
+    pub fn on_training_data(&mut self, repairs: &mut Repairs<'_>, graph: &mut Graph, task: Task<'_>) -> Result<bool> {
+        let pass = task.pass;
         let (before, rows) = (graph.clone(), self.rows.len());
-        let failed = match repairs.visit_all(self, graph, pass, selected) {
+        let failed = match repairs.visit_all(self, graph, task) {
             Ok(()) => {
                 let samples = repairs.samples();
                 let what =
@@ -131,12 +124,12 @@ impl Run<'_> {
                 self.note(pass.name(), &what, true);
                 return Ok(true);
             }
-            Err(e) if e.kind() != Kind::Input || pass.needs_data().is_some() => return Err(e),
+            Err(e) if e.kind() != Kind::Input || self.refused || pass.needs_data().is_some() => return Err(e),
             Err(e) => e,
         };
         *graph = before;
         self.rows.truncate(rows);
-        self.visit_all(graph, pass, selected)?;
+        self.visit_without_data(graph, task)?;
         self.note(pass.name(), &format!("not calibrated on the training data: {}", failed.reason()), false);
         Ok(false)
     }

@@ -284,6 +284,11 @@ impl Feed<'_> {
         (0..chunks).step_by(run).map(move |first| first..chunks.min(first + run))
     }
 
+    /// As [`Feed::shapes`], each with the name of its input.
+    pub fn named_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.inputs.iter().map(|input| (input.name.clone(), input.shape.clone())).collect()
+    }
+
     /// The inputs of chunk `i`, cast and normalised. Fails on a value that an integer input cannot hold.
     pub fn chunk(&self, i: usize) -> Result<Vec<Array>> {
         let rows = self.rows(i);

@@ -8,7 +8,7 @@ use crate::ir::patch::Patch;
 use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::Tensor;
 use crate::ir::value::Source;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Integer tensors up to this size take part in shape arithmetic.
 const MAX_INTS: usize = 64;
@@ -215,7 +215,8 @@ impl Graph {
     }
 
     /// The same graph with inputs of these dims, by name: for counting what one sample costs, and for training on batches.
-    /// Where the file fixes a batch of one, so may constants that it reshapes to: these follow.
+    /// Whatever has a symbol of these dims gets its number. Where the file fixes a batch of one, so may constants that it
+    /// reshapes to: these follow.
     ///
     /// # Errors
     /// If the graph has a cycle.
@@ -224,6 +225,14 @@ impl Graph {
         let one = |name: &String| self.find_value(name).is_some_and(|v| self.begins_with_one(v));
         if inputs.iter().any(|(name, dims)| one(name) && dims.first().is_some_and(|&d| d > 1)) {
             graph.open_targets()?;
+        }
+        let numbers = self.numbers_of_symbols(inputs);
+        for v in graph.values().collect::<Vec<_>>() {
+            if let Some(Type::Tensor(_, Some(shape))) = &mut graph.value_mut(v).ty {
+                for d in &mut shape.0 {
+                    *d = numbers.get(d).unwrap_or(d).clone();
+                }
+            }
         }
         for (name, dims) in inputs {
             if let Some(id) = graph.find_value(name) {
@@ -234,6 +243,23 @@ impl Graph {
         }
         graph.infer_all()?;
         Ok(graph)
+    }
+
+    /// What the symbols of inputs are if the inputs have these dims; a symbol that would be two numbers is not there.
+    fn numbers_of_symbols(&self, inputs: &[(String, Vec<usize>)]) -> HashMap<Dim, Dim> {
+        let mut numbers: HashMap<Dim, Dim> = HashMap::new();
+        let mut torn: HashSet<Dim> = HashSet::new();
+        for (name, dims) in inputs {
+            let Some(shape) = self.find_value(name).and_then(|v| self.value(v).ty.as_ref()?.shape()) else { continue };
+            for (symbol, &n) in shape.0.iter().zip(dims).filter(|d| d.0.is_named()) {
+                let number = Dim::Known(n as u64);
+                if *numbers.entry(symbol.clone()).or_insert(number.clone()) != number {
+                    torn.insert(symbol.clone());
+                }
+            }
+        }
+        numbers.retain(|symbol, _| !torn.contains(symbol));
+        numbers
     }
 
     fn begins_with_one(&self, v: ValueId) -> bool {

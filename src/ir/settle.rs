@@ -40,6 +40,18 @@ impl Graph {
         Ok(graph)
     }
 
+    /// The same graph with inputs of these dims, by name, and all types that its [settled](Self::settled_at) form has.
+    ///
+    /// # Errors
+    /// If the graph has a cycle.
+    pub fn typed_at(&self, inputs: &[(String, Vec<usize>)]) -> Result<Graph> {
+        let (mut typed, settled) = (self.at_sizes(inputs)?, self.settled_at(inputs)?);
+        for v in typed.values().filter(|&v| settled.has_value(v)).collect::<Vec<_>>() {
+            typed.value_mut(v).ty.clone_from(&settled.value(v).ty);
+        }
+        Ok(typed)
+    }
+
     /// The outputs of a node that are constants for the sizes at hand, and which.
     fn settles(&self, n: NodeId, settled: &HashSet<ValueId>) -> Vec<(ValueId, Tensor)> {
         let node = self.node(n);

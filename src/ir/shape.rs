@@ -111,6 +111,11 @@ impl Dim {
         }
     }
 
+    /// Whether it is a symbol that means something: exporters write `?` and `-1` for any dim that is open.
+    pub fn is_named(&self) -> bool {
+        matches!(self, Dim::Sym(name) if name.chars().any(char::is_alphabetic) && &**name != "None")
+    }
+
     /// Whether both can be the same number.
     pub fn agrees(&self, other: &Dim) -> bool {
         !matches!((self, other), (Dim::Known(a), Dim::Known(b)) if a != b)

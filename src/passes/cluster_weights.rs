@@ -13,7 +13,7 @@
 //!
 //! With `size` = "12%" each weight gets the levels (2, 3, 4, 6, 16, 256, or none: the numbers just below which a byte holds
 //! one code more) that keep that share of the bytes of all constants at the least predicted loss: of its output's
-//! variance, where calibration data tells, else of its own square.
+//! variance, where calibration data tells, else of its own square; no layer loses more than `max-loss` of that.
 //!
 //! Options: `levels` = 2 to 256 or `bits` = 1 to 8 (default 8) or `size`; `groups` (default 16 up to 16 levels, 1 above);
 //! `encode` = false rounds the weights and leaves them as they are; `min-weights` (default 512).
@@ -52,11 +52,10 @@
 //! ```
 
 use crate::analysis::bytes;
-use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
 use crate::math::codes;
-use crate::passes::budget::{self, Budget};
+use crate::passes::budget::{self, Budget, Reach};
 use crate::passes::options::{Selection, Share, not_zero, one_of};
 use crate::passes::{Context, Fidelity, Pass, Phase, Questions, Site, Verdict, refit};
 use clustered::Clustered;
@@ -141,12 +140,17 @@ impl Pass for ClusterWeights {
         true
     }
 
-    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.budget().filter(|_| self.encode).and_then(|b| b.missed(before, after))
+    /// Weights that are rounded and not encoded take as many bytes as before.
+    fn budget(&self) -> Option<Budget> {
+        self.size().filter(|_| self.encode)
+    }
+
+    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
+        budget::reach(cx, self.budget()?, &sizes::offers(self, cx, weights(cx.graph)))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
-        self.budget().map(|_| sizes::questions(self, cx))
+        self.size().map(|_| sizes::questions(self, cx))
     }
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
@@ -219,7 +223,7 @@ impl Pass for ClusterWeights {
 }
 
 impl ClusterWeights {
-    fn budget(&self) -> Option<Budget> {
+    fn size(&self) -> Option<Budget> {
         if let Levels::Within(size) = self.levels { Some(Budget::Size(size)) } else { None }
     }
 

@@ -18,7 +18,7 @@
 //! | `rank` | r, the same for all layers | |
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
-//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
+//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least, of which none loses more than `max-loss` of its output | |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
 //! Convolutions in groups and 1×1 convolutions (`factorize-linear` splits those) are left alone.
@@ -48,14 +48,13 @@
 //! }
 //! ```
 
-use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Part;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
-use crate::passes::budget;
+use crate::passes::budget::{self, Budget, Offers, Reach};
 use crate::passes::options::{Selection, Share};
 use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, convs, factorize};
 use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit, sharing};
@@ -118,8 +117,12 @@ impl Pass for FactorizeConvs {
         Selection { skip_first: 1, ..Selection::default() }
     }
 
-    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.size.budget().and_then(|b| b.missed(before, after))
+    fn budget(&self) -> Option<Budget> {
+        self.size.budget()
+    }
+
+    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
+        budget::reach(cx, self.size.budget()?, &self.offers(cx))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
@@ -153,10 +156,8 @@ impl Pass for FactorizeConvs {
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let nodes = convs(g);
-        let Some(budget) = self.size.budget() else { return nodes.into_iter().map(site).collect() };
-        let layers: Vec<budget::Layer> = nodes.iter().filter_map(|&n| self.ways(cx, n)).collect();
-        budget::sites(cx, budget, nodes, &layers)
+        let Some(budget) = self.size.budget() else { return convs(g).into_iter().map(site).collect() };
+        budget::sites(cx, budget, self.offers(cx))
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
@@ -220,25 +221,33 @@ impl FactorizeConvs {
         }
     }
 
+    fn offers(&self, cx: &Context<'_>) -> Offers {
+        let sized = cx.sized();
+        convs(cx.graph).into_iter().map(|n| (n, self.ways(cx, &sized, n))).collect()
+    }
+
     /// What a budget may do with a convolution.
-    fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
+    fn ways(&self, cx: &Context<'_>, sized: &Graph, n: NodeId) -> Result<budget::Layer, String> {
         let graph = cx.graph;
-        let layers = self.convs(graph, n).ok()?;
-        let (_, weight, kernel) = layers.first()?;
-        cx.selected.refuses(graph, &site(n)).is_none().then_some(())?;
+        let layers = self.convs(graph, n)?;
+        let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
+        if let Some(why) = cx.selected.refuses(graph, &site(n)) {
+            return Err(why);
+        }
         let w = match self.scheme {
-            Scheme::Spatial => tall(kernel, weight).ok()?,
-            Scheme::Channel => flat(kernel, weight).ok()?.to_owned(),
+            Scheme::Spatial => tall(kernel, weight)?,
+            Scheme::Channel => flat(kernel, weight)?.to_owned(),
         };
         // Of the spatial two, the first has the input's width.
         let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
         let positions = |n: NodeId| match self.scheme {
-            Scheme::Spatial => budget::spread(graph, n, 3).map(|wide| first * wide + 1.0 - first),
+            Scheme::Spatial => budget::spread(sized, n, 3).map(|wide| first * wide + 1.0 - first),
             Scheme::Channel => Some(1.0),
         };
-        let lost = cx.surveyed(n).map(<[f64]>::to_vec).or_else(|| split::plain_lost(w.view()))?;
+        let full = w.nrows().min(w.ncols());
+        let lost = budget::losses(cx, n, full, || split::plain_lost(w.view())).ok_or(split::NO_SVD)?;
         let readers: Vec<_> = layers.iter().map(|l| (l.0, positions(l.0))).collect();
-        Some(budget::Layer::new(graph, n, &readers, weight.tensor.len(), w.nrows() + w.ncols(), &lost))
+        Ok(budget::Layer::new(sized, n, &readers, weight.tensor.len(), w.nrows() + w.ncols(), &lost))
     }
 }
 

@@ -16,7 +16,7 @@
 //! | `rank` | r, the same for all layers | |
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
-//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
+//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least, of which none loses more than `max-loss` of its output | |
 //! | `min-weights` | smaller weights are left alone | 4096 |
 //! | `min-side` | so are weights with fewer rows or columns: a classifier of ten classes has no rank to spare | 16 |
 //!
@@ -45,13 +45,12 @@
 //! }
 //! ```
 
-use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::Rank;
-use crate::passes::budget;
+use crate::passes::budget::{self, Budget, Offers, Reach};
 use crate::passes::options::{Selection, Share};
 use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, factorize};
 use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, options, sharing};
@@ -109,8 +108,12 @@ impl Pass for FactorizeLinear {
         Selection { min_weights: 4096, ..Selection::default() }
     }
 
-    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.size.budget().and_then(|b| b.missed(before, after))
+    fn budget(&self) -> Option<Budget> {
+        self.size.budget()
+    }
+
+    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
+        budget::reach(cx, self.size.budget()?, &self.offers(cx))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
@@ -134,10 +137,8 @@ impl Pass for FactorizeLinear {
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let nodes = linear(g);
-        let Some(budget) = self.size.budget() else { return nodes.into_iter().map(site).collect() };
-        let layers: Vec<budget::Layer> = nodes.iter().filter_map(|&n| self.ways(cx, n)).collect();
-        budget::sites(cx, budget, nodes, &layers)
+        let Some(budget) = self.size.budget() else { return linear(g).into_iter().map(site).collect() };
+        budget::sites(cx, budget, self.offers(cx))
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
@@ -211,16 +212,23 @@ impl FactorizeLinear {
         Ok(Matrix { node: n, weight, slot, rows, columns, ones, ops, sums_rows })
     }
 
+    fn offers(&self, cx: &Context<'_>) -> Offers {
+        let sized = cx.sized();
+        linear(cx.graph).into_iter().map(|n| (n, self.ways(cx, &sized, n))).collect()
+    }
+
     /// What a budget may do with a layer.
-    fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
+    fn ways(&self, cx: &Context<'_>, sized: &Graph, n: NodeId) -> Result<budget::Layer, String> {
         let graph = cx.graph;
-        let matrices = self.matrices(graph, n).ok()?;
-        let &Matrix { ref weight, rows, columns, .. } = matrices.first()?;
-        cx.selected.refuses(graph, &site(n)).is_none().then_some(())?;
+        let matrices = self.matrices(graph, n)?;
+        let &Matrix { ref weight, rows, columns, .. } = matrices.first().ok_or("it is no layer")?;
+        if let Some(why) = cx.selected.refuses(graph, &site(n)) {
+            return Err(why);
+        }
         let plain = || split::plain_lost(ArrayView2::from_shape((rows, columns), &weight.data).ok()?);
-        let lost = cx.surveyed(n).map(<[f64]>::to_vec).or_else(plain)?;
+        let lost = budget::losses(cx, n, rows.min(columns), plain).ok_or(split::NO_SVD)?;
         let readers: Vec<_> = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
-        Some(budget::Layer::new(graph, n, &readers, weight.tensor.len(), rows + columns, &lost))
+        Ok(budget::Layer::new(sized, n, &readers, weight.tensor.len(), rows + columns, &lost))
     }
 
     fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {

@@ -104,27 +104,45 @@ pub struct Scores<'a> {
     channels: &'a Channels,
     importance: Importance,
     norms: Norms<'a>,
-    /// What the readers of each unit said in all, for an importance that needs data.
-    sums: HashMap<u32, f64>,
+    /// What the readers of each unit said, for an importance that needs data.
+    said: HashMap<u32, Vec<(NodeId, f64)>>,
     /// Why a reader of a unit said nothing.
     silent: HashMap<u32, String>,
+}
+
+/// Whose output is lost when a unit goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Loser {
+    /// A layer that reads it.
+    Reader(NodeId),
+    /// What makes it, known by the first unit of its group.
+    Group(u32),
 }
 
 /// Scores of a group's units, and how they were found where that is worth a word.
 pub struct Scored {
     pub scores: Vec<f64>,
+    /// For every unit, who loses what share of its output with it, as it is predicted; those of several units add up.
+    pub losses: Vec<Vec<(Loser, f64)>>,
     pub how: String,
 }
 
 impl<'a> Scores<'a> {
     pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, survey: Option<&Survey>) -> Self {
         let norm = if importance == Importance::L2 { Norm::L2 } else { Norm::L1 };
-        let (mut sums, mut silent) = (HashMap::new(), HashMap::new());
+        let mut said: HashMap<u32, Vec<(NodeId, f64)>> = HashMap::new();
+        let mut silent = HashMap::new();
         let readers = if importance.needs_data() { readers(graph, channels) } else { Vec::new() };
         for (node, units) in readers {
             match survey.and_then(|s| s.get(&node)) {
                 Some(Ok(numbers)) => {
-                    units.into_iter().zip(numbers).for_each(|(u, n)| *sums.entry(u).or_insert(0.0) += n);
+                    for (u, n) in units.into_iter().zip(numbers) {
+                        let of_unit = said.entry(u).or_default();
+                        match of_unit.last_mut().filter(|last| last.0 == node) {
+                            Some(last) => last.1 += n,
+                            None => of_unit.push((node, *n)),
+                        }
+                    }
                 }
                 other => {
                     let why = other.and_then(|a| a.as_ref().err()).map_or("no weights can be fitted for it", |w| w);
@@ -133,7 +151,7 @@ impl<'a> Scores<'a> {
                 }
             }
         }
-        Scores { channels, importance, norms: Norms::of(graph, norm), sums, silent }
+        Scores { channels, importance, norms: Norms::of(graph, norm), said, silent }
     }
 
     /// The scores of a group's units. Where data is wanted and no reader of some unit could be asked, by the weights.
@@ -143,15 +161,33 @@ impl<'a> Scores<'a> {
     pub fn scores(&mut self, group: &Group) -> Result<Scored, String> {
         let mut how = String::new();
         if self.importance.needs_data() {
-            let said: Option<Vec<f64>> = group.units.iter().map(|u| self.sums.get(u).copied()).collect();
-            if let Some(scores) = said {
-                return Ok(Scored { scores, how: format!(", by {}", self.importance.name()) });
+            let said: Option<Vec<_>> = group.units.iter().map(|u| self.said.get(u)).collect();
+            if let Some(said) = said {
+                let scores: Vec<f64> = said.iter().map(|readers| readers.iter().map(|r| r.1).sum()).collect();
+                let losses = match self.importance {
+                    Importance::Schur => {
+                        let readers = |r: &[(NodeId, f64)]| r.iter().map(|&(n, l)| (Loser::Reader(n), l)).collect();
+                        said.iter().map(|r| readers(r.as_slice())).collect()
+                    }
+                    _ => shares(group, &scores),
+                };
+                return Ok(Scored { scores, losses, how: format!(", by {}", self.importance.name()) });
             }
             let why = group.units.iter().find_map(|u| self.silent.get(u)).map_or("nothing sums over them", |w| w);
             how = format!(", by l1: {why}");
         }
-        Ok(Scored { scores: self.norms.scores(self.channels, group)?, how })
+        let scores = self.norms.scores(self.channels, group)?;
+        let losses = shares(group, &scores.iter().map(|s| s * s).collect::<Vec<_>>());
+        Ok(Scored { scores, losses, how })
     }
+}
+
+/// The losses where nothing but the units of the group themselves is known: each unit's share of all their energy.
+fn shares(group: &Group, energy: &[f64]) -> Vec<Vec<(Loser, f64)>> {
+    let all: f64 = energy.iter().filter(|e| e.is_finite()).sum();
+    let whose = Loser::Group(group.units.first().copied().unwrap_or(0));
+    let share = |&e: &f64| vec![(whose, if e.is_finite() && all > 0.0 { e / all } else { 0.0 })];
+    energy.iter().map(share).collect()
 }
 
 /// Norms of the weights along the axes that make channels, each computed once.

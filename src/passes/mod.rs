@@ -2,7 +2,7 @@
 //! it edits nothing, runs nothing and knows no other pass.
 
 mod absorb;
-mod budget;
+pub mod budget;
 mod cluster_weights;
 mod factorize_convs;
 mod factorize_linear;
@@ -26,13 +26,16 @@ mod separate_convs;
 pub mod sharing;
 mod split;
 
-use crate::analysis::cost::Cost;
+use crate::analysis::cost::{Cost, cost};
 use crate::analysis::linear::Linear;
+use crate::analysis::sizes::InputSizes;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
+use budget::{Budget, Reach};
 use options::{OptionsError, Selected, Selection};
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -200,6 +203,10 @@ pub struct Context<'a> {
     pub selected: &'a Selected<'a>,
     /// Whether weights are fitted to calibration data in this step.
     pub repairs: bool,
+    /// What the model's inputs are where costs are counted.
+    pub sizes: &'a InputSizes,
+    /// The share of a layer's output that a budget may cost it at most.
+    pub max_loss: f64,
     /// What calibration data said to the pass's questions, if there is any and the pass has some.
     pub survey: Option<&'a Survey>,
     /// What calibration data says of the layer at the site, if there is any.
@@ -207,6 +214,16 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// The graph for counting costs: it has the ids of `graph`, and the sizes of its inputs.
+    pub fn sized(&self) -> Cow<'a, Graph> {
+        self.sizes.at(self.graph)
+    }
+
+    /// What the model costs as it is.
+    pub fn cost(&self) -> Cost {
+        cost(&self.sized())
+    }
+
     /// What calibration data said of a layer.
     pub fn surveyed(&self, node: NodeId) -> Option<&'a [f64]> {
         self.survey?.get(&node)?.as_deref().ok()
@@ -304,8 +321,14 @@ pub trait Pass: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// The target among its options that a model of cost `after` misses, if it does; `before` is from before the step.
-    fn missed(&self, _before: Cost, _after: Cost) -> Option<String> {
+    /// The budget among its options, if there is one.
+    fn budget(&self) -> Option<Budget> {
+        None
+    }
+
+    /// How little the budget can leave of the model where no layer loses more than `max_loss` of the context. `None`
+    /// without a budget, or if costs are not known.
+    fn reach(&self, _cx: &Context<'_>) -> Option<Reach> {
         None
     }
 

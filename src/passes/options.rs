@@ -125,8 +125,8 @@ pub fn not_zero(shares: impl IntoIterator<Item = (&'static str, Option<Share>)>)
     }
 }
 
-/// Which sites a step works on.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Which sites a step works on, and how far it may go there.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
     /// Globs over node names: these are left alone.
     pub skip: Vec<String>,
@@ -140,6 +140,25 @@ pub struct Selection {
     pub min_weights: usize,
     /// Whether calibration data, if there is any, may change weights.
     pub repair: Repair,
+    /// The share of a layer's output that may be lost, as it is predicted, where a budget decides how far to go.
+    pub max_loss: Share,
+    /// Whether a budget that cannot be reached is gone towards as far as that goes.
+    pub best_effort: bool,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Selection {
+            skip: Vec::new(),
+            only: Vec::new(),
+            skip_first: 0,
+            skip_last: 0,
+            min_weights: 0,
+            repair: Repair::Full,
+            max_loss: Share(0.5),
+            best_effort: false,
+        }
+    }
 }
 
 /// What calibration data is used for.
@@ -152,7 +171,8 @@ pub enum Repair {
 }
 
 impl Selection {
-    pub const KEYS: [&str; 6] = ["skip", "only", "skip-first", "skip-last", "min-weights", "repair"];
+    pub const KEYS: [&str; 8] =
+        ["skip", "only", "skip-first", "skip-last", "min-weights", "repair", "max-loss", "best-effort"];
 
     /// Takes the selection's keys out of a step's table; what the table does not say stays as it is.
     ///
@@ -192,6 +212,14 @@ impl Selection {
             Some(Some("full")) => self.repair = Repair::Full,
             Some(Some("none")) => self.repair = Repair::None,
             Some(_) => return Err(wrong("repair", "\"full\" or \"none\"")),
+        }
+        if let Some(value) = table.remove("max-loss") {
+            self.max_loss = value.try_into().map_err(|_| wrong("max-loss", "a share such as 0.5 or \"50%\""))?;
+        }
+        match table.remove("best-effort") {
+            None => {}
+            Some(toml::Value::Boolean(yes)) => self.best_effort = yes,
+            Some(_) => return Err(wrong("best-effort", "true or false")),
         }
         Ok(self)
     }
@@ -277,6 +305,16 @@ impl Selected<'_> {
     /// Whether the step may fit weights to calibration data.
     pub fn repairs(&self) -> bool {
         self.rule.repair == Repair::Full
+    }
+
+    /// The share of a layer's output that a budget may cost it.
+    pub fn max_loss(&self) -> f64 {
+        self.rule.max_loss.0
+    }
+
+    /// Whether a budget that cannot be reached is no error.
+    pub fn best_effort(&self) -> bool {
+        self.rule.best_effort
     }
 
     /// Whether `skip` names a node: then its weights stay, too.

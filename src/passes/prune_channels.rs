@@ -13,8 +13,12 @@
 //!   globs that match a group's layers the longest counts. Layers that none matches are left whole unless `width-mult`
 //!   is given.
 //! * `params`, `macs`: instead, a share of the model's parameters or MACs to keep at most; one threshold on the importance,
-//!   relative to the group's mean, finds which units go, evenly where they are worth the same. A share that cannot be
-//!   reached is a missed target (exit code 2).
+//!   relative to the group's mean, finds which units go, evenly where they are worth the same. No layer loses more than
+//!   `max-loss` of its output for it: as `schur` predicts it of each layer that reads the units, else as a share of the
+//!   squared weights that make them. `tutee explain budgets` says what happens if that is not enough.
+//! * `shares`: how widths are dealt out. `equal` (default): every group keeps its own share. `loss`: groups that can do
+//!   without lose more, down to half of what equal shares would leave them, and the others less; the model has no more
+//!   parameters and no more MACs than with equal shares.
 //! * `importance`: what makes a unit important; unless set, `schur` with calibration data, `l1` without. By its own weights:
 //!   * `l1`, `l2`: the norm of the weights that make it. (Li et al. 2017, Pruning Filters for Efficient ConvNets.)
 //!
@@ -83,13 +87,16 @@ use crate::analysis::cost::Cost;
 use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
-use crate::passes::budget::Budget;
-use crate::passes::importance::{Importance, Scored, Scores, relative};
+use crate::passes::budget::{Budget, Part as Held, Reach as Least};
+use crate::passes::importance::{Importance, Scored, Scores};
 use crate::passes::options::{OptionsError, Selection, Share, matching, one_of};
 use crate::passes::{Context, Fidelity, Part, Pass, Phase, Questions, Reason, Site, Together, Verdict};
+use plan::Plan;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use wildmatch::WildMatch;
+
+mod plan;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -98,8 +105,20 @@ pub struct PruneChannels {
     width: BTreeMap<String, Share>,
     params: Option<Share>,
     macs: Option<Share>,
+    shares: Shares,
     importance: Option<Importance>,
     round_to: Option<std::num::NonZeroUsize>,
+}
+
+/// How the units that go are dealt out to the groups where widths are given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Shares {
+    /// Each loses its own share.
+    #[default]
+    Equal,
+    /// Those lose more that can do without, down to half of their share; together they cost no more than with equal shares.
+    Loss,
 }
 
 impl Pass for PruneChannels {
@@ -126,10 +145,11 @@ impl Pass for PruneChannels {
         if let Some((key, _)) = shares.find(|s| s.1.0 <= 0.0) {
             return Err(format!("the {key} must be above 0: one channel always stays"));
         }
-        let budget = self.budget()?;
+        let budget = self.target()?;
         match (budget, self.width.is_empty()) {
             (Some(_), _) if self.width_mult.is_some() => Err("`width-mult` and a target exclude each other".into()),
             (Some(_), false) => Err("`width` and a target exclude each other".into()),
+            (Some(_), _) if self.shares != Shares::Equal => Err("`shares` and a target exclude each other".into()),
             _ => Ok(()),
         }
     }
@@ -138,8 +158,31 @@ impl Pass for PruneChannels {
         matching(graph, "width", self.width.keys()).map(drop)
     }
 
-    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.budget().ok().flatten().and_then(|b| b.missed(before, after))
+    fn budget(&self) -> Option<Budget> {
+        self.target().ok().flatten()
+    }
+
+    fn reach(&self, cx: &Context<'_>) -> Option<Least> {
+        let channels = Channels::of(cx.graph).ok()?;
+        let groups = channels.groups();
+        let scored = self.scored(cx, &channels, &groups);
+        let plan = Plan::new(cx, &channels, &groups, &scored);
+        let turns = plan.turns(cx.max_loss, |_| 0);
+        let tally =
+            plan.without(&plan.after(&turns, turns.len(), |i, left, least| self.between(left, least, plan.all(i))));
+        let mut stays = HashMap::new();
+        for (group, scored) in groups.iter().zip(&scored) {
+            let (Err(why), Some(&first)) = (scored, group.producers.first()) else { continue };
+            let weights = group.weights.iter().map(|w| Held::Constant(w.0));
+            for part in weights.chain(group.producers.iter().map(|&n| Held::Node(n))) {
+                stays.entry(part).or_insert_with(|| (cx.graph.label(first).to_string(), why.clone()));
+            }
+        }
+        let left = |part, cost| match part {
+            Held::Constant(v) => tally.elements(v).unwrap_or(cost),
+            Held::Node(n) => tally.macs(n).unwrap_or(cost),
+        };
+        Least::new(cx, self.budget()?, left, &stays)
     }
 
     fn needs_data(&self) -> Option<String> {
@@ -209,7 +252,8 @@ impl Pass for PruneChannels {
             }
         };
         let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
-        let mut tally = Tally::of(g);
+        let sized = cx.sized();
+        let mut tally = Tally::of(&sized);
         let mut part = |(choice, places): (Result<Choice<'_>, String>, Vec<Reach>)| match choice {
             Err(why) => Part { what: Err(Reason(why)), cost: None },
             Ok(choice) => {
@@ -281,26 +325,48 @@ impl<'a> Choice<'a> {
 }
 
 impl PruneChannels {
-    fn budget(&self) -> Result<Option<Budget>, String> {
+    fn target(&self) -> Result<Option<Budget>, String> {
         one_of(Budget::options(self.params, self.macs))
+    }
+
+    /// What the units of every group are worth, or why it is left alone.
+    fn scored(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<Scored, String>> {
+        let mut by = self.by(cx, channels);
+        groups.iter().map(|g| score(cx, g, &mut by)).collect()
     }
 
     /// Which units of every group stay, or why it is left alone.
     fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<Vec<usize>, String>> {
-        let mut by = self.by(cx, channels);
-        let scores: Vec<Result<Vec<f64>, String>> =
-            groups.iter().map(|g| score(cx, g, &mut by).map(|s| s.scores)).collect();
-        let relative: Vec<Vec<f64>> = scores.iter().map(|s| s.as_deref().map_or(Vec::new(), relative)).collect();
-        let plan = Plan { graph: cx.graph, channels, groups, scores: &relative };
-        let gone = match self.budget().ok().flatten() {
-            None => plan.gone(|i| {
-                let all = groups[i].units.len();
-                self.rounded((all as f64 * self.width_of(cx.graph, &groups[i])) as usize, all)
-            }),
-            Some(budget) => plan.within(budget, budget.limit(cx), |i, left| self.rounded(left, relative[i].len())),
+        let scored = self.scored(cx, channels, groups);
+        let plan = Plan::new(cx, channels, groups, &scored);
+        let count = |i: usize, left, least| self.between(left, least, plan.all(i));
+        let gone = match self.budget() {
+            None => {
+                let equal = |i: usize| {
+                    let all = groups[i].units.len();
+                    self.rounded((all as f64 * self.width_of(cx.graph, &groups[i])) as usize, all)
+                };
+                let gone = plan.gone(equal);
+                if self.shares == Shares::Equal {
+                    gone
+                } else {
+                    let most = plan.without(&gone).cost();
+                    let fits = |cost: Cost| {
+                        let macs = cost.macs.zip(most.macs).is_none_or(|(macs, most)| macs <= most);
+                        macs && cost.parameters <= most.parameters
+                    };
+                    let floor = |i: usize| if equal(i) == plan.all(i) { plan.all(i) } else { equal(i).div_ceil(2) };
+                    plan.within(&plan.turns(f64::INFINITY, floor), fits, count)
+                }
+            }
+            Some(budget) => {
+                let limit = budget.limit(cx);
+                let fits = |cost: Cost| budget.of(cost).zip(limit).is_none_or(|(n, limit)| n <= limit);
+                plan.within(&plan.turns(cx.max_loss, |_| 0), fits, count)
+            }
         };
         let keep = |group: &Group| (0..group.units.len()).filter(|&i| !gone.contains(&group.units[i])).collect();
-        groups.iter().zip(scores).map(|(group, scores)| scores.map(|_| keep(group))).collect()
+        groups.iter().zip(scored).map(|(group, scored)| scored.map(|_| keep(group))).collect()
     }
 
     /// What units are judged by.
@@ -321,74 +387,10 @@ impl PruneChannels {
         let step = self.round_to.map_or(1, |r| r.get());
         (count / step * step).max(step).min(all)
     }
-}
 
-/// Groups with the scores of their units; a group without scores stays whole.
-struct Plan<'a> {
-    graph: &'a Graph,
-    channels: &'a Channels,
-    groups: &'a [Group],
-    scores: &'a [Vec<f64>],
-}
-
-impl Plan<'_> {
-    /// The units that go if the best `count` of every group stay and no axis loses all of its channels.
-    fn gone(&self, count: impl Fn(usize) -> usize) -> HashSet<u32> {
-        let mut gone = HashSet::new();
-        let mut worth = HashMap::new();
-        for (i, (group, scores)) in self.groups.iter().zip(self.scores).enumerate().filter(|(_, g)| !g.1.is_empty()) {
-            let mut order: Vec<usize> = (0..scores.len()).collect();
-            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-            gone.extend(order.iter().skip(count(i)).map(|&u| group.units[u]));
-            worth.extend(group.units.iter().copied().zip(scores.iter().copied()));
-        }
-        // A part of a concatenation or a split may lose every channel while its group keeps some.
-        let worth = |u: u32| worth.get(&u).copied().unwrap_or(0.0);
-        let chosen = gone.clone();
-        self.channels.spare(self.graph, &mut gone, worth);
-        if gone.len() == chosen.len() {
-            return gone;
-        }
-        // What stays for that takes the place of others, where those can go.
-        let spared: HashSet<u32> = chosen.difference(&gone).copied().collect();
-        for group in self.groups {
-            let back = group.units.iter().filter(|u| spared.contains(u)).count();
-            let stays = |u: &u32| !gone.contains(u) && !spared.contains(u);
-            let mut others: Vec<u32> = group.units.iter().copied().filter(stays).collect();
-            others.sort_by(|&a, &b| worth(a).total_cmp(&worth(b)).then(b.cmp(&a)));
-            gone.extend(others.into_iter().take(back));
-        }
-        self.channels.spare(self.graph, &mut gone, worth);
-        gone
-    }
-
-    /// The fewest units, lowest scores first, without which at most `limit` is left; `count` is how many a group keeps that
-    /// may keep so many. Groups of equal scores shrink evenly. Without a limit none go.
-    fn within(&self, budget: Budget, limit: Option<u64>, count: impl Fn(usize, usize) -> usize) -> HashSet<u32> {
-        let mut order: Vec<(f64, f64, usize)> = Vec::new();
-        for (i, scores) in self.scores.iter().enumerate() {
-            let mut scores = scores.clone();
-            scores.sort_by(f64::total_cmp);
-            let share = |rank: usize| (rank + 1) as f64 / scores.len() as f64;
-            order.extend(scores.iter().enumerate().map(|(rank, &s)| (s, share(rank), i)));
-        }
-        order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
-        let gone = |fewest: usize| {
-            let mut left: Vec<usize> = self.scores.iter().map(Vec::len).collect();
-            order[..fewest].iter().for_each(|&(_, _, i)| left[i] -= 1);
-            self.gone(|i| count(i, left[i]))
-        };
-        let fits = |gone: &HashSet<u32>| {
-            let mut tally = Tally::of(self.graph);
-            let units: Vec<u32> = gone.iter().copied().collect();
-            self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
-            budget.of(tally.cost()).zip(limit).is_none_or(|(n, limit)| n <= limit)
-        };
-        let (mut low, mut high) = (0, order.len());
-        while low < high {
-            let middle = (low + high) / 2;
-            if fits(&gone(middle)) { high = middle } else { low = middle + 1 }
-        }
-        gone(low)
+    /// As `rounded`, but no less than `least`.
+    fn between(&self, count: usize, least: usize, all: usize) -> usize {
+        let step = self.round_to.map_or(1, |r| r.get());
+        self.rounded(count, all).max(least.next_multiple_of(step).min(all))
     }
 }

@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | `rank` | base filters a channel | 2 |
 //! | `energy` | instead of `rank`: the fewest, layer by layer, that keep this share of the squared weights | |
-//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least | |
+//! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least, of which none loses more than `max-loss` of its output | |
 //! | `order` | `depthwise-first`, `pointwise-first`, or `auto`: where the stride is 1, pointwise first if that has the smaller weight error at about as many parameters, or with `energy` if it takes fewer; with a budget, depthwise first | `auto` |
 //! | `style` | `mobilenet`: with BatchNormalization and ReLU6 between the two, and no activation after them where another layer follows, at rank 1; what that computes must be learned, so a `distill` step must follow | `plain` |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
@@ -48,14 +48,13 @@
 //! }
 //! ```
 
-use crate::analysis::cost::Cost;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
-use crate::passes::budget::{self, Budget};
+use crate::passes::budget::{self, Budget, Offers, Reach};
 use crate::passes::options::{Selection, Share, not_zero, one_of};
 use crate::passes::split::{self, NO_SVD, Reader, Size, Weight, convs, note};
 use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit, sharing};
@@ -159,8 +158,12 @@ impl Pass for SeparateConvs {
         (self.style == Style::Mobilenet).then_some("style")
     }
 
-    fn missed(&self, before: Cost, after: Cost) -> Option<String> {
-        self.size.budget().and_then(|b| b.missed(before, after))
+    fn budget(&self) -> Option<Budget> {
+        self.size.budget()
+    }
+
+    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
+        budget::reach(cx, self.size.budget()?, &self.offers(cx))
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
@@ -182,10 +185,8 @@ impl Pass for SeparateConvs {
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
-        let nodes = convs(g);
-        let Some(budget) = self.size.budget() else { return nodes.into_iter().map(site).collect() };
-        let layers: Vec<budget::Layer> = nodes.iter().filter_map(|&n| self.ways(cx, n)).collect();
-        budget::sites(cx, budget, nodes, &layers)
+        let Some(budget) = self.size.budget() else { return convs(g).into_iter().map(site).collect() };
+        budget::sites(cx, budget, self.offers(cx))
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
@@ -267,24 +268,34 @@ impl SeparateConvs {
         Ok((split::patch(graph, readers, factors, bias)?, what + &sharing::note(layers.len())))
     }
 
+    fn offers(&self, cx: &Context<'_>) -> Offers {
+        let sized = cx.sized();
+        convs(cx.graph).into_iter().map(|n| (n, self.ways(cx, &sized, n))).collect()
+    }
+
     /// What a budget may do with a convolution.
-    fn ways(&self, cx: &Context<'_>, n: NodeId) -> Option<budget::Layer> {
+    fn ways(&self, cx: &Context<'_>, sized: &Graph, n: NodeId) -> Result<budget::Layer, String> {
         let graph = cx.graph;
-        let layers = same_convs(graph, n).ok().filter(|_| cx.selected.refuses(graph, &site(n)).is_none())?;
-        let form = self.form(Terms::Rank(1), &layers, true)?;
-        let plain = || (0..=form.separable.full()).map(|t| form.separable.error(t).powi(2)).collect();
-        let lost = cx.surveyed(n).map_or_else(plain, <[f64]>::to_vec);
+        let layers = same_convs(graph, n)?;
+        if let Some(why) = cx.selected.refuses(graph, &site(n)) {
+            return Err(why);
+        }
+        let form = self.form(Terms::Rank(1), &layers, true).ok_or(NO_SVD)?;
+        let full = form.separable.full();
+        let plain = || Some((0..=full).map(|t| form.separable.error(t).powi(2)).collect());
+        let lost = budget::losses(cx, n, full, plain).ok_or(NO_SVD)?;
         let a_term = form.parameters_a_term();
         // Pointwise first, the mixing runs at every position of the input.
         let positions = |n: NodeId| match form.first {
             First::Depthwise => Some(1.0),
-            First::Pointwise => budget::spread(graph, n, 2).map(|wide| {
+            First::Pointwise => budget::spread(sized, n, 2).map(|wide| {
                 let filters = form.filter_parameters() as f64 / a_term as f64;
                 filters + (1.0 - filters) * wide
             }),
         };
         let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
-        Some(budget::Layer::new(graph, n, &readers, layers.first()?.weight.tensor.len(), a_term, &lost))
+        let weights = layers.first().map_or(0, |l| l.weight.tensor.len());
+        Ok(budget::Layer::new(sized, n, &readers, weights, a_term, &lost))
     }
 
     /// The form that the options ask for. `None` if the decomposition fails.

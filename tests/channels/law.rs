@@ -73,7 +73,15 @@ pub fn pruned(teacher: &Model, channels: &Channels, width: f64) -> Result<(Model
     let options = recipe(&steps).steps.remove(0).options;
     let options = options.into_iter().filter(|(key, _)| key == "width-mult").collect();
     let pass = passes::find("prune-channels").unwrap().make(options).map_err(|e| e.what)?;
-    let cx = Context { graph: &teacher.graph, selected: &selected, repairs: false, survey: None, fitted: None };
+    let cx = Context {
+        graph: &teacher.graph,
+        selected: &selected,
+        repairs: false,
+        sizes: &Default::default(),
+        max_loss: 1.0,
+        survey: None,
+        fitted: None,
+    };
     let sites = pass.sites(&cx);
     let mut gone = Units::new();
     for ((group, site), row) in channels.groups().iter().zip(sites).zip(&report.steps[0].rows) {

@@ -5,10 +5,12 @@ use super::{ClusterWeights, NODES, open};
 use crate::analysis::cost::Cost;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::codes::{Layout, codes_per_byte};
-use crate::passes::budget::{self, Budget, Layer, Way};
+use crate::passes::budget::{self, Budget, Layer, Offers, Way};
 use crate::passes::options::{self, weight};
 use crate::passes::{Context, Fitted, Questions, Site, sharing};
 use std::collections::HashSet;
+
+const NOT_FINITE: &str = "it holds numbers that are not finite";
 
 /// The most levels for each number of codes that a byte holds.
 const LEVELS: [usize; 6] = [2, 3, 4, 6, 16, 256];
@@ -38,21 +40,26 @@ fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec
         let lost: f64 = each.map(|((&w, rounded), &x)| f64::from(x) * (f64::from(w) - rounded).powi(2)).sum();
         Some(scale * lost / all)
     };
-    LEVELS.into_iter().map(|levels| share(levels).ok_or("it holds numbers that are not finite".into())).collect()
+    LEVELS.into_iter().map(|levels| share(levels).ok_or(NOT_FINITE.into())).collect()
 }
 
 /// The weights, each with the levels that the budget gives it.
 pub fn sites(pass: &ClusterWeights, budget: Budget, cx: &Context<'_>, weights: Vec<ValueId>) -> Vec<Site> {
-    let layers: Vec<Layer<ValueId>> = weights.iter().filter_map(|&v| ways(pass, cx, v)).collect();
-    let chosen = budget::plan(cx, budget, &layers).unwrap_or_default();
-    weights.into_iter().map(|value| Site::Codes { value, levels: chosen.get(&value).copied() }).collect()
+    let offers = offers(pass, cx, weights);
+    let chosen = budget::plan(cx, budget, &offers).unwrap_or_default();
+    offers.into_iter().map(|(value, _)| Site::Codes { value, levels: chosen.get(&value).copied() }).collect()
+}
+
+pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, weights: Vec<ValueId>) -> Offers<ValueId> {
+    weights.into_iter().map(|v| (v, ways(pass, cx, v))).collect()
 }
 
 /// What the budget may do with a weight.
-fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Option<Layer<ValueId>> {
-    let (tensor, axis) = open(cx.graph, value).ok()?;
-    let site = Site::Codes { value, levels: None };
-    cx.selected.refuses(cx.graph, &site).is_none().then_some(())?;
+fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result<Layer<ValueId>, String> {
+    let (tensor, axis) = open(cx.graph, value)?;
+    if let Some(why) = cx.selected.refuses(cx.graph, &Site::Codes { value, levels: None }) {
+        return Err(why);
+    }
     let only_layers = sharing::held(cx.graph, value).is_none();
     let layer = sharing::readers(cx.graph, value).first().copied().filter(|_| only_layers);
     let told = layer.and_then(|n| cx.surveyed(n));
@@ -60,14 +67,18 @@ fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Option<Layer
     let mut ways = Vec::new();
     for (i, levels) in LEVELS.into_iter().enumerate() {
         let groups = pass.groups(levels);
-        let bytes = bytes(tensor, axis, levels, groups)? + NODES;
+        let bytes = bytes(tensor, axis, levels, groups).ok_or("its shape cannot be cut into parts")? + NODES;
         if bytes < tensor.byte_len() {
             let plain = || Some(Clustered::new(tensor, axis, levels, groups, None)?.error(tensor));
-            let loss = told.map_or_else(plain, |told| told.get(i).copied())?;
-            ways.push(Way { rank: levels, cost: stored(bytes), loss });
+            let loss = match told {
+                Some(told) => told.get(i).copied(),
+                None if cx.max_loss.is_infinite() => Some(0.0),
+                None => plain(),
+            };
+            ways.push(Way { rank: levels, cost: stored(bytes), loss: loss.ok_or(NOT_FINITE)? });
         }
     }
-    Some(Layer { place: value, whole: stored(tensor.byte_len()), ways })
+    Ok(Layer { place: value, whole: stored(tensor.byte_len()), ways })
 }
 
 /// Bytes of codes and codebooks.

@@ -1,0 +1,165 @@
+//! How little a budget can leave of a model, and what holds the rest: told before any work is done.
+
+use super::{Budget, biases};
+use crate::analysis::cost::{batch_symbol, constant, node_macs};
+use crate::error::Error;
+use crate::ir::{Graph, NodeId, ValueId};
+use crate::passes::Context;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// Groups of what holds the rest that an error names.
+const NAMED: usize = 5;
+
+/// What of a model has a cost of its own: a constant has parameters and bytes, a node has MACs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    Constant(ValueId),
+    Node(NodeId),
+}
+
+/// How little a budget can leave of a model.
+#[derive(Debug)]
+pub struct Reach {
+    budget: Budget,
+    max_loss: f64,
+    whole: u64,
+    least: u64,
+    /// What is left at the least: in what, and how much; the most first.
+    held: Vec<(String, u64)>,
+}
+
+impl Reach {
+    /// `left` is what is left at the least of a part that costs so much; `stays` has parts that cannot be, each with a name and
+    /// the reason. `None` if costs are not known.
+    pub fn new(
+        cx: &Context<'_>,
+        budget: Budget,
+        left: impl Fn(Part, u64) -> u64,
+        stays: &HashMap<Part, (String, String)>,
+    ) -> Option<Reach> {
+        let sized = cx.sized();
+        let whole = budget.of(cx.cost())?;
+        let (mut held, mut inside, mut least) = (Held::default(), whole, 0);
+        for (part, cost) in parts(&sized, budget)? {
+            inside = inside.saturating_sub(cost);
+            let rest = left(part, cost).min(cost);
+            least += rest;
+            match stays.get(&part) {
+                Some((name, why)) if rest == cost => held.add(rest, name, &format!(": {why}")),
+                _ if rest < cost => held.add(rest, "", "what is left of the layers that can be cut"),
+                _ => held.untouched(rest, &sized, part),
+            }
+        }
+        held.add(inside, "", "bodies of control flow, which only clean passes enter");
+        let added = budget.of(biases(cx))?;
+        held.add(added, "", "biases that fitting to data may add");
+        Some(Reach { budget, max_loss: cx.max_loss, whole, least: least + inside + added, held: held.told() })
+    }
+
+    /// The error that says so, if what `pass` is to leave is less than the least.
+    pub fn refuses(&self, pass: &str) -> Option<Error> {
+        if self.least <= self.budget.of_whole(self.whole) {
+            return None;
+        }
+        let percent = |n: u64| 100.0 * n as f64 / self.whole.max(1) as f64;
+        // Rounded up, so that it can be asked for.
+        let least = (10.0 * percent(self.least)).ceil() / 10.0;
+        let (wanted, unit, key) = (100.0 * self.budget.share(), self.budget.unit(), self.budget.key());
+        let (bound, more) = match self.max_loss.is_finite() {
+            true => (
+                format!(" where no layer loses more than {} of its output", self.max_loss),
+                ", or for a larger `max-loss`",
+            ),
+            false => (String::new(), ""),
+        };
+        let mut named: Vec<String> =
+            self.held.iter().take(NAMED).map(|(what, n)| format!("{:.1} % are in {what}", percent(*n))).collect();
+        let others: u64 = self.held.iter().skip(NAMED).map(|h| h.1).sum();
+        if others > 0 {
+            named.push(format!("{:.1} % elsewhere", percent(others)));
+        }
+        let what = format!("`{pass}` cannot leave {wanted:.1} % of the {unit}: {least:.1} % is the least{bound}");
+        Some(Error::input(what).because(named.join("; ")).help(format!(
+            "ask for {key} = \"{least:.1}%\"{more}; with `best-effort = true`, or --best-effort, it goes as far as that"
+        )))
+    }
+}
+
+/// The parts of a graph with what each costs. `None` if that is not known.
+fn parts(graph: &Graph, budget: Budget) -> Option<Vec<(Part, u64)>> {
+    let batch = batch_symbol(graph);
+    let nodes = graph.nodes().map(|n| Some((Part::Node(n), node_macs(graph, n, batch.as_ref())?)));
+    let constants = graph.values().map(|v| (v, constant(graph, v))).filter(|(_, cost)| cost.stored > 0);
+    match budget {
+        Budget::Macs(_) => nodes.filter(|part| part.is_none_or(|p| p.1 > 0)).collect(),
+        Budget::Params(_) | Budget::Size(_) => {
+            constants.map(|(v, cost)| Some((Part::Constant(v), budget.of(cost)?))).collect()
+        }
+    }
+}
+
+/// What holds the rest, in groups of what is alike but for names and numbers.
+#[derive(Default)]
+struct Held {
+    groups: Vec<Group>,
+    by_key: HashMap<String, usize>,
+}
+
+struct Group {
+    /// The first that has a name.
+    name: String,
+    /// How the sentence goes on behind the names.
+    why: String,
+    count: usize,
+    cost: u64,
+}
+
+impl Held {
+    fn add(&mut self, cost: u64, name: &str, why: &str) {
+        if cost == 0 {
+            return;
+        }
+        let next = self.groups.len();
+        let at = *self.by_key.entry(alike(why)).or_insert(next);
+        if at == next {
+            self.groups.push(Group { name: name.into(), why: why.into(), count: 0, cost: 0 });
+        }
+        self.groups[at].count += 1;
+        self.groups[at].cost += cost;
+    }
+
+    /// A part that the pass is not about.
+    fn untouched(&mut self, cost: u64, graph: &Graph, part: Part) {
+        match part {
+            Part::Node(n) => {
+                self.add(cost, graph.label(n), &format!(" ({}), which it does not cut", graph.node(n).kind()));
+            }
+            Part::Constant(v) if graph.value(v).rank().unwrap_or(0) < 2 => {
+                self.add(cost, "", "biases, scales and other vectors");
+            }
+            Part::Constant(v) => {
+                let reader = graph.uses(v).first().map_or("nobody".into(), |u| graph.node(u.node()).kind());
+                self.add(cost, &graph.value(v).name, &format!(", which {reader} reads and it does not cut"));
+            }
+        }
+    }
+
+    /// In words, the largest first.
+    fn told(mut self) -> Vec<(String, u64)> {
+        self.groups.sort_by_key(|group| Reverse(group.cost));
+        let words = |g: Group| {
+            let name = if g.name.is_empty() { String::new() } else { format!("\"{}\"", g.name) };
+            let more =
+                if g.name.is_empty() || g.count == 1 { String::new() } else { format!(" and {} more", g.count - 1) };
+            (format!("{name}{more}{}", g.why), g.cost)
+        };
+        self.groups.into_iter().map(words).collect()
+    }
+}
+
+/// A reason without its numbers and names.
+fn alike(why: &str) -> String {
+    let outside = why.split('"').step_by(2).collect::<Vec<_>>().join("\"");
+    outside.chars().filter(|c| !c.is_ascii_digit()).collect()
+}

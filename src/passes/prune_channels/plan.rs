@@ -1,0 +1,136 @@
+//! Which units of which groups go.
+
+use crate::analysis::channels::{Channels, Group};
+use crate::analysis::cost::Cost;
+use crate::analysis::removal::Tally;
+use crate::ir::Graph;
+use crate::passes::Context;
+use crate::passes::importance::{Loser, Scored, relative};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+/// Groups with the scores of their units; a group without scores stays whole.
+pub struct Plan<'a> {
+    graph: &'a Graph,
+    sized: Cow<'a, Graph>,
+    channels: &'a Channels,
+    groups: &'a [Group],
+    scored: &'a [Result<Scored, String>],
+    /// The scores, by group, over their mean.
+    scores: Vec<Vec<f64>>,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(
+        cx: &Context<'a>,
+        channels: &'a Channels,
+        groups: &'a [Group],
+        scored: &'a [Result<Scored, String>],
+    ) -> Plan<'a> {
+        let relative = |s: &Result<Scored, String>| s.as_ref().map_or(Vec::new(), |s| relative(&s.scores));
+        let scores = scored.iter().map(relative).collect();
+        Plan { graph: cx.graph, sized: cx.sized(), channels, groups, scored, scores }
+    }
+
+    /// Units of a group, if it has scores.
+    pub fn all(&self, group: usize) -> usize {
+        self.scores[group].len()
+    }
+
+    /// The units that go if the best `count` of every group stay and no axis loses all of its channels.
+    pub fn gone(&self, count: impl Fn(usize) -> usize) -> HashSet<u32> {
+        let mut gone = HashSet::new();
+        let mut worth = HashMap::new();
+        for (i, (group, scores)) in self.groups.iter().zip(&self.scores).enumerate().filter(|(_, g)| !g.1.is_empty()) {
+            let order = order(scores);
+            gone.extend(order.iter().take(scores.len() - count(i).min(scores.len())).map(|&u| group.units[u]));
+            worth.extend(group.units.iter().copied().zip(scores.iter().copied()));
+        }
+        // A part of a concatenation or a split may lose every channel while its group keeps some.
+        let worth = |u: u32| worth.get(&u).copied().unwrap_or(0.0);
+        let chosen = gone.clone();
+        self.channels.spare(self.graph, &mut gone, worth);
+        if gone.len() == chosen.len() {
+            return gone;
+        }
+        // What stays for that takes the place of others, where those can go.
+        let spared: HashSet<u32> = chosen.difference(&gone).copied().collect();
+        for group in self.groups {
+            let back = group.units.iter().filter(|u| spared.contains(u)).count();
+            let stays = |u: &u32| !gone.contains(u) && !spared.contains(u);
+            let mut others: Vec<u32> = group.units.iter().copied().filter(stays).collect();
+            others.sort_by(|&a, &b| worth(a).total_cmp(&worth(b)).then(b.cmp(&a)));
+            gone.extend(others.into_iter().take(back));
+        }
+        self.channels.spare(self.graph, &mut gone, worth);
+        gone
+    }
+
+    /// The groups in the order in which they lose units, one a turn, lowest scores first; groups of equal scores shrink
+    /// evenly. A group has no more turns once one would cost somebody more than `max_loss` of its output, or would leave
+    /// fewer than `floor` units.
+    pub fn turns(&self, max_loss: f64, floor: impl Fn(usize) -> usize) -> Vec<usize> {
+        let mut turns: Vec<(f64, f64, usize, usize)> = Vec::new();
+        for (i, scores) in self.scores.iter().enumerate() {
+            let share = |rank: usize| (rank + 1) as f64 / scores.len() as f64;
+            turns.extend(order(scores).into_iter().enumerate().map(|(rank, u)| (scores[u], share(rank), i, u)));
+        }
+        turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let mut left: Vec<usize> = self.scores.iter().map(Vec::len).collect();
+        let mut ended = vec![false; left.len()];
+        let mut lost: HashMap<Loser, f64> = HashMap::new();
+        let mut takes = |&(_, _, i, unit): &(f64, f64, usize, usize)| {
+            let losses = self.scored[i].as_ref().map_or(&[][..], |s| &s.losses[unit]);
+            let far = losses.iter().any(|(who, loss)| lost.get(who).unwrap_or(&0.0) + loss > max_loss);
+            ended[i] |= far || left[i] <= floor(i);
+            if !ended[i] {
+                left[i] -= 1;
+                losses.iter().for_each(|&(who, loss)| *lost.entry(who).or_default() += loss);
+            }
+            !ended[i]
+        };
+        turns.retain(|turn| takes(turn));
+        turns.into_iter().map(|turn| turn.2).collect()
+    }
+
+    /// The units that go in the first `taken` turns; `count` is how many a group keeps that may keep so many, and no fewer
+    /// than it would after the last.
+    pub fn after(&self, turns: &[usize], taken: usize, count: impl Fn(usize, usize, usize) -> usize) -> HashSet<u32> {
+        let mut left: Vec<usize> = self.scores.iter().map(Vec::len).collect();
+        turns[..taken].iter().for_each(|&i| left[i] -= 1);
+        let mut least = left.clone();
+        turns[taken..].iter().for_each(|&i| least[i] -= 1);
+        self.gone(|i| count(i, left[i], least[i]))
+    }
+
+    /// What is left of the graph without these units.
+    pub fn without(&self, gone: &HashSet<u32>) -> Tally<'_> {
+        let mut tally = Tally::of(&self.sized);
+        let units: Vec<u32> = gone.iter().copied().collect();
+        self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
+        tally
+    }
+
+    /// The units that go in the fewest turns without which the rest fits.
+    pub fn within(
+        &self,
+        turns: &[usize],
+        fits: impl Fn(Cost) -> bool,
+        count: impl Fn(usize, usize, usize) -> usize,
+    ) -> HashSet<u32> {
+        let (mut low, mut high) = (0, turns.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            let fits = fits(self.without(&self.after(turns, middle, &count)).cost());
+            if fits { high = middle } else { low = middle + 1 }
+        }
+        self.after(turns, low, &count)
+    }
+}
+
+/// Units by their scores, the lowest first; of equal ones the last.
+fn order(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
+    order
+}
