@@ -64,7 +64,7 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
         if let Some(axis) = step.channels {
             end.channels = match &axes {
                 Some(axes) => axes.get(axis).map_or(Channels::Unknown, |&a| Channels::Axis(a)),
-                None if graph.value(v).dims().is_some_and(|d| d.get(axis) == Some(&1)) => Channels::One,
+                None if size(graph, v, axis) == Some(1) => Channels::One,
                 None => Channels::Unknown,
             };
             return end;
@@ -87,6 +87,11 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
         }
     }
     end
+}
+
+/// The size of a value along an axis, whether its other sizes are known or not.
+fn size(graph: &Graph, v: ValueId, axis: usize) -> Option<u64> {
+    graph.value(v).ty.as_ref()?.shape()?.0.get(axis)?.known()
 }
 
 /// What one node says, on the way back from an output.
