@@ -44,7 +44,7 @@ mod tests {
         let (steps, digest) = told.split_once("; recipe ").unwrap();
         assert_eq!(steps, "clean, prune-channels:macs=50%, cluster-weights:bits=4,groups=16");
         assert!(digest.len() == 12 && digest.chars().all(|c| c.is_ascii_hexdigit()), "{digest}");
-        assert!(of(&["cluster-weights:bits=4"; 5]).starts_with("cluster-weights, cluster-weights, "));
+        assert!(of(&["cluster-weights:bits=4"; 4]).starts_with("cluster-weights, cluster-weights, "));
         assert!(of(&["cluster-weights:bits=4"; 50]).starts_with("50 steps; "));
     }
 
