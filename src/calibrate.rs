@@ -6,6 +6,8 @@
 
 mod side;
 mod spool;
+#[cfg(test)]
+mod tests;
 
 use crate::analysis::linear::{Bias, Linear};
 use crate::analysis::sizes::InputSizes;
@@ -301,13 +303,16 @@ impl<'a> Walk<'a> {
         let wanted: Vec<ValueId> = readers().flat_map(|r| std::iter::once(r.layer.x).chain(r.other)).collect();
         sides[STUDENT].reach(student, &wanted)?;
         sides[TEACHER].reach(self.teacher, &readers().map(|r| r.y).collect::<Vec<_>>())?;
-        let (chunks, mut rows) = (self.data.chunks(), 0);
-        for reader in readers() {
-            let first = sides[TEACHER].read(reader.y, 0).map_err(Err)?;
+        let chunks = self.data.chunks();
+        let rows = |reader: &Reader<'_>| {
+            let first = sides[TEACHER].read(reader.y, 0)?;
             let channels = first.shape().get(reader.axis).copied().unwrap_or(1).max(1);
-            rows += first.shape().iter().product::<usize>() / channels * chunks;
-        }
-        let step = (rows / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
+            Ok((first.shape().iter().product::<usize>() / channels).max(1))
+        };
+        let rows = readers().map(rows).collect::<Result<Vec<_>>>().map_err(Err)?;
+        let step = (rows.iter().sum::<usize>() * chunks / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
+        // A step that divides the rows would see some columns of a picture only, and some taps of a transposed convolution.
+        let step = (step..).find(|&step| rows.iter().all(|&rows| coprime(step, rows))).unwrap_or(step);
         Ok(Look { chunks, step, sides, layer, sets })
     }
 
@@ -429,7 +434,6 @@ impl Look<'_> {
     ) -> Result<(), Result<String, Error>> {
         let layer = reader.layer;
         let mut gathered: Vec<[Rows; 2]> = (0..layer.groups).map(|_| Default::default()).collect();
-        let mut count = 0;
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
             let read = |side: usize, v| self.sides[side].read(v, i).map_err(Err);
@@ -452,9 +456,8 @@ impl Look<'_> {
                 };
                 add().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
             }
-            count += xs.len() * layer.taps / self.step;
+            let count: usize = gathered.iter().flatten().map(|rows| rows.x.len()).sum();
             if count >= GATHERED.max(COLUMNS * layer.inputs) || i + 1 == self.chunks {
-                count = 0;
                 for (group, parts) in gathered.iter_mut().enumerate() {
                     for (held, rows) in parts.iter_mut().enumerate() {
                         let Rows { x, y, other } = std::mem::take(rows);
@@ -492,6 +495,13 @@ fn bounds(graph: &Graph, y: ValueId) -> Option<(f32, f32)> {
         }
         _ => None,
     }
+}
+
+fn coprime(mut a: usize, mut b: usize) -> bool {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a == 1
 }
 
 /// Rows of `width` as the columns of a matrix.

@@ -1,13 +1,17 @@
-//! Layers as Y = W X + b: what Conv, Gemm and MatMul with a constant weight have in common for whoever fits weights.
+//! Layers as Y = W X + b: what Conv, ConvTranspose, Gemm and MatMul with a constant weight have in common for whoever fits
+//! weights.
 //!
 //! X has a row for each input that an output is summed over (for a convolution im2col: input channel, then tap) and a
 //! column for each sample and position; W has a row for each output. A convolution in groups is one such layer a group.
+//! Of a transposed convolution's taps, those that meet no input at a position are zeros in its column.
+
+mod windows;
 
 use crate::ir::op::binary::{Binary, Kind};
-use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::op::gemm::Gemm;
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
 use ndarray::Array2;
+use windows::Windows;
 
 /// A layer of a graph.
 #[derive(Debug, Clone)]
@@ -43,7 +47,7 @@ pub enum Bias {
 
 #[derive(Debug, Clone)]
 enum Form {
-    Conv(Conv, Kernel),
+    Windows(Windows),
     Gemm(Gemm),
     MatMul,
     /// The weight on the left of a product, [outputs, inputs] or, if `turned`, the other way round; X is `upright` where it
@@ -62,7 +66,8 @@ impl Linear {
     /// Why it is none that weights can be fitted for.
     pub fn of(graph: &Graph, node: NodeId) -> Result<Linear, String> {
         let constant = |v: ValueId| graph.value(v).constant();
-        let on_left = |v: &ValueId| constant(*v).is_none() && !matches!(graph.node(node).op, Op::Conv(_));
+        let on_left =
+            |v: &ValueId| constant(*v).is_none() && matches!(graph.node(node).op, Op::Gemm(_) | Op::MatMul(_));
         let slot = if graph.input(node, 1).as_ref().is_some_and(on_left) { 0 } else { 1 };
         let weight = graph.input(node, slot).ok_or("it has no weight")?;
         let tensor = constant(weight).ok_or("its weight is not constant")?;
@@ -76,11 +81,12 @@ impl Linear {
         let y = graph.output(node).ok_or("it has no output")?;
         let own = |scale: f64| Bias::At { node, slot: 2, value: graph.input(node, 2), scale };
         let (groups, outputs, inputs, taps, form, bias, y) = match &graph.node(node).op {
-            Op::Conv(conv) => {
-                let kernel = conv.kernel(tensor.shape()).ok_or("its weight does not divide into its groups")?;
+            op @ (Op::Conv(_) | Op::ConvTranspose(_)) => {
+                let windows = Windows::of(op, tensor.shape()).ok_or("its weight does not divide into its groups")?;
+                let kernel = windows.kernel();
                 let (groups, taps) = (kernel.groups, kernel.taps());
                 let (outputs, inputs) = (kernel.outputs / groups, kernel.inputs * taps);
-                (groups, outputs, inputs, taps, Form::Conv(conv.clone(), kernel), own(1.0), y)
+                (groups, outputs, inputs, taps, Form::Windows(windows), own(1.0), y)
             }
             Op::Gemm(gemm) if slot == 0 => {
                 if graph.input(node, 2).is_some() || gemm.alpha == 0.0 {
@@ -165,7 +171,7 @@ impl Linear {
     /// The axis of Y that counts the outputs of all groups.
     pub fn channel_axis(&self, rank: usize) -> usize {
         match self.form {
-            Form::Conv(..) => 1,
+            Form::Windows(_) => 1,
             Form::Gemm(_) | Form::MatMul => rank.saturating_sub(1),
             Form::Left { .. } => rank.saturating_sub(2),
         }
@@ -193,20 +199,23 @@ impl Linear {
         match &self.form {
             Form::Gemm(g) => g.alpha.into(),
             Form::Left { alpha, .. } => *alpha,
-            Form::Conv(..) | Form::MatMul => 1.0,
+            Form::Windows(_) | Form::MatMul => 1.0,
         }
     }
 
     /// Where in the weight, row-major, each number of the matrices is.
     pub fn places(&self) -> Vec<Array2<u32>> {
-        let (m, n) = (self.outputs, self.inputs);
+        let (m, n, taps) = (self.outputs, self.inputs, self.taps);
         let by_input = match &self.form {
-            Form::Conv(..) => false,
+            Form::Windows(windows) => matches!(windows, Windows::Transposed(..)),
             Form::Gemm(g) => !g.trans_b,
             Form::MatMul => true,
             Form::Left { turned, .. } => *turned,
         };
-        let place = |group: usize, o: usize, i: usize| if by_input { i * m + o } else { (group * m + o) * n + i };
+        let place = |group: usize, o: usize, i: usize| match by_input {
+            true => ((group * n + i) / taps * m + o) * taps + i % taps,
+            false => (group * m + o) * n + i,
+        };
         (0..self.groups).map(|g| Array2::from_shape_fn((m, n), |(o, i)| place(g, o, i) as u32)).collect()
     }
 
@@ -247,7 +256,7 @@ impl Linear {
         out: &mut Vec<f32>,
     ) -> Option<()> {
         match &self.form {
-            Form::Conv(conv, kernel) => return im2col(conv, kernel, x, shape, group, taken, out),
+            Form::Windows(windows) => return windows.columns(x, shape, group, taken, out),
             Form::Gemm(g) if g.trans_a => {
                 let &[n, samples] = shape else { return None };
                 let rows = (0..samples).filter(|&s| n == self.inputs && taken(s));
@@ -315,59 +324,4 @@ fn added(graph: &Graph, y: ValueId, outputs: usize) -> Option<(Bias, ValueId)> {
     let value = graph.input(node, slot)?;
     let vector = graph.value(value).constant().is_some_and(|t| t.shape() == [outputs]);
     vector.then_some((Bias::At { node, slot, value: Some(value), scale: 1.0 }, graph.output(node)?))
-}
-
-/// ONNX Operators, Conv: windows in row-major order of their positions.
-fn im2col(
-    conv: &Conv,
-    kernel: &Kernel,
-    x: &[f32],
-    shape: &[usize],
-    group: usize,
-    taken: &dyn Fn(usize) -> bool,
-    out: &mut Vec<f32>,
-) -> Option<()> {
-    let [batch, channels, size @ ..] = shape else { return None };
-    let axes = size.len();
-    if axes != kernel.size.len() || *channels != kernel.inputs * kernel.groups {
-        return None;
-    }
-    let area: usize = size.iter().product();
-    // For every spatial axis, the input position of each tap of each window.
-    let mut taps: Vec<Vec<Vec<Option<usize>>>> = Vec::new();
-    for (axis, (&n, &k)) in size.iter().zip(&kernel.size).enumerate() {
-        let windows = conv.window.output(axis, axes, &crate::ir::Dim::Known(n as u64), k as u64).ok()?.known()?;
-        let begin = conv.window.padding(axis, axes, n as i64, k as i64, windows as i64).0;
-        let at = |window: i64, tap: i64| {
-            let i = window * conv.window.stride(axis) + tap * conv.window.dilation(axis) - begin;
-            usize::try_from(i).ok().filter(|&i| i < n)
-        };
-        taps.push((0..windows as i64).map(|w| (0..k as i64).map(|t| at(w, t)).collect()).collect());
-    }
-    let windows: usize = taps.iter().map(Vec::len).product();
-    // Offsets of one window's taps in one channel.
-    let (mut offsets, mut behind): (Vec<Option<usize>>, Vec<_>) = Default::default();
-    for row in (0..batch * windows).filter(|&row| taken(row)) {
-        let (b, mut rest) = (row / windows, row % windows);
-        offsets.clear();
-        offsets.push(Some(0));
-        // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.
-        let mut step = 1;
-        for axis in (0..axes).rev() {
-            let places = &taps[axis][rest % taps[axis].len()];
-            rest /= taps[axis].len();
-            std::mem::swap(&mut offsets, &mut behind);
-            offsets.clear();
-            for place in places {
-                offsets.extend(behind.iter().map(|o| o.zip(*place).map(|(o, p)| o + p * step)));
-            }
-            step *= size[axis];
-        }
-        let first = (b * channels + group * kernel.inputs) * area;
-        for c in 0..kernel.inputs {
-            let plane = x.get(first + c * area..first + (c + 1) * area)?;
-            out.extend(offsets.iter().map(|o| o.map_or(0.0, |o| plane[o])));
-        }
-    }
-    Some(())
 }

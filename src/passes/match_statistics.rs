@@ -13,8 +13,8 @@
 //! | lenet5, 99.80 | 98.54 | 99.26 | 99.60 | 99.60 |
 //! | lenet300, 99.30 | 98.02 | 98.52 | 99.06 | 99.08 |
 //!
-//! With the standard deviations s of student and t of teacher, and means likewise, of what a Conv, Gemm or MatMul gives:
-//! weights become (t / s) of what they were, and the bias makes the means agree. Layers are matched in the order they run,
+//! With the standard deviations s of student and t of teacher, and means likewise, of what a Conv, ConvTranspose, Gemm or
+//! MatMul gives: weights become (t / s) of what they were, and the bias makes the means agree. Layers are matched in the order they run,
 //! each on what the student gives by then. A factor beyond 1,000 or below 1/1,000 is not believed, and a layer for which
 //! the held-back samples say that it came no nearer stays as it was.
 //!

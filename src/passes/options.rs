@@ -275,16 +275,17 @@ fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// Conv, Gemm and MatMul nodes with a constant weight, in graph order: what `skip-first` and `skip-last` count.
+/// Conv, ConvTranspose, Gemm and MatMul nodes with a constant weight, in graph order: what `skip-first` and `skip-last`
+/// count.
 pub fn layers(graph: &Graph) -> Vec<NodeId> {
     let order = graph.topological().unwrap_or_default();
     order.into_iter().filter(|&n| weight(graph, n).is_some()).collect()
 }
 
-/// The constant weight of a Conv, Gemm or MatMul and its input slot.
+/// The constant weight of a Conv, ConvTranspose, Gemm or MatMul and its input slot.
 pub fn weight(graph: &Graph, n: NodeId) -> Option<(usize, crate::ir::ValueId)> {
     let slots: &[usize] = match graph.node(n).op {
-        Op::Conv(_) => &[1],
+        Op::Conv(_) | Op::ConvTranspose(_) => &[1],
         Op::Gemm(_) | Op::MatMul(_) => &[1, 0],
         _ => &[],
     };

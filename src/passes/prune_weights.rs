@@ -40,7 +40,7 @@
 //! ```
 
 use crate::error::Result;
-use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
+use crate::ir::{Graph, Op, Patch, Tensor, Use, ValueId};
 use crate::math::magnitude::{self, Least, Scale};
 use crate::passes::options::{Selection, Share, weight};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
@@ -101,8 +101,8 @@ impl Pass for PruneWeights {
         let mut seen = HashSet::new();
         let mut sites: Vec<Site> = Vec::new();
         for n in g.topological().unwrap_or_default() {
-            match (is_layer(&g.node(n).op), weight_of(g, n)) {
-                (true, Some(value)) if seen.insert(value) => sites.push(Site::Weight { value, zeros: 0 }),
+            match (is_layer(&g.node(n).op), weight(g, n)) {
+                (true, Some((_, value))) if seen.insert(value) => sites.push(Site::Weight { value, zeros: 0 }),
                 (true, None) => sites.push(Site::Node(n)),
                 _ => {}
             }
@@ -155,14 +155,6 @@ fn is_layer(op: &Op) -> bool {
     matches!(op, Op::Conv(_) | Op::ConvTranspose(_) | Op::Gemm(_) | Op::MatMul(_))
 }
 
-/// The constant weight of a layer.
-fn weight_of(graph: &Graph, n: NodeId) -> Option<ValueId> {
-    match graph.node(n).op {
-        Op::ConvTranspose(_) => graph.input(n, 1).filter(|&v| graph.value(v).constant().is_some()),
-        _ => weight(graph, n).map(|w| w.1),
-    }
-}
-
 /// A weight that can be pruned.
 ///
 /// # Errors
@@ -179,7 +171,7 @@ fn weights(graph: &Graph, value: ValueId) -> Result<&Tensor, String> {
         return Err("it is an output of the model, or named outside the graph".into());
     }
     let foreign = |u: &Use| match *u {
-        Use::Input(n, _) => weight_of(graph, n) != Some(value),
+        Use::Input(n, _) => weight(graph, n).map(|w| w.1) != Some(value),
         Use::Capture { .. } => true,
     };
     if let Some(u) = graph.uses(value).into_iter().find(foreign) {

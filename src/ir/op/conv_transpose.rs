@@ -2,7 +2,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
-use crate::ir::op::conv::{AutoPad, Conv, Window, product};
+use crate::ir::op::conv::{AutoPad, Conv, Kernel, Window, product};
 use crate::ir::op::{Operator, Sizes};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::{Change, Kept, Ties, open_weight};
@@ -47,6 +47,29 @@ impl ConvTranspose {
             Some(Ok(size)) => Ok(Dim::Known(size)),
             _ => Err(format!("an axis of {n} leaves nothing after padding {begin} and {end}")),
         }
+    }
+
+    /// What is cut off before Y, and the size of Y, along an axis of `n` elements with `k` taps.
+    pub fn placed(&self, axis: usize, axes: usize, n: u64, k: u64) -> Option<(i64, u64)> {
+        let size = self.output(axis, axes, &Dim::Known(n), &Dim::Known(k)).ok()?.known()?;
+        if self.output_shape.is_empty() && self.window.auto_pad == AutoPad::NotSet {
+            return Some((self.window.pad(axis, axes).0, size));
+        }
+        let (n, k) = (i64::try_from(n).ok()?, i64::try_from(k).ok()?);
+        let extra = self.output_padding.get(axis).copied().unwrap_or(0);
+        let reach = (n - 1)
+            .checked_mul(self.window.stride(axis))?
+            .checked_add((k - 1).checked_mul(self.window.dilation(axis))?)?;
+        let all = (reach.checked_add(1 + extra)? - i64::try_from(size).ok()?).max(0);
+        Some((if self.window.auto_pad == AutoPad::SameUpper { all / 2 } else { all - all / 2 }, size))
+    }
+
+    /// Reads the shape of a weight; `None` if it is empty, has no spatial axes or does not divide into the groups.
+    pub fn kernel(&self, weight: &[usize]) -> Option<Kernel> {
+        let [channels, per_group, size @ ..] = weight else { return None };
+        let groups = usize::try_from(self.group).ok().filter(|&g| g > 0 && channels.is_multiple_of(g))?;
+        let fits = !size.is_empty() && weight.iter().all(|&d| d > 0);
+        fits.then(|| Kernel { outputs: per_group * groups, inputs: channels / groups, groups, size: size.to_vec() })
     }
 }
 

@@ -1,0 +1,106 @@
+//! What the windows of convolutions see of their input: im2col.
+
+use crate::ir::op::conv::{Conv, Kernel};
+use crate::ir::op::conv_transpose::ConvTranspose;
+use crate::ir::{Dim, Op};
+
+/// For one spatial axis, the position of the input that each tap of each window meets; none where it meets padding or, in a
+/// transposed convolution, nothing.
+type Axis = Vec<Vec<Option<usize>>>;
+
+/// A convolution or a transposed one: each position of its result is a sum over a window of its input.
+#[derive(Debug, Clone)]
+pub enum Windows {
+    Conv(Conv, Kernel),
+    Transposed(ConvTranspose, Kernel),
+}
+
+impl Windows {
+    /// `None` for other operators, and if the weight's shape is none that this one has.
+    pub fn of(op: &Op, weight: &[usize]) -> Option<Windows> {
+        match op {
+            Op::Conv(conv) => Some(Windows::Conv(conv.clone(), conv.kernel(weight)?)),
+            Op::ConvTranspose(conv) => Some(Windows::Transposed(conv.clone(), conv.kernel(weight)?)),
+            _ => None,
+        }
+    }
+
+    pub fn kernel(&self) -> &Kernel {
+        let (Windows::Conv(_, kernel) | Windows::Transposed(_, kernel)) = self;
+        kernel
+    }
+
+    /// Along one of `axes` axes, of `n` elements. `None` if no result has this size.
+    fn axis(&self, axis: usize, axes: usize, n: usize) -> Option<Axis> {
+        let k = self.kernel().size[axis];
+        let (window, count, begin) = match self {
+            Windows::Conv(conv, _) => {
+                let count = conv.window.output(axis, axes, &Dim::Known(n as u64), k as u64).ok()?.known()?;
+                let begin = conv.window.padding(axis, axes, n as i64, k as i64, count as i64).0;
+                (&conv.window, count, begin)
+            }
+            Windows::Transposed(conv, _) => {
+                let (begin, count) = conv.placed(axis, axes, n as u64, k as u64)?;
+                (&conv.window, count, begin)
+            }
+        };
+        let (stride, dilation) = (window.stride(axis), window.dilation(axis));
+        let met = |at: i64, tap: i64| match self {
+            Windows::Conv(..) => Some(at * stride + tap * dilation - begin),
+            Windows::Transposed(..) => {
+                let from = at + begin - tap * dilation;
+                (from % stride == 0).then_some(from / stride)
+            }
+        };
+        let inside = |i: i64| usize::try_from(i).ok().filter(|&i| i < n);
+        let taps = |at: i64| (0..k as i64).map(|tap| met(at, tap).and_then(inside)).collect();
+        Some((0..count as i64).map(taps).collect())
+    }
+
+    /// Rows of Xᵀ, one for each window that `taken` takes, of one group of channels, put behind those in `out`; windows in
+    /// row-major order of their positions. `None` if an input of this shape does not fit.
+    pub fn columns(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        group: usize,
+        taken: &dyn Fn(usize) -> bool,
+        out: &mut Vec<f32>,
+    ) -> Option<()> {
+        let kernel = self.kernel();
+        let [batch, channels, size @ ..] = shape else { return None };
+        let axes = size.len();
+        if axes != kernel.size.len() || *channels != kernel.inputs * kernel.groups {
+            return None;
+        }
+        let area: usize = size.iter().product();
+        let along: Vec<Axis> =
+            size.iter().enumerate().map(|(axis, &n)| self.axis(axis, axes, n)).collect::<Option<_>>()?;
+        let windows: usize = along.iter().map(Vec::len).product();
+        // Offsets of one window's taps in one channel.
+        let (mut offsets, mut behind): (Vec<Option<usize>>, Vec<_>) = Default::default();
+        for row in (0..batch * windows).filter(|&row| taken(row)) {
+            let (b, mut rest) = (row / windows, row % windows);
+            offsets.clear();
+            offsets.push(Some(0));
+            // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.
+            let mut step = 1;
+            for axis in (0..axes).rev() {
+                let places = &along[axis][rest % along[axis].len()];
+                rest /= along[axis].len();
+                std::mem::swap(&mut offsets, &mut behind);
+                offsets.clear();
+                for place in places {
+                    offsets.extend(behind.iter().map(|o| o.zip(*place).map(|(o, p)| o + p * step)));
+                }
+                step *= size[axis];
+            }
+            let first = (b * channels + group * kernel.inputs) * area;
+            for c in 0..kernel.inputs {
+                let plane = x.get(first + c * area..first + (c + 1) * area)?;
+                out.extend(offsets.iter().map(|o| o.map_or(0.0, |o| plane[o])));
+            }
+        }
+        Some(())
+    }
+}
