@@ -52,6 +52,7 @@
 //! ```
 
 use crate::analysis::bytes;
+use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
 use crate::math::codes;
@@ -193,7 +194,7 @@ impl Pass for ClusterWeights {
             return Verdict::skip(NO_FEWER);
         }
         let mut patch = Patch::at_value(g, v);
-        let mut note = String::new();
+        let mut note = None;
         if let Some(fitted) = cx.fitted.filter(|f| f.linear.weight == v) {
             let (found, bias, how) =
                 match fitted::cluster(g, &fitted, tensor, clustered, |t, weights| new(t, Some(weights))) {
@@ -207,8 +208,10 @@ impl Pass for ClusterWeights {
                 return Verdict::skip(NO_FEWER);
             }
             clustered = found;
-            note = format!(", {how}");
+            note = Some(format!(", {how}"));
         }
+        let rounded = clustered.tensor(tensor);
+        let note = note.unwrap_or_else(|| likely::said(g, v, &rounded));
         if self.encode {
             let w = Decoder::new(g, &mut patch, &g.value(v).name).tensor(&clustered, tensor.shape());
             if bytes::added(g, &patch) >= bytes::initializer(&g.value(v).name, tensor) {
@@ -216,7 +219,7 @@ impl Pass for ClusterWeights {
             }
             patch.replace(v, w);
         } else {
-            patch.set_constant(v, clustered.tensor(tensor));
+            patch.set_constant(v, rounded);
         }
         Ok(Verdict::Patch(patch, describe(levels, groups, &clustered, tensor) + &note))
     }
@@ -282,7 +285,7 @@ fn describe(wanted: usize, groups_wanted: usize, clustered: &Clustered, tensor: 
     notes.push(if lowered { format!("{codebooks} (`groups` lowered)") } else { codebooks });
     let bits = 8.0 * clustered.bytes() as f64 / tensor.len() as f64;
     notes.push(format!("{bits:.2} bits a weight"));
-    notes.push(format!("relative squared error {:.1e}", clustered.error(tensor)));
+    notes.push(format!("weight error {:.2} %", 100.0 * clustered.error(tensor).sqrt()));
     notes.join(", ")
 }
 
