@@ -54,36 +54,24 @@ fn interface_and_validity() {
         let student = run(teacher, step).student;
         assert_eq!(teacher.graph.interface(), student.graph.interface(), "{step} on {}", name(path));
         student.graph.verify().unwrap();
+        names_are_unique(&student.graph, &HashSet::new(), &format!("{step} on {}", name(path)));
         let file = folder.path().join(format!("{step}-{}", path.file_name().unwrap().to_string_lossy()));
         save(&student, &file);
         Network::load(&file).unwrap_or_else(|e| panic!("{step} on {}: {e}", name(path)));
     });
 }
 
-/// Nodes have names of their own in each graph, values in all that can see each other, after a pass and after the same pass
-/// on what that left.
-#[test]
-fn names_are_unique() {
-    fn check(graph: &Graph, around: &HashSet<String>, here: &str) {
-        let mut names = HashSet::new();
-        for n in graph.nodes().map(|n| graph.node(n)).filter(|n| !n.name.is_empty()) {
-            assert!(names.insert(&n.name), "{here}: two nodes are called {}", n.name);
-        }
-        let mut seen = around.clone();
-        for v in graph.values().map(|v| graph.value(v)).filter(|v| !matches!(v.source, Source::Capture)) {
-            assert!(seen.insert(v.name.clone()), "{here}: two values are called {}", v.name);
-        }
-        graph.nodes().flat_map(|n| graph.node(n).bodies()).for_each(|body| check(body, &seen, here));
+/// Nodes have names of their own in each graph, values in all graphs that can see each other.
+fn names_are_unique(graph: &Graph, around: &HashSet<String>, here: &str) {
+    let mut names = HashSet::new();
+    for n in graph.nodes().map(|n| graph.node(n)).filter(|n| !n.name.is_empty()) {
+        assert!(names.insert(&n.name), "{here}: two nodes are called {}", n.name);
     }
-    each(|path, teacher, step| {
-        let first = run(teacher, step).student;
-        let last = ["distill", "early-exit"].contains(&step) || step.ends_with("-weights");
-        let second = (!last).then(|| run(&first, step).student);
-        for student in std::iter::once(first).chain(second) {
-            let written = onnx::decode(onnx::to_bytes(&student).unwrap().into(), None).unwrap().model;
-            check(&written.graph, &HashSet::new(), &format!("{step} on {}", name(path)));
-        }
-    });
+    let mut seen = around.clone();
+    for v in graph.values().map(|v| graph.value(v)).filter(|v| !matches!(v.source, Source::Capture)) {
+        assert!(seen.insert(v.name.clone()), "{here}: two values are called {}", v.name);
+    }
+    graph.nodes().flat_map(|n| graph.node(n).bodies()).for_each(|body| names_are_unique(body, &seen, here));
 }
 
 /// Steps of their own for one layer after the other, on a teacher whose names are those that passes would make.
