@@ -123,7 +123,9 @@ fn what_does_not_pay_leaves_the_model_as_it_was() {
         let steps = format!("[{{ pass = \"clean\" }}, {{ stage = \"early-exit\", {stage} }}]");
         let outcome = run(&teacher, &[], &steps).unwrap();
         assert!(outcome.report.missed.iter().any(|m| m.contains(why)), "{stage}: {:?}", outcome.report.missed);
-        assert_eq!(onnx::to_bytes(&outcome.student).unwrap(), onnx::to_bytes(&clean.student).unwrap());
+        // What it says of how it was made names the stage.
+        let unsigned = Model { carried: clean.student.carried.clone(), ..outcome.student };
+        assert!(onnx::to_bytes(&unsigned).unwrap() == onnx::to_bytes(&clean.student).unwrap(), "{stage}");
     }
     let silero = load(&fixture("silero_vad_16k_op15.onnx"));
     assert!(tutee::exits::heads::logits(&silero.graph).unwrap_err().to_string().contains("it has 2 outputs"));

@@ -237,7 +237,9 @@ fn the_report_is_what_the_file_says() {
         let recount = measure(&written.model).unwrap();
         assert_eq!(outcome.report.student, recount, "{step} on {}", name(path));
         let last = outcome.report.steps[0].rows.iter().rev().find_map(|r| r.cost);
-        assert!(last.is_none_or(|(_, now)| now == recount.cost), "{step} on {}: {last:?}", name(path));
+        // Rows of channels that go together tell what each alone would save, before what nobody reads any more is swept up.
+        let alone = step == "prune-channels" || last.is_none_or(|(_, now)| now == recount.cost);
+        assert!(alone, "{step} on {}: {last:?}", name(path));
         assert_eq!(recount.bytes, file.metadata().unwrap().len(), "{step} on {}", name(path));
     });
 }
@@ -342,7 +344,7 @@ fn noise(shape: &[usize], samples: usize, seed: u64) -> Array {
 const LOSSY: [&str; 8] = [
     "pass = \"separate-convs\", rank = 1, skip-first = 0",
     "pass = \"factorize-linear\", ratio = 0.5, min-weights = 1, min-side = 4",
-    "pass = \"factorize-linear\", params = 0.6, min-weights = 1, min-side = 4",
+    "pass = \"factorize-linear\", params = 0.6, best-effort = true, min-weights = 1, min-side = 4",
     "pass = \"factorize-convs\", rank = 2, skip-first = 0",
     "pass = \"factorize-convs\", scheme = \"channel\", skip-first = 0",
     "pass = \"prune-channels\", width-mult = 0.5, skip-first = 0",
@@ -378,7 +380,8 @@ fn shared_weights_stay_shared() {
             }
             assert!(weights.values().all(|n| n == readers), "{}", place());
             // Zeros take as much as other weights, and a fit may add a bias.
-            let smaller = onnx::encoded_len(&done.student).unwrap() <= before;
+            let unsigned = Model { carried: teacher.carried.clone(), ..done.student.clone() };
+            let smaller = onnx::encoded_len(&unsigned).unwrap() <= before;
             assert!(smaller || step.contains("prune-weights") && calibration.is_some(), "{}", place());
             if inputs.iter().any(|i| i.0 == "a") {
                 let network = Network::from_bytes("m", &onnx::to_bytes(&done.student).unwrap()).unwrap();
