@@ -91,9 +91,10 @@ const SHORT: &str = "batch = 45, learning-rate = 0.01";
 #[test]
 fn what_the_file_has_stays() {
     let teacher = teacher();
-    let steps =
-        format!("[{{ pass = 'prune-weights', min-weights = 0 }}, {{ stage = 'distill', epochs = 5, {SHORT} }}]");
-    let pruned = done(&teacher, "[{ pass = 'prune-weights', min-weights = 0 }]").student;
+    let steps = format!(
+        "[{{ pass = 'prune-weights', min-weights = 0, repair = 'none' }}, {{ stage = 'distill', epochs = 5, {SHORT} }}]"
+    );
+    let pruned = done(&teacher, "[{ pass = 'prune-weights', min-weights = 0, repair = 'none' }]").student;
     let Outcome { student, report } = done(&teacher, &steps);
     let step = &report.steps[1];
     assert_eq!(step.curve.len(), 6);
@@ -121,8 +122,8 @@ fn floored() -> String {
 
 #[test]
 fn codebooks_train_with_their_codes_or_without() {
-    let prune = "{ pass = 'prune-weights', min-weights = 0 }";
-    let cluster = "{ pass = 'cluster-weights', bits = 2, groups = 1, only = 'c2' }";
+    let prune = "{ pass = 'prune-weights', min-weights = 0, repair = 'none' }";
+    let cluster = "{ pass = 'cluster-weights', bits = 2, groups = 1, only = 'c2', repair = 'none' }";
     let run = |teacher: &Model, steps: &str, reassign| {
         let stage =
             format!("{{ stage = 'distill', epochs = 5, reassign = {reassign}, batch = 45, learning-rate = 0.05 }}");

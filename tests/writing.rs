@@ -276,10 +276,11 @@ mod ended {
 
     /// A check of many samples, while which the student waits beside its place.
     fn checking(folder: &Path, options: &str) -> Child {
-        pictures(folder, 20_000);
+        pictures(folder, 100_000);
         let before = litter(folder);
         let child = start(folder, &format!("-o student.onnx -q -p none --test data.npy {options}"));
-        wait_for(|| litter(folder) != before && folder.join("student.onnx").metadata().unwrap().len() == 3);
+        let new = |name: &String| name.starts_with('.') && !before.contains(name);
+        wait_for(|| litter(folder).iter().any(new) && folder.join("student.onnx").metadata().unwrap().len() == 3);
         // By now it waits for the check: the model is complete when its data has its name.
         wait_for(|| !options.contains("external") || litter(folder).iter().any(|n| n.ends_with(".data")));
         child
