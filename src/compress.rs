@@ -549,7 +549,7 @@ impl Run<'_> {
         let mut row = row(graph, pass, &site);
         let verdict = match selected.refuses(graph, &site) {
             Some(why) => Verdict::skip(why)?,
-            None if site.node().is_some_and(|n| pass.phase() != Phase::Clean && graph.node(n).inconsistent) => {
+            None if pass.phase() != Phase::Clean && site.contradicts(graph) => {
                 Verdict::skip("the file contradicts the operator's definition here")?
             }
             None => pass

@@ -118,6 +118,11 @@ impl Site {
         }
     }
 
+    /// Whether the file contradicts the operator's definition at a node of the site, if the site is one of nodes.
+    pub fn contradicts(&self, graph: &Graph) -> bool {
+        self.node().is_some() && self.nodes(graph).into_iter().any(|n| graph.node(n).inconsistent)
+    }
+
     /// The node that the site is, if it is one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
