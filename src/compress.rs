@@ -432,6 +432,7 @@ struct Run<'a> {
     /// In what way the student is of no use by now.
     ruined: Vec<String>,
     /// Whether a budget turned out to be out of reach.
+    #[cfg_attr(not(feature = "distill"), allow(dead_code))]
     refused: bool,
 }
 

@@ -2,7 +2,9 @@
 
 mod quiet;
 
-pub(crate) use quiet::{process, quietly, reading};
+#[cfg(feature = "exec")]
+pub(crate) use quiet::quietly;
+pub(crate) use quiet::{process, reading};
 
 use crate::plain;
 use std::fmt;
@@ -65,6 +67,7 @@ impl Error {
     }
 
     /// Calls a file by another name wherever the error names it.
+    #[cfg(feature = "exec")]
     pub(crate) fn calling(mut self, path: &std::path::Path, name: &std::path::Path) -> Self {
         let (path, name) = (path.display().to_string(), name.display().to_string());
         let texts = [&mut self.what].into_iter().chain(&mut self.at).chain(&mut self.because).chain(&mut self.help);

@@ -27,7 +27,9 @@ use crate::recipe::{Action, Recipe};
 use crate::report::Report;
 #[cfg(feature = "distill")]
 use crate::report::Size;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "exec")]
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Whether a model has exits, which are taken out of the bodies of `If` nodes if they are there.

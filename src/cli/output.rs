@@ -146,6 +146,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// The student's file, as long as it is not in its place.
+    #[cfg(feature = "exec")]
     pub fn student(&self) -> Option<&Path> {
         self.student.as_ref().map(Atomic::written)
     }
