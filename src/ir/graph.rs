@@ -265,7 +265,7 @@ impl Graph {
         match self.nodes().filter(|n| waiting[n.index()] > 0).min_by_key(|&n| self.node(n).order) {
             None => Ok(order),
             Some(stuck) => {
-                let on_cycle = self.walk_up(stuck, |n| waiting[n.index()] > 0);
+                let on_cycle = self.on_cycle().unwrap_or(stuck);
                 Err(Error::input("the graph has a cycle")
                     .at(format!("{} \"{}\"", self.node(on_cycle).kind(), self.label(on_cycle)))
                     .because("the node depends on its own output")
@@ -275,21 +275,8 @@ impl Graph {
     }
 
     /// What a node and its bodies read, once for every place.
-    fn reads(&self, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
+    pub(in crate::ir) fn reads(&self, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
         self.net.inputs(id).flatten().chain(self.net.captures(id).map(|c| c.2))
-    }
-
-    /// From `from` to a producer of an input, and on, inside the set `among`, until a node comes up again: that one.
-    fn walk_up(&self, from: NodeId, among: impl Fn(NodeId) -> bool) -> NodeId {
-        let (mut at, mut seen) = (from, HashSet::new());
-        while seen.insert(at) {
-            let producers = self.reads(at).filter_map(|v| self.producer(v));
-            match producers.map(|p| p.0).filter(|&n| among(n)).min() {
-                Some(up) => at = up,
-                None => break,
-            }
-        }
-        at
     }
 
     /// Names of all values of this graph and of the bodies in it.

@@ -18,6 +18,7 @@ pub mod ties;
 pub mod value;
 pub mod varints;
 pub mod verify;
+mod visit;
 
 pub use attr::{Attr, AttrValue};
 pub use exits::Exit;
