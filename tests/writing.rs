@@ -379,3 +379,36 @@ mod ended {
         assert!(read(folder.path(), "student.onnx") == read(folder.path(), "alone.onnx"));
     }
 }
+
+/// Once, with the command that does better, and only where there is no data.
+#[test]
+fn what_few_networks_survive_without_data_is_said() {
+    let folder = folder();
+    std::fs::copy(root().join("fixtures/fashion_calib.npz"), folder.path().join("calib.npz")).unwrap();
+    let said = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        let run = command.args(arguments.split(' ')).current_dir(&folder).output().unwrap();
+        String::from_utf8(run.stderr).unwrap().lines().filter(|l| l.contains("without data")).count()
+    };
+    let run = "compress teacher.onnx -o s.onnx -p clean";
+    let strong =
+        ["cluster-weights:bits=4", "prune-weights:sparsity=80%", "separate-convs", "prune-channels:width-mult=0.5"];
+    for step in strong.into_iter().chain(["factorize-convs:params=50%", "cluster-weights:size=12%"]) {
+        assert_eq!(said(&format!("{run} -p {step}")), 1, "{step}");
+    }
+    assert_eq!(said(&format!("{run} -p prune-weights:sparsity=80% -p cluster-weights:bits=4")), 1);
+    assert_eq!(said(&format!("{run} -p cluster-weights:bits=4 --calib calib.npz --calib-samples 20")), 0);
+    for step in ["cluster-weights:bits=8", "prune-weights:sparsity=30%", "prune-channels:width-mult=1.0"] {
+        assert_eq!(said(&format!("{run} -p {step}")), 0, "{step}");
+    }
+}
+
+#[test]
+fn the_command_that_does_better_is_the_one_given() {
+    let folder = folder();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    let run = command.args(["compress", "teacher.onnx", "-o", "a student.onnx", "-p", "cluster-weights:bits=2"]);
+    let said = String::from_utf8(run.current_dir(&folder).output().unwrap().stderr).unwrap();
+    let want = ": tutee compress teacher.onnx -o 'a student.onnx' -p cluster-weights:bits=2 --calib DATA\n";
+    assert!(said.contains(want), "{said}");
+}

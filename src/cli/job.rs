@@ -121,6 +121,8 @@ impl Job {
         let data = Data { sizes: given.unwrap_or_default(), ..Data::default() };
         let sizes = data.sizes_for(&loaded.model);
         self.check_exits(&plan, &loaded.model)?;
+        #[cfg(feature = "exec")]
+        let strong = strong(&plan);
         drop(plan);
         self.output.check_places(&self.model, &read)?;
         super::signals::unwritten(true);
@@ -167,6 +169,17 @@ impl Job {
         };
         #[cfg(feature = "distill")]
         warnings.extend(training.iter().flat_map(|t| t.warnings.clone()));
+        #[cfg(feature = "distill")]
+        let blind = calibration.is_none() && training.is_none();
+        #[cfg(all(feature = "exec", not(feature = "distill")))]
+        let blind = calibration.is_none();
+        #[cfg(feature = "exec")]
+        warnings.extend(strong.filter(|_| blind).map(|steps| {
+            format!(
+                "few networks survive {steps} without data; a few dozen inputs, without labels, make good most of it: {}",
+                super::again("--calib DATA")
+            )
+        }));
         if !quiet {
             warnings.iter().for_each(|w| super::warn(w));
         }
@@ -335,6 +348,15 @@ impl TrainArgs {
         let path = self.train.clone().or(recipe.data.train.clone());
         path.map(|path| Ok((path.clone(), Dataset::load_as(&path, pictures)?))).transpose()
     }
+}
+
+/// The steps that few networks survive unless they are fitted to data.
+#[cfg(feature = "exec")]
+fn strong(plan: &[(String, Action)]) -> Option<String> {
+    let strong = plan.iter().filter(|(_, action)| matches!(action, Action::Pass(pass, _) if pass.is_strong()));
+    let mut names: Vec<&str> = strong.map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// The models that steps name as teachers.

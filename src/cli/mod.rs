@@ -127,6 +127,18 @@ fn warn(what: &str) {
     say(&format!("warning: {}", plain::line(what)));
 }
 
+/// The command that this process was called with, and `more`, as a shell reads it.
+#[cfg(feature = "exec")]
+fn again(more: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,.:/%@".contains(c);
+    let quoted = |word: String| match word.chars().all(plain) && !word.is_empty() {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    ["tutee".into()].into_iter().chain(words).chain([more.into()]).collect::<Vec<_>>().join(" ")
+}
+
 /// Writes a product to standard output. A reader that went away is no error.
 fn print(text: &str) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();

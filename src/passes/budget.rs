@@ -71,7 +71,7 @@ impl Budget {
         }
     }
 
-    fn share(self) -> f64 {
+    pub fn share(self) -> f64 {
         match self {
             Budget::Params(s) | Budget::Macs(s) | Budget::Size(s) => s.0,
         }

@@ -72,6 +72,10 @@ mod sizes;
 /// Bytes that the nodes which decode a tensor take, about, with their names.
 const NODES: usize = 512;
 
+/// The most levels, and the largest share of bytes, that few networks survive without data.
+const STRONG: usize = 16;
+const STRONG_SIZE: f64 = 0.15;
+
 const NO_FEWER: &str = "codes and codebooks would take no fewer bytes";
 
 #[derive(Debug, Clone, Deserialize)]
@@ -139,6 +143,13 @@ impl Pass for ClusterWeights {
 
     fn pays_compressed(&self) -> bool {
         true
+    }
+
+    fn is_strong(&self) -> bool {
+        match self.levels {
+            Levels::All(levels) => levels <= STRONG,
+            Levels::Within(Share(size)) => size <= STRONG_SIZE,
+        }
     }
 
     /// Weights that are rounded and not encoded take as many bytes as before.

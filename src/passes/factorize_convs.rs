@@ -117,6 +117,10 @@ impl Pass for FactorizeConvs {
         Selection { skip_first: 1, ..Selection::default() }
     }
 
+    fn is_strong(&self) -> bool {
+        self.size.is_strong(split::is_strong)
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }

@@ -108,6 +108,10 @@ impl Pass for FactorizeLinear {
         Selection { min_weights: 4096, ..Selection::default() }
     }
 
+    fn is_strong(&self) -> bool {
+        self.size.is_strong(split::is_strong)
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }

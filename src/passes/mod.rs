@@ -290,6 +290,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether its options take so much away that few networks survive it unless their layers are fitted to data.
+    fn is_strong(&self) -> bool {
+        false
+    }
+
     /// Whether the options go together.
     ///
     /// # Errors

@@ -98,6 +98,9 @@ use wildmatch::WildMatch;
 
 mod plan;
 
+/// The share of channels, parameters or MACs below which few networks survive without data.
+const STRONG: f64 = 0.95;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PruneChannels {
@@ -188,6 +191,13 @@ impl Pass for PruneChannels {
     fn needs_data(&self) -> Option<String> {
         let importance = self.importance.filter(|i| i.needs_data())?;
         Some(format!("`importance` = \"{}\"", importance.name()))
+    }
+
+    fn is_strong(&self) -> bool {
+        let shares =
+            [self.width_mult, self.params, self.macs].into_iter().flatten().chain(self.width.values().copied());
+        // Nothing given is a half.
+        shares.map(|s| s.0).min_by(f64::total_cmp).unwrap_or(0.0) < STRONG
     }
 
     fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {

@@ -55,6 +55,9 @@ pub struct PruneWeights {
     importance: Importance,
 }
 
+/// The share of zeros above which few networks survive without data.
+const STRONG: f64 = 0.5;
+
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Scope {
@@ -94,6 +97,10 @@ impl Pass for PruneWeights {
 
     fn pays_compressed(&self) -> bool {
         true
+    }
+
+    fn is_strong(&self) -> bool {
+        self.sparsity.0 > STRONG
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {

@@ -69,6 +69,9 @@ mod mobilenet;
 /// Rounds in which every channel's filters are fitted to what the others leave over.
 const SWEEPS: usize = 1;
 
+/// The most base filters a channel that few networks survive without data.
+const STRONG_RANK: usize = 4;
+
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct SeparateConvs {
@@ -156,6 +159,13 @@ impl Pass for SeparateConvs {
 
     fn needs_training(&self) -> Option<&'static str> {
         (self.style == Style::Mobilenet).then_some("style")
+    }
+
+    fn is_strong(&self) -> bool {
+        self.size.is_strong(|terms| match terms {
+            Terms::Rank(rank) => *rank <= STRONG_RANK,
+            Terms::Energy(kept) => *kept < split::STRONG_ENERGY,
+        })
     }
 
     fn budget(&self) -> Option<Budget> {

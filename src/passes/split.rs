@@ -109,7 +109,28 @@ impl SizeOptions {
     }
 }
 
+/// Below this share of the squared weights, and of the parameters, few networks survive without data.
+pub const STRONG_ENERGY: f64 = 0.99;
+pub const STRONG_SHARE: f64 = 0.9;
+
+/// Whether a rank leaves so little; a number of terms may be any share.
+pub fn is_strong(rank: &Rank) -> bool {
+    match *rank {
+        Rank::Terms(_) => true,
+        Rank::Ratio(kept) => kept < STRONG_SHARE,
+        Rank::Energy(kept) => kept < STRONG_ENERGY,
+    }
+}
+
 impl<R> Size<R> {
+    /// Whether little is left, where `strong` says so of a rank.
+    pub fn is_strong(&self, strong: impl Fn(&R) -> bool) -> bool {
+        match self {
+            Size::Rank(rank) => strong(rank),
+            Size::Within(budget) => budget.share() < STRONG_SHARE,
+        }
+    }
+
     pub fn budget(&self) -> Option<Budget> {
         if let Size::Within(budget) = self { Some(*budget) } else { None }
     }
