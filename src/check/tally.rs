@@ -253,7 +253,11 @@ impl Tally {
         let most = |counts: &BTreeMap<_, u64>, of| share(counts.values().copied().max().unwrap_or(0), of);
         let (error, lost, channel) = match judged.metric {
             Metric::Top1 => (1.0 - share(self.same_class, self.positions), None, None),
-            Metric::Sequence => (1.0 - share(self.same_sequence, self.samples as u64), None, None),
+            // Where positions have a class each, sequences that are equal but for repeats show too little.
+            Metric::Sequence => {
+                let sequences = share(self.same_sequence, self.samples as u64);
+                (1.0 - sequences.min(share(self.same_class, self.positions)), None, None)
+            }
             Metric::Equal => (1.0 - share(self.equal, self.positions), None, None),
             Metric::Cosine => {
                 let mean = self.cosine / self.positions.max(1) as f64;
@@ -369,6 +373,14 @@ mod tests {
         let other = [a, blank, a, b].concat();
         let v = judge(Kind::Sequence, Some(1), &[4, 3], &[(&told, &slower), (&told, &other)]);
         assert_eq!(v.error, 0.5);
+    }
+
+    #[test]
+    fn classes_of_positions_count_where_sequences_are_equal() {
+        let (other, own) = ([1., 0.], [0., 1.]);
+        let (first, last) = ([own, other, other].concat(), [other, other, own].concat());
+        let v = judge(Kind::Sequence, Some(1), &[3, 2], &[(&first, &last)]);
+        assert!((v.error - 2.0 / 3.0).abs() < 1e-12, "{v:?}");
     }
 
     #[test]

@@ -11,7 +11,8 @@ pub enum Metric {
     /// The share of samples, positions or decisions on which both name the same class.
     #[serde(rename = "top-1")]
     Top1,
-    /// The share of samples on which both give the same sequence once repeats, and then class 0, the blank, are taken out.
+    /// The share of samples on which both give the same sequence once repeats, and then class 0, the blank, are taken out; or
+    /// of positions on which both name the same class, if that is less.
     #[serde(rename = "sequence")]
     Sequence,
     /// The mean cosine, or that about the teacher's mean answer where it is lower.

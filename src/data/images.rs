@@ -30,6 +30,7 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
     if labelled {
         let is_list = |p: &PathBuf| p.file_name().is_some_and(|name| name == classes::LIST);
         top.files.retain(|p| !is_list(p));
+        top.others.retain(|p| !is_list(p));
         let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let names: Vec<String> = top.folders.iter().map(name).collect();
         data.classes = ordered(folder, names.clone(), pictures, &mut data.warnings)?;

@@ -167,7 +167,14 @@ impl<'a> Scores<'a> {
                 let losses = match self.importance {
                     Importance::Schur => {
                         let readers = |r: &[(NodeId, f64)]| r.iter().map(|&(n, l)| (Loser::Reader(n), l)).collect();
-                        said.iter().map(|r| readers(r.as_slice())).collect()
+                        let mut losses: Vec<Vec<_>> = said.iter().map(|r| readers(r.as_slice())).collect();
+                        // A reader that could not be asked loses, too: by the weights, as where nobody could be.
+                        if group.units.iter().any(|u| self.silent.contains_key(u)) {
+                            let norms = self.norms.scores(self.channels, group)?;
+                            let unasked = shares(group, &norms.iter().map(|s| s * s).collect::<Vec<_>>());
+                            losses.iter_mut().zip(unasked).for_each(|(own, more)| own.extend(more));
+                        }
+                        losses
                     }
                     _ => shares(group, &scores),
                 };
