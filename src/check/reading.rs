@@ -110,7 +110,7 @@ impl Reading {
                 Some(End::Sigmoid) => reading(Kind::Value, axis, by("numbers from 0 to 1, each by itself")),
                 Some(End::State) => reading(Kind::Value, axis, by("a state")),
                 _ if f.labels.is_some_and(|l| l < classes) => {
-                    reading(Kind::Classes, axis, format!("the data has labels, and it {classes} numbers"))
+                    reading(Kind::Classes, axis, format!("the data has labels, and it has {classes} numbers"))
                 }
                 Some(End::Features) if named(SCORES).is_none() => {
                     reading(Kind::Embedding, axis, by("features, not scores"))
