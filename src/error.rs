@@ -7,12 +7,14 @@ pub(crate) use quiet::quietly;
 pub(crate) use quiet::{process, reading};
 
 use crate::plain;
+use serde::Serialize;
 use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Whose turn it is to act; decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The model, recipe, data or arguments are wrong. Exit code 1.
     Input,
@@ -23,12 +25,15 @@ pub enum Kind {
 }
 
 /// An error as it is printed: what happened, where (outermost place last), why, and what to do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Error {
     kind: Kind,
     what: String,
+    #[serde(rename = "place")]
     at: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
 }
 

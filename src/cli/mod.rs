@@ -15,6 +15,7 @@ mod explain;
 mod gates;
 mod job;
 mod memory;
+mod messages;
 mod new;
 mod output;
 mod passes;
@@ -26,6 +27,7 @@ mod sizes;
 mod threads;
 
 pub use memory::OrEnd;
+use messages::{say, warn};
 
 use crate::error::{Error, Result};
 use crate::onnx::Target;
@@ -58,6 +60,9 @@ Examples:
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// How progress, warnings and errors are written to standard error: as text, or one JSON object a line
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value = "text", hide_possible_values = true)]
+    message_format: messages::Format,
 }
 
 #[derive(Subcommand)]
@@ -83,6 +88,11 @@ pub fn main() -> ExitCode {
         Err(e) => {
             let asked = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let text = e.to_string();
+            if !asked && messages::chosen(std::env::args_os()) == messages::Format::Json {
+                messages::choose(messages::Format::Json);
+                messages::error(&misused(&text));
+                return ExitCode::from(1);
+            }
             let _ = match plain::lines(&text) {
                 Cow::Borrowed(_) => e.print(),
                 // What was typed is quoted, whatever it was.
@@ -91,6 +101,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if asked { 0 } else { 1 });
         }
     };
+    messages::choose(cli.message_format);
     signals::watch();
     let run = || match cli.command {
         Command::Compress(args) => args.run(),
@@ -111,20 +122,17 @@ pub fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(e) => {
-            say(&e);
+            messages::error(&e);
             ExitCode::from(e.exit_code())
         }
     }
 }
 
-/// Writes talk to standard error. Whether anybody can read it does not matter to the work.
-fn say(text: &dyn std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{}", plain::lines(&text.to_string()));
-}
-
-/// Writes a line of talk that quotes from files.
-fn warn(what: &str) {
-    say(&format!("warning: {}", plain::line(what)));
+/// What clap says of arguments that make no sense: its first paragraph is what, the others are how it would.
+fn misused(text: &str) -> Error {
+    let (what, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let lines = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::input(lines(what.trim_start_matches("error: "))).help(lines(rest))
 }
 
 /// The command that this process was called with, and `more`, as a shell reads it.

@@ -3,6 +3,7 @@
 
 mod left;
 
+use super::messages;
 #[cfg(feature = "distill")]
 use super::signals;
 use crate::compress::Observer;
@@ -18,8 +19,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines about one step.
+/// Between two lines about one step, for people and for programs.
 const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE_JSON: Duration = Duration::from_millis(200);
 
 /// Shows steps and sites, and dumps the IR after every step if asked to.
 pub struct Progress {
@@ -46,7 +48,7 @@ impl Now {
 
 impl Progress {
     pub fn new(quiet: bool, dump: Option<PathBuf>) -> Progress {
-        let shown = !quiet && std::io::stderr().is_terminal();
+        let shown = !quiet && !messages::is_json() && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} % {msg}") {
@@ -75,11 +77,10 @@ impl Progress {
 
 impl Observer for Progress {
     fn step(&self, index: usize, count: usize, name: &str) {
-        let title = format!("step {}/{count} {}", index + 1, plain::line(name));
         if !self.quiet && self.bar.is_hidden() {
-            super::say(&title);
+            messages::step(index, count, name);
         }
-        self.bar.set_prefix(title);
+        self.bar.set_prefix(format!("step {}/{count} {}", index + 1, plain::line(name)));
         self.bar.reset();
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now::begins();
     }
@@ -89,12 +90,16 @@ impl Observer for Progress {
         self.bar.set_position(done);
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.began.elapsed();
-        let left = now.left.after(done, all, since).map(|left| format!(", about {:.0} s left", left.as_secs_f64()));
-        let site = plain::line(site);
-        self.bar.set_message(format!("{site}{}", left.as_deref().unwrap_or_default()));
-        let due = !self.quiet && self.bar.is_hidden() && now.told.elapsed() >= PAUSE;
-        if let Some(left) = left.filter(|_| due) {
-            super::say(&format!("  {:.0} %{left}: {site}", 100.0 * done as f64 / all as f64));
+        let seconds = now.left.after(done, all, since).map(|left| left.as_secs_f64());
+        let left = seconds.map_or(String::new(), |s| format!(", about {s:.0} s left"));
+        let line = plain::line(site);
+        self.bar.set_message(format!("{line}{left}"));
+        let silent = self.quiet || !self.bar.is_hidden();
+        if messages::is_json() && !silent && now.told.elapsed() >= PAUSE_JSON {
+            messages::progress(done, all, site, seconds);
+            now.told = Instant::now();
+        } else if !messages::is_json() && !silent && seconds.is_some() && now.told.elapsed() >= PAUSE {
+            messages::say(&format!("  {:.0} %{left}: {line}", 100.0 * done as f64 / all as f64));
             now.told = Instant::now();
         }
         self.pages.release();
@@ -103,7 +108,7 @@ impl Observer for Progress {
     fn line(&self, news: &str) {
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
-            (false, true) => super::say(&format!("  {}", plain::line(news))),
+            (false, true) => messages::say(&format!("  {}", plain::line(news))),
             (false, false) => self.bar.println(format!("  {}", plain::line(news))),
         }
     }

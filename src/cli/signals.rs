@@ -96,7 +96,7 @@ mod system {
         }
         files::abandon();
         if super::mapped::is_lost() {
-            crate::cli::say(&super::mapped::error());
+            crate::cli::messages::error(&super::mapped::error());
             low_level::exit(1);
         }
         if UNWRITTEN.load(Ordering::SeqCst) {

@@ -1,0 +1,165 @@
+"""The functions of the package: each is one run of the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any, Iterable, Sequence, Union
+
+from ._data import Data, path_of
+from ._errors import TargetMissed
+from ._recipe import Recipe
+from ._report import Check, Report, Sensitivity
+from ._run import Done, run
+
+Path = Union[str, "os.PathLike[str]"]
+Share = Union[float, str]
+Target = Union[float, int, str]
+
+
+def version() -> str:
+    """The version of the command."""
+    return run(["--version"], progress=False).out.strip().removeprefix("tutee ")
+
+
+def compress(
+    teacher: Path,
+    student: Path,
+    *,
+    target_size: Target | None = None,
+    target_weights: Target | None = None,
+    target_macs: Target | None = None,
+    max_drop: Share | None = None,
+    min_agreement: Share | None = None,
+    max_error: Share | None = None,
+    recipe: Recipe | Path | None = None,
+    passes: Sequence[str] = (),
+    calib: Data | None = None,
+    calib_samples: int | None = None,
+    train: Data | None = None,
+    test: Data | None = None,
+    scale: float | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    minutes: float | None = None,
+    candidates: int | None = None,
+    best_effort: bool = False,
+    external_data: bool = False,
+    in_place: bool = False,
+    threads: int | None = None,
+    options: Iterable[str] = (),
+    raise_missed: bool = True,
+    progress: bool = True,
+) -> Report:
+    """Writes a smaller model and says what was done.
+
+    With a target (`target_size="10x"`, `"40%"`, `"250kB"`, and the same of weights and MACs) or `max_drop` and no `recipe` or
+    `passes`, the recipe is searched for. `passes` are steps as on the command line, `"cluster-weights:bits=4"`.
+
+    `calib` (no labels needed), `train` and `test` are an array [N, …], a mapping of input names (or `x`, and labels `y`) to
+    arrays, or a path. Float inputs become `(x * scale - mean) / std`. `options` go to the command as they are.
+
+    Raises `Error` where nothing was written, and `TargetMissed` where the student was, but missed a target, unless
+    `raise_missed` is false. After Ctrl-C the report is that of the best so far (`report.interrupted`), if there is one.
+    """
+    with tempfile.TemporaryDirectory(prefix="tutee-") as name:
+        folder = pathlib.Path(name)
+        files = {"json": folder / "report.json", "html": folder / "report.html", "recipe": folder / "recipe.toml"}
+        arguments = ["compress", os.fspath(teacher), "-o", os.fspath(student)]
+        arguments += ["--report", str(files["json"]), "--report", str(files["html"]), "--save-recipe", str(files["recipe"])]
+        arguments += _values(
+            target_size=target_size, target_weights=target_weights, target_macs=target_macs, max_drop=max_drop,
+            min_agreement=min_agreement, max_error=max_error, calib_samples=calib_samples, minutes=minutes,
+            candidates=candidates, threads=threads,
+        )  # fmt: skip
+        arguments += _flags(best_effort=best_effort, external_data=external_data, in_place=in_place)
+        if isinstance(recipe, Recipe):
+            recipe.save(folder / "given.toml")
+            recipe = folder / "given.toml"
+        if recipe is not None:
+            arguments += ["--recipe", os.fspath(recipe)]
+        for step in passes:
+            arguments += ["--pass", step]
+        for key, data in (("calib", calib), ("train", train), ("test", test)):
+            if data is not None:
+                arguments += [f"--{key}", path_of(data, key, folder)]
+        arguments += _normalise(scale, mean, std)
+        done = run([*arguments, *options], progress)
+        text = {key: path.read_text(encoding="utf-8") if path.exists() else "" for key, path in files.items()}
+    interrupted = done.interrupted
+    data = json.loads(text["json"])
+    report = Report(data, html=text["html"], text=done.out, recipe=text["recipe"], interrupted=interrupted)
+    if done.code == 2 and raise_missed and not interrupted:
+        raise TargetMissed(report)
+    return report
+
+
+def check(
+    teacher: Path,
+    student: Path,
+    data: Data,
+    *,
+    max_drop: Share | None = None,
+    min_agreement: Share | None = None,
+    max_error: Share | None = None,
+    scale: float | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    threads: int | None = None,
+    options: Iterable[str] = (),
+    progress: bool = True,
+) -> Check:
+    """Runs teacher and student side by side on data. Targets that are missed are in `missed` of what it returns."""
+    with tempfile.TemporaryDirectory(prefix="tutee-") as name:
+        arguments = ["check", os.fspath(teacher), os.fspath(student), "--json"]
+        arguments += ["--data", path_of(data, "data", pathlib.Path(name))]
+        arguments += _values(
+            max_drop=max_drop, min_agreement=min_agreement, max_error=max_error, threads=threads
+        )  # fmt: skip
+        arguments += _normalise(scale, mean, std)
+        done = run([*arguments, *options], progress)
+    return Check(json.loads(done.out), _missed(done))
+
+
+def sensitivity(
+    model: Path,
+    calib: Data,
+    *,
+    calib_samples: int | None = None,
+    scale: float | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    threads: int | None = None,
+    options: Iterable[str] = (),
+    progress: bool = True,
+) -> Sensitivity:
+    """What each layer's choices cost: predicted and measured output error."""
+    with tempfile.TemporaryDirectory(prefix="tutee-") as name:
+        arguments = ["sensitivity", os.fspath(model), "--json", "--calib", path_of(calib, "calib", pathlib.Path(name))]
+        arguments += _values(calib_samples=calib_samples, threads=threads)
+        arguments += _normalise(scale, mean, std)
+        done = run([*arguments, *options], progress)
+    return Sensitivity(json.loads(done.out))
+
+
+def _values(**values: Any) -> list[str]:
+    given = {key: value for key, value in values.items() if value is not None}
+    return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def _flags(**flags: bool) -> list[str]:
+    return [f"--{key.replace('_', '-')}" for key, given in flags.items() if given]
+
+
+def _normalise(scale: float | str | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> list[str]:
+    words = [] if scale is None else ["--scale", str(scale)]
+    for key, values in (("mean", mean), ("std", std)):
+        if values is not None:
+            words.append(f"--{key}={','.join(str(float(v)) for v in values)}")
+    return words
+
+
+def _missed(done: Done) -> list[str]:
+    return [done.error.because or done.error.what] if done.code == 2 and done.error else []

@@ -1,0 +1,190 @@
+//! The examples for build systems, run by the build systems. A tool that is not installed is skipped, and said to be.
+#![cfg(unix)]
+
+mod common;
+
+use common::root;
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+const TUTEE: &str = env!("CARGO_BIN_EXE_tutee");
+
+/// Whether a tool is there; that it is not is said.
+fn has(tool: &str) -> bool {
+    let found = Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success());
+    if !found {
+        eprintln!("skipped: {tool} is not installed");
+    }
+    found
+}
+
+/// What a command that succeeds prints.
+fn run(folder: &Path, command: &[&str]) -> String {
+    let output = Command::new(command[0]).args(&command[1..]).current_dir(folder).env("TUTEE", TUTEE).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned()).concat();
+    assert!(output.status.success(), "{command:?}\n{text}");
+    text
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// A copy of an example, two folders below one that has the fixtures, as in the repository.
+fn example(name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("examples").join(name);
+    copy(&root().join("examples").join(name), &own);
+    std::os::unix::fs::symlink(root().join("fixtures"), folder.path().join("fixtures")).unwrap();
+    (folder, own)
+}
+
+/// Changes a file as an editor does.
+fn touch(path: &Path) {
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let now = std::time::SystemTime::now();
+    std::fs::File::options().append(true).open(path).unwrap().set_modified(now).unwrap();
+}
+
+#[test]
+fn make_makes_again_what_it_must() {
+    if !has("make") {
+        return;
+    }
+    let (_folder, own) = example("make");
+    let tutee = format!("TUTEE={TUTEE}");
+    run(&own, &["make", &tutee]);
+    assert!(own.join("build/low-rank.onnx").exists() && own.join("build/8-bits.onnx").exists());
+    assert!(run(&own, &["make", &tutee]).contains("Nothing to be done"));
+    touch(&own.join("low-rank.toml"));
+    let again = run(&own, &["make", &tutee]);
+    assert!(again.contains("low-rank") && !again.contains("8-bits"), "{again}");
+}
+
+#[test]
+fn ninja_makes_every_recipe_on_every_model() {
+    if !has("ninja") {
+        return;
+    }
+    let (folder, own) = example("ninja");
+    let fixtures = folder.path().join("fixtures");
+    let lenet300 = fixtures.join("lenet300.onnx");
+    run(&own, &[TUTEE, "compress", lenet300.to_str().unwrap(), "-o", "ext.onnx", "-p", "none", "--external-data"]);
+    let models = ["ext.onnx", "lenet5.onnx", "resnet_small.onnx", "resnet_small_bn.onnx"];
+    let paths: Vec<String> = std::iter::once("ext.onnx".to_string())
+        .chain(models[1..].iter().map(|m| fixtures.join(m).display().to_string()))
+        .collect();
+    let configure: Vec<&str> = ["sh", "configure.sh"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    run(&own, &configure);
+    run(&own, &["ninja"]);
+    let made = |model: &str| std::fs::read_dir(own.join("students").join(model)).unwrap().count();
+    assert_eq!(["ext", "lenet5", "resnet_small", "resnet_small_bn"].map(made), [12; 4]);
+    assert!(run(&own, &["ninja"]).contains("no work to do"));
+    let data = std::fs::read_dir(&own).unwrap().map(|e| e.unwrap().path());
+    touch(&data.into_iter().find(|p| p.extension().is_some_and(|e| e == "data")).unwrap());
+    assert!(run(&own, &["ninja"]).contains("[12/12]"));
+    touch(&own.join("recipes/clean.toml"));
+    assert!(run(&own, &["ninja"]).contains("[4/4]"));
+}
+
+#[test]
+fn cmake_has_a_function() {
+    if !has("cmake") || !has("ninja") {
+        return;
+    }
+    let (_folder, own) = example("cmake");
+    let tutee = format!("-DTUTEE_EXECUTABLE={TUTEE}");
+    run(&own, &["cmake", "-G", "Ninja", &tutee, "-B", "build", "."]);
+    run(&own, &["cmake", "--build", "build"]);
+    assert!(own.join("build/lenet300.onnx").exists() && own.join("build/lenet5.onnx").exists());
+    assert!(run(&own, &["cmake", "--build", "build"]).contains("no work to do"));
+    touch(&own.join("small.toml"));
+    assert!(run(&own, &["cmake", "--build", "build"]).contains("lenet300"));
+}
+
+#[test]
+fn bazel_builds_from_a_remote_cache() {
+    if !has("bazel") {
+        return;
+    }
+    let (folder, own) = example("bazel");
+    std::fs::copy(TUTEE, own.join("tools/tutee")).unwrap();
+    std::fs::copy(folder.path().join("fixtures/lenet300.onnx"), own.join("lenet300.onnx")).unwrap();
+    let cache = format!("--remote_cache=http://127.0.0.1:{}", serve_cache());
+    let output = format!("--output_user_root={}", folder.path().join("bazel").display());
+    let built = run(&own, &["bazel", &output, "build", ":all", &cache]);
+    assert!(!built.contains("remote cache hit"), "{built}");
+    let student = std::fs::read(own.join("bazel-bin/lenet300_low_rank.onnx")).unwrap();
+    run(&own, &["bazel", &output, "clean"]);
+    let built = run(&own, &["bazel", &output, "build", ":all", &cache]);
+    assert!(built.contains("2 remote cache hit"), "{built}");
+    assert!(std::fs::read(own.join("bazel-bin/lenet300_low_rank.onnx")).unwrap() == student);
+    run(&own, &["bazel", &output, "shutdown"]);
+    // What Bazel keeps is read-only, which keeps the temporary folder from going.
+    run(folder.path(), &["chmod", "-R", "u+w", "bazel"]);
+}
+
+type Store = Arc<Mutex<HashMap<String, Vec<u8>>>>;
+
+/// A remote cache on a port of this machine: what is PUT can be got.
+fn serve_cache() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let store = Store::default();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let store = store.clone();
+            std::thread::spawn(move || serve(&stream, &store));
+        }
+    });
+    port
+}
+
+/// Answers the requests of one connection; `None` at its end.
+fn serve(stream: &TcpStream, store: &Store) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|&n| n > 0)?;
+        let mut words = line.split_whitespace();
+        let (method, path) = (words.next()?.to_string(), words.next()?.to_string());
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header).ok()?;
+            if header.trim().is_empty() {
+                break;
+            }
+            if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let found = match method.as_str() {
+            "PUT" => {
+                store.lock().unwrap().insert(path, body);
+                Some(Vec::new())
+            }
+            _ => store.lock().unwrap().get(&path).cloned(),
+        };
+        let status = if found.is_some() { "200 OK" } else { "404 Not Found" };
+        let found = found.unwrap_or_default();
+        let mut out = stream;
+        write!(out, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", found.len()).ok()?;
+        if method != "HEAD" {
+            out.write_all(&found).ok()?;
+        }
+    }
+}
