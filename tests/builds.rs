@@ -188,3 +188,30 @@ fn serve(stream: &TcpStream, store: &Store) -> Option<()> {
         }
     }
 }
+
+#[test]
+fn a_structure_under_version_control() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = folder.path().join("student.ir");
+    let compress = |steps: &[&str], bless: bool| {
+        let mut command = Command::new(TUTEE);
+        command.arg("compress").arg(root().join("fixtures/lenet300.onnx")).args(["-o", "student.onnx", "-q"]);
+        command.args(steps).arg("--check-golden").arg(&golden).args(bless.then_some("--bless"));
+        command.current_dir(folder.path()).output().unwrap()
+    };
+    let said = |o: &std::process::Output| String::from_utf8_lossy(&o.stderr).into_owned();
+    let none = compress(&["-p", "clean"], false);
+    assert!(none.status.code() == Some(1) && said(&none).contains("--bless") && !golden.exists());
+    assert!(compress(&["-p", "clean"], true).status.success());
+    let shown = Command::new(TUTEE).args(["show", "--structure", "student.onnx"]).current_dir(folder.path()).output();
+    assert_eq!(shown.unwrap().stdout, std::fs::read(&golden).unwrap());
+    // Other weights, the same structure.
+    assert!(compress(&["-p", "clean", "-p", "prune-weights:sparsity=0.5"], false).status.success());
+    let other = compress(&["-p", "clean", "-p", "cluster-weights:bits=8"], false);
+    assert!(other.status.code() == Some(2) && folder.path().join("student.onnx").exists());
+    let diff = said(&other);
+    assert!(diff.contains("\n+") && diff.contains("\n-") && diff.contains("the structure is not that of"), "{diff}");
+    let over = ["compress", "student.onnx", "-o", "student.ir", "--check-golden", "student.ir", "-q"];
+    let over = Command::new(TUTEE).args(over).current_dir(folder.path()).output().unwrap();
+    assert!(over.status.code() == Some(1) && std::fs::read_to_string(&golden).unwrap().starts_with("model"));
+}

@@ -218,6 +218,7 @@ impl Job {
         let replaced = if self.output.is_in_place(&self.model) { loaded.files.len() } else { 0 };
         let mut prepared = self.output.prepare(&student, flat.as_ref(), &sources[replaced..])?;
         report.student.bytes = prepared.bytes()?.unwrap_or(report.student.bytes);
+        report.missed.extend(prepared.missed());
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
         let (mut table, mut failed) = (report.text(), None);
         #[cfg(feature = "exec")]

@@ -13,6 +13,7 @@ mod distill;
 mod explain;
 #[cfg(feature = "exec")]
 mod gates;
+mod golden;
 mod job;
 mod memory;
 mod messages;
@@ -67,7 +68,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Compress(compress::Args),
+    Compress(Box<compress::Args>),
     #[cfg(feature = "distill")]
     Distill(distill::Args),
     #[cfg(feature = "exec")]

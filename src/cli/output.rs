@@ -1,5 +1,6 @@
 //! Where the student and what is said of it go: all of that, or nothing.
 
+use super::golden::{Compared, GoldenArgs};
 use super::{places, signals};
 use crate::error::{Error, Result};
 #[cfg(feature = "exec")]
@@ -29,6 +30,8 @@ pub struct OutputArgs {
     /// Write a make rule that lists the files the student was made from
     #[arg(long, value_name = "FILE")]
     pub depfile: Option<PathBuf>,
+    #[command(flatten)]
+    golden: GoldenArgs,
     /// Of a student with exits, write every stage as a file too: STUDENT.stage0.onnx, …, and STUDENT.stages.json
     #[cfg(feature = "exec")]
     #[arg(long)]
@@ -53,7 +56,9 @@ impl OutputArgs {
     pub fn check(&self) -> Result<()> {
         self.report.iter().try_for_each(|p| Format::of(p).map(drop))?;
         super::target(self.output.clone()).check()?;
-        let beside = self.report.iter().chain(&self.depfile).cloned().chain(self.stage_files());
+        self.golden.check()?;
+        let golden = self.golden.written().map(Path::to_path_buf);
+        let beside = self.report.iter().chain(&self.depfile).cloned().chain(golden).chain(self.stage_files());
         beside.into_iter().try_for_each(|path| Target::File(path).check())
     }
 
@@ -81,13 +86,15 @@ impl OutputArgs {
         let mut written: Vec<places::Named<'_>> = if over { Vec::new() } else { student.to_vec() };
         written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
         written.extend(self.depfile.iter().map(|p| ("the make rule", p.as_path())));
+        written.extend(self.golden.written().map(|p| ("the structure", p)));
         if let Some((what, path)) = written.iter().find(|w| files::is_called_data_of(w.1, &self.output)) {
             return Err(Error::input(format!("{what} is called as the student's data may be"))
                 .at(path.display().to_string())
                 .help("give it another name"));
         }
         written.extend(stages.iter().map(|p| ("a stage", p.as_path())));
-        places::check(&written, read)
+        let read: Vec<_> = read.iter().copied().chain(self.golden.read().map(|p| ("the structure", p))).collect();
+        places::check(&written, &read)
     }
 
     pub fn options(&self) -> SaveOptions {
@@ -119,7 +126,12 @@ impl OutputArgs {
     /// Writes the student, and `flat` as stages, beside their places. `read` is what stays, whoever wrote it.
     #[cfg_attr(not(feature = "exec"), allow(unused_variables))]
     pub fn prepare(&self, student: &Model, flat: Option<&Model>, read: &[PathBuf]) -> Result<Prepared> {
-        let mut prepared = Prepared { student: None, beside: Vec::new(), earlier: Vec::new() };
+        let mut prepared = Prepared { student: None, beside: Vec::new(), earlier: Vec::new(), missed: None };
+        match self.golden.compare(student)? {
+            Compared::Same => {}
+            Compared::Differs(what) => prepared.missed = Some(what),
+            Compared::Blessed(file) => prepared.beside.push(file),
+        }
         if self.to_stdout() {
             return Ok(prepared);
         }
@@ -129,7 +141,7 @@ impl OutputArgs {
         #[cfg(feature = "exec")]
         if self.stages {
             prepared.earlier = staged::earlier(&self.output);
-            prepared.beside = flat.map_or_else(|| Ok(Vec::new()), |flat| staged::prepare(flat, &self.output))?;
+            prepared.beside.extend(flat.map_or_else(|| Ok(Vec::new()), |flat| staged::prepare(flat, &self.output))?);
         }
         Ok(prepared)
     }
@@ -142,6 +154,8 @@ pub struct Prepared {
     beside: Vec<Atomic>,
     /// Stages of an earlier run.
     earlier: Vec<PathBuf>,
+    /// What the student's structure missed.
+    missed: Option<String>,
 }
 
 impl Prepared {
@@ -149,6 +163,11 @@ impl Prepared {
     #[cfg(feature = "exec")]
     pub fn student(&self) -> Option<&Path> {
         self.student.as_ref().map(Atomic::written)
+    }
+
+    /// The target that the student's structure missed, if it did.
+    pub fn missed(&mut self) -> Option<String> {
+        self.missed.take()
     }
 
     /// The student's bytes, if it is a file.
@@ -173,7 +192,7 @@ impl Prepared {
 
     /// Puts everything in its place, the student last: when it is there, all is. Gives what went wrong after that.
     pub fn commit(self, student: &Model, options: SaveOptions) -> Result<Option<String>> {
-        let Prepared { student: file, mut beside, earlier } = self;
+        let Prepared { student: file, mut beside, earlier, missed: _ } = self;
         if file.is_none() {
             onnx::save(student, &Target::Stdout, options)?;
         }

@@ -26,6 +26,10 @@ pub struct Args {
     /// Print the groups of coupled channels instead: what makes them, what ties them, what is cut with them, why some stay
     #[arg(long, conflicts_with = "json")]
     channels: bool,
+    /// Print the text form alone, without weights and costs: what is kept under version control, and `compress --check-golden`
+    /// compares with
+    #[arg(long, conflicts_with_all = ["json", "channels", "check"])]
+    structure: bool,
     /// Of a network with exits, also print the mean that a check measured: what `tutee check --json` printed
     #[arg(long, value_name = "FILE", conflicts_with = "channels")]
     check: Option<PathBuf>,
@@ -47,6 +51,10 @@ impl Args {
         if self.channels {
             loaded.model.graph.flatten()?;
             return super::print(&channels(&loaded.model.graph)?);
+        }
+        if self.structure {
+            loaded.model.graph.flatten()?;
+            return super::print(&text::print::structure(&loaded.model));
         }
         let size = measure(&loaded.model)?;
         loaded.model.graph.flatten()?;

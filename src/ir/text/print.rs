@@ -15,20 +15,36 @@ const INLINE: usize = 8;
 /// integer vectors up to this one: types depend on them.
 const INLINE_INTS: usize = 64;
 
+/// Which numbers of constants are printed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Numbers {
+    All,
+    Integers,
+}
+
 /// The text form of a model's graph.
 pub fn model(m: &Model) -> String {
+    print(m, Numbers::All)
+}
+
+/// As [`model`], without the numbers of float constants: two models that differ in these alone have the same structure.
+pub fn structure(m: &Model) -> String {
+    print(m, Numbers::Integers)
+}
+
+fn print(m: &Model, numbers: Numbers) -> String {
     let opset = |(d, v): &(String, i64)| if d.is_empty() { v.to_string() } else { format!("{} {v}", symbol(d)) };
     let mut opsets: Vec<_> = m.opsets.iter().map(opset).collect();
     if opsets.is_empty() {
         opsets.push("0".into());
     }
     let mut out = format!("model {} opset {} {{\n", quote(m.graph.name.as_bytes()), opsets.join(", "));
-    body(&m.graph, &HashMap::new(), 1, &mut out);
+    body(&m.graph, &HashMap::new(), numbers, 1, &mut out);
     out.push_str("}\n");
     out
 }
 
-fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut String) {
+fn body(g: &Graph, outer: &HashMap<String, String>, numbers: Numbers, depth: usize, out: &mut String) {
     let pad = "  ".repeat(depth);
     let printed = |v: ValueId| {
         let own = &g.value(v).name;
@@ -46,7 +62,8 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
     for v in g.values() {
         match &g.value(v).source {
             Source::Constant(t, form) => {
-                let content = content(t).map_or(String::new(), |c| format!(" = {c}"));
+                let shown = numbers == Numbers::All || t.floats().is_none();
+                let content = content(t).filter(|_| shown).map_or(String::new(), |c| format!(" = {c}"));
                 let form = if let Form::Node { .. } = form { "node " } else { "" };
                 let _ = writeln!(out, "{pad}const {form}{} : {}{content}", printed(v), ty(v));
             }
@@ -72,7 +89,7 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
         if !n.name.is_empty() && first.is_none_or(|v| n.name != g.value(v).name) {
             let _ = write!(out, " @{}", name(&n.name));
         }
-        bodies(g, id, depth, &printed, out);
+        bodies(g, id, numbers, depth, &printed, out);
         out.push('\n');
     }
     out.push('\n');
@@ -87,7 +104,14 @@ fn body(g: &Graph, outer: &HashMap<String, String>, depth: usize, out: &mut Stri
     }
 }
 
-fn bodies(g: &Graph, id: NodeId, depth: usize, printed: &impl Fn(ValueId) -> String, out: &mut String) {
+fn bodies(
+    g: &Graph,
+    id: NodeId,
+    numbers: Numbers,
+    depth: usize,
+    printed: &impl Fn(ValueId) -> String,
+    out: &mut String,
+) {
     let n = g.node(id);
     if !n.has_bodies() {
         return;
@@ -104,7 +128,7 @@ fn bodies(g: &Graph, id: NodeId, depth: usize, printed: &impl Fn(ValueId) -> Str
         let outer =
             outer.map(|(_, i, v)| (body.value(body.captures()[i]).name.clone(), unsigil(&printed(v)))).collect();
         let _ = writeln!(out, "{pad}{} {} {{", name(&attr), quote(body.name.as_bytes()));
-        self::body(body, &outer, depth + 2, out);
+        self::body(body, &outer, numbers, depth + 2, out);
         let _ = writeln!(out, "{pad}}}");
     }
     let _ = write!(out, "{}}}", "  ".repeat(depth));
