@@ -2,7 +2,7 @@
 
 pub mod analysis;
 pub mod architectures;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 pub mod autodiff;
 #[cfg(feature = "exec")]
 pub mod calibrate;
@@ -11,7 +11,7 @@ pub mod check;
 pub mod cli;
 pub mod compress;
 pub mod data;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 pub mod distill;
 pub mod error;
 #[cfg(feature = "exec")]
@@ -26,5 +26,6 @@ pub mod passes;
 pub mod plain;
 pub mod recipe;
 pub mod report;
+pub mod session;
 
 pub use error::{Error, Result};

@@ -2,14 +2,14 @@
 
 #[cfg(feature = "exec")]
 mod cascade;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 mod distill;
 #[cfg(feature = "exec")]
 mod early_exit;
 
 #[cfg(feature = "exec")]
 pub use cascade::Cascade;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 pub use distill::Distill;
 #[cfg(feature = "exec")]
 pub use early_exit::EarlyExit;
@@ -93,7 +93,7 @@ pub enum Action {
     Clean,
     Pass(Box<dyn Pass>, Selection),
     /// Training.
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     Distill(Box<Distill>),
     /// Exits for easy inputs.
     #[cfg(feature = "exec")]
@@ -104,11 +104,21 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it runs nothing but clean passes, or nothing.
+    pub(crate) fn is_clean(&self) -> bool {
+        matches!(self, Action::Nothing | Action::Clean)
+    }
+
+    /// Whether it leaves what the network computes as it is.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.is_clean() || matches!(self, Action::Pass(pass, _) if pass.phase() == Phase::Clean)
+    }
+
     /// Whether it trains the student.
     pub(crate) fn trains(&self) -> bool {
         match self {
             Action::Nothing | Action::Clean | Action::Pass(..) => false,
-            #[cfg(feature = "distill")]
+            #[cfg(feature = "exec")]
             Action::Distill(_) => true,
             #[cfg(feature = "exec")]
             Action::EarlyExit(_) | Action::Cascade(_) => false,
@@ -250,20 +260,12 @@ impl Recipe {
     /// If a step names no pass, has options its pass does not have, or follows a step it cannot follow.
     pub fn plan(&self) -> Result<Vec<(String, Action)>> {
         let mut out = Vec::new();
-        let mut encoded: Option<&Step> = None;
+        let mut encoder: Option<&str> = None;
         for step in &self.steps {
             let action = step.action()?;
-            if let (Some(before), false) = (encoded, action.trains() || matches!(action, Action::Nothing)) {
-                return Err(Error::input(format!("`{}` cannot follow `{}`", step.name, before.name))
-                    .at(step.place.clone())
-                    .because(format!(
-                        "`{}` encodes the weights, and what comes after would decode them again",
-                        before.name
-                    ))
-                    .help(format!("put `{}` last; only `distill` may follow it", before.name)));
-            }
+            step.follows(&action, encoder)?;
             if matches!(&action, Action::Pass(p, _) if p.phase() == Phase::Encode) {
-                encoded = Some(step);
+                encoder = Some(&step.name);
             }
             out.push((step.name.clone(), action));
         }
@@ -325,7 +327,22 @@ impl Step {
         &self.place
     }
 
-    fn action(&self) -> Result<Action> {
+    /// Refuses a step that does `action` where the step `encoder` has encoded the weights by then.
+    pub(crate) fn follows(&self, action: &Action, encoder: Option<&str>) -> Result<()> {
+        match encoder.filter(|_| !action.trains() && !matches!(action, Action::Nothing)) {
+            None => Ok(()),
+            Some(before) => Err(Error::input(format!("`{}` cannot follow `{before}`", self.name))
+                .at(self.place.clone())
+                .because(format!("`{before}` encodes the weights, and what comes after would decode them again"))
+                .help(format!("put `{before}` last; only `distill` may follow it"))),
+        }
+    }
+
+    /// The step, ready to run.
+    ///
+    /// # Errors
+    /// If it names no pass, or has options that its pass does not have.
+    pub(crate) fn action(&self) -> Result<Action> {
         let mut options = self.options.clone();
         match self.name.as_str() {
             CLEAN | NONE => {
@@ -347,7 +364,7 @@ impl Step {
             e.help = e.help.or(Some(format!("`tutee explain {}` lists the options", self.name)));
             option_error(e, &place)
         };
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         if self.name == Distill::NAME {
             return Ok(Action::Distill(Box::new(Distill::read(self, &self.folder).map_err(located)?)));
         }
@@ -416,7 +433,7 @@ fn option_error(e: OptionsError, place: &str) -> Error {
 /// What a step can be called.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let stages: &[&str] = &[
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         Distill::NAME,
         #[cfg(feature = "exec")]
         EarlyExit::NAME,

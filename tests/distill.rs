@@ -1,5 +1,5 @@
 //! Training: what the tape computes, its gradients, and that a student learns.
-#![cfg(all(feature = "distill", feature = "exec"))]
+#![cfg(feature = "exec")]
 
 mod common;
 

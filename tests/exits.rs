@@ -190,7 +190,7 @@ fn what_both_have_is_stored_once() {
 }
 
 /// Training goes through heads, too, and their thresholds follow.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 #[test]
 fn heads_train_with_the_trunk() {
     let teacher = load(&fixture(RESNET));

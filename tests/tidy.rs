@@ -26,7 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("recipe", &["passes", "distill", "exits"]),
     ("report", &["analysis"]),
     (
-        "compress",
+        "session",
         &[
             "ir",
             "files",
@@ -44,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "report",
         ],
     ),
+    ("compress", &["ir", "recipe", "session"]),
     (
         "cli",
         &[

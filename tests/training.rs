@@ -1,5 +1,5 @@
 //! The stage `distill`: that students learn, and that what they are stays.
-#![cfg(feature = "distill")]
+#![cfg(feature = "exec")]
 
 mod common;
 

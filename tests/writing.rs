@@ -235,7 +235,7 @@ fn links_and_permissions_of_the_target_stay() {
 }
 
 /// Runs that are ended from outside.
-#[cfg(all(unix, feature = "distill"))]
+#[cfg(all(unix, feature = "exec"))]
 mod ended {
     use super::*;
     use std::io::{BufRead, BufReader, Read, Write};

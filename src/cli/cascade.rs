@@ -1,7 +1,7 @@
 //! `tutee cascade SMALL BIG -o BOTH`
 
 use super::gates::GateArgs;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use super::job::TrainArgs;
 use super::job::{CalibArgs, CheckArgs, Job, TestArgs};
 use super::output::OutputArgs;
@@ -27,7 +27,7 @@ pub struct Args {
     big: PathBuf,
     #[command(flatten)]
     calib: CalibArgs,
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     #[command(flatten)]
     train: TrainArgs,
     #[command(flatten)]
@@ -52,7 +52,7 @@ impl Args {
             sizes: Default::default(),
             reference: None,
             calib: self.calib,
-            #[cfg(feature = "distill")]
+            #[cfg(feature = "exec")]
             train: self.train,
             check: CheckArgs { test: self.test, gates: GateArgs::default(), test_output: Vec::new() },
             output: self.output,

@@ -1,7 +1,7 @@
 //! `tutee compress TEACHER -o STUDENT`
 
 use super::job::Job;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use super::job::TrainArgs;
 #[cfg(feature = "exec")]
 use super::job::{CalibArgs, CheckArgs};
@@ -39,7 +39,7 @@ pub struct Args {
     #[cfg(feature = "exec")]
     #[command(flatten)]
     calib: CalibArgs,
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     #[command(flatten)]
     train: TrainArgs,
     #[cfg(feature = "exec")]
@@ -76,7 +76,7 @@ impl Args {
             reference: None,
             #[cfg(feature = "exec")]
             calib: self.calib,
-            #[cfg(feature = "distill")]
+            #[cfg(feature = "exec")]
             train: self.train,
             #[cfg(feature = "exec")]
             check: self.check,

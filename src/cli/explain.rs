@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::passes::options::suggest;
 use crate::passes::{self, budget, find};
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE, names};
 #[cfg(feature = "exec")]
@@ -32,7 +32,7 @@ impl Args {
                 super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))
             }
             None if self.pass == BUDGETS => super::print(&format!("{BUDGETS}\n\n{}", budget::manual())),
-            #[cfg(feature = "distill")]
+            #[cfg(feature = "exec")]
             None if self.pass == Distill::NAME => super::print(&format!("{}\n\n{}", Distill::NAME, Distill::manual())),
             #[cfg(feature = "exec")]
             None if self.pass == EarlyExit::NAME => {

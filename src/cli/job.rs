@@ -14,7 +14,7 @@ use crate::calibrate::{self, Calibration};
 #[cfg(feature = "exec")]
 use crate::check::{Check, Judging, Targets, check_as, check_data};
 use crate::compress::Outcome;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use crate::compress::Training;
 use crate::compress::{Data, compress_on, measure_at};
 #[cfg(feature = "exec")]
@@ -25,7 +25,7 @@ use crate::ir::op::OPSETS;
 use crate::onnx;
 use crate::recipe::{Action, Recipe};
 use crate::report::Report;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use crate::report::Size;
 #[cfg(feature = "exec")]
 use std::path::Path;
@@ -52,7 +52,7 @@ pub struct Job {
     pub reference: Option<PathBuf>,
     #[cfg(feature = "exec")]
     pub calib: CalibArgs,
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     pub train: TrainArgs,
     #[cfg(feature = "exec")]
     pub check: CheckArgs,
@@ -86,9 +86,9 @@ impl Job {
             let data = calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data));
             sources.extend(data.flat_map(|d| d.files().to_vec()));
         }
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         let (train, teachers) = (self.train.load(recipe, &pictures)?, teachers(&plan)?);
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         {
             read.extend(train.iter().flat_map(|t| t.1.files()).map(|f| ("the training data", f.as_path())));
             read.extend(teachers.iter().flat_map(|t| &t.1.files).map(|f| ("a teacher", f.as_path())));
@@ -97,9 +97,7 @@ impl Job {
         }
         #[cfg(feature = "exec")]
         {
-            let data = calib.iter().map(|c| &c.1);
-            #[cfg(feature = "distill")]
-            let data = data.chain(train.iter().map(|t| &t.1));
+            let data = calib.iter().map(|c| &c.1).chain(train.iter().map(|t| &t.1));
             tell_classes(data.chain(test.iter().map(|t| &t.data)).filter(|_| !quiet));
         }
         #[cfg(feature = "exec")]
@@ -112,11 +110,9 @@ impl Job {
         let given = self.sizes.sizes(&loaded.model.graph)?;
         #[cfg(feature = "exec")]
         let given = given.or_else(|| {
-            #[cfg_attr(not(feature = "distill"), allow(unused_mut))]
-            let mut all: Vec<&Dataset> = calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data)).collect();
-            #[cfg(feature = "distill")]
-            all.extend(train.iter().map(|t| &t.1));
-            all.into_iter().find_map(|data| calibrate::sizes(data, &normalise, &loaded.model).ok())
+            let all = calib.iter().map(|c| &c.1).chain(test.iter().map(|t| &t.data)).chain(train.iter().map(|t| &t.1));
+            let mut all = all;
+            all.find_map(|data| calibrate::sizes(data, &normalise, &loaded.model).ok())
         });
         let data = Data { sizes: given.unwrap_or_default(), ..Data::default() };
         let sizes = data.sizes_for(&loaded.model);
@@ -130,7 +126,7 @@ impl Job {
         let reference = self.reference.as_ref().unwrap_or(&self.model);
         #[cfg(feature = "exec")]
         test.as_ref().map_or(Ok(()), |t| check_data(reference, &t.data, &t.normalise, &t.judging))?;
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         if let (Some(_), Some((_, of))) = (&test, teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0))) {
             let names = |m: &Model| m.graph.runtime_inputs().map(|v| m.graph.value(v).name.clone()).collect::<Vec<_>>();
             if names(&of.model) != names(&loaded.model) {
@@ -154,7 +150,7 @@ impl Job {
         };
         #[cfg(feature = "exec")]
         warnings.extend(calibration.iter().flat_map(|c| c.warnings.clone()));
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         let training = match &train {
             Some((_, data)) => {
                 let training = Training::new(data, &normalise, &loaded.model)?;
@@ -167,12 +163,10 @@ impl Job {
             }
             None => None,
         };
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         warnings.extend(training.iter().flat_map(|t| t.warnings.clone()));
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         let blind = calibration.is_none() && training.is_none();
-        #[cfg(all(feature = "exec", not(feature = "distill")))]
-        let blind = calibration.is_none();
         #[cfg(feature = "exec")]
         warnings.extend(strong.filter(|_| blind).map(|steps| {
             format!(
@@ -190,7 +184,7 @@ impl Job {
             smalls: &smalls,
             #[cfg(feature = "exec")]
             calibration: calibration.as_ref(),
-            #[cfg(feature = "distill")]
+            #[cfg(feature = "exec")]
             training: training.as_ref(),
             ..data
         };
@@ -206,7 +200,7 @@ impl Job {
             report.missed.extend(report.ruined.clone());
         }
         self.name_exit(&mut student, &sizes, &mut report)?;
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         if let Some((_, of)) = teachers.iter().find(|t| self.reference.as_ref() == Some(&t.0)) {
             report.teacher = Size { bytes: of.bytes, ..measure_at(&of.model, &sizes)? };
         }
@@ -332,7 +326,7 @@ impl CalibArgs {
 }
 
 /// Train the student
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// Data that the stage `distill` trains with, in the form `tutee check` takes, with labels or without
@@ -343,7 +337,7 @@ pub struct TrainArgs {
     checkpoint: Option<PathBuf>,
 }
 
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 impl TrainArgs {
     fn load(&self, recipe: &Recipe, pictures: &Pictures) -> Result<Option<(PathBuf, Dataset)>> {
         let path = self.train.clone().or(recipe.data.train.clone());
@@ -361,7 +355,7 @@ fn strong(plan: &[(String, Action)]) -> Option<String> {
 }
 
 /// The models that steps name as teachers.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 fn teachers(plan: &[(String, Action)]) -> Result<Vec<(PathBuf, onnx::Loaded)>> {
     let mut found: Vec<(PathBuf, onnx::Loaded)> = Vec::new();
     for (_, action) in plan {

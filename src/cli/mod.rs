@@ -8,7 +8,7 @@ mod completions;
 mod compress;
 #[cfg(feature = "exec")]
 mod data;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 mod distill;
 mod explain;
 #[cfg(feature = "exec")]
@@ -69,7 +69,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Compress(Box<compress::Args>),
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     Distill(distill::Args),
     #[cfg(feature = "exec")]
     Cascade(cascade::Args),
@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
     signals::watch();
     let run = || match cli.command {
         Command::Compress(args) => args.run(),
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         Command::Distill(args) => args.run(),
         #[cfg(feature = "exec")]
         Command::Cascade(args) => args.run(),

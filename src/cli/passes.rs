@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::passes::{Fidelity, Phase, REGISTRY};
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE};
 #[cfg(feature = "exec")]
@@ -33,7 +33,7 @@ impl Args {
             };
             table.add_row([entry.name, phase, fidelity, &entry.summary()]);
         }
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         {
             let summary = crate::passes::summary(&Distill::manual());
             table.add_row([Distill::NAME, "stage", "approximate", &summary]);

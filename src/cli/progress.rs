@@ -4,7 +4,7 @@
 mod left;
 
 use super::messages;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use super::signals;
 use crate::compress::Observer;
 use crate::error::Result;
@@ -113,12 +113,12 @@ impl Observer for Progress {
         }
     }
 
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     fn training(&self, begins: bool) {
         signals::training(begins);
     }
 
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     fn goes_on(&self) -> bool {
         !signals::asked()
     }

@@ -1,6 +1,6 @@
 //! What ends a run from outside: no temporary file stays, and what is not written is said not to be.
 
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static UNWRITTEN: AtomicBool = AtomicBool::new(false);
 
 /// What Ctrl-C does: [`END`], or [`ASK`] once.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 static CTRL_C: AtomicU8 = AtomicU8::new(END);
 
 /// The run ends.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 const END: u8 = 0;
 /// What trains is asked to end, and what was learned so far goes on.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 const ASK: u8 = 1;
 /// It was asked.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 const ASKED: u8 = 2;
 
 /// Says whether there is something that is not written yet.
@@ -27,14 +27,14 @@ pub fn unwritten(is: bool) {
 }
 
 /// Before and after something that may end early and has something to show for it then.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 pub fn training(begins: bool) {
     let (from, to) = if begins { (END, ASK) } else { (ASK, END) };
     let _ = CTRL_C.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
 }
 
 /// Whether Ctrl-C asked for that.
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 pub fn asked() -> bool {
     CTRL_C.load(Ordering::SeqCst) == ASKED
 }
@@ -88,7 +88,7 @@ mod system {
     }
 
     fn act(signal: i32) {
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         if signal == SIGINT
             && super::CTRL_C.compare_exchange(super::ASK, super::ASKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         {
@@ -113,7 +113,7 @@ mod system {
 mod system {
     /// Ctrl-C ends what trains; for the rest there are no signals.
     pub fn watch() {
-        #[cfg(feature = "distill")]
+        #[cfg(feature = "exec")]
         // SAFETY: the action only changes an atomic number and ends the process, which a handler may do.
         let _ = unsafe {
             signal_hook::low_level::register(signal_hook::consts::SIGINT, || {

@@ -2,13 +2,15 @@
 
 use super::checkpoint::{Checkpoint, Fingerprint};
 use super::frozen::Rest;
-use super::training::{Training, teacher};
-use super::{Observer, Run};
+use super::repairs::Reference;
+use super::training::teacher;
+use super::visit::Run;
+use super::{Effect, Observer, State};
 use crate::analysis::classifier::logits;
 use crate::distill;
 use crate::distill::train::{self, Epoch, Options, Outcome, Samples, Teacher, TrainingState, Watch};
 use crate::error::{Error, Result};
-use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::ir::{Graph, NodeId, ValueId};
 use crate::math::chance;
 use crate::onnx;
 use crate::passes::{self, options};
@@ -20,16 +22,12 @@ use std::time::Instant;
 /// The pass that takes the normalization away again.
 const FOLD: &str = "fold-batch-norm";
 
-impl Run<'_> {
-    /// Trains the student as step `index` says, and gives the curve, and where it was interrupted if it was. `first` is the model that the recipe began with.
-    pub fn distill(
-        &mut self,
-        student: &mut Model,
-        first: &Model,
-        training: &Training<'_>,
-        stage: &Distill,
-        index: usize,
-    ) -> Result<(Vec<Point>, Option<String>)> {
+impl Run<'_, '_> {
+    /// Trains the student. What it computes then is what later steps are to keep.
+    pub fn distill(&mut self, state: &mut State<'_>, stage: &Distill) -> Result<Effect> {
+        let session = self.session;
+        let training = session.data.training.ok_or_else(|| Error::internal("no training data"))?;
+        let (index, student) = (state.steps.len(), &mut state.student);
         if stage.labels == Some(true) && training.labels().is_none() {
             return Err(Error::input("the training data has no labels").help("leave `labels` away, or set it to false"));
         }
@@ -37,7 +35,7 @@ impl Run<'_> {
         let samples = training.samples(stage.labels != Some(false));
         let mut options = stage.training.clone();
         let batch = options.batch_of(samples.count());
-        let own = [(String::from("the teacher"), first)];
+        let own = [(String::from("the teacher"), session.teacher)];
         let models = match &stage.teachers {
             None => own.to_vec(),
             Some(paths) => paths
@@ -90,7 +88,7 @@ impl Run<'_> {
             .iter()
             .map(|(name, m)| teacher(name, m, samples, batch, &options.features))
             .collect::<Result<_>>()?;
-        let observer = self.observer;
+        let observer = self.observer();
         let mut follower = Follower { observer, checkpoint: checkpoint.as_ref(), epoch: 0, since: None, samples: 0 };
         observer.training(true);
         let outcome = train::train(graph, samples, &mut teachers, &options, &mut follower);
@@ -100,7 +98,7 @@ impl Run<'_> {
             distill::write_back(&part, &mut student.graph)?;
         }
         let fold = passes::find(FOLD).and_then(|e| e.make(toml::Table::new()).ok());
-        self.clean(&mut student.graph, &fold.into_iter().collect::<Vec<_>>(), None)?;
+        self.clean(&mut student.graph, &fold.iter().map(|pass| &**pass).collect::<Vec<_>>(), None)?;
 
         self.account(&outcome, &options);
         for (obstacle, why) in rest.iter().flat_map(|rest| &rest.obstacles) {
@@ -127,8 +125,9 @@ impl Run<'_> {
             accuracy: e.held_back.accuracy,
             agreement: e.held_back.agreement,
         };
-        let ended = outcome.ended.as_ref().map(|place| format!("interrupted {place}"));
-        Ok((outcome.epochs.iter().map(point).collect(), ended))
+        state.reference = Reference::default();
+        let missed = outcome.ended.as_ref().map(|place| format!("interrupted {place}"));
+        Ok(Effect { curve: outcome.epochs.iter().map(point).collect(), missed })
     }
 
     /// Rows of what came out.

@@ -1,11 +1,12 @@
 //! The stage `early-exit`: heads are fitted and exits put into the student.
 
-use super::{Data, Observer, Run};
+use super::visit::Run;
+use super::{Data, Effect, Observer, State};
 use crate::error::{Error, Kind, Result};
 use crate::exits::heads::{self, Choice, Goal, Where};
 use crate::exits::observe::Source;
 use crate::ir::Model;
-use crate::recipe::{Action, Cascade, EarlyExit};
+use crate::recipe::{Action, Cascade, EarlyExit, Step};
 use std::sync::mpsc;
 
 /// What thresholds are set by.
@@ -32,21 +33,19 @@ impl Settings {
     }
 }
 
-impl Run<'_> {
-    /// Gives the student exits, as far as some pay. `first` is the model that the recipe began with, its teacher. What was
-    /// asked for and not reached comes back.
-    pub fn early_exit(
-        &mut self,
-        student: &mut Model,
-        first: &Model,
-        data: &Data<'_>,
-        stage: &EarlyExit,
-    ) -> Result<Option<String>> {
-        let chosen = source(data, stage.samples).and_then(|source| {
+impl Run<'_, '_> {
+    /// Gives the student exits, as far as some pay.
+    pub fn early_exit(&mut self, state: &mut State<'_>, stage: &EarlyExit) -> Result<Effect> {
+        let (session, student) = (self.session, &mut state.student);
+        let missed = |why: String| Effect {
+            missed: Some(why).filter(|_| matches!(stage.goal, Goal::MaxDrop(_))),
+            ..Effect::default()
+        };
+        let chosen = source(&session.data, stage.samples).and_then(|source| {
             let options = (&stage.places, stage.goal, stage.hold_back);
-            let observer = self.observer;
             let labels = source.labels.is_some();
-            let told = watched(observer, |progress| heads::choose(student, first, &source, options, progress))?;
+            let (first, model) = (session.teacher, &*student);
+            let told = watched(session.observer, |progress| heads::choose(model, first, &source, options, progress))?;
             Ok((told, labels))
         });
         let (choice, labels) = match chosen {
@@ -55,7 +54,7 @@ impl Run<'_> {
             Err(e) if e.kind() == Kind::Target => {
                 let why = e.advice();
                 self.note(EarlyExit::NAME, &why, false);
-                return Ok(matches!(stage.goal, Goal::MaxDrop(_)).then_some(why));
+                return Ok(missed(why));
             }
             Err(e) => return Err(e),
         };
@@ -65,29 +64,46 @@ impl Run<'_> {
                 if matches!(stage.goal, Goal::MaxDrop(_)) { "within the allowed drop" } else { "at that threshold" };
             let why = format!("no exit saves anything {within}: the model stays as it was");
             self.note(EarlyExit::NAME, &why, false);
-            return Ok(matches!(stage.goal, Goal::MaxDrop(_)).then_some(why));
+            return Ok(missed(why));
         }
         heads::attach(&mut student.graph, &choice)?;
-        Ok(None)
+        Ok(Effect::default())
+    }
+
+    /// After a step: notes what thresholds are set by, or sets them anew where what the student computes has changed.
+    pub fn after_exits(&mut self, state: &mut State<'_>, step: &Step, action: &Action) -> Result<()> {
+        if let Some(settings) = Settings::of(action) {
+            state.exits = Some(settings);
+        } else if !action.is_exact()
+            && !state.student.graph.exits().is_empty()
+            && !matches!(action, Action::EarlyExit(_))
+        {
+            match state.exits {
+                Some(settings) => {
+                    let why = self.reset_exits(&mut state.student, &settings, action).map_err(|e| e.at(step.place()))?;
+                    state.untaken = why.map(|why| format!("{}: {why}", step.place()));
+                }
+                None => self.note(
+                    "exits",
+                    "their thresholds stay as they are, for what the model computed before: no step of this recipe sets them for a `max-drop`",
+                    false,
+                ),
+            }
+        }
+        Ok(())
     }
 
     /// Sets thresholds anew after a step that changed what the student computes. `step` is that step: what it learned from
     /// does not judge. That no exit is left to be taken comes back.
-    pub fn reset_exits(
-        &mut self,
-        student: &mut Model,
-        data: &Data<'_>,
-        set: &Settings,
-        step: &Action,
-    ) -> Result<Option<String>> {
+    fn reset_exits(&mut self, student: &mut Model, set: &Settings, step: &Action) -> Result<Option<String>> {
+        let data = &self.session.data;
         let (source, options) = match (step, data) {
-            #[cfg(feature = "distill")]
             (Action::Distill(stage), Data { training: Some(training), .. }) => {
                 (training.held_back(&stage.training)?, (set.drop, 1.0))
             }
             _ => (source(data, set.samples)?, (set.drop, set.hold_back)),
         };
-        let (observer, model) = (self.observer, &mut *student);
+        let (observer, model) = (self.observer(), &mut *student);
         let told = watched(observer, |progress| heads::reset(model, &source, options, progress))?;
         if let Some((course, whole)) = told {
             let early = 1.0 - course.shares.last().unwrap_or(&1.0);
@@ -168,7 +184,7 @@ impl Run<'_> {
 
 /// Training data if there is any, as it may have labels, else calibration data.
 pub(super) fn source<'a>(data: &Data<'a>, samples: usize) -> Result<Source<'a>> {
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     if let Some(training) = data.training {
         return training.source(samples);
     }

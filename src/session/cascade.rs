@@ -1,22 +1,23 @@
 //! The stage `cascade`: a small network in front of the student.
 
 use super::early_exit::{source, watched};
-use super::{Data, Run};
+use super::visit::Run;
+use super::{Effect, State};
 use crate::error::{Error, Kind, Result};
 use crate::exits::cascade::{self, cascade};
 use crate::exits::heads::Goal;
-use crate::ir::Model;
 use crate::recipe::Cascade;
 
-impl Run<'_> {
-    /// Puts the small network in front, if that saves anything. What was asked for and not reached comes back.
-    pub fn cascade(&mut self, student: &mut Model, data: &Data<'_>, stage: &Cascade) -> Result<Option<String>> {
+impl Run<'_, '_> {
+    /// Puts the small network in front, if that saves anything.
+    pub fn cascade(&mut self, state: &mut State<'_>, stage: &Cascade) -> Result<Effect> {
+        let (data, student) = (&self.session.data, &mut state.student);
         let small = data.smalls.iter().find(|s| s.0 == stage.small).map(|s| &s.1);
         let small = small.ok_or_else(|| Error::internal(format!("{} was not loaded", stage.small.display())))?;
         let made = source(data, stage.samples).and_then(|source| {
             let labels = source.labels.is_some();
             let big = &*student;
-            let made = watched(self.observer, |progress| cascade(small, big, &source, stage.max_drop, progress))?;
+            let made = watched(self.observer(), |progress| cascade(small, big, &source, stage.max_drop, progress))?;
             Ok((made, labels))
         });
         match made {
@@ -27,12 +28,12 @@ impl Run<'_> {
                     self.note(Cascade::NAME, "the small network answers everything: it would do alone", true);
                 }
                 *student = made.model;
-                Ok(None)
+                Ok(Effect::default())
             }
             // The two do not go together: that is an answer, not a fault of the recipe.
             Err(e) if e.kind() == Kind::Target => {
                 self.note(Cascade::NAME, &e.advice(), false);
-                Ok(Some(e.advice()))
+                Ok(Effect { missed: Some(e.advice()), ..Effect::default() })
             }
             Err(e) => Err(e),
         }

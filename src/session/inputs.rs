@@ -1,18 +1,16 @@
 //! What a recipe is given beside the model.
 
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use super::Training;
 use crate::analysis::cost::cost;
 use crate::analysis::sizes::InputSizes;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use crate::calibrate;
 #[cfg(feature = "exec")]
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::ir::Model;
-#[cfg(feature = "distill")]
-use crate::passes::Phase;
-#[cfg(feature = "distill")]
+#[cfg(feature = "exec")]
 use crate::recipe::Recipe;
 use crate::recipe::{Action, Step};
 #[cfg(feature = "exec")]
@@ -28,7 +26,7 @@ pub struct Data<'a> {
     #[cfg(feature = "exec")]
     pub calibration: Option<&'a Calibration<'a>>,
     /// What the step `distill` trains with.
-    #[cfg(feature = "distill")]
+    #[cfg(feature = "exec")]
     pub training: Option<&'a Training<'a>>,
     /// Networks that the steps `cascade` name.
     #[cfg(feature = "exec")]
@@ -51,35 +49,6 @@ impl Data<'_> {
         self.sizes.clone()
     }
 
-    #[cfg(feature = "exec")]
-    fn trains(&self) -> bool {
-        #[cfg(feature = "distill")]
-        return self.training.is_some();
-        #[cfg(not(feature = "distill"))]
-        false
-    }
-
-    /// A part of the training data as calibration data, if there is no other and it suffices for that, and there is a step
-    /// before step `last`, the last that trains, which it is of use to.
-    #[cfg(feature = "distill")]
-    pub(super) fn borrowed(
-        &self,
-        teacher: &Model,
-        recipe: &Recipe,
-        plan: &[(String, Action)],
-        last: usize,
-    ) -> Option<Calibration<'_>> {
-        let changes = |action: &Action| matches!(action, Action::Pass(pass, _) if pass.phase() != Phase::Clean);
-        let training = self.training.filter(|_| self.calibration.is_none())?;
-        plan.get(..last)?.iter().find(|(_, action)| changes(action))?;
-        let trainings = plan.iter().filter_map(|(_, action)| match action {
-            Action::Distill(stage) => Some(&stage.training),
-            _ => None,
-        });
-        let samples = recipe.data.calib_samples.unwrap_or(calibrate::SAMPLES);
-        training.calibration(teacher, samples, &trainings.collect::<Vec<_>>()).ok()
-    }
-
     /// Whether it has what a step needs.
     ///
     /// `lent` says whether training data stands in for calibration data there.
@@ -97,13 +66,35 @@ impl Data<'_> {
             Action::Pass(pass, _) if !calibrates && !lent => {
                 pass.needs_data().map_or(Ok(()), |option| lacks(option, "calibration", "calib"))
             }
-            #[cfg(feature = "distill")]
+            #[cfg(feature = "exec")]
             Action::Distill(_) if self.training.is_none() => lacks("`distill`".into(), "training", "train"),
             #[cfg(feature = "exec")]
-            Action::EarlyExit(_) | Action::Cascade(_) if !calibrates && !self.trains() => {
+            Action::EarlyExit(_) | Action::Cascade(_) if !calibrates && self.training.is_none() => {
                 lacks(format!("`{}`", step.name), "calibration or training", "calib")
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(feature = "exec")]
+impl<'a> Data<'a> {
+    /// A part of the training data as calibration data, if there is no other and it suffices for that, and there is a step
+    /// before step `last`, the last that trains, which it is of use to.
+    pub(super) fn lent(
+        &self,
+        teacher: &Model,
+        recipe: &Recipe,
+        actions: &[&Action],
+        last: usize,
+    ) -> Option<Calibration<'a>> {
+        let training = self.training.filter(|_| self.calibration.is_none())?;
+        actions.get(..last)?.iter().find(|action| !action.is_exact() && matches!(action, Action::Pass(..)))?;
+        let trainings = actions.iter().filter_map(|action| match action {
+            Action::Distill(stage) => Some(&stage.training),
+            _ => None,
+        });
+        let samples = recipe.data.calib_samples.unwrap_or(calibrate::SAMPLES);
+        training.calibration(teacher, samples, &trainings.collect::<Vec<_>>()).ok()
     }
 }

@@ -5,11 +5,11 @@
 //! changes: in an unrolled recurrence, what the steps read while they had the old weight. Held-back samples judge the result
 //! as they judge any fit.
 
-use super::{Run, Task, row};
+use super::visit::{Run, Task, row};
 use crate::analysis::linear::Linear;
 use crate::calibrate::{Calibration, Look, Twins, Walk};
 use crate::error::Result;
-use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options;
@@ -18,35 +18,28 @@ use crate::passes::{Fitted, Retarget, Site, Survey, sharing};
 use crate::report::Repair;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-/// What steps with calibration data know of the teacher, from step to step.
-pub struct Repairs<'a> {
-    data: &'a Calibration<'a>,
-    shell: Model,
+/// What layers of a student are fitted to, from step to step.
+#[derive(Clone, Default)]
+pub(super) struct Reference {
     /// The teacher, as cleaned as the student was before the first step that changes what it computes.
-    teacher: Option<Graph>,
+    graph: Option<Arc<Graph>>,
     twins: Twins,
-    /// What every layer's constants were after the last step.
-    constants: HashMap<NodeId, Vec<Tensor>>,
     /// Whether the student computes something else by now.
     changed: bool,
 }
 
-impl<'a> Repairs<'a> {
-    pub fn new(data: &'a Calibration<'a>, teacher: &Model) -> Repairs<'a> {
-        let shell = Model { graph: Graph::new("", teacher.graph.opset), ..teacher.clone() };
-        Repairs { data, shell, teacher: None, twins: Twins::default(), constants: HashMap::new(), changed: false }
-    }
-
-    /// Samples of the calibration data that are used.
-    #[cfg(feature = "distill")]
-    pub fn samples(&self) -> usize {
-        self.data.samples()
-    }
-
+impl Reference {
     /// Runs a pass over all its sites, and fits the layers behind the first change, unless the step is not to repair.
-    pub fn visit_all(&mut self, run: &mut Run<'_>, graph: &mut Graph, task: Task<'_>) -> Result<()> {
-        self.teacher.get_or_insert_with(|| graph.clone());
+    pub fn visit_all(
+        &mut self,
+        run: &mut Run<'_, '_>,
+        data: &Calibration<'_>,
+        graph: &mut Graph,
+        task: Task<'_>,
+    ) -> Result<()> {
+        self.graph.get_or_insert_with(|| Arc::new(graph.clone()));
         let pass = task.pass;
         if pass.only_repairs() && !self.changed {
             run.note(pass.name(), "nothing to do: nothing was lost before it", false);
@@ -54,7 +47,7 @@ impl<'a> Repairs<'a> {
             return Ok(());
         }
         let mut work = Work::default();
-        let survey = self.survey(run, graph, task, &mut work)?;
+        let survey = self.survey(run, data, graph, task, &mut work)?;
         let task = Task { survey: survey.as_ref(), ..task };
         task.reaches(graph, task.selected.max_loss()).inspect_err(|_| run.refused = true)?;
         let rows = run.rows.len();
@@ -76,7 +69,7 @@ impl<'a> Repairs<'a> {
             match layer_of(graph, &site).filter(|_| task.repairs) {
                 Some(n) => drop(at_layer.insert(n, site)),
                 None if site.lives(graph) => {
-                    run.observer.site(i as u64, count as u64, &site.label(graph));
+                    run.observer().site(i as u64, count as u64, &site.label(graph));
                     let cuts = run.visit(graph, task, site, None)?;
                     self.changed |= cuts.is_some();
                     cuts.into_iter().flatten().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
@@ -93,27 +86,34 @@ impl<'a> Repairs<'a> {
                 run.note(pass.name(), "nothing to do: no calibration data was looked at", false);
             }
         } else if task.repairs {
-            self.fit_all(run, graph, task, at_layer, work)?;
+            self.fit_all(run, data, graph, task, at_layer, work)?;
         }
         run.passed_by(graph, pass);
         Ok(())
     }
 
     /// What the data says to the questions of a pass.
-    fn survey(&self, run: &Run<'_>, graph: &Graph, task: Task<'_>, work: &mut Work) -> Result<Option<Survey>> {
+    fn survey(
+        &self,
+        run: &Run<'_, '_>,
+        data: &Calibration<'_>,
+        graph: &Graph,
+        task: Task<'_>,
+        work: &mut Work,
+    ) -> Result<Option<Survey>> {
         let questions = task.pass.questions(&task.context(graph, None));
-        let (Some(questions), Some(teacher)) = (questions, &self.teacher) else { return Ok(None) };
+        let (Some(questions), Some(teacher)) = (questions, &self.graph) else { return Ok(None) };
         let mut survey = Survey::new();
         if questions.layers.is_empty() {
             return Ok(Some(survey));
         }
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
-        let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
+        let mut walk = Walk::new(data, teacher, graph, run.session.teacher)?;
         let asked = |n: &NodeId| questions.layers.contains(n);
-        work.plan(self.data, graph, layers.iter().copied().filter(asked));
+        work.plan(data, graph, layers.iter().copied().filter(asked));
         if task.repairs {
-            work.plan(self.data, graph, layers.iter().copied());
+            work.plan(data, graph, layers.iter().copied());
         }
         for n in layers {
             if asked(&n) && !survey.contains_key(&n) {
@@ -135,17 +135,18 @@ impl<'a> Repairs<'a> {
     /// weight are fitted together, once, at the first.
     fn fit_all(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut Run<'_, '_>,
+        data: &Calibration<'_>,
         graph: &mut Graph,
         task: Task<'_>,
         mut at_layer: HashMap<NodeId, Site>,
         mut work: Work,
     ) -> Result<()> {
-        let Some(teacher) = &self.teacher else { return Ok(()) };
-        let others = task.pass.fits_others();
+        let Some(teacher) = self.graph.clone() else { return Ok(()) };
+        let (teacher, others) = (&*teacher, task.pass.fits_others());
         let layers = options::layers(graph);
         let mut later: HashSet<NodeId> = layers.iter().copied().collect();
-        let mut walk = Walk::new(self.data, teacher, graph, &self.shell)?;
+        let mut walk = Walk::new(data, teacher, graph, run.session.teacher)?;
         (work.all, work.layers) = (work.done, HashMap::new());
         let mut changed = self.changed;
         let looked_at = |n: &NodeId| {
@@ -153,7 +154,7 @@ impl<'a> Repairs<'a> {
             changed |= rewritten;
             (rewritten || others && changed) && !task.selected.skips(*n)
         };
-        work.plan(self.data, graph, layers.iter().copied().filter(looked_at));
+        work.plan(data, graph, layers.iter().copied().filter(looked_at));
         let mut visited: HashSet<NodeId> = HashSet::new();
         for n in layers {
             if !graph.has_node(n) {
@@ -216,28 +217,21 @@ impl<'a> Repairs<'a> {
         Ok(())
     }
 
-    /// After training: what the student computes now is what later steps are to keep.
-    #[cfg(feature = "distill")]
-    pub fn begin_anew(&mut self) {
-        (self.teacher, self.twins, self.changed) = (None, Twins::default(), false);
-    }
-
-    /// After every step. An exact one leaves every value as it was, but where it puts one layer into another the result
-    /// of that other becomes something else.
-    pub fn after_step(&mut self, graph: &Graph, exact: bool) {
-        let mut now = HashMap::new();
-        for n in graph.nodes() {
-            let constants: Vec<Tensor> =
-                graph.node_inputs(n).into_iter().flatten().filter_map(|v| graph.value(v).constant().cloned()).collect();
-            if constants.is_empty() {
-                continue;
-            }
-            if exact && self.teacher.is_some() && self.constants.get(&n).is_some_and(|was| *was != constants) {
-                self.twins.lost.extend(graph.node_outputs(n).into_iter().flatten());
-            }
-            now.insert(n, constants);
+    /// After an exact step. It keeps every value, except the output of a layer that something was folded into: that has no
+    /// counterpart in the teacher any more.
+    pub fn after_exact(&mut self, before: &Graph, after: &Graph) {
+        if self.graph.is_none() {
+            return;
         }
-        self.constants = now;
+        let constants = |graph: &Graph, n: NodeId| -> Vec<Tensor> {
+            graph.node_inputs(n).into_iter().flatten().filter_map(|v| graph.value(v).constant().cloned()).collect()
+        };
+        for n in after.nodes().filter(|&n| before.has_node(n)) {
+            let [was, now] = [constants(before, n), constants(after, n)];
+            if !was.is_empty() && !now.is_empty() && was != now {
+                self.twins.lost.extend(after.node_outputs(n).into_iter().flatten());
+            }
+        }
     }
 }
 
@@ -260,8 +254,8 @@ impl Work {
         }
     }
 
-    fn start(&mut self, run: &Run<'_>, graph: &Graph, n: NodeId) {
-        run.observer.site(self.done, self.all, graph.label(n));
+    fn start(&mut self, run: &Run<'_, '_>, graph: &Graph, n: NodeId) {
+        run.observer().site(self.done, self.all, graph.label(n));
         self.done += self.layers.get(&n).copied().unwrap_or(0);
     }
 }

@@ -1,7 +1,7 @@
 //! Training data and teachers, as the stage `distill` takes them.
 
-use super::repairs::Repairs;
-use super::{Run, Task};
+use super::repairs::Reference;
+use super::visit::{Run, Task};
 use crate::calibrate::{self, Calibration};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Ends, Samples, Teacher};
@@ -110,15 +110,21 @@ impl<'a> Training<'a> {
     }
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     /// Runs a pass with a part of the training data as calibration data, or, where the networks cannot be run on that,
     /// without: then it says `false`.
-    pub fn on_training_data(&mut self, repairs: &mut Repairs<'_>, graph: &mut Graph, task: Task<'_>) -> Result<bool> {
+    pub fn on_training_data(
+        &mut self,
+        reference: &mut Reference,
+        data: &Calibration<'_>,
+        graph: &mut Graph,
+        task: Task<'_>,
+    ) -> Result<bool> {
         let pass = task.pass;
         let (before, rows) = (graph.clone(), self.rows.len());
-        let failed = match repairs.visit_all(self, graph, task) {
+        let failed = match reference.visit_all(self, data, graph, task) {
             Ok(()) => {
-                let samples = repairs.samples();
+                let samples = data.samples();
                 let what =
                     format!("calibrated on {samples} samples of the training data: there is no calibration data");
                 self.note(pass.name(), &what, true);

@@ -1,0 +1,338 @@
+//! One step: a pass goes over its sites, each of which gets a patch or a reason, and a row.
+
+use super::{Effect, Observer, Session, State};
+use crate::analysis::cost::{Cost, Costs};
+use crate::analysis::sizes::InputSizes;
+use crate::error::{Error, Result};
+use crate::ir::patch::Applied;
+use crate::ir::{Graph, NodeId, Op, Patch, Tensor, ValueId};
+use crate::onnx;
+use crate::passes::options::{Selected, Selection};
+use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict};
+use crate::recipe::{Action, Step};
+use crate::report::Row;
+
+/// Rounds of cleaning after which passes that still find something must be undoing each other.
+const MAX_ROUNDS: usize = 50;
+
+/// Of models of more bytes, new tensors wait on disk until they are written.
+const LARGE: u64 = 1 << 27;
+
+/// A pass with what it goes by.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub pass: &'a dyn Pass,
+    pub selected: &'a Selected<'a>,
+    /// Whether it is to be fitted to calibration data.
+    pub repairs: bool,
+    pub survey: Option<&'a Survey>,
+    /// What the model's inputs are where costs are counted.
+    pub sizes: &'a InputSizes,
+    /// Where the step is written.
+    pub place: &'a str,
+}
+
+static AS_DECLARED: InputSizes = InputSizes::AS_DECLARED;
+
+impl<'a> Task<'a> {
+    /// Of a pass that changes no costs, or is only asked for its sites.
+    fn without_data(pass: &'a dyn Pass, selected: &'a Selected<'a>) -> Task<'a> {
+        Task { pass, selected, repairs: false, survey: None, sizes: &AS_DECLARED, place: "" }
+    }
+
+    pub fn context<'c>(&'c self, graph: &'c Graph, fitted: Option<Fitted<'c>>) -> Context<'c> {
+        let Task { selected, repairs, survey, sizes, .. } = *self;
+        Context { graph, selected, repairs, sizes, max_loss: selected.max_loss(), survey, fitted }
+    }
+
+    fn cost(&self, graph: &Graph) -> Cost {
+        self.context(graph, None).cost()
+    }
+
+    /// Refuses a budget that cannot be reached where no layer loses more than `max_loss` of its output, unless the step
+    /// is to go as far as it can.
+    pub fn reaches(&self, graph: &Graph, max_loss: f64) -> Result<()> {
+        let Some(budget) = self.pass.budget() else { return Ok(()) };
+        let cx = Context { max_loss, ..self.context(graph, None) };
+        if budget.of(cx.cost()).is_none() {
+            let what = format!("the model's {} depend on dims that are known only at run time", budget.unit());
+            let error = Error::input(what).at(self.place);
+            let why = format!("`{}` is a share of them", budget.key());
+            return Err(match self.sizes.is_empty() {
+                true => error
+                    .because(why)
+                    .help("say what its inputs are: --input-shape NAME=1x3x224x224, or data (--calib, --test)"),
+                false => error.because(format!("{why}, and not even the sizes of its inputs tell them")),
+            });
+        }
+        if self.selected.best_effort() {
+            return Ok(());
+        }
+        let refused = self.pass.reach(&cx).and_then(|reach| reach.refuses(self.pass.name()));
+        refused.map_or(Ok(()), |e| Err(e.at(self.place)))
+    }
+}
+
+/// Axes of values that became shorter, each with the positions that stayed.
+pub(super) type Cuts = Vec<(ValueId, usize, Vec<usize>)>;
+
+/// A step while it runs.
+pub(super) struct Run<'s, 'a> {
+    pub session: &'s Session<'a>,
+    pub rows: Vec<Row>,
+    pub costs: Costs<'s>,
+    /// In what way the student is of no use by now.
+    pub ruined: Vec<String>,
+    /// Whether a budget turned out to be out of reach.
+    #[cfg_attr(not(feature = "exec"), allow(dead_code))]
+    pub refused: bool,
+}
+
+impl<'s, 'a> Run<'s, 'a> {
+    pub fn new(session: &'s Session<'a>) -> Run<'s, 'a> {
+        let costs = Costs::at(&session.sizes);
+        Run { session, rows: Vec::new(), costs, ruined: Vec::new(), refused: false }
+    }
+
+    pub fn observer(&self) -> &'a dyn Observer {
+        self.session.observer
+    }
+
+    /// Runs a step over the student of a state.
+    pub fn step(&mut self, state: &mut State<'a>, step: &Step, action: &Action) -> Result<Effect> {
+        let at_step = |e: Error| e.at(step.place());
+        match action {
+            Action::Nothing => Ok(Effect::default()),
+            Action::Clean => {
+                let all = passes::clean();
+                self.clean(&mut state.student.graph, &all.iter().map(|pass| &**pass).collect::<Vec<_>>(), None)?;
+                Ok(Effect::default())
+            }
+            Action::Pass(pass, selection) => {
+                self.pass(state, step, &**pass, selection)?;
+                Ok(Effect::default())
+            }
+            #[cfg(feature = "exec")]
+            Action::Distill(stage) => self.distill(state, stage).map_err(at_step),
+            #[cfg(feature = "exec")]
+            Action::EarlyExit(stage) => self.early_exit(state, stage).map_err(at_step),
+            #[cfg(feature = "exec")]
+            Action::Cascade(stage) => self.cascade(state, stage).map_err(at_step),
+        }
+    }
+
+    /// Runs a pass over the student of a state, with calibration data if there is any.
+    fn pass(&mut self, state: &mut State<'a>, step: &Step, pass: &dyn Pass, selection: &Selection) -> Result<()> {
+        let located = |e| step.error(e);
+        let graph = &mut state.student.graph;
+        let selected = &selection.resolve(graph).map_err(located)?;
+        if pass.phase() == Phase::Clean {
+            return self.clean(graph, &[pass], Some(selection));
+        }
+        pass.fits(graph).map_err(located)?;
+        let task =
+            Task { pass, selected, repairs: false, survey: None, sizes: &self.session.sizes, place: step.place() };
+        task.reaches(graph, f64::INFINITY)?;
+        #[cfg(feature = "exec")]
+        {
+            let task = Task { repairs: selected.repairs(), ..task };
+            if let Some(data) = self.session.data.calibration {
+                return state.reference.visit_all(self, data, graph, task);
+            }
+            if let Some(data) = state.lent.clone().filter(|_| state.steps.len() < state.lends) {
+                if !self.on_training_data(&mut state.reference, &data, graph, task)? {
+                    state.lent = None;
+                }
+                return Ok(());
+            }
+        }
+        self.visit_without_data(graph, task)
+    }
+
+    /// Runs passes over a graph and the bodies in it, round after round, until a whole round changes nothing.
+    pub fn clean(&mut self, graph: &mut Graph, passes: &[&dyn Pass], selection: Option<&Selection>) -> Result<()> {
+        for _ in 0..MAX_ROUNDS {
+            let mut changed = self.clean_bodies(graph, passes)?;
+            // Refusals of an earlier round may be out of date.
+            self.rows.retain(|r| r.done);
+            for &pass in passes {
+                let rule = selection.cloned().unwrap_or_default();
+                // A name that was there when the step began may be cleaned away by now.
+                let fallback = Selection::default();
+                let selected =
+                    rule.resolve(graph).or_else(|_| fallback.resolve(graph)).map_err(|e| Error::internal(e.what))?;
+                let task = Task::without_data(pass, &selected);
+                changed |= self.visit_all(graph, task)?;
+            }
+            if !changed {
+                return Ok(());
+            }
+        }
+        Err(Error::internal(format!("cleaning does not end after {MAX_ROUNDS} rounds")))
+    }
+
+    fn clean_bodies(&mut self, graph: &mut Graph, passes: &[&dyn Pass]) -> Result<bool> {
+        let with_bodies: Vec<NodeId> = graph.nodes().filter(|&n| graph.node(n).has_bodies()).collect();
+        if with_bodies.is_empty() {
+            return Ok(false);
+        }
+        let mut changed = false;
+        for n in with_bodies {
+            changed |= graph.edit_bodies(n, |body| {
+                let before = self.rows.iter().filter(|r| r.done).count();
+                self.clean(body, passes, None)?;
+                Ok(self.rows.iter().filter(|r| r.done).count() > before)
+            })?;
+        }
+        Ok(changed)
+    }
+
+    /// Visits every site of a pass without data, and refuses a budget that is missed because it cannot be reached.
+    pub fn visit_without_data(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<()> {
+        let task = Task { repairs: false, survey: None, ..task };
+        let before = task.pass.budget().map(|budget| (budget, graph.clone()));
+        self.visit_all(graph, task)?;
+        match before {
+            Some((budget, before)) if budget.missed(task.cost(&before), task.cost(graph)).is_some() => {
+                task.reaches(&before, task.selected.max_loss())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Visits every site of a pass once, each against the graph as the earlier ones left it.
+    pub fn visit_all(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<bool> {
+        let pass = task.pass;
+        let cx = task.context(graph, None);
+        let sites = pass.sites(&cx);
+        let count = sites.len();
+        let together = match sites.is_empty() {
+            true => None,
+            false => pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?,
+        };
+        let mut changed = false;
+        let sites = match together {
+            Some(together) => {
+                changed = self.apply(graph, pass, &sites, together)?;
+                Vec::new()
+            }
+            None => sites,
+        };
+        for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
+            if site.lives(graph) {
+                self.observer().site(i as u64, count as u64, &site.label(graph));
+                changed |= self.visit(graph, task, site, None)?.is_some();
+            }
+        }
+        if pass.phase() != Phase::Clean {
+            self.passed_by(graph, pass);
+        }
+        Ok(changed)
+    }
+
+    pub fn apply(&mut self, graph: &mut Graph, pass: &dyn Pass, sites: &[Site], all: Together) -> Result<bool> {
+        let before = self.rows.len();
+        for (site, part) in sites.iter().zip(all.parts) {
+            let mut row = row(graph, pass, site);
+            (row.done, row.note) = part.what.map_or_else(|why| (false, why.to_string()), |what| (true, what));
+            row.cost = part.cost;
+            self.rows.push(row);
+        }
+        self.put(graph, all.patch).map_err(|e| e.at(pass.name()))?;
+        Ok(self.rows[before..].iter().any(|r| r.done))
+    }
+
+    /// Applies a patch to a graph; of a large model, what is new waits on disk.
+    pub fn put(&self, graph: &mut Graph, mut patch: Patch) -> Result<Applied> {
+        if self.session.teacher_bytes > LARGE {
+            patch.tensors_mut().for_each(|t| *t = onnx::put_aside(std::mem::replace(t, Tensor::f32([0], &[]))));
+        }
+        graph.apply(patch)
+    }
+
+    /// What a patch shortened, if there was one.
+    pub fn visit(
+        &mut self,
+        graph: &mut Graph,
+        task: Task<'_>,
+        site: Site,
+        fitted: Option<Fitted<'_>>,
+    ) -> Result<Option<Cuts>> {
+        let (pass, selected) = (task.pass, task.selected);
+        let mut row = row(graph, pass, &site);
+        let verdict = match selected.refuses(graph, &site) {
+            Some(why) => Verdict::skip(why)?,
+            None if pass.phase() != Phase::Clean && site.contradicts(graph) => {
+                Verdict::skip("the file contradicts the operator's definition here")?
+            }
+            None => pass
+                .rewrite(&task.context(graph, fitted), site)
+                .map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?,
+        };
+        let done = match verdict {
+            Verdict::Skip(why) => {
+                row.note = why.to_string();
+                None
+            }
+            Verdict::Patch(mut patch, what) => {
+                let cuts = std::mem::take(&mut patch.cuts);
+                let before = (pass.phase() != Phase::Clean).then(|| self.costs.now(graph, None));
+                let applied =
+                    self.put(graph, patch).map_err(|e| e.at(format!("{} at \"{}\"", pass.name(), row.site)))?;
+                row.note = what;
+                row.cost = before.map(|b| (b, self.costs.now(graph, Some(&applied))));
+                Some(cuts)
+            }
+        };
+        row.done = done.is_some();
+        self.rows.push(row);
+        Ok(done)
+    }
+
+    /// Passes that change the function work on the main graph and on floats alone, and say what they passed by.
+    pub fn passed_by(&mut self, graph: &Graph, pass: &dyn Pass) {
+        for n in graph.nodes() {
+            if matches!(graph.node(n).op, Op::QConv(_) | Op::QMatMul(_)) {
+                let note = "it computes with integers: passes that change weights take floats".into();
+                self.rows.push(Row { note, ..row(graph, pass, &Site::Node(n)) });
+            }
+            let all = Selection::default();
+            let count = |body: &Graph| match all.resolve(body) {
+                Ok(selected) => pass.sites(&Task::without_data(pass, &selected).context(body, None)).len(),
+                Err(_) => 0,
+            };
+            let sites: usize = graph.node(n).bodies().map(count).sum();
+            if sites > 0 {
+                let mut row = row(graph, pass, &Site::Node(n));
+                let what = if sites == 1 { "1 site is".into() } else { format!("{sites} sites are") };
+                row.note = format!("{what} inside its bodies: only clean passes enter bodies of control flow");
+                self.rows.push(row);
+            }
+        }
+    }
+
+    pub fn note(&mut self, pass: &str, what: &str, done: bool) {
+        self.rows.push(Row {
+            pass: pass.into(),
+            site: "model".into(),
+            op: String::new(),
+            done,
+            note: what.into(),
+            cost: None,
+            error: None,
+        });
+    }
+}
+
+pub(super) fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
+    let op = site.node().map_or_else(String::new, |n| graph.node(n).kind());
+    Row {
+        pass: pass.name().into(),
+        site: site.label(graph),
+        op,
+        done: false,
+        note: String::new(),
+        cost: None,
+        error: None,
+    }
+}
