@@ -22,6 +22,7 @@ use crate::math::{self, Layer, Moments};
 use ndarray::ArrayView2;
 use side::Side;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Samples of calibration data that are used if nobody says how many.
 pub const SAMPLES: usize = 512;
@@ -243,7 +244,7 @@ impl Twins {
 /// One way through student and teacher.
 pub struct Walk<'a> {
     data: &'a Calibration<'a>,
-    teacher: &'a Graph,
+    teacher: Arc<Graph>,
     sides: [Side; 2],
     /// The sides further on, for layers that share a weight.
     ahead: Option<[Side; 2]>,
@@ -257,9 +258,10 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// If the data cannot be read, or there is no room for it in the folder for temporary files.
-    pub fn new(data: &'a Calibration<'a>, teacher: &'a Graph, student: &Graph, shell: &Model) -> Result<Walk<'a>> {
+    pub fn new(data: &'a Calibration<'a>, teacher: Arc<Graph>, student: &Graph, shell: &Model) -> Result<Walk<'a>> {
         let side = |graph| Side::new("calibration.onnx", graph, shell, data.chunks(), |i| data.chunk(i));
-        Ok(Walk { data, teacher, sides: [side(student)?, side(teacher)?], ahead: None })
+        let sides = [side(student)?, side(&teacher)?];
+        Ok(Walk { data, teacher, sides, ahead: None })
     }
 
     /// Looks at a layer of the student: computes what it reads, and what the teacher gives in its place. `later` are layers
@@ -302,7 +304,7 @@ impl<'a> Walk<'a> {
         let readers = || sets.iter().flatten();
         let wanted: Vec<ValueId> = readers().flat_map(|r| std::iter::once(r.layer.x).chain(r.other)).collect();
         sides[STUDENT].reach(student, &wanted)?;
-        sides[TEACHER].reach(self.teacher, &readers().map(|r| r.y).collect::<Vec<_>>())?;
+        sides[TEACHER].reach(&self.teacher, &readers().map(|r| r.y).collect::<Vec<_>>())?;
         let chunks = self.data.chunks();
         let rows = |reader: &Reader<'_>| {
             let first = sides[TEACHER].read(reader.y, 0)?;

@@ -11,7 +11,7 @@ fn assert_reads_what_it_sums(text: &str) {
     let noise: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(shape.iter().product()).collect();
     let data = Dataset::from_arrays("calib.npz", [("x".to_string(), Array::from_f32(shape, &noise).unwrap())]);
     let data = Calibration::new(&data, &Normalise::default(), &model, 40).unwrap();
-    let mut walk = Walk::new(&data, graph, graph, &model).unwrap();
+    let mut walk = Walk::new(&data, Arc::new(graph.clone()), graph, &model).unwrap();
     let linear = Linear::of(graph, graph.nodes().next().unwrap()).unwrap();
     let tensor = graph.value(linear.weight).constant().unwrap();
     let (w, b) = (linear.matrices(tensor).unwrap(), linear.biases(graph).unwrap());

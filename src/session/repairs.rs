@@ -1,15 +1,15 @@
-//! Steps with calibration data: layer after layer in the order they run, each fitted to what the teacher gives there.
+//! Calibration as a source of moments for a step: its layers in the order they run, each fitted to what the teacher gives there.
 //!
 //! Layers that share a weight are fitted together at the first of them: the moments of all are summed, each set of layers
 //! with the same bias about its own means. What those further on read is what the student gives there before this weight
 //! changes: in an unrolled recurrence, what the steps read while they had the old weight. Held-back samples judge the result
 //! as they judge any fit.
 
-use super::visit::{Run, Task, row};
+use super::visit::{Cuts, Moments, Run, Task, row};
 use crate::analysis::linear::Linear;
 use crate::calibrate::{Calibration, Look, Twins, Walk};
-use crate::error::Result;
-use crate::ir::{Graph, NodeId, Tensor, ValueId};
+use crate::error::{Error, Result};
+use crate::ir::{Graph, NodeId, Tensor};
 use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options;
@@ -31,192 +31,6 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// Runs a pass over all its sites, and fits the layers behind the first change, unless the step is not to repair.
-    pub fn visit_all(
-        &mut self,
-        run: &mut Run<'_, '_>,
-        data: &Calibration<'_>,
-        graph: &mut Graph,
-        task: Task<'_>,
-    ) -> Result<()> {
-        self.graph.get_or_insert_with(|| Arc::new(graph.clone()));
-        let pass = task.pass;
-        if pass.only_repairs() && !self.changed {
-            run.note(pass.name(), "nothing to do: nothing was lost before it", false);
-            run.passed_by(graph, pass);
-            return Ok(());
-        }
-        let mut work = Work::default();
-        let survey = self.survey(run, data, graph, task, &mut work)?;
-        let task = Task { survey: survey.as_ref(), ..task };
-        task.reaches(graph, task.selected.max_loss()).inspect_err(|_| run.refused = true)?;
-        let rows = run.rows.len();
-        let cx = task.context(graph, None);
-        let sites = pass.sites(&cx);
-        let count = sites.len();
-        let together = pass.rewrite_together(&cx, &sites);
-        let sites = match together.map_err(|e| e.at(pass.name()))? {
-            Some(mut together) => {
-                let cuts = std::mem::take(&mut together.patch.cuts);
-                self.changed |= run.apply(graph, pass, &sites, together)?;
-                cuts.into_iter().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
-                Vec::new()
-            }
-            None => sites,
-        };
-        let mut at_layer: HashMap<NodeId, Site> = HashMap::new();
-        for (i, site) in sites.into_iter().enumerate() {
-            match layer_of(graph, &site).filter(|_| task.repairs) {
-                Some(n) => drop(at_layer.insert(n, site)),
-                None if site.lives(graph) => {
-                    run.observer().site(i as u64, count as u64, &site.label(graph));
-                    let cuts = run.visit(graph, task, site, None)?;
-                    self.changed |= cuts.is_some();
-                    cuts.into_iter().flatten().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
-                }
-                None => {}
-            }
-        }
-        let idle = !run.rows[rows..].iter().any(|r| r.done) && at_layer.values().all(|site| stays(graph, task, site));
-        if task.repairs && idle {
-            for n in options::layers(graph) {
-                at_layer.remove(&n).map(|site| run.visit(graph, task, site, None)).transpose()?;
-            }
-            if task.survey.is_none_or(|survey| survey.is_empty()) {
-                run.note(pass.name(), "nothing to do: no calibration data was looked at", false);
-            }
-        } else if task.repairs {
-            self.fit_all(run, data, graph, task, at_layer, work)?;
-        }
-        run.passed_by(graph, pass);
-        Ok(())
-    }
-
-    /// What the data says to the questions of a pass.
-    fn survey(
-        &self,
-        run: &Run<'_, '_>,
-        data: &Calibration<'_>,
-        graph: &Graph,
-        task: Task<'_>,
-        work: &mut Work,
-    ) -> Result<Option<Survey>> {
-        let questions = task.pass.questions(&task.context(graph, None));
-        let (Some(questions), Some(teacher)) = (questions, &self.graph) else { return Ok(None) };
-        let mut survey = Survey::new();
-        if questions.layers.is_empty() {
-            return Ok(Some(survey));
-        }
-        let layers = options::layers(graph);
-        let mut later: HashSet<NodeId> = layers.iter().copied().collect();
-        let mut walk = Walk::new(data, teacher, graph, run.session.teacher)?;
-        let asked = |n: &NodeId| questions.layers.contains(n);
-        work.plan(data, graph, layers.iter().copied().filter(asked));
-        if task.repairs {
-            work.plan(data, graph, layers.iter().copied());
-        }
-        for n in layers {
-            if asked(&n) && !survey.contains_key(&n) {
-                work.start(run, graph, n);
-                let family: Vec<NodeId> = sharing::family(graph, n).into_iter().filter(|n| later.contains(n)).collect();
-                // Of layers that use a weight in other ways, each answers for itself.
-                let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
-                let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
-                let answer = seen.tell(|fitted| (questions.note)(&fitted?))?;
-                let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
-                survey.extend(others.chain([n]).map(|n| (n, answer.clone())));
-            }
-            later.remove(&n);
-        }
-        Ok(Some(survey))
-    }
-
-    /// Goes from layer to layer. Those in `at_layer` are sites of the pass; others are fitted as they are. Those that share a
-    /// weight are fitted together, once, at the first.
-    fn fit_all(
-        &mut self,
-        run: &mut Run<'_, '_>,
-        data: &Calibration<'_>,
-        graph: &mut Graph,
-        task: Task<'_>,
-        mut at_layer: HashMap<NodeId, Site>,
-        mut work: Work,
-    ) -> Result<()> {
-        let Some(teacher) = self.graph.clone() else { return Ok(()) };
-        let (teacher, others) = (&*teacher, task.pass.fits_others());
-        let layers = options::layers(graph);
-        let mut later: HashSet<NodeId> = layers.iter().copied().collect();
-        let mut walk = Walk::new(data, teacher, graph, run.session.teacher)?;
-        (work.all, work.layers) = (work.done, HashMap::new());
-        let mut changed = self.changed;
-        let looked_at = |n: &NodeId| {
-            let rewritten = at_layer.get(n).is_some_and(|s| s.lives(graph) && !stays(graph, task, s));
-            changed |= rewritten;
-            (rewritten || others && changed) && !task.selected.skips(*n)
-        };
-        work.plan(data, graph, layers.iter().copied().filter(looked_at));
-        let mut visited: HashSet<NodeId> = HashSet::new();
-        for n in layers {
-            if !graph.has_node(n) {
-                later.remove(&n);
-                continue;
-            }
-            work.start(run, graph, n);
-            let site = at_layer.remove(&n).filter(|s| s.lives(graph));
-            let rewritten = site.as_ref().is_some_and(|s| !stays(graph, task, s));
-            let family = if visited.contains(&n) { Vec::new() } else { sharing::family(graph, n) };
-            visited.extend(&family);
-            let open = !family.is_empty() && !family.iter().any(|&n| task.selected.skips(n));
-            if (rewritten || others && self.changed) && open {
-                let linear = Linear::of_all(graph, &family);
-                let seen = Seen::at(&mut walk, graph, n, &linear, &self.twins, &later)?;
-                self.changed |= seen.tell(|fitted| {
-                    if rewritten {
-                        let site = site.unwrap_or(Site::Node(n));
-                        let done = run.visit(graph, task, site, fitted.as_ref().ok().copied())?.is_some();
-                        if let Some(row) = run.rows.last_mut() {
-                            row.error = fitted.as_ref().ok().and_then(|fitted| repair(fitted, row.done));
-                            match fitted {
-                                Ok(fitted) if row.done => row.note.push_str(&scarce(&fitted)),
-                                Err(why) if row.done => row.note.push_str(&format!("; not repaired: {why}")),
-                                _ => {}
-                            }
-                        }
-                        return Ok(done);
-                    }
-                    if let Some(site) = site {
-                        run.visit(graph, task, site, None)?;
-                    }
-                    let mut row = row(graph, task.pass, &Site::Layer { node: n, rank: None });
-                    let repaired = fitted.and_then(|fitted| {
-                        let repaired = refit(graph, &fitted);
-                        row.done = repaired.is_ok();
-                        row.error = repair(&fitted, row.done);
-                        let judged = fitted.judged.get().is_some();
-                        match repaired {
-                            Ok((patch, what)) => Ok((patch, what + &scarce(&fitted))),
-                            Err(why) if judged => Err(why + &scarce(&fitted)),
-                            Err(why) => Err(why),
-                        }
-                    });
-                    row.note = match repaired {
-                        Ok((patch, what)) => {
-                            graph.apply(patch)?;
-                            format!("refitted: {what}")
-                        }
-                        Err(why) => format!("not refitted: {why}"),
-                    };
-                    run.rows.push(row);
-                    Ok(false)
-                })??;
-            } else if let Some(site) = site {
-                run.visit(graph, task, site, None)?;
-            }
-            later.remove(&n);
-        }
-        Ok(())
-    }
-
     /// After an exact step. It keeps every value, except the output of a layer that something was folded into: that has no
     /// counterpart in the teacher any more.
     pub fn after_exact(&mut self, before: &Graph, after: &Graph) {
@@ -233,8 +47,145 @@ impl Reference {
             }
         }
     }
+
+    fn cut(&mut self, cuts: Cuts) {
+        cuts.into_iter().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
+    }
 }
 
+/// Calibration data as a source of moments, for one step.
+pub(super) struct Fitting<'s> {
+    data: &'s Calibration<'s>,
+    reference: &'s mut Reference,
+    teacher: Arc<Graph>,
+    walk: Option<Walk<'s>>,
+    work: Work,
+    /// Layers that are still to come, and those that had their turn with one that shares their weight.
+    later: HashSet<NodeId>,
+    visited: HashSet<NodeId>,
+}
+
+impl<'s> Fitting<'s> {
+    /// For a student whose layers are to give what those of the reference do: of itself, if there is none yet.
+    pub fn new(data: &'s Calibration<'s>, reference: &'s mut Reference, student: &Graph) -> Fitting<'s> {
+        let teacher = reference.graph.get_or_insert_with(|| Arc::new(student.clone())).clone();
+        let (later, visited) = (HashSet::new(), HashSet::new());
+        Fitting { data, reference, teacher, walk: None, work: Work::default(), later, visited }
+    }
+
+    /// Goes back to the inputs.
+    fn begin(&mut self, run: &Run<'_, '_>, graph: &Graph) -> Result<Vec<NodeId>> {
+        let layers = options::layers(graph);
+        self.later = layers.iter().copied().collect();
+        self.walk = Some(Walk::new(self.data, self.teacher.clone(), graph, run.session.teacher)?);
+        Ok(layers)
+    }
+}
+
+impl Run<'_, '_> {
+    /// Runs a pass with calibration data.
+    pub fn on_calibration_data(
+        &mut self,
+        reference: &mut Reference,
+        data: &Calibration<'_>,
+        graph: &mut Graph,
+        task: Task<'_>,
+    ) -> Result<()> {
+        let mut fitting = Fitting::new(data, reference, graph);
+        if task.pass.only_repairs() && !fitting.reference.changed {
+            self.note(task.pass.name(), "nothing to do: nothing was lost before it", false);
+            self.passed_by(graph, task.pass);
+            return Ok(());
+        }
+        self.visit_all(graph, task, Some(&mut fitting)).map(drop)
+    }
+}
+
+impl Moments for Fitting<'_> {
+    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Survey>> {
+        let Some(questions) = task.pass.questions(&task.context(graph, None)) else { return Ok(None) };
+        let mut survey = Survey::new();
+        if questions.layers.is_empty() {
+            return Ok(Some(survey));
+        }
+        let layers = self.begin(run, graph)?;
+        let asked = |n: &NodeId| questions.layers.contains(n);
+        self.work.plan(self.data, graph, layers.iter().copied().filter(asked));
+        if task.repairs {
+            self.work.plan(self.data, graph, layers.iter().copied());
+        }
+        for n in layers {
+            if asked(&n) && !survey.contains_key(&n) {
+                self.work.start(run, graph, n);
+                let mut family = sharing::family(graph, n);
+                family.retain(|n| self.later.contains(n));
+                // Of layers that use a weight in other ways, each answers for itself.
+                let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
+                let seen = Seen::at(&mut self.walk, graph, n, &linear, &self.reference.twins, &self.later)?;
+                let answer = seen.tell(|fitted| (questions.note)(&fitted?))?;
+                let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
+                survey.extend(others.chain([n]).map(|n| (n, answer.clone())));
+            }
+            self.later.remove(&n);
+        }
+        Ok(Some(survey))
+    }
+
+    fn changed(&mut self, cuts: Cuts) {
+        self.reference.changed = true;
+        self.reference.cut(cuts);
+    }
+
+    fn start(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>, sites: &HashMap<NodeId, Site>) -> Result<()> {
+        let layers = self.begin(run, graph)?;
+        (self.work.all, self.work.layers) = (self.work.done, HashMap::new());
+        let (others, mut changed) = (task.pass.fits_others(), self.reference.changed);
+        let looked_at = |n: &NodeId| {
+            let rewritten = sites.get(n).is_some_and(|s| s.lives(graph) && !task.stays(graph, s));
+            changed |= rewritten;
+            (rewritten || others && changed) && !task.selected.skips(*n)
+        };
+        self.work.plan(self.data, graph, layers.into_iter().filter(looked_at));
+        Ok(())
+    }
+
+    fn visit(
+        &mut self,
+        run: &mut Run<'_, '_>,
+        graph: &mut Graph,
+        task: Task<'_>,
+        n: NodeId,
+        site: Option<Site>,
+    ) -> Result<()> {
+        if !graph.has_node(n) {
+            self.later.remove(&n);
+            return Ok(());
+        }
+        self.work.start(run, graph, n);
+        let rewritten = site.as_ref().is_some_and(|s| !task.stays(graph, s));
+        let family = if self.visited.contains(&n) { Vec::new() } else { sharing::family(graph, n) };
+        self.visited.extend(&family);
+        let open = !family.is_empty() && !family.iter().any(|&n| task.selected.skips(n));
+        let looks = rewritten || task.pass.fits_others() && self.reference.changed;
+        match site {
+            site if looks && open => {
+                let linear = Linear::of_all(graph, &family);
+                let seen = Seen::at(&mut self.walk, graph, n, &linear, &self.reference.twins, &self.later)?;
+                match site {
+                    Some(site) if rewritten => {
+                        let changed = seen.tell(|fitted| rewrite(run, graph, task, site, fitted))??;
+                        self.reference.changed |= changed;
+                    }
+                    site => seen.tell(|fitted| refit_layer(run, graph, task, n, site, fitted))??,
+                }
+            }
+            Some(site) => drop(run.visit(graph, task, site, None)?),
+            None => {}
+        }
+        self.later.remove(&n);
+        Ok(())
+    }
+}
 /// How far a step is.
 #[derive(Default)]
 struct Work {
@@ -269,7 +220,7 @@ struct Seen<'w> {
 impl<'w> Seen<'w> {
     /// Looks at the layer of a node and sums up what it reads and should give.
     fn at(
-        walk: &'w mut Walk<'_>,
+        walk: &'w mut Option<Walk<'_>>,
         graph: &Graph,
         node: NodeId,
         linear: &'w Result<Linear, String>,
@@ -277,6 +228,7 @@ impl<'w> Seen<'w> {
         later: &HashSet<NodeId>,
     ) -> Result<Seen<'w>> {
         let place = format!("calibrating \"{}\"", graph.label(node));
+        let walk = walk.as_mut().ok_or_else(|| Error::internal("the walk has not begun"))?;
         let look = linear.as_ref().map_err(|why| Ok(why.clone()));
         let look = look.and_then(|linear| Ok((linear, walk.look(graph, linear, twins, later)?)));
         let what = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
@@ -306,6 +258,59 @@ impl<'w> Seen<'w> {
     }
 }
 
+/// Rewrites a layer with what data says of it; says whether that was done.
+fn rewrite(
+    run: &mut Run<'_, '_>,
+    graph: &mut Graph,
+    task: Task<'_>,
+    site: Site,
+    fitted: Result<Fitted<'_>, String>,
+) -> Result<bool> {
+    let done = run.visit(graph, task, site, fitted.as_ref().ok().copied())?.is_some();
+    if let Some(row) = run.rows.last_mut() {
+        row.error = fitted.as_ref().ok().and_then(|fitted| repair(fitted, row.done));
+        match fitted {
+            Ok(fitted) if row.done => row.note.push_str(&scarce(&fitted)),
+            Err(why) if row.done => row.note.push_str(&format!("; not repaired: {why}")),
+            _ => {}
+        }
+    }
+    Ok(done)
+}
+
+/// Fits a layer as it is, with a row why it was not rewritten if it is a `site`.
+fn refit_layer(
+    run: &mut Run<'_, '_>,
+    graph: &mut Graph,
+    task: Task<'_>,
+    node: NodeId,
+    site: Option<Site>,
+    fitted: Result<Fitted<'_>, String>,
+) -> Result<()> {
+    site.map(|site| run.visit(graph, task, site, None)).transpose()?;
+    let mut row = row(graph, task.pass, &Site::Layer { node, rank: None });
+    let repaired = fitted.and_then(|fitted| {
+        let repaired = refit(graph, &fitted);
+        row.done = repaired.is_ok();
+        row.error = repair(&fitted, row.done);
+        let judged = fitted.judged.get().is_some();
+        match repaired {
+            Ok((patch, what)) => Ok((patch, what + &scarce(&fitted))),
+            Err(why) if judged => Err(why + &scarce(&fitted)),
+            Err(why) => Err(why),
+        }
+    });
+    row.note = match repaired {
+        Ok((patch, what)) => {
+            graph.apply(patch)?;
+            format!("refitted: {what}")
+        }
+        Err(why) => format!("not refitted: {why}"),
+    };
+    run.rows.push(row);
+    Ok(())
+}
+
 /// What came of a fit, for the report: none is kept at a site where nothing is `done`.
 fn repair(fitted: &Fitted<'_>, done: bool) -> Option<Repair> {
     fitted.judged.get().map(|j| Repair { before: j.before, after: j.after, kept: j.kept && done })
@@ -318,24 +323,4 @@ fn scarce(fitted: &Fitted<'_>) -> String {
         return String::new();
     }
     format!("; fitted to {samples} samples, fewer than its {unknowns} inputs: more calibration data would help")
-}
-
-/// The layer that a site is about, if it is about one that data can be looked at for.
-fn layer_of(graph: &Graph, site: &Site) -> Option<NodeId> {
-    match site {
-        Site::Node(n) | Site::Layer { node: n, .. } => options::weight(graph, *n).map(|_| *n),
-        Site::Codes { value, .. } => reader(graph, *value),
-        Site::Value(_) | Site::Weight { .. } | Site::Channels { .. } => None,
-    }
-}
-
-/// The layer that a weight is of, or the first of those that share it, where nothing else reads it.
-fn reader(graph: &Graph, weight: ValueId) -> Option<NodeId> {
-    let first = sharing::readers(graph, weight).first().copied()?;
-    sharing::held(graph, weight).is_none().then(|| sharing::family(graph, first).first().copied())?
-}
-
-/// Whether a site stays as it is, whatever data says.
-fn stays(graph: &Graph, task: Task<'_>, site: &Site) -> bool {
-    task.selected.refuses(graph, site).is_some() || task.pass.stays(&task.context(graph, None), site).is_some()
 }

@@ -2,20 +2,20 @@ use super::*;
 use crate::data::{Array, Dataset, Normalise};
 use crate::ir::text::parse;
 
-/// A small convolutional network: 2×8×8 in, 5 classes out.
+/// A small convolutional network: 2×6×6 in, 5 classes out.
 pub(super) fn teacher() -> Model {
     let text = "model \"small\" opset 17 {
-        input %x : f32[N,2,8,8]
+        input %x : f32[N,2,6,6]
         const %w1 : f32[8,2,3,3] = seed(1)
         const %b1 : f32[8] = seed(2)
         const %w2 : f32[12,8,3,3] = seed(3)
         const %b2 : f32[12] = seed(4)
-        const %w3 : f32[768,24] = seed(5)
-        const %w4 : f32[24,5] = seed(6)
-        const %shape : i64[2] = [0,-1]
+        const %w3 : f32[108,16] = seed(5)
+        const %w4 : f32[16,5] = seed(6)
+        const %shape : i64[2] = {0,-1}
         %a1 : ? = Conv<pads=[1,1,1,1]>(%x, %w1, %b1)
         %r1 : ? = Relu(%a1)
-        %a2 : ? = Conv<pads=[1,1,1,1]>(%r1, %w2, %b2)
+        %a2 : ? = Conv<pads=[1,1,1,1],strides=[2,2]>(%r1, %w2, %b2)
         %r2 : ? = Relu(%a2)
         %i : ? = Identity(%r2)
         %f : ? = Reshape(%i, %shape)
@@ -28,7 +28,7 @@ pub(super) fn teacher() -> Model {
 }
 
 pub(super) fn images() -> Dataset {
-    let shape = vec![60, 2, 8, 8];
+    let shape = vec![60, 2, 6, 6];
     let noise: Vec<f32> = parse::noise(7).map(|v| v as f32).take(shape.iter().product()).collect();
     Dataset::from_arrays("noise", vec![("x".to_string(), Array::from_f32(shape, &noise).unwrap())])
 }

@@ -122,7 +122,7 @@ impl Run<'_, '_> {
     ) -> Result<bool> {
         let pass = task.pass;
         let (before, rows) = (graph.clone(), self.rows.len());
-        let failed = match reference.visit_all(self, data, graph, task) {
+        let failed = match self.on_calibration_data(reference, data, graph, task) {
             Ok(()) => {
                 let samples = data.samples();
                 let what =

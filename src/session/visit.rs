@@ -7,10 +7,11 @@ use crate::error::{Error, Result};
 use crate::ir::patch::Applied;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, ValueId};
 use crate::onnx;
-use crate::passes::options::{Selected, Selection};
-use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict};
+use crate::passes::options::{self, Selected, Selection};
+use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict, sharing};
 use crate::recipe::{Action, Step};
 use crate::report::Row;
+use std::collections::HashMap;
 
 /// Rounds of cleaning after which passes that still find something must be undoing each other.
 const MAX_ROUNDS: usize = 50;
@@ -45,6 +46,11 @@ impl<'a> Task<'a> {
         Context { graph, selected, repairs, sizes, max_loss: selected.max_loss(), survey, fitted }
     }
 
+    /// Whether a site stays as it is, whatever data says.
+    pub fn stays(&self, graph: &Graph, site: &Site) -> bool {
+        self.selected.refuses(graph, site).is_some() || self.pass.stays(&self.context(graph, None), site).is_some()
+    }
+
     fn cost(&self, graph: &Graph) -> Cost {
         self.context(graph, None).cost()
     }
@@ -75,6 +81,28 @@ impl<'a> Task<'a> {
 
 /// Axes of values that became shorter, each with the positions that stayed.
 pub(super) type Cuts = Vec<(ValueId, usize, Vec<usize>)>;
+
+/// Where what layers see comes from, and what they are fitted to.
+pub(super) trait Moments {
+    /// The answers to what a pass asks, if it asks anything.
+    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Survey>>;
+
+    /// Hears what a patch shortened.
+    fn changed(&mut self, cuts: Cuts);
+
+    /// Before the layers have their turns; those among them that are sites are given.
+    fn start(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>, sites: &HashMap<NodeId, Site>) -> Result<()>;
+
+    /// The turn of a layer: it is rewritten, if it is a site, or fitted as it is, if what it reads has changed.
+    fn visit(
+        &mut self,
+        run: &mut Run<'_, '_>,
+        graph: &mut Graph,
+        task: Task<'_>,
+        layer: NodeId,
+        site: Option<Site>,
+    ) -> Result<()>;
+}
 
 /// A step while it runs.
 pub(super) struct Run<'s, 'a> {
@@ -137,7 +165,7 @@ impl<'s, 'a> Run<'s, 'a> {
         {
             let task = Task { repairs: selected.repairs(), ..task };
             if let Some(data) = self.session.data.calibration {
-                return state.reference.visit_all(self, data, graph, task);
+                return self.on_calibration_data(&mut state.reference, data, graph, task);
             }
             if let Some(data) = state.lent.clone().filter(|_| state.steps.len() < state.lends) {
                 if !self.on_training_data(&mut state.reference, &data, graph, task)? {
@@ -162,7 +190,7 @@ impl<'s, 'a> Run<'s, 'a> {
                 let selected =
                     rule.resolve(graph).or_else(|_| fallback.resolve(graph)).map_err(|e| Error::internal(e.what))?;
                 let task = Task::without_data(pass, &selected);
-                changed |= self.visit_all(graph, task)?;
+                changed |= self.visit_all(graph, task, None)?;
             }
             if !changed {
                 return Ok(());
@@ -191,7 +219,7 @@ impl<'s, 'a> Run<'s, 'a> {
     pub fn visit_without_data(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<()> {
         let task = Task { repairs: false, survey: None, ..task };
         let before = task.pass.budget().map(|budget| (budget, graph.clone()));
-        self.visit_all(graph, task)?;
+        self.visit_all(graph, task, None)?;
         match before {
             Some((budget, before)) if budget.missed(task.cost(&before), task.cost(graph)).is_some() => {
                 task.reaches(&before, task.selected.max_loss())
@@ -200,37 +228,75 @@ impl<'s, 'a> Run<'s, 'a> {
         }
     }
 
-    /// Visits every site of a pass once, each against the graph as the earlier ones left it.
-    pub fn visit_all(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<bool> {
-        let pass = task.pass;
+    /// Visits every site of a pass once, each against the graph as the earlier ones left it. With moments, sites that are
+    /// layers come last, in the order they run, and the layers behind a change are fitted in their turn.
+    pub fn visit_all(
+        &mut self,
+        graph: &mut Graph,
+        task: Task<'_>,
+        mut moments: Option<&mut dyn Moments>,
+    ) -> Result<bool> {
+        let (pass, before) = (task.pass, self.rows.len());
+        let survey = moments.as_mut().map_or(Ok(None), |moments| moments.survey(self, graph, task))?;
+        let task = Task { survey: survey.as_ref(), ..task };
+        if moments.is_some() {
+            task.reaches(graph, task.selected.max_loss()).inspect_err(|_| self.refused = true)?;
+        }
         let cx = task.context(graph, None);
-        let sites = pass.sites(&cx);
-        let count = sites.len();
+        let mut sites = pass.sites(&cx);
         let together = match sites.is_empty() {
             true => None,
             false => pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?,
         };
-        let mut changed = false;
-        let sites = match together {
-            Some(together) => {
-                changed = self.apply(graph, pass, &sites, together)?;
-                Vec::new()
+        if let Some(mut together) = together {
+            let cuts = std::mem::take(&mut together.patch.cuts);
+            if self.apply(graph, pass, &sites, together)? {
+                moments.as_mut().into_iter().for_each(|moments| moments.changed(cuts.clone()));
             }
-            None => sites,
-        };
-        for (i, site) in sites.into_iter().enumerate().filter(|s| s.1.lives(graph)).collect::<Vec<_>>() {
+            sites.clear();
+        }
+        let count = sites.len();
+        let mut at_layer: HashMap<NodeId, Site> = HashMap::new();
+        let mut first = Vec::new();
+        for (i, site) in sites.into_iter().enumerate().filter(|(_, site)| site.lives(graph)) {
+            match layer_of(graph, &site).filter(|_| moments.is_some() && task.repairs) {
+                Some(n) => drop(at_layer.insert(n, site)),
+                None => first.push((i, site)),
+            }
+        }
+        for (i, site) in first {
             if site.lives(graph) {
                 self.observer().site(i as u64, count as u64, &site.label(graph));
-                changed |= self.visit(graph, task, site, None)?.is_some();
+                let cuts = self.visit(graph, task, site, None)?;
+                moments.as_mut().zip(cuts).into_iter().for_each(|(moments, cuts)| moments.changed(cuts));
+            }
+        }
+        if let Some(moments) = moments.filter(|_| task.repairs) {
+            let changed = self.rows[before..].iter().any(|r| r.done);
+            let idle = !changed && at_layer.values().all(|site| task.stays(graph, site));
+            if !idle {
+                moments.start(self, graph, task, &at_layer)?;
+            }
+            for n in options::layers(graph) {
+                let site = at_layer.remove(&n).filter(|site| site.lives(graph));
+                match site {
+                    site if !idle => moments.visit(self, graph, task, n, site)?,
+                    Some(site) => drop(self.visit(graph, task, site, None)?),
+                    None => {}
+                }
+            }
+            if idle && task.survey.is_none_or(|survey| survey.is_empty()) {
+                self.note(pass.name(), "nothing to do: no calibration data was looked at", false);
             }
         }
         if pass.phase() != Phase::Clean {
             self.passed_by(graph, pass);
         }
-        Ok(changed)
+        Ok(self.rows[before..].iter().any(|r| r.done))
     }
 
-    pub fn apply(&mut self, graph: &mut Graph, pass: &dyn Pass, sites: &[Site], all: Together) -> Result<bool> {
+    /// Does what a pass wants done at all its sites at once; says whether that is anything.
+    fn apply(&mut self, graph: &mut Graph, pass: &dyn Pass, sites: &[Site], all: Together) -> Result<bool> {
         let before = self.rows.len();
         for (site, part) in sites.iter().zip(all.parts) {
             let mut row = row(graph, pass, site);
@@ -335,4 +401,19 @@ pub(super) fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
         cost: None,
         error: None,
     }
+}
+
+/// The layer that a site is about, if it is about one that data can be looked at for.
+fn layer_of(graph: &Graph, site: &Site) -> Option<NodeId> {
+    match site {
+        Site::Node(n) | Site::Layer { node: n, .. } => options::weight(graph, *n).map(|_| *n),
+        Site::Codes { value, .. } => reader(graph, *value),
+        Site::Value(_) | Site::Weight { .. } | Site::Channels { .. } => None,
+    }
+}
+
+/// The layer that a weight is of, or the first of those that share it, where nothing else reads it.
+fn reader(graph: &Graph, weight: ValueId) -> Option<NodeId> {
+    let first = sharing::readers(graph, weight).first().copied()?;
+    sharing::held(graph, weight).is_none().then(|| sharing::family(graph, first).first().copied())?
 }
