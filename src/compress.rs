@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::ir::Model;
 use crate::recipe::Recipe;
 use crate::session::Session;
+use std::path::Path;
 
 /// Runs the first `stop_after` steps of a recipe (all, if `None`) on a copy of the teacher. `teacher_bytes` is what its
 /// files take, for the report.
@@ -41,5 +42,8 @@ pub fn compress_on(
     for step in &recipe.steps[..state.planned()] {
         session.advance(&mut state, step)?;
     }
-    session.finish(state)
+    let resolved = Recipe { steps: state.resolved().to_vec(), ..recipe.clone() };
+    let mut outcome = session.finish(state)?;
+    outcome.report.recipe = resolved.moved_to(Path::new("")).to_toml()?;
+    Ok(outcome)
 }

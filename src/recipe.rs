@@ -6,6 +6,7 @@ mod cascade;
 mod distill;
 #[cfg(feature = "exec")]
 mod early_exit;
+mod print;
 
 #[cfg(feature = "exec")]
 pub use cascade::Cascade;
@@ -17,7 +18,7 @@ pub use early_exit::EarlyExit;
 use crate::error::{Error, Result, read_text, reading};
 use crate::passes::options::{OptionsError, Selection, Share, suggest};
 use crate::passes::{self, Pass, Phase};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub const CLEAN: &str = "clean";
 pub const NONE: &str = "none";
 
 /// Steps, in order, with the data and the targets that go with them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recipe {
     pub data: Data,
     pub target: Target,
@@ -37,7 +38,7 @@ pub struct Recipe {
 }
 
 /// `[data]`: files and how their numbers become the model's input.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Data {
     pub calib: Option<PathBuf>,
@@ -47,7 +48,9 @@ pub struct Data {
     pub test: Option<PathBuf>,
     /// A number or a fraction: `"1/255"`.
     pub scale: Option<String>,
+    #[serde(serialize_with = "print::decimals")]
     pub mean: Vec<f32>,
+    #[serde(serialize_with = "print::decimals")]
     pub std: Vec<f32>,
     /// Of folders of pictures: HEIGHTxWIDTH,
     pub resize: Option<String>,
@@ -58,7 +61,7 @@ pub struct Data {
 }
 
 /// `[target]`: what the student must reach.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Target {
     pub max_drop: Option<Share>,
@@ -81,8 +84,14 @@ pub struct Step {
     lines: BTreeMap<String, usize>,
     file: Option<String>,
     /// What paths among the options are relative to.
-    #[cfg_attr(not(feature = "exec"), allow(dead_code))]
     folder: PathBuf,
+}
+
+/// Where a step is written is no part of it.
+impl PartialEq for Step {
+    fn eq(&self, other: &Step) -> bool {
+        (&self.name, &self.options) == (&other.name, &other.options)
+    }
 }
 
 /// One step ready to run.
@@ -231,7 +240,11 @@ impl Recipe {
             let lines = span.and_then(|s| s.get_ref().as_table()).map_or(BTreeMap::new(), |t| {
                 t.iter().map(|(k, _)| (k.get_ref().to_string(), line_of(k.span().start))).collect()
             });
-            let named = options.remove("pass").or_else(|| options.remove("stage"));
+            let (pass, stage) = (options.remove("pass"), options.remove("stage"));
+            if pass.is_some() && stage.is_some() {
+                return Err(Error::input("a step has `pass` and `stage`").at(place).help("write one of them"));
+            }
+            let named = pass.or(stage);
             let Some(name) = named.as_ref().and_then(|v| v.as_str()) else {
                 let given = options.keys().map(String::as_str).collect::<Vec<_>>().join("`, `");
                 let given = if given.is_empty() { "is empty".into() } else { format!("has only `{given}`") };
@@ -310,6 +323,11 @@ impl Step {
                     .at(place)
                     .help(format!("write {name}:key=value,key=value")));
             };
+            if ["pass", "stage"].contains(&key) {
+                return Err(Error::input(format!("`{key}` is no option"))
+                    .at(place)
+                    .help("give every step a -p of its own"));
+            }
             let value = scalar(text);
             match options.remove(key) {
                 None => options.insert(key.into(), value),

@@ -26,6 +26,9 @@ pub struct Report {
     pub ruined: Vec<String>,
     /// Targets that were asked for and not reached.
     pub missed: Vec<String>,
+    /// The recipe as a TOML file, with what budgets chose as tables by layer: it makes the same student again.
+    #[serde(default)]
+    pub recipe: String,
     /// The check of the student against the teacher, if test data was given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub check: Option<serde_json::Value>,

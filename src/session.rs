@@ -261,7 +261,9 @@ impl<'a> Session<'a> {
         if !self.teacher.graph.has_unlisted() && state.student.raise_ir() {
             run.note("load", "raised from IR 3 to IR 4: weights are no longer listed among the model's inputs", true);
         }
-        state.done.push(step.clone());
+        let mut done = step.clone();
+        done.options.extend(std::mem::take(&mut run.resolved));
+        state.done.push(done);
         // What nothing was done to is still its maker's.
         state.signed |= run.rows.iter().any(|r| r.done) || !curve.is_empty();
         if state.signed {
@@ -291,7 +293,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Internal ones only.
     pub fn finish(&self, state: State<'a>) -> Result<Outcome> {
-        let State { student, teacher, size, steps, ruined, mut missed, .. } = state;
+        let State { student, teacher, size, steps, done, ruined, mut missed, .. } = state;
         #[cfg(feature = "exec")]
         missed.extend(state.untaken);
         let last = steps.last().and_then(|s| s.zstd_bytes);
@@ -310,6 +312,7 @@ impl<'a> Session<'a> {
             warnings: ruined.clone(),
             ruined,
             missed,
+            recipe: Recipe { steps: done, ..Recipe::default() }.to_toml()?,
             check: None,
         };
         Ok(Outcome { student, report })
@@ -325,6 +328,11 @@ impl State<'_> {
     /// What it costs by now.
     pub fn size(&self) -> Size {
         self.size
+    }
+
+    /// The steps that were run, with what budgets chose as options by layer: these make the same student.
+    pub fn resolved(&self) -> &[Step] {
+        &self.done
     }
 
     /// An account of every step that was run.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::passes::options::suggest;
-use crate::passes::{self, budget, find};
+use crate::passes::{self, budget, by_layer, find};
 #[cfg(feature = "exec")]
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE, names};
@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 /// The page on what the budgets of passes have in common.
 const BUDGETS: &str = "budgets";
+/// The page on options that take values by layer.
+const TABLES: &str = "tables";
 
 /// Print the manual page of a pass: what it does, its options, an example
 #[derive(clap::Args)]
@@ -32,6 +34,7 @@ impl Args {
                 super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))
             }
             None if self.pass == BUDGETS => super::print(&format!("{BUDGETS}\n\n{}", budget::manual())),
+            None if self.pass == TABLES => super::print(&format!("{TABLES}\n\n{}", by_layer::manual())),
             #[cfg(feature = "exec")]
             None if self.pass == Distill::NAME => super::print(&format!("{}\n\n{}", Distill::NAME, Distill::manual())),
             #[cfg(feature = "exec")]
@@ -42,7 +45,7 @@ impl Args {
             None if self.pass == Cascade::NAME => super::print(&format!("{}\n\n{}", Cascade::NAME, Cascade::manual())),
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
             None => Err(Error::input(format!("unknown pass `{}`", self.pass))
-                .help(suggest(&self.pass, names().chain([BUDGETS])))),
+                .help(suggest(&self.pass, names().chain([BUDGETS, TABLES])))),
         }
     }
 }

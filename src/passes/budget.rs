@@ -15,17 +15,19 @@
 //!
 //! MACs depend on the sizes of the inputs. Where the model leaves these open, calibration or test data says them, or
 //! `--input-shape NAME=1x3x48x192`. The student's own dims stay open.
+//!
+//! The report has the recipe with what the budget chose as a table by layer, such as `rank = { "fc1" = 40 }`, and
+//! `--save-recipe FILE` writes it: running that gives the same student. Beside such a table the budget is only what the
+//! step is to reach: if it does not, the exit code is 2.
 
 use crate::analysis::cost::{Cost, batch_symbol, node_macs};
 use crate::analysis::linear::Linear;
-use crate::ir::{Graph, NodeId, ValueId};
-use crate::math;
-use crate::math::knapsack::{self, choose};
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
+use crate::math::{self, knapsack};
 use crate::passes::options::{Share, weight};
-use crate::passes::{Context, Site, sharing};
+use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, sharing};
 pub use reach::{Part, Reach};
 use std::collections::HashMap;
-use std::hash::Hash;
 
 mod reach;
 
@@ -137,119 +139,98 @@ pub fn shares(layer: &math::Layer, lost: impl IntoIterator<Item = Option<Vec<f64
 /// `plain` does. Where any loss will do, nothing is computed.
 pub fn losses(
     cx: &Context<'_>,
-    node: NodeId,
+    (node, measure): (NodeId, Measure),
     full: usize,
     plain: impl FnOnce() -> Option<Vec<f64>>,
 ) -> Option<Vec<f64>> {
-    match cx.surveyed(node) {
+    match cx.measured(node, measure) {
         Some(told) => Some(told.to_vec()),
         None if cx.max_loss.is_infinite() => Some(vec![0.0; full + 1]),
         None => plain(),
     }
 }
 
-/// A layer, or a weight, that can be made smaller.
-pub struct Layer<K = NodeId> {
-    pub place: K,
-    /// Of its weight, as it is.
-    pub whole: Cost,
-    pub ways: Vec<Way>,
+/// A layer that can be split, with those that share its weight.
+pub struct Split<'a> {
+    /// Each with how often the parameters of the two that take its place are applied, as often as its own being 1: more where
+    /// a part of them runs before a stride. `None` if that is not known.
+    pub readers: Vec<(NodeId, Option<f64>)>,
+    pub weight: &'a Tensor,
+    /// Parameters of a term.
+    pub a_term: usize,
 }
 
-/// A layer of a rank, or a weight of so many values.
-pub struct Way {
-    pub rank: usize,
-    pub cost: Cost,
-    /// Share of the layer's output that is lost: ‖Y − Y'‖² / ‖Y − ȳ‖² as far as it is known.
-    pub loss: f64,
-}
-
-impl Layer {
-    /// The ranks from 1 on that take fewer parameters than the layer as it is, with what `lost` says of each, from 0 on. A
-    /// term takes `a_term` parameters, each of which is applied, at each of the layers that share the weight, so many times as
-    /// often as the layer's own (1, unless a part of it runs before a stride; `None` if that is not known). `graph` has the sizes
-    /// of its inputs.
-    pub fn new(
-        graph: &Graph,
-        place: NodeId,
-        readers: &[(NodeId, Option<f64>)],
-        weights: usize,
-        a_term: usize,
-        lost: &[f64],
-    ) -> Layer {
-        let batch = batch_symbol(graph);
+impl Split<'_> {
+    /// Offers of the ranks from 1 on that take fewer parameters than the layer as it is, with what `lost` says of each, from 0
+    /// on. `graph` has the sizes of its inputs.
+    pub fn offers(&self, graph: &Graph, lost: &[f64], choice: impl Fn(usize) -> Choice) -> Offers {
+        let (weights, batch) = (self.weight.len(), batch_symbol(graph));
         let macs = |node| Some(node_macs(graph, node, batch.as_ref())? as f64 / weights.max(1) as f64);
-        let before: Option<f64> = readers.iter().map(|r| macs(r.0)).sum();
-        let after: Option<f64> = readers.iter().map(|r| Some(macs(r.0)? * r.1?)).sum();
+        let before: Option<f64> = self.readers.iter().map(|r| macs(r.0)).sum();
+        let after: Option<f64> = self.readers.iter().map(|r| Some(macs(r.0)? * r.1?)).sum();
+        let width = self.weight.byte_len() / weights.max(1);
         let cost = |parameters: usize, macs: Option<f64>| Cost {
             parameters: parameters as u64,
             macs: macs.map(|macs| (macs * parameters as f64).ceil() as u64),
-            stored: 0,
+            stored: (parameters * width) as u64,
         };
-        let (least, whole) = (lost.last().copied().unwrap_or(0.0), cost(weights, before));
-        let ranks = lost.iter().enumerate().skip(1).take_while(|(rank, _)| rank * a_term < weights);
-        let way = |(rank, lost): (usize, &f64)| Way { rank, cost: cost(rank * a_term, after), loss: lost - least };
-        Layer { place, whole, ways: ranks.map(way).collect() }
+        let least = lost.last().copied().unwrap_or(0.0);
+        let ranks = lost.iter().enumerate().skip(1).take_while(|(rank, _)| rank * self.a_term < weights);
+        let offer = |(rank, lost): (usize, &f64)| Offer {
+            choice: choice(rank),
+            cost: cost(rank * self.a_term, after),
+            loss: lost - least,
+        };
+        Offers { whole: cost(weights, before), list: ranks.map(offer).collect() }
     }
 }
 
-/// The layers, or weights, that a pass is about: what a budget may do with each, or why it stays as it is.
-pub type Offers<K = NodeId> = Vec<(K, Result<Layer<K>, String>)>;
+/// What is offered at each of several sites.
+type All<'a> = &'a [Result<Offers, String>];
 
-impl<K> Layer<K> {
-    /// What may be done with it where none may lose more than `max_loss`.
-    fn within(&self, max_loss: f64) -> impl Iterator<Item = &Way> {
-        self.ways.iter().filter(move |w| w.loss <= max_loss)
-    }
-}
-
-/// The sites of a pass that gives each layer a rank, such that a budget is kept at the least loss: the sum of the shares
-/// that the layers lose.
-pub fn sites(cx: &Context<'_>, budget: Budget, offers: Offers) -> Vec<Site> {
-    let ranks = plan(cx, budget, &offers).unwrap_or_default();
-    offers.into_iter().map(|(node, _)| Site::Layer { node, rank: ranks.get(&node).copied() }).collect()
-}
-
-/// The ranks that keep a budget at the least loss; of what stays as it is there is none. If the budget cannot be kept, the
-/// smallest that there are. `None` if the costs are not known.
-pub fn plan<K: Copy + Eq + Hash>(cx: &Context<'_>, budget: Budget, offers: &Offers<K>) -> Option<HashMap<K, usize>> {
-    let layers: Vec<&Layer<K>> = offers.iter().filter_map(|o| o.1.as_ref().ok()).collect();
+/// The choices that keep a budget at the least loss, the sum of the shares that the layers lose, each with the name of its site;
+/// of what stays as it is there is none. If the budget cannot be kept, the smallest that there are. `None` if the costs are not
+/// known.
+pub fn choose(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>) -> Option<Vec<(String, Choice)>> {
+    let open: Vec<(&Site, &Offers)> =
+        sites.iter().zip(offers).filter_map(|(s, o)| Some((s, o.as_ref().ok()?))).collect();
     let whole = budget.of(cx.cost())?;
-    let own: u64 = layers.iter().map(|l| budget.of(l.whole)).sum::<Option<u64>>()?;
+    let own: u64 = open.iter().map(|(_, offers)| budget.of(offers.whole)).sum::<Option<u64>>()?;
     let others = whole.saturating_sub(own);
-    let places: Vec<Vec<knapsack::Way>> = layers
+    let item = |cost: Cost, loss: f64| Some(knapsack::Item { cost: budget.of(cost)?, loss });
+    let places: Vec<Vec<knapsack::Item>> = open
         .iter()
-        .map(|l| {
-            let whole = knapsack::Way { cost: budget.of(l.whole)?, loss: 0.0 };
-            let smaller = l.within(cx.max_loss);
-            let smaller = smaller.map(|w| Some(knapsack::Way { cost: budget.of(w.cost)?, loss: w.loss }));
-            std::iter::once(Some(whole)).chain(smaller).collect()
+        .map(|(_, offers)| {
+            let smaller = offers.within(cx.max_loss).map(|offer| item(offer.cost, offer.loss));
+            std::iter::once(item(offers.whole, 0.0)).chain(smaller).collect()
         })
         .collect::<Option<_>>()?;
-    let chosen = choose(&places, budget.limit(cx)?.saturating_sub(others));
-    let rank = |(layer, way): (&&Layer<K>, usize)| {
-        Some((layer.place, layer.within(cx.max_loss).nth(way.checked_sub(1)?)?.rank))
+    let chosen = knapsack::choose(&places, budget.limit(cx)?.saturating_sub(others));
+    let choice = |((site, offers), at): (&(&Site, &Offers), usize)| {
+        let offer = offers.within(cx.max_loss).nth(at.checked_sub(1)?)?;
+        Some((site.names(cx.graph).into_iter().next()?, offer.choice))
     };
-    Some(layers.iter().zip(chosen).filter_map(rank).collect())
+    Some(open.iter().zip(chosen).filter_map(choice).collect())
 }
 
-/// How little a budget can leave of a model whose layers these are. `None` if the costs are not known.
-pub fn reach<K: Copy + Place>(cx: &Context<'_>, budget: Budget, offers: &Offers<K>) -> Option<Reach> {
+/// How little a budget can leave of a model at whose sites this is offered. `None` if the costs are not known.
+pub fn reach(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>) -> Option<Reach> {
     // Of each part, the share that is left at the least.
     let (mut left, mut stays) = (HashMap::new(), HashMap::new());
-    for (place, offer) in offers {
-        let why = match offer {
-            Ok(layer) => {
-                let whole = budget.of(layer.whole)?;
-                let costs = layer.within(cx.max_loss).map(|w| budget.of(w.cost));
+    for (site, offers) in sites.iter().zip(offers) {
+        let parts = parts(site, cx.graph, budget);
+        let why = match offers {
+            Ok(offers) => {
+                let whole = budget.of(offers.whole)?;
+                let costs = offers.within(cx.max_loss).map(|offer| budget.of(offer.cost));
                 let least = costs.collect::<Option<Vec<u64>>>()?.into_iter().min().unwrap_or(whole);
-                left.extend(place.parts(cx.graph, budget).into_iter().map(|part| (part, (least, whole))));
-                if layer.ways.is_empty() { "nothing makes it smaller" } else { "any cut loses more than that" }
+                left.extend(parts.iter().map(|&part| (part, (least, whole))));
+                if offers.list.is_empty() { "nothing makes it smaller" } else { "any cut loses more than that" }
             }
             Err(why) => why,
         };
-        let named = (place.name(cx.graph), why.to_string());
-        stays.extend(place.parts(cx.graph, budget).into_iter().map(|part| (part, named.clone())));
+        let named = (site.names(cx.graph).into_iter().next().unwrap_or_default(), why.to_string());
+        stays.extend(parts.into_iter().map(|part| (part, named.clone())));
     }
     let share = |cost: u64, (least, whole): (u64, u64)| {
         let exact = u128::from(cost) * u128::from(least) / u128::from(whole.max(1));
@@ -258,36 +239,13 @@ pub fn reach<K: Copy + Place>(cx: &Context<'_>, budget: Budget, offers: &Offers<
     Reach::new(cx, budget, |part, cost| left.get(&part).map_or(cost, |&of| share(cost, of)), &stays)
 }
 
-/// What an offer is about.
-pub trait Place {
-    /// What of the model's cost it is.
-    fn parts(&self, graph: &Graph, budget: Budget) -> Vec<Part>;
-
-    fn name(&self, graph: &Graph) -> String;
-}
-
-impl Place for NodeId {
-    fn parts(&self, graph: &Graph, budget: Budget) -> Vec<Part> {
-        match budget {
-            Budget::Macs(_) => sharing::family(graph, *self).into_iter().map(Part::Node).collect(),
-            Budget::Params(_) | Budget::Size(_) => {
-                weight(graph, *self).map(|w| Part::Constant(w.1)).into_iter().collect()
-            }
-        }
-    }
-
-    fn name(&self, graph: &Graph) -> String {
-        graph.label(*self).to_string()
-    }
-}
-
-impl Place for ValueId {
-    fn parts(&self, _: &Graph, _: Budget) -> Vec<Part> {
-        vec![Part::Constant(*self)]
-    }
-
-    fn name(&self, graph: &Graph) -> String {
-        graph.value(*self).name.clone()
+/// What of the model's cost a site is.
+fn parts(site: &Site, graph: &Graph, budget: Budget) -> Vec<Part> {
+    match (site, budget) {
+        (Site::Layer(node), Budget::Macs(_)) => sharing::family(graph, *node).into_iter().map(Part::Node).collect(),
+        (Site::Layer(node), _) => weight(graph, *node).map(|w| Part::Constant(w.1)).into_iter().collect(),
+        (Site::Codes(v) | Site::Weight(v) | Site::Value(v), _) => vec![Part::Constant(*v)],
+        (Site::Node(_) | Site::Channels { .. }, _) => Vec::new(),
     }
 }
 

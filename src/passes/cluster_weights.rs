@@ -16,7 +16,8 @@
 //! variance, where calibration data tells, else of its own square; no layer loses more than `max-loss` of that.
 //!
 //! Options: `levels` = 2 to 256 or `bits` = 1 to 8 (default 8) or `size`; `groups` (default 16 up to 16 levels, 1 above);
-//! `encode` = false rounds the weights and leaves them as they are; `min-weights` (default 512).
+//! `encode` = false rounds the weights and leaves them as they are; `min-weights` (default 512). `levels` and `bits` are one
+//! number for all weights or, as `bits = { "conv*" = 4, "fc.weight" = 2 }`, a table by layer or weight (`tutee explain tables`).
 //!
 //! ```text
 //! # run = [{ pass = "cluster-weights", bits = 4, groups = 2 }]
@@ -57,8 +58,9 @@ use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
 use crate::math::codes;
 use crate::passes::budget::{self, Budget, Reach};
-use crate::passes::options::{Selection, Share, not_zero, one_of};
-use crate::passes::{Context, Fidelity, Pass, Phase, Questions, Site, Verdict, refit};
+use crate::passes::by_layer::ByLayer;
+use crate::passes::options::{OptionsError, Selection, Share, not_zero, one_of};
+use crate::passes::{Choice, Context, Fidelity, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, refit};
 use clustered::Clustered;
 use decoder::{Decoder, digits_name};
 use serde::Deserialize;
@@ -81,24 +83,19 @@ const NO_FEWER: &str = "codes and codebooks would take no fewer bytes";
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct ClusterWeights {
-    levels: Levels,
+    /// How many values a codebook has, with the option that says it; `None` as long as `size` has not decided it.
+    levels: Option<(&'static str, ByLayer<usize>)>,
+    /// The share of the bytes to keep.
+    size: Option<Share>,
     groups: Option<usize>,
     encode: bool,
-}
-
-/// How many values a codebook has.
-#[derive(Debug, Clone, Copy)]
-enum Levels {
-    All(usize),
-    /// What keeps this share of the bytes.
-    Within(Share),
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Options {
-    levels: Option<usize>,
-    bits: Option<usize>,
+    levels: Option<ByLayer<usize>>,
+    bits: Option<ByLayer<usize>>,
     size: Option<Share>,
     groups: Option<usize>,
     encode: Option<bool>,
@@ -108,19 +105,23 @@ impl TryFrom<Options> for ClusterWeights {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
-        let given = [("levels", o.levels.map(Levels::All)), ("bits", o.bits.map(|b| Levels::All(1 << b.min(9))))];
-        let given = given.into_iter().chain([("size", o.size.map(Levels::Within))]);
-        let levels = one_of(given)?.unwrap_or(Levels::All(256));
-        match (levels, o.bits) {
-            (Levels::All(2..=256), _) => {}
-            (Levels::All(_), None) => return Err("`levels` must be 2 to 256".into()),
-            (Levels::All(_), Some(_)) => return Err("`bits` must be 1 to 8".into()),
-            (Levels::Within(size), _) => not_zero([("size", Some(size))])?,
-        }
+        let allowed = |given: &Option<ByLayer<usize>>, range: std::ops::RangeInclusive<usize>, what: &str| {
+            let fits = given.iter().flat_map(ByLayer::values).all(|n| range.contains(n));
+            if fits { Ok(()) } else { Err(format!("{what} must be {} to {}", range.start(), range.end())) }
+        };
+        allowed(&o.levels, 2..=256, "`levels`")?;
+        allowed(&o.bits, 1..=8, "`bits`")?;
+        not_zero([("size", o.size)])?;
         if o.groups == Some(0) {
             return Err("`groups` must be at least 1".into());
         }
-        Ok(ClusterWeights { levels, groups: o.groups, encode: o.encode.unwrap_or(true) })
+        let bits = o.bits.map(|bits| bits.map(|b| 1 << b));
+        let is_table = o.levels.iter().chain(&bits).any(ByLayer::is_table);
+        let given = [("levels", o.levels), ("bits", bits)].map(|(key, n)| (key, n.map(|n| (key, Some(n)))));
+        let size = ("size", o.size.filter(|_| !is_table).map(|_| ("size", None)));
+        let (key, levels) = one_of(given.into_iter().chain([size]))?.unwrap_or(("levels", Some(ByLayer::All(256))));
+        let levels = levels.map(|levels| (key, levels));
+        Ok(ClusterWeights { levels, size: o.size, groups: o.groups, encode: o.encode.unwrap_or(true) })
     }
 }
 
@@ -146,50 +147,74 @@ impl Pass for ClusterWeights {
     }
 
     fn is_strong(&self) -> bool {
-        match self.levels {
-            Levels::All(levels) => levels <= STRONG,
-            Levels::Within(Share(size)) => size <= STRONG_SIZE,
+        match &self.levels {
+            Some((_, levels)) => levels.values().any(|&levels| levels <= STRONG),
+            None => self.size.is_some_and(|size| size.0 <= STRONG_SIZE),
         }
+    }
+
+    fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        let names: Vec<String> = weights(graph).into_iter().map(|v| graph.value(v).name.clone()).collect();
+        self.levels.as_ref().map_or(Ok(()), |(key, levels)| levels.fits(graph, key, &names))
     }
 
     /// Weights that are rounded and not encoded take as many bytes as before.
     fn budget(&self) -> Option<Budget> {
-        self.size().filter(|_| self.encode)
+        self.size.filter(|_| self.encode).map(Budget::Size)
     }
 
+    fn undecided(&self) -> Option<Budget> {
+        self.size.filter(|_| self.levels.is_none()).map(Budget::Size)
+    }
+
+    fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
+        let levels = chosen.iter().filter_map(|(name, choice)| match choice {
+            Choice::Levels(levels) => Some((name.clone(), *levels)),
+            _ => None,
+        });
+        let levels = Some(("levels", ByLayer::filled(levels, budget::WHOLE)));
+        Some(Box::new(ClusterWeights { levels, ..self.clone() }))
+    }
+
+    /// Rounded weights save nothing: there is no least.
     fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
-        budget::reach(cx, self.budget()?, &sizes::offers(self, cx, weights(cx.graph)))
+        let budget = self.undecided().filter(|_| self.encode)?;
+        let sites = self.sites(cx);
+        budget::reach(cx, budget, &sites, &self.offers(cx, &sites))
     }
 
-    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
-        self.size().map(|_| sizes::questions(self, cx))
+    fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
+        vec![sizes::query(self, cx)]
+    }
+
+    fn offers(&self, cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        let at = |site: &Site| match site {
+            Site::Codes(value) => sizes::offers(self, cx, *value),
+            _ => Err("it is no weight".into()),
+        };
+        sites.iter().map(at).collect()
     }
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
-        let Site::Codes { value, levels } = site else { return Some("it is no weight".into()) };
-        match open(cx.graph, *value) {
-            Err(why) => Some(why),
-            Ok(_) if levels.is_none() => Some(budget::WHOLE.into()),
-            Ok(_) => None,
-        }
+        let Site::Codes(value) = site else { return Some("it is no weight".into()) };
+        open(cx.graph, *value).err().or_else(|| self.levels(cx.graph, site).err())
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let weights = weights(cx.graph);
-        let site = |levels: Option<usize>| move |value| Site::Codes { value, levels };
-        match self.levels {
-            Levels::All(levels) => weights.into_iter().map(site(Some(levels))).collect(),
-            Levels::Within(size) => sizes::sites(self, Budget::Size(size), cx, weights),
-        }
+        weights(cx.graph).into_iter().map(Site::Codes).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let (g, Site::Codes { value: v, levels }) = (cx.graph, site) else { return Verdict::skip("it is no weight") };
+        let (g, Site::Codes(v)) = (cx.graph, &site) else { return Verdict::skip("it is no weight") };
+        let v = *v;
         let (tensor, axis) = match open(g, v) {
             Ok(open) => open,
             Err(why) => return Verdict::skip(why),
         };
-        let Some(levels) = levels else { return Verdict::skip(budget::WHOLE) };
+        let levels = match self.levels(g, &site) {
+            Ok(levels) => levels,
+            Err(why) => return Verdict::skip(why),
+        };
         let groups = self.groups(levels);
         let new = |tensor: &Tensor, weights: Option<&[f32]>| Clustered::new(tensor, axis, levels, groups, weights);
         let Some(mut clustered) = new(tensor, None) else {
@@ -237,8 +262,10 @@ impl Pass for ClusterWeights {
 }
 
 impl ClusterWeights {
-    fn size(&self) -> Option<Budget> {
-        if let Levels::Within(size) = self.levels { Some(Budget::Size(size)) } else { None }
+    /// How many values the codebook of a weight has.
+    fn levels(&self, graph: &Graph, site: &Site) -> Result<usize, String> {
+        let (key, levels) = self.levels.as_ref().ok_or(budget::WHOLE)?;
+        levels.at(graph, key, &site.names(graph)).copied()
     }
 
     /// Codebooks of a tensor, at most.

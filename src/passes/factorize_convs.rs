@@ -14,12 +14,15 @@
 //!
 //! | option | | default |
 //! |---|---|---|
-//! | `scheme` | `spatial` or `channel` | `spatial` |
-//! | `rank` | r, the same for all layers | |
+//! | `scheme` | `spatial` or `channel`; with a budget also `auto`: for each layer what loses less | `spatial` |
+//! | `rank` | r | |
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
 //! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least, of which none loses more than `max-loss` of its output | |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
+//!
+//! `scheme`, `rank`, `ratio` and `energy` are one value for all layers or, as `rank = { "layer1.*" = 12, "conv5" = 40 }`, a table
+//! by layer (`tutee explain tables`).
 //!
 //! Convolutions in groups and 1×1 convolutions (`factorize-linear` splits those) are left alone.
 //!
@@ -54,10 +57,14 @@ use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Part;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
-use crate::passes::budget::{self, Budget, Offers, Reach};
-use crate::passes::options::{Selection, Share};
+use crate::passes::budget::{self, Budget, Split};
+use crate::passes::by_layer::ByLayer;
+use crate::passes::options::{OptionsError, Selection, Share};
 use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, convs, factorize};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit, sharing};
+use crate::passes::{
+    Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, Scheme, SensitivityQuery, Site, Verdict, refit,
+    sharing,
+};
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -65,27 +72,38 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct FactorizeConvs {
-    scheme: Scheme,
+    scheme: ByLayer<Wanted>,
     size: Size<Rank>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Options {
-    scheme: Scheme,
-    rank: Option<NonZeroUsize>,
-    ratio: Option<Share>,
-    energy: Option<Share>,
+    scheme: Option<ByLayer<Wanted>>,
+    rank: Option<ByLayer<NonZeroUsize>>,
+    ratio: Option<ByLayer<Share>>,
+    energy: Option<ByLayer<Share>>,
     params: Option<Share>,
     macs: Option<Share>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// The scheme, or `auto` where a budget is to find out which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Scheme {
-    #[default]
+enum Wanted {
     Spatial,
     Channel,
+    Auto,
+}
+
+impl Wanted {
+    fn schemes(self) -> &'static [Scheme] {
+        match self {
+            Wanted::Spatial => &[Scheme::Spatial],
+            Wanted::Channel => &[Scheme::Channel],
+            Wanted::Auto => &Scheme::ALL,
+        }
+    }
 }
 
 /// How it reads in the report, the two factors, and the bias if it is another.
@@ -96,7 +114,12 @@ impl TryFrom<Options> for FactorizeConvs {
 
     fn try_from(o: Options) -> Result<Self, String> {
         let Options { scheme, rank, ratio, energy, params, macs } = o;
-        Ok(FactorizeConvs { scheme, size: SizeOptions { rank, ratio, energy, params, macs }.size()? })
+        let size = SizeOptions { rank, ratio, energy, params, macs }.size()?;
+        let scheme = scheme.unwrap_or(ByLayer::All(Wanted::Spatial));
+        if size.undecided().is_none() && scheme.values().any(|&s| s == Wanted::Auto) {
+            return Err("`scheme` = \"auto\" needs a budget, `params` or `macs`".into());
+        }
+        Ok(FactorizeConvs { scheme, size })
     }
 }
 
@@ -121,34 +144,77 @@ impl Pass for FactorizeConvs {
         self.size.is_strong(split::is_strong)
     }
 
+    fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        self.scheme.fits(graph, "scheme", &[])?;
+        self.size.fits(graph)
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }
 
-    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
-        budget::reach(cx, self.size.budget()?, &self.offers(cx))
+    fn undecided(&self) -> Option<Budget> {
+        self.size.undecided()
     }
 
-    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+    fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
+        let factored = chosen.iter().filter_map(|(name, choice)| match choice {
+            Choice::Factored { scheme, rank } => Some((name.clone(), *scheme, *rank)),
+            _ => None,
+        });
+        let wanted = |scheme| if scheme == Scheme::Spatial { Wanted::Spatial } else { Wanted::Channel };
+        let schemes = factored.clone().map(|(name, scheme, _)| (name, wanted(scheme)));
+        let scheme = ByLayer::filled(schemes, budget::WHOLE);
+        let size = self.size.decided(factored.map(|(name, _, rank)| (name, Rank::Terms(rank))));
+        Some(Box::new(FactorizeConvs { scheme, size }))
+    }
+
+    fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
-        let ours = |n: &NodeId| selected.refuses(g, &site(*n)).is_none() && self.convs(g, *n).is_ok();
-        let note = |fitted: &Fitted<'_>| match self.scheme {
-            Scheme::Channel => split::low_rank_lost(g, fitted),
-            Scheme::Spatial => spatial_lost(g, fitted),
+        let query = |&scheme: &Scheme| {
+            let ours = |n: &NodeId| {
+                let site = Site::Layer(*n);
+                let wanted = self.schemes(g, &site).is_ok_and(|all| all.contains(&scheme));
+                wanted && selected.refuses(g, &site).is_none() && same_convs(g, *n, scheme).is_ok()
+            };
+            let layers = convs(g).into_iter().filter(ours).collect();
+            let note = move |fitted: &Fitted<'_>| match scheme {
+                Scheme::Channel => split::low_rank_lost(g, fitted),
+                Scheme::Spatial => spatial_lost(g, fitted),
+            };
+            SensitivityQuery { measure: measure(scheme), layers, note: Box::new(note) }
         };
-        let layers = || convs(g).into_iter().filter(ours).collect();
-        self.size.budget().map(|_| Questions { layers: layers(), note: Box::new(note) })
+        Scheme::ALL.iter().map(query).collect()
+    }
+
+    fn offers(&self, cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        let sized = cx.sized();
+        let at = |site: &Site| {
+            let schemes = self.schemes(cx.graph, site)?;
+            let mut offers = schemes.iter().map(|&scheme| offers_at(cx, &sized, site, scheme));
+            let first = offers.next().ok_or("it has no scheme")?;
+            offers.fold(first, |all, more| match (all, more) {
+                (Ok(mut all), Ok(more)) => {
+                    all.list.extend(more.list);
+                    Ok(all)
+                }
+                (all, more) => all.or(more),
+            })
+        };
+        sites.iter().map(at).collect()
     }
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
-        let Some((n, rank)) = self.size.at(site, Rank::Terms) else { return Some("it is not a layer".into()) };
-        let layers = match self.convs(cx.graph, n) {
+        let (rank, scheme) = match self.at(cx.graph, site) {
+            Ok(at) => at,
+            Err(why) => return Some(why),
+        };
+        let layers = match split::layer(site).and_then(|n| same_convs(cx.graph, n, scheme)) {
             Ok(layers) => layers,
             Err(why) => return Some(why),
         };
-        let Some(rank) = rank else { return Some(budget::WHOLE.into()) };
         let (_, weight, kernel) = layers.first()?;
-        let (m, n) = match self.scheme {
+        let (m, n) = match scheme {
             Scheme::Channel => (kernel.outputs, kernel.inputs * kernel.taps()),
             Scheme::Spatial => {
                 let width = kernel.outputs * kernel.size.last().copied().unwrap_or(1);
@@ -159,99 +225,110 @@ impl Pass for FactorizeConvs {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let g = cx.graph;
-        let Some(budget) = self.size.budget() else { return convs(g).into_iter().map(site).collect() };
-        budget::sites(cx, budget, self.offers(cx))
+        convs(cx.graph).into_iter().map(Site::Layer).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a layer") };
-        Ok(Verdict::of(self.split(cx, n, rank)))
+        Ok(Verdict::of(self.split(cx, &site)))
     }
 }
 
-fn site(node: NodeId) -> Site {
-    Site::Layer { node, rank: None }
+fn measure(scheme: Scheme) -> Measure {
+    match scheme {
+        Scheme::Channel => Measure::LowRank,
+        Scheme::Spatial => Measure::Spatial,
+    }
+}
+
+/// A convolution and those that share its weight.
+fn same_convs(graph: &Graph, n: NodeId, scheme: Scheme) -> Result<Vec<(NodeId, Weight<'_>, Kernel)>, String> {
+    sharing::all(graph, n, |n| conv(graph, n, scheme).map(|(_, weight, kernel)| (n, weight, kernel)))
+}
+
+/// A convolution that can be split.
+fn conv(graph: &Graph, n: NodeId, scheme: Scheme) -> Result<(&Conv, Weight<'_>, Kernel), String> {
+    let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
+    let weight = Weight::at(graph, n, 1)?;
+    let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
+    if kernel.groups > 1 {
+        return Err("it is a convolution in groups".into());
+    }
+    if kernel.taps() == 1 {
+        return Err("it is 1×1: `factorize-linear` splits it".into());
+    }
+    if scheme == Scheme::Spatial && kernel.size.len() != 2 {
+        return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into());
+    }
+    Ok((conv, weight, kernel))
+}
+
+/// The two that take the place of a convolution.
+fn ops(scheme: Scheme, conv: &Conv, kernel: &Kernel) -> [Op; 2] {
+    let whole = conv.grouped(kernel, 1);
+    let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
+    match scheme {
+        Scheme::Spatial => [part(0), part(1)],
+        Scheme::Channel => [whole.into(), Conv::pointwise(kernel.size.len(), 1).into()],
+    }
+}
+
+fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Result<Offers, String> {
+    let (graph, n) = (cx.graph, split::layer(site)?);
+    let layers = same_convs(graph, n, scheme)?;
+    let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
+    if let Some(why) = cx.selected.refuses(graph, site) {
+        return Err(why);
+    }
+    let w = match scheme {
+        Scheme::Spatial => tall(kernel, weight)?,
+        Scheme::Channel => flat(kernel, weight)?.to_owned(),
+    };
+    // Of the spatial two, the first has the input's width.
+    let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
+    let positions = |n: NodeId| match scheme {
+        Scheme::Spatial => budget::spread(sized, n, 3).map(|wide| first * wide + 1.0 - first),
+        Scheme::Channel => Some(1.0),
+    };
+    let full = w.nrows().min(w.ncols());
+    let plain = || split::plain_lost(w.view());
+    let lost = budget::losses(cx, (n, measure(scheme)), full, plain).ok_or(split::NO_SVD)?;
+    let readers = layers.iter().map(|l| (l.0, positions(l.0))).collect();
+    let split = Split { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols() };
+    Ok(split.offers(sized, &lost, |rank| Choice::Factored { scheme, rank }))
 }
 
 impl FactorizeConvs {
-    /// A convolution and those that share its weight.
-    fn convs<'g>(&self, graph: &'g Graph, n: NodeId) -> Result<Vec<(NodeId, Weight<'g>, Kernel)>, String> {
-        sharing::all(graph, n, |n| self.conv(graph, n).map(|(_, weight, kernel)| (n, weight, kernel)))
+    /// The schemes that a layer may be split by.
+    fn schemes(&self, graph: &Graph, site: &Site) -> Result<&'static [Scheme], String> {
+        Ok(self.scheme.at(graph, "scheme", &site.names(graph))?.schemes())
     }
 
-    /// A convolution that can be split.
-    fn conv<'g>(&self, graph: &'g Graph, n: NodeId) -> Result<(&'g Conv, Weight<'g>, Kernel), String> {
-        let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
-        let weight = Weight::at(graph, n, 1)?;
-        let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
-        if kernel.groups > 1 {
-            return Err("it is a convolution in groups".into());
-        }
-        if kernel.taps() == 1 {
-            return Err("it is 1×1: `factorize-linear` splits it".into());
-        }
-        if self.scheme == Scheme::Spatial && kernel.size.len() != 2 {
-            return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into());
-        }
-        Ok((conv, weight, kernel))
+    /// How the layer at a site is to be split.
+    fn at(&self, graph: &Graph, site: &Site) -> Result<(Rank, Scheme), String> {
+        let rank = *self.size.at(graph, site)?;
+        Ok((rank, *self.schemes(graph, site)?.first().ok_or("it has no scheme")?))
     }
 
-    fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {
-        let layers = self.convs(cx.graph, n)?;
+    fn split(&self, cx: &Context<'_>, site: &Site) -> Result<(Patch, String), String> {
+        let n = split::layer(site)?;
+        // What stands in the way of any scheme is worth more words than what nobody asked for.
+        let wanted = self.schemes(cx.graph, site);
+        same_convs(cx.graph, n, wanted.as_ref().map_or(Scheme::Channel, |w| w[0]))?;
+        let (rank, scheme) = self.at(cx.graph, site)?;
+        let layers = same_convs(cx.graph, n, scheme)?;
         let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
-        let rank = rank.ok_or(budget::WHOLE)?;
-        let (what, factors, b) = match self.scheme {
+        let (what, factors, b) = match scheme {
             Scheme::Spatial => spatial(cx, rank, kernel, weight)?,
             Scheme::Channel => channel(cx, rank, kernel, weight)?,
         };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
         let what = what + &sharing::note(layers.len());
         let reader = |(node, ..): &(NodeId, _, _)| {
-            let (conv, _, kernel) = self.conv(cx.graph, *node)?;
-            Ok(Reader { node: *node, slot: 1, ops: self.ops(conv, &kernel), turned: false })
+            let (conv, _, kernel) = conv(cx.graph, *node, scheme)?;
+            Ok(Reader { node: *node, slot: 1, ops: ops(scheme, conv, &kernel), turned: false })
         };
         let readers = layers.iter().map(reader).collect::<Result<_, String>>()?;
         Ok((split::patch(cx.graph, readers, factors, bias)?, what))
-    }
-
-    /// The two that take the place of a convolution.
-    fn ops(&self, conv: &Conv, kernel: &Kernel) -> [Op; 2] {
-        let whole = conv.grouped(kernel, 1);
-        let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
-        match self.scheme {
-            Scheme::Spatial => [part(0), part(1)],
-            Scheme::Channel => [whole.into(), Conv::pointwise(kernel.size.len(), 1).into()],
-        }
-    }
-
-    fn offers(&self, cx: &Context<'_>) -> Offers {
-        let sized = cx.sized();
-        convs(cx.graph).into_iter().map(|n| (n, self.ways(cx, &sized, n))).collect()
-    }
-
-    /// What a budget may do with a convolution.
-    fn ways(&self, cx: &Context<'_>, sized: &Graph, n: NodeId) -> Result<budget::Layer, String> {
-        let graph = cx.graph;
-        let layers = self.convs(graph, n)?;
-        let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
-        if let Some(why) = cx.selected.refuses(graph, &site(n)) {
-            return Err(why);
-        }
-        let w = match self.scheme {
-            Scheme::Spatial => tall(kernel, weight)?,
-            Scheme::Channel => flat(kernel, weight)?.to_owned(),
-        };
-        // Of the spatial two, the first has the input's width.
-        let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
-        let positions = |n: NodeId| match self.scheme {
-            Scheme::Spatial => budget::spread(sized, n, 3).map(|wide| first * wide + 1.0 - first),
-            Scheme::Channel => Some(1.0),
-        };
-        let full = w.nrows().min(w.ncols());
-        let lost = budget::losses(cx, n, full, || split::plain_lost(w.view())).ok_or(split::NO_SVD)?;
-        let readers: Vec<_> = layers.iter().map(|l| (l.0, positions(l.0))).collect();
-        Ok(budget::Layer::new(sized, n, &readers, weight.tensor.len(), w.nrows() + w.ncols(), &lost))
     }
 }
 

@@ -13,12 +13,15 @@
 //!
 //! | option | | default |
 //! |---|---|---|
-//! | `rank` | r, the same for all layers | |
+//! | `rank` | r | |
 //! | `ratio` | instead of `rank`: the share of each weight's parameters to keep | 0.5 |
 //! | `energy` | instead of `rank`: the smallest rank, layer by layer, that keeps this share of the squared weights | |
 //! | `params`, `macs` | instead of `rank`: the share of the model's parameters or MACs to keep at most; ranks are dealt out to the layers where they lose least, of which none loses more than `max-loss` of its output | |
 //! | `min-weights` | smaller weights are left alone | 4096 |
 //! | `min-side` | so are weights with fewer rows or columns: a classifier of ten classes has no rank to spare | 16 |
+//!
+//! `rank`, `ratio` and `energy` are one value for all layers or, as `rank = { "encoder.*" = 12, "fc" = 40 }`, a table by layer
+//! (`tutee explain tables`).
 //!
 //! ```text
 //! # run = [{ pass = "factorize-linear", rank = 8 }]
@@ -50,10 +53,13 @@ use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::Rank;
-use crate::passes::budget::{self, Budget, Offers, Reach};
-use crate::passes::options::{Selection, Share};
+use crate::passes::budget::{self, Budget, Split};
+use crate::passes::by_layer::ByLayer;
+use crate::passes::options::{OptionsError, Selection, Share};
 use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, factorize};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, options, sharing};
+use crate::passes::{
+    Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, options, sharing,
+};
 use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -68,9 +74,9 @@ pub struct FactorizeLinear {
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Options {
-    rank: Option<NonZeroUsize>,
-    ratio: Option<Share>,
-    energy: Option<Share>,
+    rank: Option<ByLayer<NonZeroUsize>>,
+    ratio: Option<ByLayer<Share>>,
+    energy: Option<ByLayer<Share>>,
     params: Option<Share>,
     macs: Option<Share>,
     min_side: usize,
@@ -112,42 +118,58 @@ impl Pass for FactorizeLinear {
         self.size.is_strong(split::is_strong)
     }
 
+    fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        self.size.fits(graph)
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }
 
-    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
-        budget::reach(cx, self.size.budget()?, &self.offers(cx))
+    fn undecided(&self) -> Option<Budget> {
+        self.size.undecided()
     }
 
-    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+    fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
+        let rank = |(name, choice): &(String, Choice)| match choice {
+            Choice::LowRank(rank) => Some((name.clone(), Rank::Terms(*rank))),
+            _ => None,
+        };
+        let size = self.size.decided(chosen.iter().filter_map(rank));
+        Some(Box::new(FactorizeLinear { size, min_side: self.min_side }))
+    }
+
+    fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
-        let ours = |n: &NodeId| selected.refuses(g, &site(*n)).is_none() && self.matrices(g, *n).is_ok();
+        let ours = |n: &NodeId| selected.refuses(g, &Site::Layer(*n)).is_none() && self.matrices(g, *n).is_ok();
+        let layers = linear(g).into_iter().filter(ours).collect();
         let note = |fitted: &Fitted<'_>| split::low_rank_lost(g, fitted);
-        let layers = || linear(g).into_iter().filter(ours).collect();
-        self.size.budget().map(|_| Questions { layers: layers(), note: Box::new(note) })
+        vec![SensitivityQuery { measure: Measure::LowRank, layers, note: Box::new(note) }]
+    }
+
+    fn offers(&self, cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        let sized = cx.sized();
+        sites.iter().map(|site| self.offers_at(cx, &sized, site)).collect()
     }
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
-        let Some((n, rank)) = self.size.at(site, Rank::Terms) else { return Some("it is not a layer".into()) };
-        let matrices = match self.matrices(cx.graph, n) {
+        let matrices = match split::layer(site).and_then(|n| self.matrices(cx.graph, n)) {
             Ok(matrices) => matrices,
             Err(why) => return Some(why),
         };
-        let Some(rank) = rank else { return Some(budget::WHOLE.into()) };
         let Matrix { weight, rows, columns, .. } = matrices.first()?;
-        split::no_gain(rank, *rows, *columns, weight)
+        match self.size.at(cx.graph, site) {
+            Ok(rank) => split::no_gain(*rank, *rows, *columns, weight),
+            Err(why) => Some(why),
+        }
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let g = cx.graph;
-        let Some(budget) = self.size.budget() else { return linear(g).into_iter().map(site).collect() };
-        budget::sites(cx, budget, self.offers(cx))
+        linear(cx.graph).into_iter().map(Site::Layer).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, rank)) = self.size.at(&site, Rank::Terms) else { return Verdict::skip("it is not a layer") };
-        Ok(Verdict::of(self.split(cx, n, rank)))
+        Ok(Verdict::of(self.split(cx, &site)))
     }
 }
 
@@ -157,10 +179,6 @@ fn linear(g: &Graph) -> Vec<NodeId> {
         Op::Conv(conv) => g.input(n, 1).is_some_and(|w| is_pointwise(conv, g.value(w).dims().as_deref())),
         _ => false,
     })
-}
-
-fn site(node: NodeId) -> Site {
-    Site::Layer { node, rank: None }
 }
 
 /// A layer whose weight can be split.
@@ -216,30 +234,25 @@ impl FactorizeLinear {
         Ok(Matrix { node: n, weight, slot, rows, columns, ones, ops, sums_rows })
     }
 
-    fn offers(&self, cx: &Context<'_>) -> Offers {
-        let sized = cx.sized();
-        linear(cx.graph).into_iter().map(|n| (n, self.ways(cx, &sized, n))).collect()
-    }
-
-    /// What a budget may do with a layer.
-    fn ways(&self, cx: &Context<'_>, sized: &Graph, n: NodeId) -> Result<budget::Layer, String> {
-        let graph = cx.graph;
+    fn offers_at(&self, cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, String> {
+        let (graph, n) = (cx.graph, split::layer(site)?);
         let matrices = self.matrices(graph, n)?;
         let &Matrix { ref weight, rows, columns, .. } = matrices.first().ok_or("it is no layer")?;
-        if let Some(why) = cx.selected.refuses(graph, &site(n)) {
+        if let Some(why) = cx.selected.refuses(graph, site) {
             return Err(why);
         }
         let plain = || split::plain_lost(ArrayView2::from_shape((rows, columns), &weight.data).ok()?);
-        let lost = budget::losses(cx, n, rows.min(columns), plain).ok_or(split::NO_SVD)?;
-        let readers: Vec<_> = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
-        Ok(budget::Layer::new(sized, n, &readers, weight.tensor.len(), rows + columns, &lost))
+        let lost = budget::losses(cx, (n, Measure::LowRank), rows.min(columns), plain).ok_or(split::NO_SVD)?;
+        let readers = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
+        let split = Split { readers, weight: weight.tensor, a_term: rows + columns };
+        Ok(split.offers(sized, &lost, Choice::LowRank))
     }
 
-    fn split(&self, cx: &Context<'_>, n: NodeId, rank: Option<Rank>) -> Result<(Patch, String), String> {
-        let graph = cx.graph;
+    fn split(&self, cx: &Context<'_>, site: &Site) -> Result<(Patch, String), String> {
+        let (graph, n) = (cx.graph, split::layer(site)?);
         let matrices = self.matrices(graph, n)?;
         let &Matrix { ref weight, rows, columns, ones, sums_rows, .. } = matrices.first().ok_or("it is no layer")?;
-        let rank = rank.ok_or(budget::WHOLE)?;
+        let rank = *self.size.at(graph, site)?;
         let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
         let (mut factors, mut what) = factorize(rank, w, weight)?;
         let mut bias = None;

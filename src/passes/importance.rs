@@ -6,7 +6,7 @@ use crate::analysis::evaluate::Evaluator;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::worth;
 use crate::passes::refit::current;
-use crate::passes::{Fitted, Questions, Survey};
+use crate::passes::{Fitted, Measure, Sensitivity, SensitivityQuery};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 
@@ -51,7 +51,7 @@ impl Importance {
 
     /// Asks the layers that read units of these groups what the units are worth to them. The answer has a number for every
     /// position along the axis that carries the units; those of a unit add up.
-    pub fn questions<'a>(self, graph: &'a Graph, channels: &Channels, groups: &[&Group]) -> Questions<'a> {
+    pub fn query<'a>(self, graph: &'a Graph, channels: &Channels, groups: &[&Group]) -> SensitivityQuery<'a> {
         let open: HashSet<u32> = groups.iter().flat_map(|g| g.units.iter().copied()).collect();
         let mut readers: HashMap<NodeId, Vec<u32>> = readers(graph, channels).into_iter().collect();
         readers.retain(|_, units| units.iter().any(|u| open.contains(u)));
@@ -60,7 +60,7 @@ impl Importance {
             let units = readers.get(&fitted.linear.node).ok_or("it reads no channels")?;
             self.worth(graph, fitted, units, &open)
         };
-        Questions { layers, note: Box::new(note) }
+        SensitivityQuery { measure: Measure::Saliency, layers, note: Box::new(note) }
     }
 
     /// What the units at the positions of a layer's input are worth to it, as far as they are `open`: the others stay.
@@ -128,13 +128,13 @@ pub struct Scored {
 }
 
 impl<'a> Scores<'a> {
-    pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, survey: Option<&Survey>) -> Self {
+    pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, told: Option<&Sensitivity>) -> Self {
         let norm = if importance == Importance::L2 { Norm::L2 } else { Norm::L1 };
         let mut said: HashMap<u32, Vec<(NodeId, f64)>> = HashMap::new();
         let mut silent = HashMap::new();
         let readers = if importance.needs_data() { readers(graph, channels) } else { Vec::new() };
         for (node, units) in readers {
-            match survey.and_then(|s| s.get(&node)) {
+            match told.and_then(|told| told.get(&(node, Measure::Saliency))) {
                 Some(Ok(numbers)) => {
                     for (u, n) in units.into_iter().zip(numbers) {
                         let of_unit = said.entry(u).or_default();

@@ -75,12 +75,11 @@ impl Pass for MatchStatistics {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let site = |node| Site::Layer { node, rank: None };
-        sharing::first(cx.graph, |n| weight(cx.graph, n).is_some()).into_iter().map(site).collect()
+        sharing::first(cx.graph, |n| weight(cx.graph, n).is_some()).into_iter().map(Site::Layer).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Layer { .. } = site else { return Verdict::skip("it is not a layer") };
+        let Site::Layer(_) = site else { return Verdict::skip("it is not a layer") };
         Ok(Verdict::of(matched(cx)))
     }
 }

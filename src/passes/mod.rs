@@ -3,6 +3,8 @@
 
 mod absorb;
 pub mod budget;
+pub mod by_layer;
+pub mod choice;
 mod cluster_weights;
 mod factorize_convs;
 mod factorize_linear;
@@ -24,6 +26,7 @@ mod remove_no_ops;
 mod remove_unused;
 mod separate_convs;
 pub mod sharing;
+mod shrink;
 mod split;
 
 use crate::analysis::cost::{Cost, cost};
@@ -34,10 +37,10 @@ use crate::ir::{Graph, NodeId, Patch, ValueId};
 use crate::math::Layer;
 use crate::math::fit::Fit;
 use budget::{Budget, Reach};
+pub use choice::{Choice, Measure, Offer, Offers, Order, Scheme, Sensitivity, SensitivityQuery};
 use options::{OptionsError, Selected, Selection};
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// When a pass may run: Clean before and between Shrink steps, Encode after them.
@@ -63,33 +66,22 @@ const MAX_NAMES: usize = 8;
 /// Layers that share a weight that a report names.
 const MAX_SHARING: usize = 2;
 
-/// A place that a pass looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A place that a pass looks at. What it does there is a [`Choice`], or follows from its options.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Site {
     Node(NodeId),
     Value(ValueId),
-    /// A constant weight, and how many of its elements are to be zero: that is weighed over all weights.
-    Weight {
-        value: ValueId,
-        zeros: usize,
-    },
-    /// A constant weight, and how many values a codebook of it has: that may be weighed over all weights (`None`: it stays).
-    Codes {
-        value: ValueId,
-        levels: Option<usize>,
-    },
-    /// A layer, the first of those that share its weight, and the rank that a budget gives it, which is weighed over all
-    /// layers (`None` without a budget, and where it leaves the layer as it is).
-    Layer {
-        node: NodeId,
-        rank: Option<usize>,
-    },
-    /// Coupled channels: the nodes that make them, and which of their units stay (`None`: that is not decided here).
+    /// A constant weight, wherever it is read.
+    Weight(ValueId),
+    /// A constant weight that a layer is fitted for.
+    Codes(ValueId),
+    /// A layer, the first of those that share its weight.
+    Layer(NodeId),
+    /// Coupled channels: the nodes that make them.
     Channels {
         producers: Vec<NodeId>,
         /// Which of the groups that these make.
         nth: usize,
-        keep: Option<Vec<usize>>,
     },
 }
 
@@ -97,8 +89,8 @@ impl Site {
     /// Whether the site is still there after other patches.
     pub fn lives(&self, graph: &Graph) -> bool {
         match self {
-            Site::Node(n) | Site::Layer { node: n, .. } => graph.has_node(*n),
-            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => graph.has_value(*v),
+            Site::Node(n) | Site::Layer(n) => graph.has_node(*n),
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => graph.has_value(*v),
             Site::Channels { producers, .. } => producers.iter().all(|&n| graph.has_node(n)),
         }
     }
@@ -107,15 +99,24 @@ impl Site {
     pub fn nodes(&self, graph: &Graph) -> Vec<NodeId> {
         match self {
             Site::Node(n) => vec![*n],
-            Site::Layer { node, .. } => match options::weight(graph, *node) {
+            Site::Layer(node) => match options::weight(graph, *node) {
                 Some((_, value)) => sharing::readers(graph, value),
                 None => vec![*node],
             },
-            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
-                graph.readers(*v).collect()
-            }
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => graph.readers(*v).collect(),
             Site::Channels { producers, .. } => producers.clone(),
         }
+    }
+
+    /// The names that options by layer may call it by, the most telling first.
+    pub fn names(&self, graph: &Graph) -> Vec<String> {
+        let own = match self {
+            Site::Node(n) | Site::Layer(n) => Some(graph.label(*n)),
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => Some(graph.value(*v).name.as_str()),
+            Site::Channels { .. } => None,
+        };
+        let nodes = self.nodes(graph);
+        own.into_iter().chain(nodes.iter().map(|&n| graph.label(n))).map(str::to_string).collect()
     }
 
     /// Whether the file contradicts the operator's definition at a node of the site, if the site is one of nodes.
@@ -126,8 +127,8 @@ impl Site {
     /// The node that the site is, if it is one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
-            Site::Node(n) | Site::Layer { node: n, .. } => Some(*n),
-            Site::Value(_) | Site::Weight { .. } | Site::Codes { .. } | Site::Channels { .. } => None,
+            Site::Node(n) | Site::Layer(n) => Some(*n),
+            Site::Value(_) | Site::Weight(_) | Site::Codes(_) | Site::Channels { .. } => None,
         }
     }
 
@@ -135,10 +136,8 @@ impl Site {
     pub fn label(&self, graph: &Graph) -> String {
         match self {
             Site::Node(n) => graph.label(*n).to_string(),
-            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
-                graph.value(*v).name.clone()
-            }
-            Site::Layer { .. } => labels(graph, &self.nodes(graph), MAX_SHARING),
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => graph.value(*v).name.clone(),
+            Site::Layer(_) => labels(graph, &self.nodes(graph), MAX_SHARING),
             Site::Channels { producers, .. } => labels(graph, producers, MAX_NAMES),
         }
     }
@@ -212,8 +211,8 @@ pub struct Context<'a> {
     pub sizes: &'a InputSizes,
     /// The share of a layer's output that a budget may cost it at most.
     pub max_loss: f64,
-    /// What calibration data said to the pass's questions, if there is any and the pass has some.
-    pub survey: Option<&'a Survey>,
+    /// What calibration data said to the pass's queries, if there is any and the pass has some.
+    pub sensitivity: Option<&'a Sensitivity>,
     /// What calibration data says of the layer at the site, if there is any.
     pub fitted: Option<Fitted<'a>>,
 }
@@ -230,23 +229,10 @@ impl<'a> Context<'a> {
     }
 
     /// What calibration data said of a layer.
-    pub fn surveyed(&self, node: NodeId) -> Option<&'a [f64]> {
-        self.survey?.get(&node)?.as_deref().ok()
+    pub fn measured(&self, node: NodeId, measure: Measure) -> Option<&'a [f64]> {
+        self.sensitivity?.get(&(node, measure))?.as_deref().ok()
     }
 }
-
-/// Numbers of a pass's own by layer, or why the data says nothing of the layer.
-pub type Survey = HashMap<NodeId, Result<Vec<f64>, String>>;
-
-/// What a pass wants to know of the layers as they are, before it decides anything.
-pub struct Questions<'a> {
-    pub layers: HashSet<NodeId>,
-    /// What to note of one of them, or why there is nothing to note. The moments are gone after that.
-    pub note: Note<'a>,
-}
-
-/// Makes numbers of what data says of a layer.
-pub type Note<'a> = Box<dyn Fn(&Fitted<'_>) -> Result<Vec<f64>, String> + 'a>;
 
 /// Gives a layer other outputs to aim at, after those that a fit gives.
 pub type Retarget<'a> = &'a dyn Fn(&Layer, &Fit) -> Option<Layer>;
@@ -331,20 +317,50 @@ pub trait Pass: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// The budget among its options, if there is one.
+    /// The budget among its options, if there is one: a target for what it leaves of the model.
     fn budget(&self) -> Option<Budget> {
         None
     }
 
-    /// How little the budget can leave of the model where no layer loses more than `max_loss` of the context. `None`
-    /// without a budget, or if costs are not known.
-    fn reach(&self, _cx: &Context<'_>) -> Option<Reach> {
+    /// The budget, as long as the options leave it to that what becomes of which layer.
+    fn undecided(&self) -> Option<Budget> {
         None
     }
 
-    /// What the pass asks calibration data, if there is any, before anything else: the answers are in the context then.
-    fn questions<'a>(&'a self, _cx: &Context<'a>) -> Option<Questions<'a>> {
+    /// The choices there are at sites of the pass, each with what it costs and loses; or why a site stays as it is.
+    fn offers(&self, _cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        sites.iter().map(|_| Err("there is nothing to choose".into())).collect()
+    }
+
+    /// The pass with these choices, by name of the site, in place of what is undecided. `None` if there is no such pass.
+    fn decided(&self, _chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
         None
+    }
+
+    /// The pass with everything decided that is weighed over all layers of a graph. `None` if nothing is.
+    fn resolve(&self, cx: &Context<'_>) -> Option<Resolved> {
+        let budget = self.undecided()?;
+        let sites = self.sites(cx);
+        let chosen = budget::choose(cx, budget, &sites, &self.offers(cx, &sites)).unwrap_or_default();
+        Some(Resolved { pass: self.decided(&chosen)?, options: by_layer::options(&chosen) })
+    }
+
+    /// How little the budget, as long as it is undecided, can leave of the model where no layer loses more than `max_loss` of
+    /// the context. `None` without such a budget, or if costs are not known.
+    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
+        let budget = self.undecided()?;
+        let sites = self.sites(cx);
+        budget::reach(cx, budget, &sites, &self.offers(cx, &sites))
+    }
+
+    /// Whether its queries are asked before it runs.
+    fn asks(&self) -> bool {
+        self.undecided().is_some()
+    }
+
+    /// What the offers of the pass depend on in calibration data, if there is any: the answers are in the context then.
+    fn queries<'a>(&'a self, _cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
+        Vec::new()
     }
 
     /// Why a site stays as it is whatever data says, as far as that takes little to find out: then no data is looked at for it.
@@ -369,6 +385,14 @@ pub trait Pass: fmt::Debug + Send + Sync {
     fn rewrite_together(&self, _cx: &Context<'_>, _sites: &[Site]) -> Result<Option<Together>> {
         Ok(None)
     }
+}
+
+/// A pass that has a choice for each layer.
+#[derive(Debug)]
+pub struct Resolved {
+    pub pass: Box<dyn Pass>,
+    /// The options that a recipe needs beside those of the step to say so; none where these say it all.
+    pub options: toml::Table,
 }
 
 /// A pass as the registry lists it.
@@ -439,6 +463,7 @@ pub const REGISTRY: &[Entry] = registry![
     separate_convs::SeparateConvs = "separate-convs",
     factorize_linear::FactorizeLinear = "factorize-linear",
     factorize_convs::FactorizeConvs = "factorize-convs",
+    shrink::Shrink = "shrink",
     prune_channels::PruneChannels = "prune-channels",
     prune_weights::PruneWeights = "prune-weights",
     match_statistics::MatchStatistics = "match-statistics",

@@ -2,8 +2,8 @@
 
 use crate::ir::{Graph, NodeId, Op};
 use crate::passes::Site;
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use wildmatch::WildMatch;
 
@@ -74,7 +74,7 @@ pub fn suggest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// A share between 0 and 1, written `0.01` or `"1%"`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Share(pub f64);
 
 impl Share {
@@ -267,7 +267,8 @@ pub fn matching<'a>(
     Ok(found)
 }
 
-fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> String {
+/// Where to look for a name that is there.
+pub fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> String {
     let near = labels.map(|l| (strsim::jaro_winkler(glob, l), l)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
         Some((score, l)) if score > 0.8 => format!("did you mean \"{l}\"? `tutee show MODEL` lists the names"),
@@ -355,10 +356,8 @@ impl Selected<'_> {
             .filter_map(|&n| weight(graph, n))
             .map(|(_, v)| graph.value(v).constant().map_or(0, |t| t.len()));
         let weights = match site {
-            Site::Value(v) | Site::Weight { value: v, .. } | Site::Codes { value: v, .. } => {
-                graph.value(*v).constant().map(|t| t.len())
-            }
-            Site::Node(_) | Site::Layer { .. } | Site::Channels { .. } => weights.max(),
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => graph.value(*v).constant().map(|t| t.len()),
+            Site::Node(_) | Site::Layer(_) | Site::Channels { .. } => weights.max(),
         };
         match weights {
             Some(n) if n < self.rule.min_weights => {

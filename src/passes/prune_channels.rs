@@ -9,9 +9,10 @@
 //! place of another, where one can go. Options:
 //!
 //! * `width-mult`: keep `int(units * width-mult)` of every group, at least 1. 0.5 if no target is given.
-//! * `width`: other multipliers for some layers, by globs over node names: `width = { "layer3.*" = 0.5 }`. Of several
-//!   globs that match a group's layers the longest counts. Layers that none matches are left whole unless `width-mult`
-//!   is given.
+//! * `width`: other multipliers for some layers, a table by layer: `width = { "layer3.*" = 0.5 }` (`tutee explain tables`).
+//!   Layers that none matches are left whole unless `width-mult` is given.
+//! * `units`: instead, how many units stay: one number, or a table by layer. Where one layer makes several groups, `NAME#1`
+//!   is the first of them, `NAME#2` the second.
 //! * `params`, `macs`: instead, a share of the model's parameters or MACs to keep at most; one threshold on the importance,
 //!   relative to the group's mean, finds which units go, evenly where they are worth the same. No layer loses more than
 //!   `max-loss` of its output for it: as `schur` predicts it of each layer that reads the units, else as a share of the
@@ -87,31 +88,41 @@ use crate::analysis::cost::Cost;
 use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
-use crate::passes::budget::{Budget, Part as Held, Reach as Least};
+use crate::passes::budget::{Budget, Part as Held, Reach as Least, WHOLE};
+use crate::passes::by_layer::{self, ByLayer};
 use crate::passes::importance::{Importance, Scored, Scores};
-use crate::passes::options::{OptionsError, Selection, Share, matching, one_of};
-use crate::passes::{Context, Fidelity, Part, Pass, Phase, Questions, Reason, Site, Together, Verdict};
+use crate::passes::options::{OptionsError, Selection, Share, one_of};
+use crate::passes::{
+    Choice, Context, Fidelity, Offer, Offers, Part, Pass, Phase, Reason, Resolved, SensitivityQuery, Site, Together,
+    Verdict,
+};
 use plan::Plan;
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use wildmatch::WildMatch;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 
 mod plan;
 
 /// The share of channels, parameters or MACs below which few networks survive without data.
 const STRONG: f64 = 0.95;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PruneChannels {
     width_mult: Option<Share>,
-    width: BTreeMap<String, Share>,
+    width: Option<ByLayer<Share>>,
+    units: Option<ByLayer<NonZeroUsize>>,
     params: Option<Share>,
     macs: Option<Share>,
     shares: Shares,
     importance: Option<Importance>,
-    round_to: Option<std::num::NonZeroUsize>,
+    round_to: Option<NonZeroUsize>,
 }
+
+/// Offers of a group, about.
+const STEPS: usize = 20;
+
+const NO_GROUP: &str = "it is no group of channels";
 
 /// How the units that go are dealt out to the groups where widths are given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -142,37 +153,77 @@ impl Pass for PruneChannels {
     }
 
     fn check(&self) -> Result<(), String> {
-        let widths = self.width.iter().map(|(glob, w)| (format!("width of \"{glob}\""), *w));
+        let widths = self.width.iter().flat_map(ByLayer::values).map(|&width| ("width", Some(width)));
         let single = [("width-mult", self.width_mult), ("params", self.params), ("macs", self.macs)];
-        let mut shares = single.into_iter().filter_map(|(key, share)| Some((key.to_string(), share?))).chain(widths);
-        if let Some((key, _)) = shares.find(|s| s.1.0 <= 0.0) {
+        if let Some((key, _)) = single.into_iter().chain(widths).find(|s| s.1.is_some_and(|share| share.0 <= 0.0)) {
             return Err(format!("the {key} must be above 0: one channel always stays"));
         }
-        let budget = self.target()?;
-        match (budget, self.width.is_empty()) {
-            (Some(_), _) if self.width_mult.is_some() => Err("`width-mult` and a target exclude each other".into()),
-            (Some(_), false) => Err("`width` and a target exclude each other".into()),
-            (Some(_), _) if self.shares != Shares::Equal => Err("`shares` and a target exclude each other".into()),
+        let target = self.target()?.map(drop);
+        // Beside a table of units a budget is no more than what is to be reached.
+        let units = self.units.as_ref().filter(|units| target.is_none() || !units.is_table()).map(drop);
+        let (width, shares) = (self.width.as_ref().map(drop), (self.shares != Shares::Equal).then_some(()));
+        for (key, given) in [("width-mult", self.width_mult.map(drop)), ("width", width), ("shares", shares)] {
+            one_of([(key, given), ("a target", target)])
+                .map_err(|_| format!("`{key}` and a target exclude each other"))?;
+            one_of([(key, given), ("units", units)])?;
+        }
+        one_of([("units", units), ("a target", target)]).map_err(|_| "`units` and a target exclude each other")?;
+        match &self.width {
+            Some(ByLayer::All(_)) if self.width_mult.is_some() => {
+                Err("`width-mult` and one `width` for all layers exclude each other".into())
+            }
             _ => Ok(()),
         }
     }
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
-        matching(graph, "width", self.width.keys()).map(drop)
+        if self.width.is_none() && self.units.is_none() {
+            return Ok(());
+        }
+        let groups = Channels::of(graph).map(|channels| names(graph, &channels.groups())).unwrap_or_default().concat();
+        self.width.as_ref().map_or(Ok(()), |width| width.fits(graph, "width", &groups))?;
+        self.units.as_ref().map_or(Ok(()), |units| units.fits(graph, "units", &groups))
     }
 
     fn budget(&self) -> Option<Budget> {
         self.target().ok().flatten()
     }
 
+    fn undecided(&self) -> Option<Budget> {
+        self.budget().filter(|_| self.units.is_none())
+    }
+
+    fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
+        let units = chosen.iter().filter_map(|(name, choice)| match choice {
+            Choice::Units(units) => Some((name.clone(), NonZeroUsize::new(*units)?)),
+            _ => None,
+        });
+        Some(Box::new(PruneChannels { units: Some(ByLayer::filled(units, WHOLE)), ..self.clone() }))
+    }
+
+    fn resolve(&self, cx: &Context<'_>) -> Option<Resolved> {
+        self.undecided()?;
+        let channels = Channels::of(cx.graph).ok()?;
+        let groups = channels.groups();
+        let scored = self.scored(cx, &channels, &groups);
+        let plan = Plan::new(cx, &channels, &groups, &scored);
+        let counts = self.counts(cx, &plan, &groups);
+        let names = names(cx.graph, &groups);
+        let cut = counts.iter().enumerate().filter(|&(i, &count)| count < plan.all(i));
+        let chosen: Vec<_> =
+            cut.filter_map(|(i, &count)| Some((names[i].first()?.clone(), Choice::Units(count)))).collect();
+        Some(Resolved { pass: self.decided(&chosen)?, options: by_layer::options(&chosen) })
+    }
+
     fn reach(&self, cx: &Context<'_>) -> Option<Least> {
+        let budget = self.undecided()?;
         let channels = Channels::of(cx.graph).ok()?;
         let groups = channels.groups();
         let scored = self.scored(cx, &channels, &groups);
         let plan = Plan::new(cx, &channels, &groups, &scored);
         let turns = plan.turns(cx.max_loss, |_| 0);
-        let tally =
-            plan.without(&plan.after(&turns, turns.len(), |i, left, least| self.between(left, least, plan.all(i))));
+        let counts = plan.after(&turns, turns.len(), |i, left, least| self.between(left, least, plan.all(i)));
+        let tally = plan.without(&plan.gone(|i| counts[i]));
         let mut stays = HashMap::new();
         for (group, scored) in groups.iter().zip(&scored) {
             let (Err(why), Some(&first)) = (scored, group.producers.first()) else { continue };
@@ -185,7 +236,7 @@ impl Pass for PruneChannels {
             Held::Constant(v) => tally.elements(v).unwrap_or(cost),
             Held::Node(n) => tally.macs(n).unwrap_or(cost),
         };
-        Least::new(cx, self.budget()?, left, &stays)
+        Least::new(cx, budget, left, &stays)
     }
 
     fn needs_data(&self) -> Option<String> {
@@ -194,40 +245,59 @@ impl Pass for PruneChannels {
     }
 
     fn is_strong(&self) -> bool {
-        let shares =
-            [self.width_mult, self.params, self.macs].into_iter().flatten().chain(self.width.values().copied());
-        // Nothing given is a half.
-        shares.map(|s| s.0).min_by(f64::total_cmp).unwrap_or(0.0) < STRONG
+        let shares = [self.width_mult, self.params, self.macs].into_iter().flatten();
+        let widths = self.width.iter().flat_map(ByLayer::values).copied();
+        // Nothing given is a half, and a number of units may be any share.
+        shares.chain(widths).map(|s| s.0).min_by(f64::total_cmp).unwrap_or(0.0) < STRONG
     }
 
-    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+    fn asks(&self) -> bool {
+        self.importance.unwrap_or(Importance::WITH_DATA).needs_data()
+    }
+
+    fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
         let importance = self.importance.unwrap_or(Importance::WITH_DATA);
-        let channels = Channels::of(cx.graph).ok()?;
+        let Ok(channels) = Channels::of(cx.graph) else { return Vec::new() };
         let groups = channels.groups();
         let open: Vec<&Group> = groups.iter().filter(|g| refuses(cx, g).is_none()).collect();
-        importance.needs_data().then(|| importance.questions(cx.graph, &channels, &open))
+        if importance.needs_data() { vec![importance.query(cx.graph, &channels, &open)] } else { Vec::new() }
+    }
+
+    fn offers(&self, cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        let Ok(channels) = Channels::of(cx.graph) else { return Vec::new() };
+        let groups = channels.groups();
+        let by_key: HashMap<Key<'_>, usize> = keys(&groups).zip(0..).collect();
+        let scored = self.scored(cx, &channels, &groups);
+        let plan = Plan::new(cx, &channels, &groups, &scored);
+        let at = |site: &Site| {
+            let Site::Channels { producers, nth } = site else { return Err(NO_GROUP.into()) };
+            let &i = by_key.get(&(producers.as_slice(), *nth)).ok_or(NO_GROUP)?;
+            scored[i].as_ref().map_err(String::clone)?;
+            let all = plan.all(i);
+            let offer = |units: usize| {
+                let (cost, loss) = plan.alone(i, units);
+                Offer { choice: Choice::Units(units), cost, loss }
+            };
+            // Some twenty, finer where little is left.
+            let least = (1..all).filter(|&units| all <= STEPS || units * STEPS / all != (units - 1) * STEPS / all);
+            Ok(Offers { whole: plan.alone(i, all).0, list: least.map(offer).collect() })
+        };
+        sites.iter().map(at).collect()
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let Ok(channels) = Channels::of(cx.graph) else { return Vec::new() };
-        let groups = channels.groups();
-        let keep = self.plan(cx, &channels, &groups);
-        let site = |((producers, nth), keep): (Key<'_>, Result<Vec<usize>, _>)| Site::Channels {
-            producers: producers.to_vec(),
-            nth,
-            keep: keep.ok(),
-        };
-        keys(&groups).zip(keep).map(site).collect()
+        keys(&channels.groups()).map(|(producers, nth)| Site::Channels { producers: producers.to_vec(), nth }).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Some(mut all) = self.rewrite_together(cx, &[site])? else {
-            return Verdict::skip("it is no group of channels");
+            return Verdict::skip(NO_GROUP);
         };
         Ok(match all.parts.pop().map(|p| p.what) {
             Some(Ok(what)) => Verdict::Patch(all.patch, what),
             Some(Err(why)) => Verdict::Skip(why),
-            None => return Verdict::skip("it is no group of channels"),
+            None => return Verdict::skip(NO_GROUP),
         })
     }
 
@@ -235,17 +305,16 @@ impl Pass for PruneChannels {
         let g = cx.graph;
         let channels = Channels::of(g)?;
         let groups = channels.groups();
-        let by_key: HashMap<Key<'_>, &Group> = keys(&groups).zip(&groups).collect();
-        let mut scores = self.by(cx, &channels);
-        let mut choices: Vec<Result<Choice<'_>, String>> = Vec::new();
+        let by_key: HashMap<Key<'_>, usize> = keys(&groups).zip(0..).collect();
+        let planned = self.plan(cx, &channels, &groups);
+        let mut choices: Vec<Result<Removed<'_>, String>> = Vec::new();
         for site in sites {
-            let Site::Channels { producers, nth, keep } = site else { return Ok(None) };
-            let group = by_key.get(&(producers.as_slice(), *nth)).copied();
-            choices.push(match (group, keep) {
-                (None, _) => Err("its channels became coupled to others".into()),
-                (Some(group), keep) => match score(cx, group, &mut scores) {
-                    Err(why) => Err(why),
-                    Ok(scored) => Choice::of(group, keep.as_deref(), scored.how),
+            let Site::Channels { producers, nth } = site else { return Ok(None) };
+            choices.push(match by_key.get(&(producers.as_slice(), *nth)) {
+                None => Err("its channels became coupled to others".into()),
+                Some(&i) => match &planned[i] {
+                    Err(why) => Err(why.clone()),
+                    Ok((gone, how)) => Removed::of(&groups[i], gone.clone(), how.clone()),
                 },
             });
         }
@@ -264,7 +333,7 @@ impl Pass for PruneChannels {
         let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
         let sized = cx.sized();
         let mut tally = Tally::of(&sized);
-        let mut part = |(choice, places): (Result<Choice<'_>, String>, Vec<Reach>)| match choice {
+        let mut part = |(choice, places): (Result<Removed<'_>, String>, Vec<Reach>)| match choice {
             Err(why) => Part { what: Err(Reason(why)), cost: None },
             Ok(choice) => {
                 let before = tally.cost();
@@ -289,9 +358,33 @@ fn keys(groups: &[Group]) -> impl Iterator<Item = Key<'_>> {
     })
 }
 
+/// The names that a table may call each group by, the most telling first: those of the layers that make it, and, of a layer that
+/// makes several, with the number of the group.
+fn names(graph: &Graph, groups: &[Group]) -> Vec<Vec<String>> {
+    let mut made: HashMap<NodeId, usize> = HashMap::new();
+    groups.iter().flat_map(|g| &g.producers).for_each(|&n| *made.entry(n).or_default() += 1);
+    let mut seen: HashMap<NodeId, usize> = HashMap::new();
+    let of = |group: &Group| {
+        let (mut own, mut numbered, mut shared) = (Vec::new(), Vec::new(), Vec::new());
+        for &n in &group.producers {
+            let (label, nth) = (graph.label(n), seen.entry(n).or_default());
+            *nth += 1;
+            match made[&n] {
+                1 => own.push(label.to_string()),
+                _ => {
+                    numbered.push(format!("{label}#{nth}"));
+                    shared.push(label.to_string());
+                }
+            }
+        }
+        [own, numbered, shared].concat()
+    };
+    groups.iter().map(of).collect()
+}
+
 /// Why a group is left alone, if it is.
 fn refuses(cx: &Context<'_>, group: &Group) -> Option<String> {
-    let site = || Site::Channels { producers: group.producers.clone(), nth: 0, keep: None };
+    let site = || Site::Channels { producers: group.producers.clone(), nth: 0 };
     let frozen = group.frozen.as_ref().map(|freeze| freeze.explain(cx.graph));
     frozen.or_else(|| cx.selected.refuses(cx.graph, &site()))
 }
@@ -302,25 +395,19 @@ fn score(cx: &Context<'_>, group: &Group, by: &mut Scores<'_>) -> Result<Scored,
 }
 
 /// Units that go out of a group.
-struct Choice<'a> {
+struct Removed<'a> {
     group: &'a Group,
     gone: Vec<u32>,
     /// How they were found.
     how: String,
 }
 
-impl<'a> Choice<'a> {
-    fn of(group: &'a Group, keep: Option<&[usize]>, how: String) -> Result<Choice<'a>, String> {
-        let all = group.units.len();
-        let stay: HashSet<usize> = keep.map_or((0..all).collect(), |k| k.iter().copied().collect());
-        if stay.iter().any(|&i| i >= all) {
-            return Err("its channels became coupled to others".into());
+impl<'a> Removed<'a> {
+    fn of(group: &'a Group, gone: Vec<u32>, how: String) -> Result<Removed<'a>, String> {
+        if gone.is_empty() {
+            return Err(format!("all {} units stay", group.units.len()));
         }
-        if stay.len() == all {
-            return Err(format!("all {all} units stay"));
-        }
-        let gone = (0..all).filter(|i| !stay.contains(i)).map(|i| group.units[i]).collect();
-        Ok(Choice { group, gone, how })
+        Ok(Removed { group, gone, how })
     }
 
     fn note(&self, graph: &Graph) -> String {
@@ -345,51 +432,60 @@ impl PruneChannels {
         groups.iter().map(|g| score(cx, g, &mut by)).collect()
     }
 
-    /// Which units of every group stay, or why it is left alone.
-    fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<Vec<usize>, String>> {
+    /// Which units of every group go, and how they were found; or why it is left alone.
+    fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<(Vec<u32>, String), String>> {
         let scored = self.scored(cx, channels, groups);
         let plan = Plan::new(cx, channels, groups, &scored);
-        let count = |i: usize, left, least| self.between(left, least, plan.all(i));
-        let gone = match self.budget() {
-            None => {
-                let equal = |i: usize| {
-                    let all = groups[i].units.len();
-                    self.rounded((all as f64 * self.width_of(cx.graph, &groups[i])) as usize, all)
-                };
-                let gone = plan.gone(equal);
-                if self.shares == Shares::Equal {
-                    gone
-                } else {
-                    let most = plan.without(&gone).cost();
-                    let fits = |cost: Cost| {
-                        let macs = cost.macs.zip(most.macs).is_none_or(|(macs, most)| macs <= most);
-                        macs && cost.parameters <= most.parameters
-                    };
-                    let floor = |i: usize| if equal(i) == plan.all(i) { plan.all(i) } else { equal(i).div_ceil(2) };
-                    plan.within(&plan.turns(f64::INFINITY, floor), fits, count)
-                }
-            }
-            Some(budget) => {
-                let limit = budget.limit(cx);
-                let fits = |cost: Cost| budget.of(cost).zip(limit).is_none_or(|(n, limit)| n <= limit);
-                plan.within(&plan.turns(cx.max_loss, |_| 0), fits, count)
-            }
+        let counts = self.counts(cx, &plan, groups);
+        let gone = plan.gone(|i| counts[i]);
+        let of = |group: &Group| group.units.iter().copied().filter(|u| gone.contains(u)).collect();
+        groups
+            .iter()
+            .zip(&scored)
+            .map(|(group, s)| Ok((of(group), s.as_ref().map_err(String::clone)?.how.clone())))
+            .collect()
+    }
+
+    /// How many units of every group stay.
+    fn counts(&self, cx: &Context<'_>, plan: &Plan<'_>, groups: &[Group]) -> Vec<usize> {
+        let names = names(cx.graph, groups);
+        let all = |i: usize| plan.all(i);
+        let each = |count: &dyn Fn(usize) -> usize| (0..groups.len()).map(count).collect::<Vec<_>>();
+        if let Some(units) = &self.units {
+            return each(&|i| units.at(cx.graph, "units", &names[i]).map_or(all(i), |units| units.get().min(all(i))));
+        }
+        let count = |i: usize, left, least| self.between(left, least, all(i));
+        if let Some(budget) = self.budget() {
+            let limit = budget.limit(cx);
+            let fits = |cost: Cost| budget.of(cost).zip(limit).is_none_or(|(n, limit)| n <= limit);
+            return plan.within(&plan.turns(cx.max_loss, |_| 0), fits, count);
+        }
+        let equal = each(&|i| {
+            let units = groups[i].units.len();
+            self.rounded((units as f64 * self.width_of(cx.graph, &names[i])) as usize, units)
+        });
+        if self.shares == Shares::Equal {
+            return equal;
+        }
+        let most = plan.without(&plan.gone(|i| equal[i])).cost();
+        let fits = |cost: Cost| {
+            let macs = cost.macs.zip(most.macs).is_none_or(|(macs, most)| macs <= most);
+            macs && cost.parameters <= most.parameters
         };
-        let keep = |group: &Group| (0..group.units.len()).filter(|&i| !gone.contains(&group.units[i])).collect();
-        groups.iter().zip(scored).map(|(group, scored)| scored.map(|_| keep(group))).collect()
+        let floor = |i: usize| if equal[i] == all(i) { all(i) } else { equal[i].div_ceil(2) };
+        plan.within(&plan.turns(f64::INFINITY, floor), fits, count)
     }
 
     /// What units are judged by.
     fn by<'a>(&self, cx: &Context<'a>, channels: &'a Channels) -> Scores<'a> {
-        let default = if cx.survey.is_some() { Importance::WITH_DATA } else { Importance::WITHOUT_DATA };
-        Scores::of(cx.graph, channels, self.importance.unwrap_or(default), cx.survey)
+        let default = if cx.sensitivity.is_some() { Importance::WITH_DATA } else { Importance::WITHOUT_DATA };
+        Scores::of(cx.graph, channels, self.importance.unwrap_or(default), cx.sensitivity)
     }
 
-    fn width_of(&self, graph: &Graph, group: &Group) -> f64 {
-        let named = |glob: &str| group.producers.iter().any(|&n| WildMatch::new(glob).matches(graph.label(n)));
-        let special = self.width.iter().filter(|(glob, _)| named(glob)).max_by_key(|(glob, _)| glob.len());
-        let rest = if self.width.is_empty() { 0.5 } else { 1.0 };
-        special.map_or(self.width_mult.map_or(rest, |w| w.0), |(_, w)| w.0)
+    fn width_of(&self, graph: &Graph, names: &[String]) -> f64 {
+        let rest = if self.width.is_none() { 0.5 } else { 1.0 };
+        let named = self.width.as_ref().and_then(|width| width.at(graph, "width", names).ok());
+        named.or(self.width_mult.as_ref()).map_or(rest, |width| width.0)
     }
 
     /// A multiple of `round-to`, at least one, at most all.

@@ -6,7 +6,8 @@
 //!
 //! Weights of Conv, ConvTranspose, Gemm and MatMul are pruned; zeros that are there already count.
 //!
-//! * `sparsity`: the share of the weights that is zero afterwards (default 0.5).
+//! * `sparsity`: the share of the weights that is zero afterwards (default 0.5). As `sparsity = { "conv*" = 0.5, "fc" = 0.9 }` a
+//!   table of the share of each tensor, by layer or weight (`tutee explain tables`).
 //! * `scope`: `global` (default) is that share of all weights of the selected layers together, so that layers which can
 //!   do without lose more; `tensor` is that share of each.
 //! * `importance`: how weights of different tensors compare; inside a tensor it is always the order of |w|. `l1`: by |w|
@@ -42,18 +43,21 @@
 use crate::error::Result;
 use crate::ir::{Graph, Op, Patch, Tensor, Use, ValueId};
 use crate::math::magnitude::{self, Least, Scale};
-use crate::passes::options::{Selection, Share, weight};
-use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
+use crate::passes::by_layer::ByLayer;
+use crate::passes::options::{OptionsError, Selection, Share, weight};
+use crate::passes::{Choice, Context, Fidelity, Pass, Phase, Resolved, Site, Verdict};
 use serde::Deserialize;
 use std::collections::HashSet;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PruneWeights {
-    sparsity: Share,
+    sparsity: ByLayer<Share>,
     scope: Scope,
     importance: Importance,
 }
+
+const NONE: &str = "none of its weights is among those to go";
 
 /// The share of zeros above which few networks survive without data.
 const STRONG: f64 = 0.5;
@@ -74,7 +78,7 @@ enum Importance {
 
 impl Default for PruneWeights {
     fn default() -> Self {
-        PruneWeights { sparsity: Share(0.5), scope: Scope::Global, importance: Importance::L2 }
+        PruneWeights { sparsity: ByLayer::All(Share(0.5)), scope: Scope::Global, importance: Importance::L2 }
     }
 }
 
@@ -100,62 +104,73 @@ impl Pass for PruneWeights {
     }
 
     fn is_strong(&self) -> bool {
-        self.sparsity.0 > STRONG
+        self.sparsity.values().any(|share| share.0 > STRONG)
     }
 
-    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let g = cx.graph;
-        let mut seen = HashSet::new();
-        let mut sites: Vec<Site> = Vec::new();
-        for n in g.topological().unwrap_or_default() {
-            match (is_layer(&g.node(n).op), weight(g, n)) {
-                (true, Some((_, value))) if seen.insert(value) => sites.push(Site::Weight { value, zeros: 0 }),
-                (true, None) => sites.push(Site::Node(n)),
-                _ => {}
-            }
-        }
-        self.plan(cx, &mut sites);
-        sites
+    fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        let weights = places(graph).into_iter().filter_map(|site| match site {
+            Site::Weight(value) => Some(graph.value(value).name.clone()),
+            _ => None,
+        });
+        self.sparsity.fits(graph, "sparsity", &weights.collect::<Vec<_>>())
     }
 
-    fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Site::Weight { value, zeros } = site else { return Verdict::skip("its weight is not constant") };
-        Ok(Verdict::of(prune(cx.graph, value, zeros)))
+    fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
+        let shares = chosen.iter().filter_map(|(name, choice)| match choice {
+            Choice::Sparsity(share) => Some((name.clone(), Share(*share))),
+            _ => None,
+        });
+        let sparsity = ByLayer::filled(shares, NONE);
+        Some(Box::new(PruneWeights { sparsity, ..self.clone() }))
     }
-}
 
-impl PruneWeights {
-    /// How many weights of each site are to be zero.
-    fn plan(&self, cx: &Context<'_>, sites: &mut [Site]) {
-        let open = |site: &Site| match site {
-            Site::Weight { value, .. } if cx.selected.refuses(cx.graph, site).is_none() => {
-                weights(cx.graph, *value).ok()
+    /// One share of all weights together becomes a share of each.
+    fn resolve(&self, cx: &Context<'_>) -> Option<Resolved> {
+        let (ByLayer::All(share), Scope::Global) = (&self.sparsity, self.scope) else { return None };
+        let open = |site: Site| match site {
+            Site::Weight(value) if cx.selected.refuses(cx.graph, &site).is_none() => {
+                Some((value, weights(cx.graph, value).ok()?))
             }
             _ => None,
         };
-        let share = |n: usize| (self.sparsity.0 * n as f64).round() as usize;
-        let tensors: Vec<Option<&Tensor>> = sites.iter().map(open).collect();
-        let len = |t: &Option<&Tensor>| t.map_or(0, Tensor::len);
-        let counts = match self.scope {
-            Scope::Tensor => tensors.iter().map(|t| share(len(t))).collect(),
-            Scope::Global => {
-                let scale = match self.importance {
-                    Importance::L1 => Scale::Absolute,
-                    Importance::L2 => Scale::Remaining,
-                };
-                magnitude::spread(tensors.len(), share(tensors.iter().map(len).sum()), |i, each| {
-                    if let Some(tensor) = tensors[i] {
-                        scale.scores(tensor.len(), elements(tensor), each);
-                    }
-                })
-            }
+        let tensors: Vec<(ValueId, &Tensor)> = places(cx.graph).into_iter().filter_map(open).collect();
+        let scale = match self.importance {
+            Importance::L1 => Scale::Absolute,
+            Importance::L2 => Scale::Remaining,
         };
-        for (site, count) in sites.iter_mut().zip(counts) {
-            if let Site::Weight { zeros, .. } = site {
-                *zeros = count;
-            }
+        let zeros = (share.0 * tensors.iter().map(|t| t.1.len()).sum::<usize>() as f64).round() as usize;
+        let counts = magnitude::spread(tensors.len(), zeros, |i, each| {
+            scale.scores(tensors[i].1.len(), elements(tensors[i].1), each);
+        });
+        let choice = |((value, tensor), zeros): (&(ValueId, &Tensor), usize)| {
+            (cx.graph.value(*value).name.clone(), Choice::Sparsity(zeros as f64 / tensor.len() as f64))
+        };
+        let chosen: Vec<_> = tensors.iter().zip(counts).map(choice).collect();
+        Some(Resolved { pass: self.decided(&chosen)?, options: toml::Table::new() })
+    }
+
+    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
+        places(cx.graph)
+    }
+
+    fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
+        let Site::Weight(value) = site else { return Verdict::skip("its weight is not constant") };
+        Ok(Verdict::of(self.prune(cx.graph, value)))
+    }
+}
+
+/// Layers, by their weights where these are constant.
+fn places(g: &Graph) -> Vec<Site> {
+    let mut seen = HashSet::new();
+    let mut sites = Vec::new();
+    for n in g.topological().unwrap_or_default() {
+        match (is_layer(&g.node(n).op), weight(g, n)) {
+            (true, Some((_, value))) if seen.insert(value) => sites.push(Site::Weight(value)),
+            (true, None) => sites.push(Site::Node(n)),
+            _ => {}
         }
     }
+    sites
 }
 
 fn is_layer(op: &Op) -> bool {
@@ -195,21 +210,25 @@ fn elements(tensor: &Tensor) -> impl Iterator<Item = f32> + '_ {
     tensor.iter_floats().into_iter().flatten().map(|w| w as f32)
 }
 
-/// Sets the `zeros` smallest weights to zero.
-fn prune(graph: &Graph, value: ValueId, zeros: usize) -> Result<(Patch, String), String> {
-    let tensor = weights(graph, value)?;
-    let (all, before) = (tensor.len(), elements(tensor).filter(|&w| w == 0.0).count());
-    if zeros == 0 {
-        return Err("none of its weights is among those to go".into());
+impl PruneWeights {
+    /// Sets the smallest weights to zero.
+    fn prune(&self, graph: &Graph, value: ValueId) -> Result<(Patch, String), String> {
+        let tensor = weights(graph, value)?;
+        let share = self.sparsity.at(graph, "sparsity", &Site::Weight(value).names(graph))?;
+        let zeros = (share.0 * tensor.len() as f64).round() as usize;
+        let (all, before) = (tensor.len(), elements(tensor).filter(|&w| w == 0.0).count());
+        if zeros == 0 {
+            return Err(NONE.into());
+        }
+        if zeros <= before {
+            return Err(format!("{before} of its {all} weights are zero already"));
+        }
+        let mut gone = Least::new(zeros, || elements(tensor));
+        let kept = tensor.iter_floats().into_iter().flatten();
+        let kept = kept.map(|w| if gone.takes(w as f32) { 0.0 } else { w });
+        let mut patch = Patch::at_value(graph, value);
+        patch.set_constant(value, Tensor::from_floats(tensor.dtype(), tensor.shape(), kept));
+        let share = 100.0 * zeros as f64 / all as f64;
+        Ok((patch, format!("{before} → {zeros} of {all} weights zero, {share:.1} %")))
     }
-    if zeros <= before {
-        return Err(format!("{before} of its {all} weights are zero already"));
-    }
-    let mut gone = Least::new(zeros, || elements(tensor));
-    let kept = tensor.iter_floats().into_iter().flatten();
-    let kept = kept.map(|w| if gone.takes(w as f32) { 0.0 } else { w });
-    let mut patch = Patch::at_value(graph, value);
-    patch.set_constant(value, Tensor::from_floats(tensor.dtype(), tensor.shape(), kept));
-    let share = 100.0 * zeros as f64 / all as f64;
-    Ok((patch, format!("{before} → {zeros} of {all} weights zero, {share:.1} %")))
 }

@@ -20,6 +20,9 @@
 //! | `style` | `mobilenet`: with BatchNormalization and ReLU6 between the two, and no activation after them where another layer follows, at rank 1; what that computes must be learned, so a `distill` step must follow | `plain` |
 //! | `skip-first` | layers left alone: the first has few channels and is worth little | 1 |
 //!
+//! `rank`, `energy` and `order` are one value for all layers or, as `rank = { "layer1.*" = 2, "conv5" = 3 }`, a table by layer
+//! (`tutee explain tables`).
+//!
 //! A convolution in groups is split inside its groups. Depthwise and 1×1 convolutions are left alone, and so is one that would
 //! not get smaller.
 //!
@@ -54,11 +57,15 @@ use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
-use crate::passes::budget::{self, Budget, Offers, Reach};
-use crate::passes::options::{Selection, Share, not_zero, one_of};
+use crate::passes::budget::{self, Budget, Split};
+use crate::passes::by_layer::ByLayer;
+use crate::passes::options::{OptionsError, Selection, Share, not_zero};
 use crate::passes::split::{self, NO_SVD, Reader, Size, Weight, convs, note};
-use crate::passes::{Context, Fidelity, Fitted, Pass, Phase, Questions, Site, Verdict, refit, sharing};
-use form::{First, Form, decompose};
+use crate::passes::{
+    Choice, Context, Fidelity, Fitted, Measure, Offers, Order, Pass, Phase, SensitivityQuery, Site, Verdict, refit,
+    sharing,
+};
+use form::{Form, decompose};
 use ndarray::{Array3, Axis};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -76,18 +83,18 @@ const STRONG_RANK: usize = 4;
 #[serde(try_from = "Options")]
 pub struct SeparateConvs {
     size: Size<Terms>,
-    order: Order,
+    order: ByLayer<Wanted>,
     style: Style,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Options {
-    rank: Option<NonZeroUsize>,
-    energy: Option<Share>,
+    rank: Option<ByLayer<NonZeroUsize>>,
+    energy: Option<ByLayer<Share>>,
     params: Option<Share>,
     macs: Option<Share>,
-    order: Order,
+    order: Option<ByLayer<Wanted>>,
     style: Style,
 }
 
@@ -97,12 +104,12 @@ enum Terms {
     Energy(f64),
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// The order, or `auto` where the pass finds out which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Order {
+enum Wanted {
     DepthwiseFirst,
     PointwiseFirst,
-    #[default]
     Auto,
 }
 
@@ -118,20 +125,28 @@ impl TryFrom<Options> for SeparateConvs {
     type Error = String;
 
     fn try_from(o: Options) -> Result<Self, String> {
-        not_zero([("energy", o.energy), ("params", o.params), ("macs", o.macs)])?;
-        let rank = ("rank", o.rank.map(|r| Size::Rank(Terms::Rank(r.get()))));
-        let energy = ("energy", o.energy.map(|s| Size::Rank(Terms::Energy(s.0))));
-        let budgets = Budget::options(o.params, o.macs).map(|(key, b)| (key, b.map(Size::Within)));
-        let size = one_of([rank, energy].into_iter().chain(budgets))?.unwrap_or(Size::Rank(Terms::Rank(2)));
-        if o.style == Style::Mobilenet {
-            let one = matches!(size, Size::Rank(Terms::Rank(1))) || o.rank.is_none() && size.budget().is_none();
-            if !one || o.energy.is_some() || o.order == Order::PointwiseFirst {
-                return Err("`style` = \"mobilenet\" is of rank 1, depthwise first".into());
-            }
-            let (size, order) = (Size::Rank(Terms::Rank(1)), Order::DepthwiseFirst);
-            return Ok(SeparateConvs { size, order, style: o.style });
+        not_zero(o.energy.iter().flat_map(ByLayer::values).map(|&share| ("energy", Some(share))))?;
+        let rank = o.rank.map(|ranks| ranks.map(|r| Terms::Rank(r.get())));
+        let energy = o.energy.map(|shares| shares.map(|s| Terms::Energy(s.0)));
+        let order = o.order.unwrap_or(ByLayer::All(Wanted::Auto));
+        if o.style == Style::Plain {
+            let ranks = vec![("rank", rank), ("energy", energy)];
+            return Ok(SeparateConvs {
+                size: Size::of(ranks, o.params, o.macs, Terms::Rank(2))?,
+                order,
+                style: o.style,
+            });
         }
-        Ok(SeparateConvs { size, order: o.order, style: o.style })
+        let ones = rank.iter().flat_map(ByLayer::values).all(|terms| matches!(terms, Terms::Rank(1)));
+        if !ones
+            || energy.is_some()
+            || o.params.or(o.macs).is_some()
+            || order.values().any(|o| *o == Wanted::PointwiseFirst)
+        {
+            return Err("`style` = \"mobilenet\" is of rank 1, depthwise first".into());
+        }
+        let size = Size::of(vec![("rank", rank)], None, None, Terms::Rank(1))?;
+        Ok(SeparateConvs { size, order: order.map(|_| Wanted::DepthwiseFirst), style: o.style })
     }
 }
 
@@ -168,45 +183,63 @@ impl Pass for SeparateConvs {
         })
     }
 
+    fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        self.order.fits(graph, "order", &[])?;
+        self.size.fits(graph)
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }
 
-    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
-        budget::reach(cx, self.size.budget()?, &self.offers(cx))
+    fn undecided(&self) -> Option<Budget> {
+        self.size.undecided()
     }
 
-    fn questions<'a>(&'a self, cx: &Context<'a>) -> Option<Questions<'a>> {
+    fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
+        let separable = chosen.iter().filter_map(|(name, choice)| match choice {
+            Choice::Separable { order, terms } => Some((name.clone(), *order, *terms)),
+            _ => None,
+        });
+        let wanted = |order| match order {
+            Order::DepthwiseFirst => Wanted::DepthwiseFirst,
+            Order::PointwiseFirst => Wanted::PointwiseFirst,
+        };
+        let orders = separable.clone().map(|(name, order, _)| (name, wanted(order)));
+        let order = ByLayer::filled(orders, budget::WHOLE);
+        let size = self.size.decided(separable.map(|(name, _, terms)| (name, Terms::Rank(terms))));
+        Some(Box::new(SeparateConvs { size, order, style: self.style }))
+    }
+
+    fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
-        let wanted = self.size.budget().is_some() && self.order != Order::PointwiseFirst;
-        let ours = |n: &NodeId| selected.refuses(g, &site(*n)).is_none() && same_convs(g, *n).is_ok();
-        let layers = || convs(g).into_iter().filter(ours).collect();
-        wanted.then(|| Questions { layers: layers(), note: Box::new(|fitted| lost(g, fitted)) })
+        let ours = |n: &NodeId| {
+            let site = Site::Layer(*n);
+            let depthwise = self.wanted(g, &site).is_ok_and(|wanted| wanted != Wanted::PointwiseFirst);
+            depthwise && selected.refuses(g, &site).is_none() && same_convs(g, *n).is_ok()
+        };
+        let layers = convs(g).into_iter().filter(ours).collect();
+        vec![SensitivityQuery { measure: Measure::Separable, layers, note: Box::new(|fitted| lost(g, fitted)) }]
+    }
+
+    fn offers(&self, cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        let sized = cx.sized();
+        sites.iter().map(|site| self.offers_at(cx, &sized, site)).collect()
     }
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
-        let Some((n, terms)) = self.size.at(site, Terms::Rank) else { return Some("it is not a layer".into()) };
-        match same_convs(cx.graph, n) {
-            Err(why) => Some(why),
-            Ok(_) if terms.is_none() => Some(budget::WHOLE.into()),
-            Ok(_) => None,
-        }
+        let layers = split::layer(site).and_then(|n| same_convs(cx.graph, n));
+        let wanted = layers.and(self.wanted(cx.graph, site)).and(self.size.at(cx.graph, site));
+        wanted.err()
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        let g = cx.graph;
-        let Some(budget) = self.size.budget() else { return convs(g).into_iter().map(site).collect() };
-        budget::sites(cx, budget, self.offers(cx))
+        convs(cx.graph).into_iter().map(Site::Layer).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some((n, terms)) = self.size.at(&site, Terms::Rank) else { return Verdict::skip("it is not a layer") };
-        Ok(Verdict::of(self.split(cx, n, terms)))
+        Ok(Verdict::of(self.split(cx, &site)))
     }
-}
-
-fn site(node: NodeId) -> Site {
-    Site::Layer { node, rank: None }
 }
 
 /// A convolution that can be split, with those that share its weight.
@@ -243,12 +276,16 @@ fn conv(graph: &Graph, n: NodeId) -> Result<(&Conv, Weight<'_>, Kernel), String>
 }
 
 impl SeparateConvs {
-    fn split(&self, cx: &Context<'_>, n: NodeId, terms: Option<Terms>) -> Result<(Patch, String), String> {
-        let graph = cx.graph;
+    fn wanted(&self, graph: &Graph, site: &Site) -> Result<Wanted, String> {
+        self.order.at(graph, "order", &site.names(graph)).copied()
+    }
+
+    fn split(&self, cx: &Context<'_>, site: &Site) -> Result<(Patch, String), String> {
+        let (graph, n) = (cx.graph, split::layer(site)?);
         let layers = same_convs(graph, n)?;
         let Layer { weight, .. } = layers.first().ok_or("it is no layer")?;
-        let terms = terms.ok_or(budget::WHOLE)?;
-        let form = self.form(terms, &layers, cx.fitted.is_some()).ok_or(NO_SVD)?;
+        let (wanted, terms) = (self.wanted(graph, site)?, *self.size.at(graph, site)?);
+        let form = form(wanted, terms, &layers, cx.fitted.is_some()).ok_or(NO_SVD)?;
         let (order, rank, full) = (form.order(), form.terms, form.separable.full());
         if let Some(why) = weight.refuses(rank, full, form.parameters_a_term()) {
             return Err(format!("{order}, {why}"));
@@ -267,7 +304,7 @@ impl SeparateConvs {
         let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
         let reader = |l: &Layer<'_>| Reader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
         let readers = layers.iter().map(reader).collect();
-        let Some(fitted) = cx.fitted.filter(|_| form.first == First::Depthwise) else {
+        let Some(fitted) = cx.fitted.filter(|_| form.first == Order::DepthwiseFirst) else {
             let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
             return Ok((split::patch(graph, readers, factors, None)?, what + &sharing::note(layers.len())));
         };
@@ -278,68 +315,67 @@ impl SeparateConvs {
         Ok((split::patch(graph, readers, factors, bias)?, what + &sharing::note(layers.len())))
     }
 
-    fn offers(&self, cx: &Context<'_>) -> Offers {
-        let sized = cx.sized();
-        convs(cx.graph).into_iter().map(|n| (n, self.ways(cx, &sized, n))).collect()
-    }
-
-    /// What a budget may do with a convolution.
-    fn ways(&self, cx: &Context<'_>, sized: &Graph, n: NodeId) -> Result<budget::Layer, String> {
-        let graph = cx.graph;
+    fn offers_at(&self, cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, String> {
+        let (graph, n) = (cx.graph, split::layer(site)?);
         let layers = same_convs(graph, n)?;
-        if let Some(why) = cx.selected.refuses(graph, &site(n)) {
+        if let Some(why) = cx.selected.refuses(graph, site) {
             return Err(why);
         }
-        let form = self.form(Terms::Rank(1), &layers, true).ok_or(NO_SVD)?;
+        let form = form(self.wanted(graph, site)?, Terms::Rank(1), &layers, true).ok_or(NO_SVD)?;
         let full = form.separable.full();
         let plain = || Some((0..=full).map(|t| form.separable.error(t).powi(2)).collect());
-        let lost = budget::losses(cx, n, full, plain).ok_or(NO_SVD)?;
+        let lost = match form.first {
+            Order::DepthwiseFirst => budget::losses(cx, (n, Measure::Separable), full, plain),
+            // Its filters cannot be found from the moments of the input.
+            Order::PointwiseFirst => plain(),
+        };
         let a_term = form.parameters_a_term();
         // Pointwise first, the mixing runs at every position of the input.
         let positions = |n: NodeId| match form.first {
-            First::Depthwise => Some(1.0),
-            First::Pointwise => budget::spread(sized, n, 2).map(|wide| {
+            Order::DepthwiseFirst => Some(1.0),
+            Order::PointwiseFirst => budget::spread(sized, n, 2).map(|wide| {
                 let filters = form.filter_parameters() as f64 / a_term as f64;
                 filters + (1.0 - filters) * wide
             }),
         };
-        let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
-        let weights = layers.first().map_or(0, |l| l.weight.tensor.len());
-        Ok(budget::Layer::new(sized, n, &readers, weights, a_term, &lost))
+        let readers = layers.iter().map(|l| (l.node, positions(l.node))).collect();
+        let weight = layers.first().ok_or("it is no layer")?.weight.tensor;
+        let choice = |terms| Choice::Separable { order: form.first, terms };
+        Ok(Split { readers, weight, a_term }.offers(sized, &lost.ok_or(NO_SVD)?, choice))
     }
+}
 
-    /// The form that the options ask for. `None` if the decomposition fails.
-    fn form<'a>(&self, terms: Terms, layers: &'a [Layer<'_>], data: bool) -> Option<Form<'a>> {
-        let Layer { kernel, weight, .. } = layers.first()?;
-        let form = |first| {
-            let separable = decompose(first, kernel, &weight.data)?;
-            let terms = match terms {
-                Terms::Rank(rank) => rank.min(separable.full()),
-                Terms::Energy(share) => separable.terms_for_energy(share),
-            };
-            Some(Form { first, kernel, separable, terms })
+/// The form that the options ask for; `sees` says whether its filters are to be found from moments. `None` if the decomposition
+/// fails.
+fn form<'a>(wanted: Wanted, terms: Terms, layers: &'a [Layer<'_>], sees: bool) -> Option<Form<'a>> {
+    let Layer { kernel, weight, .. } = layers.first()?;
+    let form = |first| {
+        let separable = decompose(first, kernel, &weight.data)?;
+        let terms = match terms {
+            Terms::Rank(rank) => rank.min(separable.full()),
+            Terms::Energy(share) => separable.terms_for_energy(share),
         };
-        let strided = layers.iter().any(|l| l.conv.window.strides.iter().any(|&s| s > 1));
-        match self.order {
-            Order::PointwiseFirst => return form(First::Pointwise),
-            Order::DepthwiseFirst => return form(First::Depthwise),
-            // Pointwise first, the 1×1 would run at all positions, also those between the strides, and its filters cannot
-            // be found from the moments of the input.
-            Order::Auto if strided || data || self.size.budget().is_some() => return form(First::Depthwise),
-            Order::Auto => {}
-        }
-        let (depthwise, mut pointwise) = (form(First::Depthwise)?, form(First::Pointwise)?);
-        let better = match terms {
-            Terms::Energy(_) => pointwise.parameters() < depthwise.parameters(),
-            Terms::Rank(_) => {
-                let (budget, a_term) = (depthwise.parameters(), pointwise.parameters_a_term());
-                let nearest = (2 * budget + a_term) / (2 * a_term);
-                pointwise.terms = nearest.min(pointwise.separable.full());
-                pointwise.separable.error(pointwise.terms) < depthwise.separable.error(depthwise.terms)
-            }
-        };
-        Some(if better { pointwise } else { depthwise })
+        Some(Form { first, kernel, separable, terms })
+    };
+    let strided = layers.iter().any(|l| l.conv.window.strides.iter().any(|&s| s > 1));
+    match wanted {
+        Wanted::PointwiseFirst => return form(Order::PointwiseFirst),
+        Wanted::DepthwiseFirst => return form(Order::DepthwiseFirst),
+        // Pointwise first, the 1×1 would run at all positions, also those between the strides.
+        Wanted::Auto if strided || sees => return form(Order::DepthwiseFirst),
+        Wanted::Auto => {}
     }
+    let (depthwise, mut pointwise) = (form(Order::DepthwiseFirst)?, form(Order::PointwiseFirst)?);
+    let better = match terms {
+        Terms::Energy(_) => pointwise.parameters() < depthwise.parameters(),
+        Terms::Rank(_) => {
+            let (budget, a_term) = (depthwise.parameters(), pointwise.parameters_a_term());
+            let nearest = (2 * budget + a_term) / (2 * a_term);
+            pointwise.terms = nearest.min(pointwise.separable.full());
+            pointwise.separable.error(pointwise.terms) < depthwise.separable.error(depthwise.terms)
+        }
+    };
+    Some(if better { pointwise } else { depthwise })
 }
 
 /// The share of a convolution's output that is lost with so many terms a channel, from 0 on.

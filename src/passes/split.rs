@@ -7,7 +7,8 @@ use crate::math::low_rank::Spectrum;
 use crate::math::svd::singular_values;
 use crate::math::{self, Factors, Layer, Rank};
 use crate::passes::budget::{self, Budget};
-use crate::passes::options::{Share, not_zero, one_of};
+use crate::passes::by_layer::ByLayer;
+use crate::passes::options::{OptionsError, Share, not_zero, one_of};
 use crate::passes::{Fitted, Site, refit, sharing};
 use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
@@ -77,20 +78,21 @@ pub fn note(how: &str, rank: usize, full: usize, error: f64, parameters: (usize,
     format!("{how}rank {rank} of {full}, weight error {:.1} %, {before} → {after} parameters", 100.0 * error)
 }
 
-/// How many terms a factorization keeps, in words of the pass's own, or what decides it layer by layer.
-#[derive(Debug, Clone, Copy)]
-pub enum Size<R> {
-    Rank(R),
-    Within(Budget),
+/// How many terms a factorization keeps, in words of the pass's own, or the budget that decides it layer by layer.
+#[derive(Debug, Clone)]
+pub struct Size<R> {
+    /// With the option that says it; `None` as long as the budget has not decided it.
+    rank: Option<(&'static str, ByLayer<R>)>,
+    budget: Option<Budget>,
 }
 
 /// The options that say how many terms to keep, of which one may be given; half the parameters if none is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SizeOptions {
-    pub rank: Option<NonZeroUsize>,
-    pub ratio: Option<Share>,
-    pub energy: Option<Share>,
+    pub rank: Option<ByLayer<NonZeroUsize>>,
+    pub ratio: Option<ByLayer<Share>>,
+    pub energy: Option<ByLayer<Share>>,
     pub params: Option<Share>,
     pub macs: Option<Share>,
 }
@@ -100,13 +102,88 @@ impl SizeOptions {
     /// If more than one is given, or one that leaves nothing.
     pub fn size(self) -> Result<Size<Rank>, String> {
         let SizeOptions { rank, ratio, energy, params, macs } = self;
-        not_zero([("ratio", ratio), ("energy", energy), ("params", params), ("macs", macs)])?;
-        let rank = ("rank", rank.map(|r| Size::Rank(Rank::Terms(r.get()))));
-        let ratio = ("ratio", ratio.map(|s| Size::Rank(Rank::Ratio(s.0))));
-        let energy = ("energy", energy.map(|s| Size::Rank(Rank::Energy(s.0))));
-        let budgets = Budget::options(params, macs).map(|(key, b)| (key, b.map(Size::Within)));
-        Ok(one_of([rank, ratio, energy].into_iter().chain(budgets))?.unwrap_or(Size::Rank(Rank::Ratio(0.5))))
+        let rank = ("rank", rank.map(|r| r.map(|r| Rank::Terms(r.get()))));
+        let shares = [("ratio", ratio, Rank::Ratio as fn(f64) -> Rank), ("energy", energy, Rank::Energy)];
+        let mut ranks = vec![rank];
+        for (key, shares, rank) in shares {
+            not_zero(shares.iter().flat_map(ByLayer::values).map(|&share| (key, Some(share))))?;
+            ranks.push((key, shares.map(|shares| shares.map(|share| rank(share.0)))));
+        }
+        Size::of(ranks, params, macs, Rank::Ratio(0.5))
     }
+}
+
+impl<R> Size<R> {
+    /// Of `ranks` by option, of which one may be given, or, if that is no table, instead one of the budgets; `default` if
+    /// nothing is.
+    ///
+    /// # Errors
+    /// If more than one is given, or a budget that leaves nothing.
+    pub fn of(
+        ranks: Vec<(&'static str, Option<ByLayer<R>>)>,
+        params: Option<Share>,
+        macs: Option<Share>,
+        default: R,
+    ) -> Result<Size<R>, String> {
+        not_zero([("params", params), ("macs", macs)])?;
+        let budgets = Budget::options(params, macs);
+        let is_table = ranks.iter().any(|r| r.1.as_ref().is_some_and(ByLayer::is_table));
+        if !is_table {
+            let given = ranks.iter().map(|(key, rank)| (*key, rank.as_ref().map(drop)));
+            one_of(given.chain(budgets.map(|(key, budget)| (key, budget.map(drop)))))?;
+        }
+        let ranks = ranks.into_iter().map(|(key, rank)| (key, rank.map(|rank| (key, rank))));
+        let (rank, budget) = (one_of(ranks)?, one_of(budgets)?);
+        let rank = if budget.is_some() { rank } else { Some(rank.unwrap_or(("rank", ByLayer::All(default)))) };
+        Ok(Size { rank, budget })
+    }
+
+    /// Of ranks that a budget has decided.
+    pub fn decided(&self, ranks: impl IntoIterator<Item = (String, R)>) -> Size<R> {
+        Size { rank: Some(("rank", ByLayer::filled(ranks, budget::WHOLE))), budget: self.budget }
+    }
+
+    /// Whether little is left, where `strong` says so of a rank.
+    pub fn is_strong(&self, strong: impl Fn(&R) -> bool) -> bool {
+        match &self.rank {
+            Some((_, rank)) => rank.values().any(strong),
+            None => self.budget.is_some_and(|budget| budget.share() < STRONG_SHARE),
+        }
+    }
+
+    pub fn budget(&self) -> Option<Budget> {
+        self.budget
+    }
+
+    /// The budget, as long as it has not decided anything.
+    pub fn undecided(&self) -> Option<Budget> {
+        self.budget.filter(|_| self.rank.is_none())
+    }
+
+    /// Whether a table names what is there.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
+        self.rank.as_ref().map_or(Ok(()), |(key, rank)| rank.fits(graph, key, &[]))
+    }
+
+    /// The rank that the layer at a site is to get.
+    ///
+    /// # Errors
+    /// Why it stays whole.
+    pub fn at(&self, graph: &Graph, site: &Site) -> Result<&R, String> {
+        let (key, rank) = self.rank.as_ref().ok_or(budget::WHOLE)?;
+        rank.at(graph, key, &site.names(graph))
+    }
+}
+
+/// The node at a site of a pass over layers.
+///
+/// # Errors
+/// If it is none.
+pub fn layer(site: &Site) -> Result<NodeId, String> {
+    if let Site::Layer(node) = site { Ok(*node) } else { Err("it is not a layer".into()) }
 }
 
 /// Below this share of the squared weights, and of the parameters, few networks survive without data.
@@ -119,33 +196,6 @@ pub fn is_strong(rank: &Rank) -> bool {
         Rank::Terms(_) => true,
         Rank::Ratio(kept) => kept < STRONG_SHARE,
         Rank::Energy(kept) => kept < STRONG_ENERGY,
-    }
-}
-
-impl<R> Size<R> {
-    /// Whether little is left, where `strong` says so of a rank.
-    pub fn is_strong(&self, strong: impl Fn(&R) -> bool) -> bool {
-        match self {
-            Size::Rank(rank) => strong(rank),
-            Size::Within(budget) => budget.share() < STRONG_SHARE,
-        }
-    }
-
-    pub fn budget(&self) -> Option<Budget> {
-        if let Size::Within(budget) = self { Some(*budget) } else { None }
-    }
-
-    /// The node at a site, and the rank that it is to get: none leaves it whole. `terms` says a number of terms in the pass's
-    /// words.
-    pub fn at(&self, site: &Site, terms: impl Fn(usize) -> R) -> Option<(NodeId, Option<R>)>
-    where
-        R: Copy,
-    {
-        match (site, self) {
-            (Site::Layer { node, .. }, Size::Rank(rank)) => Some((*node, Some(*rank))),
-            (Site::Layer { node, rank }, Size::Within(_)) => Some((*node, rank.map(terms))),
-            _ => None,
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options;
 use crate::passes::refit::refit;
-use crate::passes::{Fitted, Retarget, Site, Survey, sharing};
+use crate::passes::{Fitted, Retarget, Sensitivity, Site, sharing};
 use crate::report::Repair;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -102,33 +102,41 @@ impl Run<'_, '_> {
 }
 
 impl Moments for Fitting<'_> {
-    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Survey>> {
-        let Some(questions) = task.pass.questions(&task.context(graph, None)) else { return Ok(None) };
-        let mut survey = Survey::new();
-        if questions.layers.is_empty() {
-            return Ok(Some(survey));
+    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>> {
+        let cx = task.context(graph, None);
+        let queries = if task.pass.asks() { task.pass.queries(&cx) } else { Vec::new() };
+        if queries.is_empty() {
+            return Ok(None);
+        }
+        let mut told = Sensitivity::new();
+        if queries.iter().all(|query| query.layers.is_empty()) {
+            return Ok(Some(told));
         }
         let layers = self.begin(run, graph)?;
-        let asked = |n: &NodeId| questions.layers.contains(n);
+        let asked = |n: &NodeId| queries.iter().any(|query| query.layers.contains(n));
         self.work.plan(self.data, graph, layers.iter().copied().filter(asked));
         if task.repairs {
             self.work.plan(self.data, graph, layers.iter().copied());
         }
         for n in layers {
-            if asked(&n) && !survey.contains_key(&n) {
+            let open = queries.iter().filter(|q| q.layers.contains(&n) && !told.contains_key(&(n, q.measure)));
+            let open: Vec<_> = open.collect();
+            if !open.is_empty() {
                 self.work.start(run, graph, n);
                 let mut family = sharing::family(graph, n);
                 family.retain(|n| self.later.contains(n));
                 // Of layers that use a weight in other ways, each answers for itself.
                 let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
                 let seen = Seen::at(&mut self.walk, graph, n, &linear, &self.reference.twins, &self.later)?;
-                let answer = seen.tell(|fitted| (questions.note)(&fitted?))?;
-                let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
-                survey.extend(others.chain([n]).map(|n| (n, answer.clone())));
+                for query in open {
+                    let answer = seen.tell(|fitted| (query.note)(&fitted?))?;
+                    let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
+                    told.extend(others.chain([n]).map(|n| ((n, query.measure), answer.clone())));
+                }
             }
             self.later.remove(&n);
         }
-        Ok(Some(survey))
+        Ok(Some(told))
     }
 
     fn changed(&mut self, cuts: Cuts) {
@@ -288,7 +296,7 @@ fn refit_layer(
     fitted: Result<Fitted<'_>, String>,
 ) -> Result<()> {
     site.map(|site| run.visit(graph, task, site, None)).transpose()?;
-    let mut row = row(graph, task.pass, &Site::Layer { node, rank: None });
+    let mut row = row(graph, task.pass, &Site::Layer(node));
     let repaired = fitted.and_then(|fitted| {
         let repaired = refit(graph, &fitted);
         row.done = repaired.is_ok();

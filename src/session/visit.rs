@@ -8,7 +8,7 @@ use crate::ir::patch::Applied;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, ValueId};
 use crate::onnx;
 use crate::passes::options::{self, Selected, Selection};
-use crate::passes::{self, Context, Fitted, Pass, Phase, Site, Survey, Together, Verdict, sharing};
+use crate::passes::{self, Context, Fitted, Pass, Phase, Sensitivity, Site, Together, Verdict, sharing};
 use crate::recipe::{Action, Step};
 use crate::report::Row;
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ pub(super) struct Task<'a> {
     pub selected: &'a Selected<'a>,
     /// Whether it is to be fitted to calibration data.
     pub repairs: bool,
-    pub survey: Option<&'a Survey>,
+    pub sensitivity: Option<&'a Sensitivity>,
     /// What the model's inputs are where costs are counted.
     pub sizes: &'a InputSizes,
     /// Where the step is written.
@@ -38,12 +38,12 @@ static AS_DECLARED: InputSizes = InputSizes::AS_DECLARED;
 impl<'a> Task<'a> {
     /// Of a pass that changes no costs, or is only asked for its sites.
     fn without_data(pass: &'a dyn Pass, selected: &'a Selected<'a>) -> Task<'a> {
-        Task { pass, selected, repairs: false, survey: None, sizes: &AS_DECLARED, place: "" }
+        Task { pass, selected, repairs: false, sensitivity: None, sizes: &AS_DECLARED, place: "" }
     }
 
     pub fn context<'c>(&'c self, graph: &'c Graph, fitted: Option<Fitted<'c>>) -> Context<'c> {
-        let Task { selected, repairs, survey, sizes, .. } = *self;
-        Context { graph, selected, repairs, sizes, max_loss: selected.max_loss(), survey, fitted }
+        let Task { selected, repairs, sensitivity, sizes, .. } = *self;
+        Context { graph, selected, repairs, sizes, max_loss: selected.max_loss(), sensitivity, fitted }
     }
 
     /// Whether a site stays as it is, whatever data says.
@@ -85,7 +85,7 @@ pub(super) type Cuts = Vec<(ValueId, usize, Vec<usize>)>;
 /// Where what layers see comes from, and what they are fitted to.
 pub(super) trait Moments {
     /// The answers to what a pass asks, if it asks anything.
-    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Survey>>;
+    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>>;
 
     /// Hears what a patch shortened.
     fn changed(&mut self, cuts: Cuts);
@@ -114,12 +114,14 @@ pub(super) struct Run<'s, 'a> {
     /// Whether a budget turned out to be out of reach.
     #[cfg_attr(not(feature = "exec"), allow(dead_code))]
     pub refused: bool,
+    /// What the step's options lack to say what a budget chose.
+    pub resolved: toml::Table,
 }
 
 impl<'s, 'a> Run<'s, 'a> {
     pub fn new(session: &'s Session<'a>) -> Run<'s, 'a> {
         let costs = Costs::at(&session.sizes);
-        Run { session, rows: Vec::new(), costs, ruined: Vec::new(), refused: false }
+        Run { session, rows: Vec::new(), costs, ruined: Vec::new(), refused: false, resolved: toml::Table::new() }
     }
 
     pub fn observer(&self) -> &'a dyn Observer {
@@ -159,7 +161,7 @@ impl<'s, 'a> Run<'s, 'a> {
         }
         pass.fits(graph).map_err(located)?;
         let task =
-            Task { pass, selected, repairs: false, survey: None, sizes: &self.session.sizes, place: step.place() };
+            Task { pass, selected, repairs: false, sensitivity: None, sizes: &self.session.sizes, place: step.place() };
         task.reaches(graph, f64::INFINITY)?;
         #[cfg(feature = "exec")]
         {
@@ -217,7 +219,7 @@ impl<'s, 'a> Run<'s, 'a> {
 
     /// Visits every site of a pass without data, and refuses a budget that is missed because it cannot be reached.
     pub fn visit_without_data(&mut self, graph: &mut Graph, task: Task<'_>) -> Result<()> {
-        let task = Task { repairs: false, survey: None, ..task };
+        let task = Task { repairs: false, sensitivity: None, ..task };
         let before = task.pass.budget().map(|budget| (budget, graph.clone()));
         self.visit_all(graph, task, None)?;
         match before {
@@ -236,12 +238,16 @@ impl<'s, 'a> Run<'s, 'a> {
         task: Task<'_>,
         mut moments: Option<&mut dyn Moments>,
     ) -> Result<bool> {
-        let (pass, before) = (task.pass, self.rows.len());
-        let survey = moments.as_mut().map_or(Ok(None), |moments| moments.survey(self, graph, task))?;
-        let task = Task { survey: survey.as_ref(), ..task };
+        let before = self.rows.len();
+        let told = moments.as_mut().map_or(Ok(None), |moments| moments.survey(self, graph, task))?;
+        let task = Task { sensitivity: told.as_ref(), ..task };
         if moments.is_some() {
             task.reaches(graph, task.selected.max_loss()).inspect_err(|_| self.refused = true)?;
         }
+        let resolved = task.pass.resolve(&task.context(graph, None));
+        let pass = resolved.as_ref().map_or(task.pass, |resolved| &*resolved.pass);
+        self.resolved.extend(resolved.iter().flat_map(|resolved| resolved.options.clone()));
+        let task = Task { pass, ..task };
         let cx = task.context(graph, None);
         let mut sites = pass.sites(&cx);
         let together = match sites.is_empty() {
@@ -285,7 +291,7 @@ impl<'s, 'a> Run<'s, 'a> {
                     None => {}
                 }
             }
-            if idle && task.survey.is_none_or(|survey| survey.is_empty()) {
+            if idle && task.sensitivity.is_none_or(|told| told.is_empty()) {
                 self.note(pass.name(), "nothing to do: no calibration data was looked at", false);
             }
         }
@@ -406,9 +412,9 @@ pub(super) fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
 /// The layer that a site is about, if it is about one that data can be looked at for.
 fn layer_of(graph: &Graph, site: &Site) -> Option<NodeId> {
     match site {
-        Site::Node(n) | Site::Layer { node: n, .. } => options::weight(graph, *n).map(|_| *n),
-        Site::Codes { value, .. } => reader(graph, *value),
-        Site::Value(_) | Site::Weight { .. } | Site::Channels { .. } => None,
+        Site::Node(n) | Site::Layer(n) => options::weight(graph, *n).map(|_| *n),
+        Site::Codes(value) => reader(graph, *value),
+        Site::Value(_) | Site::Weight(_) | Site::Channels { .. } => None,
     }
 }
 

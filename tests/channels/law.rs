@@ -79,16 +79,15 @@ pub fn pruned(teacher: &Model, channels: &Channels, width: f64) -> Result<(Model
         repairs: false,
         sizes: &Default::default(),
         max_loss: 1.0,
-        survey: None,
+        sensitivity: None,
         fitted: None,
     };
     let sites = pass.sites(&cx);
+    let together = pass.rewrite_together(&cx, &sites).map_err(|e| format!("pass: {e}"))?;
     let mut gone = Units::new();
-    for ((group, site), row) in channels.groups().iter().zip(sites).zip(&report.steps[0].rows) {
-        if let (Site::Channels { keep: Some(keep), .. }, true) = (site, row.done) {
-            let left = (0..group.units.len()).filter(|i| !keep.contains(i)).map(|i| group.units[i]);
-            gone.extend(left);
-        }
+    for (value, axis, stay) in together.map(|t| t.patch.cuts).unwrap_or_default() {
+        let units = channels.units(value, axis).unwrap_or_default().into_iter().enumerate();
+        gone.extend(units.filter(|(position, _)| !stay.contains(position)).map(|(_, unit)| unit));
     }
     Ok((student, gone))
 }

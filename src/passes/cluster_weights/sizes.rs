@@ -5,9 +5,8 @@ use super::{ClusterWeights, NODES, open};
 use crate::analysis::cost::Cost;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::codes::{Layout, codes_per_byte};
-use crate::passes::budget::{self, Budget, Layer, Offers, Way};
 use crate::passes::options::{self, weight};
-use crate::passes::{Context, Fitted, Questions, Site, sharing};
+use crate::passes::{Choice, Context, Fitted, Measure, Offer, Offers, SensitivityQuery, Site, sharing};
 use std::collections::HashSet;
 
 const NOT_FINITE: &str = "it holds numbers that are not finite";
@@ -16,13 +15,13 @@ const NOT_FINITE: &str = "it holds numbers that are not finite";
 const LEVELS: [usize; 6] = [2, 3, 4, 6, 16, 256];
 
 /// Asks of every layer what share of its output's variance each number of levels loses.
-pub fn questions<'a>(pass: &'a ClusterWeights, cx: &Context<'a>) -> Questions<'a> {
+pub fn query<'a>(pass: &'a ClusterWeights, cx: &Context<'a>) -> SensitivityQuery<'a> {
     let graph = cx.graph;
     let layers: HashSet<NodeId> = options::layers(graph)
         .into_iter()
         .filter(|&n| weight(graph, n).is_some_and(|w| open(graph, w.1).is_ok()))
         .collect();
-    Questions { layers, note: Box::new(move |fitted| lost(pass, graph, fitted)) }
+    SensitivityQuery { measure: Measure::Levels, layers, note: Box::new(move |fitted| lost(pass, graph, fitted)) }
 }
 
 fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
@@ -43,28 +42,18 @@ fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec
     LEVELS.into_iter().map(|levels| share(levels).ok_or(NOT_FINITE.into())).collect()
 }
 
-/// The weights, each with the levels that the budget gives it.
-pub fn sites(pass: &ClusterWeights, budget: Budget, cx: &Context<'_>, weights: Vec<ValueId>) -> Vec<Site> {
-    let offers = offers(pass, cx, weights);
-    let chosen = budget::plan(cx, budget, &offers).unwrap_or_default();
-    offers.into_iter().map(|(value, _)| Site::Codes { value, levels: chosen.get(&value).copied() }).collect()
-}
-
-pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, weights: Vec<ValueId>) -> Offers<ValueId> {
-    weights.into_iter().map(|v| (v, ways(pass, cx, v))).collect()
-}
-
-/// What the budget may do with a weight.
-fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result<Layer<ValueId>, String> {
+/// What may be done with a weight.
+pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result<Offers, String> {
     let (tensor, axis) = open(cx.graph, value)?;
-    if let Some(why) = cx.selected.refuses(cx.graph, &Site::Codes { value, levels: None }) {
+    if let Some(why) = cx.selected.refuses(cx.graph, &Site::Codes(value)) {
         return Err(why);
     }
     let only_layers = sharing::held(cx.graph, value).is_none();
     let layer = sharing::readers(cx.graph, value).first().copied().filter(|_| only_layers);
-    let told = layer.and_then(|n| cx.surveyed(n));
-    let stored = |bytes: usize| Cost { parameters: 0, macs: Some(0), stored: bytes as u64 };
-    let mut ways = Vec::new();
+    let told = layer.and_then(|n| cx.measured(n, Measure::Levels));
+    let parameters = tensor.len() as u64;
+    let stored = |bytes: usize| Cost { parameters, macs: Some(0), stored: bytes as u64 };
+    let mut list = Vec::new();
     for (i, levels) in LEVELS.into_iter().enumerate() {
         let groups = pass.groups(levels);
         let bytes = bytes(tensor, axis, levels, groups).ok_or("its shape cannot be cut into parts")? + NODES;
@@ -75,10 +64,10 @@ fn ways(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result<Layer
                 None if cx.max_loss.is_infinite() => Some(0.0),
                 None => plain(),
             };
-            ways.push(Way { rank: levels, cost: stored(bytes), loss: loss.ok_or(NOT_FINITE)? });
+            list.push(Offer { choice: Choice::Levels(levels), cost: stored(bytes), loss: loss.ok_or(NOT_FINITE)? });
         }
     }
-    Ok(Layer { place: value, whole: stored(tensor.byte_len()), ways })
+    Ok(Offers { whole: stored(tensor.byte_len()), list })
 }
 
 /// Bytes of codes and codebooks.

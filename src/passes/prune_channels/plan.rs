@@ -93,14 +93,14 @@ impl<'a> Plan<'a> {
         turns.into_iter().map(|turn| turn.2).collect()
     }
 
-    /// The units that go in the first `taken` turns; `count` is how many a group keeps that may keep so many, and no fewer
-    /// than it would after the last.
-    pub fn after(&self, turns: &[usize], taken: usize, count: impl Fn(usize, usize, usize) -> usize) -> HashSet<u32> {
+    /// How many units of every group stay after the first `taken` turns; `count` is how many a group keeps that may keep so many,
+    /// and no fewer than it would after the last.
+    pub fn after(&self, turns: &[usize], taken: usize, count: impl Fn(usize, usize, usize) -> usize) -> Vec<usize> {
         let mut left: Vec<usize> = self.scores.iter().map(Vec::len).collect();
         turns[..taken].iter().for_each(|&i| left[i] -= 1);
         let mut least = left.clone();
         turns[taken..].iter().for_each(|&i| least[i] -= 1);
-        self.gone(|i| count(i, left[i], least[i]))
+        (0..left.len()).map(|i| count(i, left[i], least[i])).collect()
     }
 
     /// What is left of the graph without these units.
@@ -111,20 +111,33 @@ impl<'a> Plan<'a> {
         tally
     }
 
-    /// The units that go in the fewest turns without which the rest fits.
+    /// How many units of every group stay after the fewest turns that leave what fits.
     pub fn within(
         &self,
         turns: &[usize],
         fits: impl Fn(Cost) -> bool,
         count: impl Fn(usize, usize, usize) -> usize,
-    ) -> HashSet<u32> {
+    ) -> Vec<usize> {
         let (mut low, mut high) = (0, turns.len());
         while low < high {
             let middle = (low + high) / 2;
-            let fits = fits(self.without(&self.after(turns, middle, &count)).cost());
+            let counts = self.after(turns, middle, &count);
+            let fits = fits(self.without(&self.gone(|i| counts[i])).cost());
             if fits { high = middle } else { low = middle + 1 }
         }
         self.after(turns, low, &count)
+    }
+
+    /// What the model costs if only this group loses units, all but the best `units`, and the most that somebody loses of its
+    /// output by that.
+    pub fn alone(&self, group: usize, units: usize) -> (Cost, f64) {
+        let gone: Vec<usize> = order(&self.scores[group]).into_iter().take(self.all(group) - units).collect();
+        let mut lost: HashMap<Loser, f64> = HashMap::new();
+        for (who, loss) in gone.iter().flat_map(|&u| self.scored[group].iter().flat_map(move |s| &s.losses[u])) {
+            *lost.entry(*who).or_default() += loss;
+        }
+        let cost = self.without(&gone.iter().map(|&u| self.groups[group].units[u]).collect()).cost();
+        (cost, lost.into_values().fold(0.0, f64::max))
     }
 }
 

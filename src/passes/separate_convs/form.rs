@@ -3,49 +3,44 @@
 use crate::ir::Op;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::math::Separable;
+use crate::passes::Order;
 use crate::passes::split::{Factor, Weight};
 use ndarray::{ArrayView3, ArrayView4};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
-    Depthwise,
-    Pointwise,
-}
-
 /// One way to split a convolution.
 pub struct Form<'a> {
-    pub first: First,
+    pub first: Order,
     pub kernel: &'a Kernel,
     pub separable: Separable,
     pub terms: usize,
 }
 
 /// The weight by input channel (outputs of its group × taps) or by output channel (inputs of its group × taps).
-pub fn decompose(first: First, kernel: &Kernel, weight: &[f32]) -> Option<Separable> {
+pub fn decompose(first: Order, kernel: &Kernel, weight: &[f32]) -> Option<Separable> {
     let Kernel { outputs, inputs, groups, .. } = *kernel;
     let (a_group, taps) = (outputs / groups, kernel.taps());
     match first {
-        First::Depthwise => {
+        Order::DepthwiseFirst => {
             let w = ArrayView4::from_shape((groups, a_group, inputs, taps), weight).ok()?.permuted_axes([0, 2, 1, 3]);
             Separable::new(w.to_shape((groups * inputs, a_group, taps)).ok()?.view())
         }
-        First::Pointwise => Separable::new(ArrayView3::from_shape((outputs, inputs, taps), weight).ok()?),
+        Order::PointwiseFirst => Separable::new(ArrayView3::from_shape((outputs, inputs, taps), weight).ok()?),
     }
 }
 
 impl Form<'_> {
     pub fn order(&self) -> &'static str {
         match self.first {
-            First::Depthwise => "depthwise first",
-            First::Pointwise => "pointwise first",
+            Order::DepthwiseFirst => "depthwise first",
+            Order::PointwiseFirst => "pointwise first",
         }
     }
 
     /// Channels that the depthwise convolution reads, or pointwise first, writes.
     fn channels(&self) -> usize {
         match self.first {
-            First::Depthwise => self.kernel.groups * self.kernel.inputs,
-            First::Pointwise => self.kernel.outputs,
+            Order::DepthwiseFirst => self.kernel.groups * self.kernel.inputs,
+            Order::PointwiseFirst => self.kernel.outputs,
         }
     }
 
@@ -66,7 +61,7 @@ impl Form<'_> {
     pub fn ops(&self, conv: &Conv) -> [Op; 2] {
         let spatial = conv.grouped(self.kernel, self.channels()).into();
         let mixing = Conv::pointwise(self.kernel.size.len(), self.kernel.groups).into();
-        if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] }
+        if self.first == Order::DepthwiseFirst { [spatial, mixing] } else { [mixing, spatial] }
     }
 
     /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
@@ -81,14 +76,14 @@ impl Form<'_> {
         let shape = |to: usize, from: usize, size: &[usize]| [&[to, from], size].concat();
         let ones = vec![1; kernel.size.len()];
         let (spatial_weight, mixing_weight) = match self.first {
-            First::Depthwise => {
+            Order::DepthwiseFirst => {
                 // By input channel and term to, for each output, the input channels of its group and their terms.
                 let by_group = mixes.to_shape((groups, inputs, outputs / groups, terms)).ok()?;
                 let by_output = by_group.view().permuted_axes([0, 2, 1, 3]);
                 let mixing = weight.like(shape(outputs, inputs * terms, &ones), by_output.iter().copied());
                 (weight.like(shape(channels * terms, 1, &kernel.size), filters.iter().copied()), mixing)
             }
-            First::Pointwise => {
+            Order::PointwiseFirst => {
                 let by_term = mixes.permuted_axes([0, 2, 1]);
                 let mixing = weight.like(shape(outputs * terms, inputs, &ones), by_term.iter().copied());
                 (weight.like(shape(outputs, terms, &kernel.size), filters.iter().copied()), mixing)
@@ -96,7 +91,7 @@ impl Form<'_> {
         };
         let spatial = Factor { suffix: "dw", weight: spatial_weight };
         let mixing = Factor { suffix: "pw", weight: mixing_weight };
-        Some(if self.first == First::Depthwise { [spatial, mixing] } else { [mixing, spatial] })
+        Some(if self.first == Order::DepthwiseFirst { [spatial, mixing] } else { [mixing, spatial] })
     }
 }
 
@@ -121,7 +116,7 @@ mod tests {
         let Op::Conv(conv) = &graph.node(n).op else { panic!("a Conv") };
         let weight = Weight::at(&graph, n, 1).unwrap();
         let kernel = conv.kernel(weight.tensor.shape()).unwrap();
-        for first in [First::Depthwise, First::Pointwise] {
+        for first in [Order::DepthwiseFirst, Order::PointwiseFirst] {
             let separable = decompose(first, &kernel, &weight.data).unwrap();
             let terms = separable.full();
             let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
@@ -132,8 +127,8 @@ mod tests {
                 let (output, input, tap) = (at / 18, at / 6 % 3, at % 6);
                 let channel = output / 4 * 3 + input;
                 let product = |t: usize| match first {
-                    First::Depthwise => a[(channel * terms + t) * 6 + tap] * b[(output * 3 + input) * terms + t],
-                    First::Pointwise => a[(output * terms + t) * 3 + input] * b[(output * terms + t) * 6 + tap],
+                    Order::DepthwiseFirst => a[(channel * terms + t) * 6 + tap] * b[(output * 3 + input) * terms + t],
+                    Order::PointwiseFirst => a[(output * terms + t) * 3 + input] * b[(output * terms + t) * 6 + tap],
                 };
                 assert!(((0..terms).map(product).sum::<f32>() - w).abs() < 1e-5, "{first:?} at {at}");
             }
