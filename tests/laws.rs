@@ -525,9 +525,8 @@ fn choices_cost_what_is_offered() {
                     continue;
                 }
                 let options = &mut recipe.steps[0].options;
-                options.retain(|key, _| {
-                    !["rank", "order", "scheme", "units", "levels", "params", "size"].contains(&&key[..])
-                });
+                options
+                    .retain(|key, _| !["rank", "order", "scheme", "units", "levels", "params", "size"].contains(&key));
                 options.extend(by_layer::options(&named));
                 let place = || format!("{:?}\n{net}", recipe.steps[0]);
                 let outcome =

@@ -412,3 +412,17 @@ fn the_command_that_does_better_is_the_one_given() {
     let want = ": tutee compress teacher.onnx -o 'a student.onnx' -p cluster-weights:bits=2 --calib DATA\n";
     assert!(said.contains(want), "{said}");
 }
+
+#[test]
+fn a_saved_recipe_makes_the_same_student() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("made")).unwrap();
+    let data = root().join("fixtures/fashion_calib.npz").display().to_string();
+    let step = "factorize-convs:params=80%,best-effort=true --calib-samples 32 --scale 1/255 --mean 0.286 --std 0.353";
+    compress(folder.path(), &format!("-o a.onnx -p clean -p {step} --calib {data} --save-recipe made/r.toml"));
+    let recipe = String::from_utf8(read(folder.path(), "made/r.toml")).unwrap();
+    assert!(recipe.contains("rank = {") && recipe.contains("mean = [0.286]"), "{recipe}");
+    compress(folder.path(), "-o b.onnx -r made/r.toml --save-recipe made/again.toml");
+    assert!(read(folder.path(), "a.onnx") == read(folder.path(), "b.onnx"), "{recipe}");
+    assert_eq!(String::from_utf8(read(folder.path(), "made/again.toml")).unwrap(), recipe);
+}

@@ -53,6 +53,30 @@ impl DataArgs {
     }
 }
 
+impl DataArgs {
+    /// Puts what the arguments say into a recipe.
+    pub fn tell(&self, recipe: &mut recipe::Data) {
+        let color = |color: &Color| match color {
+            Color::Grey => "grey".to_string(),
+            Color::Rgb => "rgb".to_string(),
+        };
+        for (values, given) in [(&mut recipe.mean, &self.mean), (&mut recipe.std, &self.std)] {
+            if !given.is_empty() {
+                values.clone_from(given);
+            }
+        }
+        let texts = [
+            (&mut recipe.scale, self.scale.clone()),
+            (&mut recipe.resize, self.resize.map(|size| size.to_string())),
+            (&mut recipe.color, self.color.as_ref().map(color)),
+        ];
+        for (text, given) in texts {
+            *text = given.or(text.take());
+        }
+        recipe.classes = self.classes.clone().or(recipe.classes.take());
+    }
+}
+
 /// What a recipe says under a key.
 fn parsed<T: std::str::FromStr<Err = String>>(text: &Option<String>, key: &str) -> Result<Option<T>> {
     let parse = |text: &String| text.parse().map_err(|why: String| Error::input(why));

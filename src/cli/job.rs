@@ -188,7 +188,7 @@ impl Job {
             training: training.as_ref(),
             ..data
         };
-        let outcome = compress_on(data, &loaded.model, loaded.bytes, recipe, self.stop_after, &progress);
+        let outcome = compress_on(data, &loaded.model, loaded.bytes, &self.as_run(), self.stop_after, &progress);
         progress.finish();
         let Outcome { mut student, mut report } = outcome?;
         report.warnings.splice(..0, warnings);
@@ -241,6 +241,27 @@ impl Job {
             (false, false) => super::print(&table).map(drop)?,
         }
         failed.map_or_else(|| super::targets(&report.missed), Err)
+    }
+
+    /// The recipe with the data that arguments name.
+    fn as_run(&self) -> Recipe {
+        #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
+        let mut recipe = self.recipe.clone();
+        #[cfg(feature = "exec")]
+        {
+            let data = &mut recipe.data;
+            let given = [
+                (&mut data.calib, &self.calib.calib),
+                (&mut data.train, &self.train.train),
+                (&mut data.test, &self.check.test.test),
+            ];
+            for (path, given) in given {
+                *path = given.clone().or(path.take());
+            }
+            data.calib_samples = self.calib.calib_samples.or(data.calib_samples);
+            self.check.test.reading.tell(data);
+        }
+        recipe
     }
 
     /// Refuses what is asked of exits where there will be none.

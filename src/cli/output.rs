@@ -8,6 +8,7 @@ use crate::exits::staged;
 use crate::files::{self, Atomic};
 use crate::ir::Model;
 use crate::onnx::{self, SaveOptions, Target};
+use crate::recipe::Recipe;
 use crate::report::Report;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ pub struct OutputArgs {
     /// Write the report to a file: .json or .md
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
+    /// Write the recipe as it was run to a file, with what budgets chose written out by layer: it makes the same student
+    #[arg(long, value_name = "FILE")]
+    pub save_recipe: Option<PathBuf>,
     /// Write weights to STUDENT.DIGEST.data beside the student, whatever its size
     #[arg(long)]
     pub external_data: bool,
@@ -58,7 +62,14 @@ impl OutputArgs {
         super::target(self.output.clone()).check()?;
         self.golden.check()?;
         let golden = self.golden.written().map(Path::to_path_buf);
-        let beside = self.report.iter().chain(&self.depfile).cloned().chain(golden).chain(self.stage_files());
+        let beside = self
+            .report
+            .iter()
+            .chain(&self.save_recipe)
+            .chain(&self.depfile)
+            .cloned()
+            .chain(golden)
+            .chain(self.stage_files());
         beside.into_iter().try_for_each(|path| Target::File(path).check())
     }
 
@@ -85,6 +96,7 @@ impl OutputArgs {
         let stages = self.stage_files();
         let mut written: Vec<places::Named<'_>> = if over { Vec::new() } else { student.to_vec() };
         written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
+        written.extend(self.save_recipe.iter().map(|p| ("the recipe as run", p.as_path())));
         written.extend(self.depfile.iter().map(|p| ("the make rule", p.as_path())));
         written.extend(self.golden.written().map(|p| ("the structure", p)));
         if let Some((what, path)) = written.iter().find(|w| files::is_called_data_of(w.1, &self.output)) {
@@ -175,11 +187,15 @@ impl Prepared {
         self.student.as_ref().map(Atomic::bytes).transpose()
     }
 
-    /// Writes what is said of the student: the reports, and which files it was made from.
+    /// Writes what is said of the student: the reports, the recipe as run, and which files it was made from.
     pub fn tell(&mut self, args: &OutputArgs, report: &Report, sources: &[PathBuf]) -> Result<()> {
         let mut texts = Vec::new();
         for path in &args.report {
             texts.push((path, Format::of(path)?.write(report)?));
+        }
+        if let Some(path) = &args.save_recipe {
+            let recipe = Recipe::parse(&report.recipe, "the recipe as run")?;
+            texts.push((path, recipe.moved_to(path.parent().unwrap_or(Path::new(""))).to_toml()?));
         }
         texts.extend(args.depfile.iter().map(|path| (path, depfile(&args.output, sources))));
         for (path, text) in texts {

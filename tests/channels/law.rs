@@ -12,7 +12,7 @@ use tutee::ir::op::binary::{Binary, Kind};
 use tutee::ir::{Model, Patch, Ref, Tensor};
 use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::options::Selection;
-use tutee::passes::{self, Context, Site};
+use tutee::passes::{self, Context};
 
 /// Largest difference of an output, relative to its largest element. Rounding, and what tract's optimized kernels of exp
 /// and erf are off by, stay below 3e-4; a single unit that the masks forget is more in 96 of 100 random networks.
