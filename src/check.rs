@@ -18,9 +18,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::analysis::cost::{Cost, cost};
+use crate::analysis::weights;
 use crate::data::{Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::Network;
+use crate::figures::percent;
 use crate::onnx;
 use compare::Scores;
 use exits::Told;
@@ -33,7 +35,7 @@ use subject::{Probe, Subject};
 pub use verdict::{Metric, Targets, Verdict};
 
 /// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
     pub version: u32,
     pub samples: usize,
@@ -59,7 +61,7 @@ pub struct Check {
 }
 
 /// One of the two models.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Side {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
@@ -77,8 +79,12 @@ pub struct Side {
 }
 
 /// What is known of a model without running it.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counts {
+    /// Numbers that the network computes with: of codes those that they stand for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<u64>,
+    /// Elements of constants as they are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +101,7 @@ impl Counts {
                 let models = networks.iter().map(|n| onnx::load(n.path())).collect::<Result<Vec<_>>>()?;
                 let parameters = models.iter().map(|m| cost(&m.model.graph).parameters).sum();
                 return Ok(Counts {
+                    weights: Some(models.iter().map(|m| weights::count(&m.model.graph)).sum()),
                     parameters: Some(parameters),
                     macs: manifest.stages.iter().try_fold(0u64, |all, s| all.checked_add(s.macs?)),
                 });
@@ -103,13 +110,13 @@ impl Counts {
         let model = onnx::load(network.path())?.model;
         let inputs: Vec<_> = network.inputs().iter().map(|i| i.name.clone()).zip(shapes.iter().cloned()).collect();
         let Cost { parameters, macs, .. } = cost(&model.graph.at_sizes(&inputs)?);
-        Ok(Counts { parameters: Some(parameters), macs })
+        Ok(Counts { weights: Some(weights::count(&model.graph)), parameters: Some(parameters), macs })
     }
 }
 
 /// How far one output of the student is from the teacher's, over the elements of all samples that are finite in both. A
 /// student that is not finite where its teacher is is infinitely far, in JSON `null`.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct OutputDiff {
     pub max_abs: f64,
     pub mean_abs: f64,
@@ -309,9 +316,4 @@ fn mean_kl(rows: &[&Scores]) -> Option<f64> {
     let kl = rows.iter().map(|row| if probabilities { row.kl_probabilities } else { row.kl_logits });
     let (sum, n) = kl.filter(|kl| kl.is_finite()).fold((0.0, 0), |(sum, n), kl| (sum + kl, n + 1));
     (n > 0).then(|| sum / f64::from(n))
-}
-
-fn percent(share: f64) -> String {
-    // Shares are quotients of counts; 99.525 % must not be rounded down because a double falls short of it.
-    format!("{:.2} %", share * 100.0 + 1e-9)
 }

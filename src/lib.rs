@@ -18,6 +18,7 @@ pub mod error;
 pub mod exec;
 #[cfg(feature = "exec")]
 pub mod exits;
+pub mod figures;
 pub mod files;
 pub mod ir;
 pub mod math;

@@ -44,6 +44,21 @@ pub fn markdown(text: &str) -> String {
     escape(&text, special, spell).into_owned()
 }
 
+/// The text as one line within an HTML element or a quoted attribute, which none of its characters ends.
+pub fn html(text: &str) -> String {
+    let text = line(text);
+    let spell = |c, out: &mut String| {
+        out.push_str(match c {
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            '"' => "&quot;",
+            _ => "&#39;",
+        });
+    };
+    escape(&text, |c| matches!(c, '&' | '<' | '>' | '"' | '\''), spell).into_owned()
+}
+
 fn escape(text: &str, which: impl Fn(char) -> bool, spell: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if !text.contains(&which) {
         return Cow::Borrowed(text);
@@ -76,6 +91,11 @@ mod tests {
         let shown = json(&text);
         assert_eq!(lines(&shown), shown);
         assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [HOSTILE, "\u{e0001}"]);
+    }
+
+    #[test]
+    fn html_stays_in_its_element() {
+        assert_eq!(html("a<script>&'\"\n"), "a&lt;script&gt;&amp;&#39;&quot;\\n");
     }
 
     #[test]

@@ -148,6 +148,18 @@ impl Recipe {
         }
     }
 
+    /// What options of its steps could gain for nothing.
+    ///
+    /// # Errors
+    /// As [`Recipe::plan`].
+    pub fn advice(&self) -> Result<Vec<String>> {
+        let advice = |(name, action): &(String, Action)| match action {
+            Action::Pass(pass, _) => pass.advice().map(|what| format!("{name}: {what}")),
+            _ => None,
+        };
+        Ok(self.plan()?.iter().filter_map(advice).collect())
+    }
+
     /// Reads a recipe file. Its paths are relative to it.
     ///
     /// # Errors

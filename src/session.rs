@@ -47,6 +47,7 @@ pub use observer::{Observer, Silent};
 pub use training::Training;
 
 use crate::analysis::sizes::InputSizes;
+use crate::analysis::weights;
 #[cfg(feature = "exec")]
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
@@ -55,7 +56,7 @@ use crate::onnx;
 use crate::passes::Phase;
 use crate::recipe::{Action, Recipe, Step};
 use crate::report::{self, Packed, Point, Report, Size, StepReport};
-use measure::{packed, same_interface};
+use measure::{nonzero, packed, same_interface};
 #[cfg(feature = "exec")]
 use repairs::Reference;
 #[cfg(feature = "exec")]
@@ -297,7 +298,10 @@ impl<'a> Session<'a> {
         #[cfg(feature = "exec")]
         missed.extend(state.untaken);
         let last = steps.last().and_then(|s| s.zstd_bytes);
-        let zstd_bytes = if steps.iter().any(|s| s.zstd_bytes.is_some()) {
+        let sparse = steps.iter().any(|s| s.zstd_bytes.is_some());
+        let nonzero = sparse.then(|| nonzero((self.teacher, &teacher), (&student, &size))).flatten();
+        let layers = |model: &Model| weights::layers(&self.sizes.at(&model.graph));
+        let zstd_bytes = if sparse {
             let student = last.map_or_else(|| packed(&student, &size), |bytes| Ok(Some(bytes)))?;
             packed(self.teacher, &teacher)?.zip(student)
         } else {
@@ -308,12 +312,15 @@ impl<'a> Session<'a> {
             teacher,
             student: size,
             zstd_bytes: zstd_bytes.map(|(teacher, student)| Packed { teacher, student }),
+            nonzero_weights: nonzero,
+            layers: report::layers(layers(self.teacher), layers(&student), &steps),
+            left_alone: report::left_alone(&steps),
             steps,
             warnings: ruined.clone(),
             ruined,
             missed,
             recipe: Recipe { steps: done, ..Recipe::default() }.to_toml()?,
-            check: None,
+            ..Report::default()
         };
         Ok(Outcome { student, report })
     }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Cost of a model for one sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Elements of all constants, whatever they are for but the limits of Clip, which are attributes before opset 11.
+    /// Elements of all constants, as they are stored and whatever they are for but the limits of Clip, which are attributes
+    /// before opset 11. What the network computes with is counted by [`crate::analysis::weights`].
     pub parameters: u64,
     /// Multiply-accumulates of convolutions and matrix products, at batch 1. `None` if they depend on dims that are
     /// known only at run time.

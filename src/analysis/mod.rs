@@ -12,3 +12,4 @@ pub mod paths;
 pub mod reach;
 pub mod removal;
 pub mod sizes;
+pub mod weights;

@@ -13,7 +13,7 @@ const CURVE: [f32; 15] = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.9
 const ROUNDING: f64 = 1e-3;
 
 /// The ends of a network with exits, and what is true of all of them together.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Exits {
     /// In the order they are asked; the last is the end of the network.
     pub ends: Vec<End>,
@@ -28,7 +28,7 @@ pub struct Exits {
 }
 
 /// One way out.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct End {
     /// Name of the value that answers.
     pub answer: String,
@@ -52,7 +52,7 @@ pub struct End {
 }
 
 /// A point of the curve.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Point {
     pub threshold: f32,
     /// Share of right answers, or without labels, of the teacher's.

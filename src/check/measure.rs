@@ -18,7 +18,7 @@ pub(super) fn bytes(files: &[PathBuf]) -> Result<(u64, u64)> {
 }
 
 /// Milliseconds of many runs.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Times {
     pub median_ms: f64,
     pub mean_ms: f64,

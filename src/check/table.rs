@@ -4,7 +4,8 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{Check, Exits, Side, percent};
+use super::{Check, Exits, Side};
+use crate::figures::{self, percent, points, ratio};
 use crate::plain;
 
 impl fmt::Display for Check {
@@ -15,16 +16,15 @@ impl fmt::Display for Check {
         let mut row = |name: &str, of: &dyn Fn(&Side) -> Option<f64>, show: fn(f64) -> String, change: Change| {
             if let (Some(t), Some(s)) = (of(&self.teacher), of(&self.student)) {
                 let change = match change {
-                    Change::Points => format!("{:+.2}", (s - t) * 100.0),
-                    Change::Ratio if t > 0.0 && s > 0.0 => format!("÷ {:.2}", t / s),
-                    Change::Ratio => String::new(),
+                    Change::Points => points(t, s),
+                    Change::Ratio => ratio(t, s).unwrap_or_default(),
                 };
                 table.add_row([name.to_owned(), show(t), show(s), change]);
             }
         };
         row("top-1", &|s| s.top1, percent, Change::Points);
         row("top-5", &|s| s.top5, percent, Change::Points);
-        row("parameters", &|s| s.counts.parameters.map(|n| n as f64), grouped, Change::Ratio);
+        row("weights", &|s| s.counts.weights.map(|n| n as f64), grouped, Change::Ratio);
         row("MACs", &|s| s.counts.macs.map(|n| n as f64), grouped, Change::Ratio);
         row("bytes", &|s| Some(s.bytes as f64), grouped, Change::Ratio);
         row("bytes, zstd", &|s| Some(s.zstd_bytes as f64), grouped, Change::Ratio);
@@ -135,8 +135,7 @@ impl fmt::Display for Exits {
 
 /// A row of two numbers with their ratio.
 fn pair(table: &mut Table, name: &str, t: f64, s: f64, show: fn(f64) -> String) {
-    let ratio = if t > 0.0 && s > 0.0 { format!("÷ {:.2}", t / s) } else { String::new() };
-    table.add_row([name.to_owned(), show(t), show(s), ratio]);
+    table.add_row([name.to_owned(), show(t), show(s), ratio(t, s).unwrap_or_default()]);
 }
 
 enum Change {
@@ -156,23 +155,7 @@ fn align(table: &mut Table) {
     }
 }
 
-/// `1,234,567`
+/// A count as `1,234,567`.
 fn grouped(n: f64) -> String {
-    let digits = format!("{n:.0}");
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn digits_are_grouped_by_thousands() {
-        assert_eq!([0.0, 999.0, 1000.0, 1234567.0].map(super::grouped), ["0", "999", "1,000", "1,234,567"]);
-    }
+    figures::grouped(n.round() as u64)
 }

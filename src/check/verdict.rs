@@ -54,7 +54,7 @@ impl fmt::Display for Metric {
 }
 
 /// What is said of an output that is judged.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
     pub kind: Kind,
     /// Why it is taken for that.

@@ -1,6 +1,7 @@
 //! `tutee check TEACHER STUDENT --data DATA`
 
 use super::data::{DataArgs, tell_classes};
+use super::diff;
 use super::gates::GateArgs;
 use super::progress::Progress;
 use crate::check::check_as;
@@ -22,6 +23,7 @@ without repeats and class 0, embeddings by their cosine, maps and other numbers 
 share of its spread. What an output is is found out and said, or given with --output.
 
 Examples:
+  tutee check teacher.onnx student.onnx                    # without data: structure and sizes
   tutee check teacher.onnx student.onnx --data test.npz --scale 1/255 --mean 0.2860 --std 0.3530
   tutee check teacher.onnx student.onnx --data test.npz --max-drop 1%   # exit code 2 if it lost more
   tutee check teacher.onnx student.onnx --data test.npz --output boxes=value --max-error 5%
@@ -30,9 +32,9 @@ pub struct Args {
     teacher: PathBuf,
     /// A model, or the .stages.json of one that was written as stages
     student: PathBuf,
-    /// Samples to run both models on
+    /// Samples to run both models on; without, they are compared by structure and size alone, as `tutee diff` does
     #[arg(long, value_name = "DATA")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     #[command(flatten)]
     reading: DataArgs,
     #[command(flatten)]
@@ -59,11 +61,20 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         super::threads::start(self.threads)?;
         let none = recipe::Data::default();
-        let data = Dataset::load_as(&self.data, &self.reading.pictures(&none)?)?;
+        let target = recipe::Target::default();
+        let targets = self.gates.targets(&target);
+        let Some(data) = &self.data else {
+            if targets.any() {
+                return Err(
+                    Error::input("a target is set, but there is no data to check it on").help("give --data DATA")
+                );
+            }
+            return diff::print(&self.teacher, &self.student, &Default::default(), self.json);
+        };
+        let data = Dataset::load_as(data, &self.reading.pictures(&none)?)?;
         let normalise = self.reading.normalise(&none)?;
         tell_classes(std::iter::once(&data).filter(|_| !self.quiet));
         let progress = Progress::new(self.quiet, None);
-        let target = recipe::Target::default();
         let judging = self.gates.judging(&self.output, &target)?;
         let told = |done, of| progress.samples(done, of);
         let result = check_as(&self.teacher, &self.student, &data, &normalise, &judging, &told);
@@ -81,6 +92,6 @@ impl Args {
             false => result.to_string(),
         };
         super::print(&format!("{text}\n"))?;
-        super::targets(&result.misses(&self.gates.targets(&target)))
+        super::targets(&result.misses(&targets))
     }
 }

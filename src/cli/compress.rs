@@ -21,7 +21,7 @@ Examples:
   tutee compress teacher.onnx -o student.onnx
   tutee compress teacher.onnx -o student.onnx -p clean -p separate-convs:rank=3
   tutee compress teacher.onnx -o student.onnx -p clean -p prune-channels:width-mult=0.5 -p distill:epochs=5 --train train.npz
-  tutee compress teacher.onnx -o student.onnx -r mobile.toml --report report.json")]
+  tutee compress teacher.onnx -o student.onnx -r mobile.toml --report report.html")]
 pub struct Args {
     /// The trained model (ONNX)
     teacher: PathBuf,
@@ -47,6 +47,9 @@ pub struct Args {
     check: CheckArgs,
     #[command(flatten)]
     output: OutputArgs,
+    /// Say what the recipe would do, as far as that takes no data, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Write the text form of the model after every step into this folder
     #[arg(long, value_name = "DIR")]
     dump_ir: Option<PathBuf>,
@@ -67,6 +70,11 @@ impl Args {
         };
         if self.best_effort {
             recipe.go_as_far_as_possible();
+        }
+        if self.dry_run {
+            let loaded = crate::onnx::load(&self.teacher)?;
+            let sizes = self.sizes.sizes(&loaded.model.graph)?.unwrap_or_default();
+            return super::dry_run::run(&loaded, &recipe, &sizes, self.output.json);
         }
         let job = Job {
             model: self.teacher,

@@ -1,5 +1,6 @@
-//! `tutee explain PASS`
+//! `tutee explain SUBJECT`
 
+use super::words::{self, TOPICS};
 use crate::error::{Error, Result};
 use crate::passes::options::suggest;
 use crate::passes::{self, budget, by_layer, find};
@@ -15,10 +16,16 @@ const BUDGETS: &str = "budgets";
 /// The page on options that take values by layer.
 const TABLES: &str = "tables";
 
-/// Print the manual page of a pass: what it does, its options, an example
+/// Print the manual page of a pass or a subject: what it does, its options, an example
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  tutee explain cluster-weights\n  tutee explain budgets")]
+#[command(after_help = "Subjects: quantize, prune, low-rank, data, targets, budgets, recipe.
+
+Examples:
+  tutee explain cluster-weights
+  tutee explain targets")]
 pub struct Args {
+    /// A pass, a stage, or a subject
+    #[arg(value_name = "SUBJECT")]
     pass: String,
 }
 
@@ -44,8 +51,14 @@ impl Args {
             #[cfg(feature = "exec")]
             None if self.pass == Cascade::NAME => super::print(&format!("{}\n\n{}", Cascade::NAME, Cascade::manual())),
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
-            None => Err(Error::input(format!("unknown pass `{}`", self.pass))
-                .help(suggest(&self.pass, names().chain([BUDGETS, TABLES])))),
+            None => match words::topic(&self.pass) {
+                Some(topic) => super::print(topic.page),
+                None => {
+                    let subjects = TOPICS.iter().map(|t| t.name).chain([BUDGETS, TABLES]);
+                    Err(Error::input(format!("unknown pass `{}`", self.pass))
+                        .help(suggest(&self.pass, names().chain(subjects))))
+                }
+            },
         }
     }
 }

@@ -8,6 +8,7 @@ use super::output::OutputArgs;
 use super::places;
 use super::progress::Progress;
 use super::sizes::SizeArgs;
+use super::summary::Told;
 use crate::analysis::sizes::InputSizes;
 #[cfg(feature = "exec")]
 use crate::calibrate::{self, Calibration};
@@ -24,9 +25,11 @@ use crate::ir::Model;
 use crate::ir::op::OPSETS;
 use crate::onnx;
 use crate::recipe::{Action, Recipe};
-use crate::report::Report;
+#[cfg(feature = "exec")]
+use crate::report::DataUse;
 #[cfg(feature = "exec")]
 use crate::report::Size;
+use crate::report::{Report, Run};
 #[cfg(feature = "exec")]
 use std::path::Path;
 use std::path::PathBuf;
@@ -142,6 +145,7 @@ impl Job {
                 "tutee reasons about operators of opsets {first} to {last}: of opset {opset} it carries them untouched"
             ));
         }
+        warnings.extend(recipe.advice()?);
         let progress = Progress::new(quiet, self.dump_ir.clone()).releasing(loaded.pages.clone());
         #[cfg(feature = "exec")]
         let calibration = match &calib {
@@ -214,14 +218,13 @@ impl Job {
         report.student.bytes = prepared.bytes()?.unwrap_or(report.student.bytes);
         report.missed.extend(prepared.missed());
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
-        let (mut table, mut failed) = (report.text(), None);
+        let mut failed = None;
         #[cfg(feature = "exec")]
         if let (Some(test), Some(written)) = (&test, prepared.student()) {
             match test.run(reference, written, &progress) {
                 Ok(result) => {
-                    table.push_str(&format!("\n{result}\n"));
                     report.missed.extend(result.misses(&test.targets));
-                    report.check = Some(serde_json::to_value(&result).map_err(|e| Error::internal(e.to_string()))?);
+                    report.check = Some(result);
                 }
                 // It is a student all the same.
                 Err(e) => {
@@ -231,14 +234,47 @@ impl Job {
                 }
             }
         }
+        report.run = Run {
+            command: Some(super::again("")),
+            teacher: Some(self.model.display().to_string()),
+            student: (!to_stdout).then(|| self.output.output.display().to_string()),
+            data: Vec::new(),
+            times: progress.times(),
+        };
+        #[cfg(feature = "exec")]
+        {
+            let used = |purpose: &str, data: &Dataset, samples| DataUse {
+                purpose: purpose.into(),
+                name: data.name().to_string(),
+                samples,
+            };
+            let fitted = calib.as_ref().zip(calibration.as_ref());
+            report
+                .run
+                .data
+                .extend(fitted.map(|(c, calibration)| used("calibration", &c.1, Some(calibration.samples()))));
+            #[cfg(feature = "exec")]
+            report.run.data.extend(train.iter().map(|t| used("training", &t.1, None)));
+            let checked =
+                test.as_ref().zip(report.check.as_ref()).map(|(t, check)| used("test", &t.data, Some(check.samples)));
+            report.run.data.extend(checked);
+        }
         prepared.tell(&self.output, &report, &sources)?;
         if let Some(what) = prepared.commit(&student, self.output.options())? {
             self.warn(&mut report, what);
         }
+        let told = Told {
+            teacher: &self.model,
+            output: &self.output,
+            #[cfg(feature = "exec")]
+            targets: test.as_ref().map(|t| t.targets),
+            #[cfg(feature = "exec")]
+            fitted: !blind,
+        };
         match (quiet, to_stdout) {
             (true, _) => {}
-            (false, true) => super::say(&table.trim_end()),
-            (false, false) => super::print(&table).map(drop)?,
+            (false, true) => super::say(&told.text(&report).trim_end()),
+            (false, false) => super::tell(&told.text(&report)).map(drop)?,
         }
         failed.map_or_else(|| super::targets(&report.missed), Err)
     }

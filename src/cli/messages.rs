@@ -3,6 +3,7 @@
 //! Every object has a `type`: `step` (`step` from 1, `of`, `name`), `progress` (`done`, `all`, `site` and, once known,
 //! `seconds_left`), `news` (`what`), `warning` (`what`) and `error` (`kind`, `what`, `place`, `because`, `help`, `exit_code`).
 
+use super::terminal::Stream;
 use crate::error::Error;
 use crate::plain;
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ pub fn is_json() -> bool {
 pub fn say(text: &dyn Display) {
     match is_json() {
         true => object(&json!({ "type": "news", "what": text.to_string().trim() })),
-        false => line(&plain::lines(&text.to_string())),
+        false => talk(&plain::lines(&text.to_string())),
     }
 }
 
@@ -48,14 +49,14 @@ pub fn say(text: &dyn Display) {
 pub fn warn(what: &str) {
     match is_json() {
         true => object(&json!({ "type": "warning", "what": what })),
-        false => line(&format!("warning: {}", plain::line(what))),
+        false => talk(&format!("warning: {}", plain::line(what))),
     }
 }
 
 pub fn error(e: &Error) {
     match is_json() {
         true => object(&failed(e)),
-        false => line(&plain::lines(&e.to_string())),
+        false => talk(&plain::lines(&e.to_string())),
     }
 }
 
@@ -85,6 +86,10 @@ fn failed(e: &Error) -> Value {
 
 fn object(message: &Value) {
     line(&plain::json(&message.to_string()));
+}
+
+fn talk(text: &str) {
+    line(&Stream::Err.toned(text));
 }
 
 fn line(text: &str) {

@@ -8,8 +8,10 @@ mod completions;
 mod compress;
 #[cfg(feature = "exec")]
 mod data;
+mod diff;
 #[cfg(feature = "exec")]
 mod distill;
+mod dry_run;
 mod explain;
 #[cfg(feature = "exec")]
 mod gates;
@@ -25,7 +27,10 @@ mod progress;
 mod show;
 mod signals;
 mod sizes;
+mod summary;
+mod terminal;
 mod threads;
+mod words;
 
 pub use memory::OrEnd;
 use messages::{say, warn};
@@ -33,12 +38,13 @@ use messages::{say, warn};
 use crate::error::{Error, Result};
 use crate::onnx::Target;
 use crate::plain;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use terminal::Stream;
 
 /// Compress trained ONNX networks: smaller, faster, and checked.
 #[derive(Parser)]
@@ -76,6 +82,7 @@ enum Command {
     #[cfg(feature = "exec")]
     Check(check::Args),
     Show(show::Args),
+    Diff(diff::Args),
     Passes(passes::Args),
     Explain(explain::Args),
     New(new::Args),
@@ -87,6 +94,11 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
+            if let Some(tried) = tried(&e) {
+                messages::choose(messages::chosen(std::env::args_os()));
+                messages::error(&tried);
+                return ExitCode::from(tried.exit_code());
+            }
             let asked = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let text = e.to_string();
             if !asked && messages::chosen(std::env::args_os()) == messages::Format::Json {
@@ -113,6 +125,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "exec")]
         Command::Check(args) => args.run(),
         Command::Show(args) => args.run(),
+        Command::Diff(args) => args.run(),
         Command::Passes(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::New(args) => args.run(),
@@ -136,22 +149,47 @@ fn misused(text: &str) -> Error {
     Error::input(lines(what.trim_start_matches("error: "))).help(lines(rest))
 }
 
-/// The command that this process was called with, and `more`, as a shell reads it.
-#[cfg(feature = "exec")]
-fn again(more: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,.:/%@".contains(c);
-    let quoted = |word: String| match word.chars().all(plain) && !word.is_empty() {
-        true => word,
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+/// The answer to an option or a command that there is not, but whose word is one that people try.
+fn tried(e: &clap::Error) -> Option<Error> {
+    let (kind, what) = match e.kind() {
+        ErrorKind::UnknownArgument => (ContextKind::InvalidArg, "option"),
+        ErrorKind::InvalidSubcommand => (ContextKind::InvalidSubcommand, "command"),
+        _ => return None,
     };
-    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
-    ["tutee".into()].into_iter().chain(words).chain([more.into()]).collect::<Vec<_>>().join(" ")
+    let Some(ContextValue::String(word)) = e.get(kind) else { return None };
+    let topic = words::topic(word)?;
+    Some(Error::input(format!("there is no {what} `{word}`")).help(topic.advice))
+}
+
+/// The command that this process was called with, and `more`, as a shell reads it.
+fn again(more: &str) -> String {
+    let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
+    let more = Some(more.to_string()).filter(|m| !m.is_empty());
+    ["tutee".into()].into_iter().chain(words).chain(more).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,.:/%@".contains(c);
+    match word.chars().all(plain) && !word.is_empty() {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 /// Writes a product to standard output. A reader that went away is no error.
 fn print(text: &str) -> Result<ExitCode> {
+    write(&plain::lines(text))
+}
+
+/// As [`print`], of text that ends a run and has lines about targets.
+fn tell(text: &str) -> Result<ExitCode> {
+    write(&Stream::Out.toned(&plain::lines(text)))
+}
+
+fn write(text: &str) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(plain::lines(text).as_bytes()).and_then(|_| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|_| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(crate::error::io("write to", Path::new("standard output"), &e))
         }

@@ -1,10 +1,10 @@
 //! `tutee new ARCHITECTURE`
 
-use crate::analysis::cost::cost;
+use crate::analysis::weights;
 use crate::architectures::StudentNet;
 use crate::error::Result;
+use crate::figures::grouped;
 use crate::onnx::{self, SaveOptions};
-use crate::report::group_digits;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -54,9 +54,9 @@ impl Args {
         let What::StudentNet(StudentNetArgs { base, width_mult, classes, input, seed, output }) = self.what;
         let model = StudentNet { base, width_mult, classes, input, seed }.build()?;
         let written = onnx::save(&model, &super::target(output), SaveOptions::default())?;
-        let parameters = group_digits(cost(&model.graph).parameters);
+        let weights = grouped(weights::count(&model.graph));
         let line = |(path, bytes): &(PathBuf, u64)| {
-            format!("{}: {parameters} parameters, {} bytes\n", path.display(), group_digits(*bytes))
+            format!("{}: {weights} weights, {} bytes\n", path.display(), grouped(*bytes))
         };
         super::print(&written.iter().map(line).collect::<String>())
     }

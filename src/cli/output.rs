@@ -22,7 +22,7 @@ pub struct OutputArgs {
     /// Let the student take the place of the model that it is made from
     #[arg(long)]
     pub in_place: bool,
-    /// Write the report to a file: .json or .md
+    /// Write the report to a file: .html (a page for people), .json or .md
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
     /// Write the recipe as it was run to a file, with what budgets chose written out by layer: it makes the same student
@@ -46,6 +46,12 @@ pub struct OutputArgs {
     /// Threads to use, at most one a core; all cores if not given
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Print every row: what was done at each site, or why not
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Print the report as JSON instead of a summary
+    #[arg(long, conflicts_with_all = ["quiet", "verbose"])]
+    pub json: bool,
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -58,6 +64,10 @@ impl OutputArgs {
 
     /// Finds out before the work what would prevent writing after it.
     pub fn check(&self) -> Result<()> {
+        if self.json && self.to_stdout() {
+            return Err(Error::input("the student and the report cannot both go to standard output")
+                .help("give a file name with -o, or --report FILE.json in place of --json"));
+        }
         self.report.iter().try_for_each(|p| Format::of(p).map(drop))?;
         super::target(self.output.clone()).check()?;
         self.golden.check()?;
@@ -226,6 +236,7 @@ impl Prepared {
 }
 
 enum Format {
+    Html,
     Json,
     Markdown,
 }
@@ -233,11 +244,12 @@ enum Format {
 impl Format {
     fn of(path: &Path) -> Result<Format> {
         match path.extension().and_then(|e| e.to_str()) {
+            Some("html") => Ok(Format::Html),
             Some("json") => Ok(Format::Json),
             Some("md") => Ok(Format::Markdown),
             _ => Err(Error::input(format!("cannot tell the report format of {}", path.display()))
                 .because("it is chosen by the file's ending")
-                .help("name it .json or .md")),
+                .help("name it .html, .json or .md")),
         }
     }
 
@@ -247,6 +259,7 @@ impl Format {
                 Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
             }
             Format::Markdown => Ok(report.markdown()),
+            Format::Html => Ok(report.html()),
         }
     }
 }

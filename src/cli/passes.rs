@@ -1,5 +1,6 @@
 //! `tutee passes`
 
+use super::terminal::Stream;
 use crate::error::Result;
 use crate::passes::{Fidelity, Phase, REGISTRY};
 #[cfg(feature = "exec")]
@@ -11,15 +12,18 @@ use std::process::ExitCode;
 
 /// List the passes: when each may run, whether it is exact, and what it does
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::NOTHING);
-        table.set_header(["pass", "phase", "fidelity", "what it does"]);
-        table.add_row([CLEAN, "clean", "exact", "All clean passes, until none finds anything."]);
-        table.add_row([NONE, "", "exact", "Nothing: load and save."]);
+        let mut rows: Vec<[String; 4]> = Vec::new();
+        let mut add = |row: [&str; 4]| rows.push(row.map(str::to_string));
+        add([CLEAN, "clean", "exact", "All clean passes, until none finds anything."]);
+        add([NONE, "", "exact", "Nothing: load and save."]);
         for entry in REGISTRY {
             let Ok(pass) = entry.make(toml::Table::new()) else { continue };
             let phase = match pass.phase() {
@@ -31,18 +35,36 @@ impl Args {
                 Fidelity::Exact => "exact",
                 Fidelity::Approximate => "approximate",
             };
-            table.add_row([entry.name, phase, fidelity, &entry.summary()]);
+            add([entry.name, phase, fidelity, &entry.summary()]);
         }
         #[cfg(feature = "exec")]
         {
             let summary = crate::passes::summary(&Distill::manual());
-            table.add_row([Distill::NAME, "stage", "approximate", &summary]);
+            add([Distill::NAME, "stage", "approximate", &summary]);
         }
         #[cfg(feature = "exec")]
         for (name, manual) in [(EarlyExit::NAME, EarlyExit::manual()), (Cascade::NAME, Cascade::manual())] {
-            table.add_row([name, "stage", "approximate", &crate::passes::summary(&manual)]);
+            add([name, "stage", "approximate", &crate::passes::summary(&manual)]);
         }
-        let lines: String = table.to_string().lines().map(|l| format!("{}\n", l.trim())).collect();
+        if self.json {
+            let passes = rows.iter().map(|[name, phase, fidelity, summary]| {
+                serde_json::json!({ "name": name, "phase": phase, "fidelity": fidelity, "summary": summary })
+            });
+            let json = serde_json::json!({ "version": 1, "passes": passes.collect::<Vec<_>>() });
+            return super::print(&format!("{json:#}\n"));
+        }
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+        table.set_width(Stream::Out.columns());
+        table.set_header(["pass", "phase", "fidelity", "what it does"]);
+        rows.into_iter().for_each(|row| {
+            table.add_row(row);
+        });
+        table.column_iter_mut().take(1).for_each(|c| {
+            c.set_padding((0, 1));
+        });
+        let lines: String = table.to_string().lines().map(|l| format!("{}\n", l.trim_end())).collect();
         super::print(&lines)
     }
 }

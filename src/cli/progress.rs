@@ -6,12 +6,14 @@ mod left;
 use super::messages;
 #[cfg(feature = "exec")]
 use super::signals;
+use super::terminal::Stream;
 use crate::compress::Observer;
 use crate::error::Result;
 use crate::files::Atomic;
 use crate::ir::{Model, text};
 use crate::onnx::Pages;
 use crate::plain;
+use crate::report::Time;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use left::Left;
 use std::io::{IsTerminal, Write};
@@ -23,11 +25,17 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(10);
 const PAUSE_JSON: Duration = Duration::from_millis(200);
 
+/// What is shown while the student is compared with its teacher.
+#[cfg(feature = "exec")]
+const CHECKING: &str = "checking";
+
 /// Shows steps and sites, and dumps the IR after every step if asked to.
 pub struct Progress {
     quiet: bool,
     bar: ProgressBar,
     now: Mutex<Now>,
+    /// What began when; one thing ends where the next begins.
+    began: Mutex<Vec<(String, Instant)>>,
     dump: Option<PathBuf>,
     pages: Pages,
 }
@@ -46,15 +54,25 @@ impl Now {
     }
 }
 
+/// A line that fits: what does not is cut from the end of the message.
+fn template(columns: u16) -> &'static str {
+    match columns {
+        60.. => "{prefix} [{bar:24}] {percent} % {wide_msg}",
+        40.. => "{prefix} {percent} % {wide_msg}",
+        _ => "{percent} % {wide_msg}",
+    }
+}
+
 impl Progress {
     pub fn new(quiet: bool, dump: Option<PathBuf>) -> Progress {
         let shown = !quiet && !messages::is_json() && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {percent} % {msg}") {
+        if let Ok(style) = ProgressStyle::with_template(template(Stream::Err.columns())) {
             bar.set_style(style.progress_chars("=> "));
         }
-        Progress { quiet, bar, now: Mutex::new(Now::begins()), dump, pages: Pages::default() }
+        let began = Mutex::new(Vec::new());
+        Progress { quiet, bar, now: Mutex::new(Now::begins()), began, dump, pages: Pages::default() }
     }
 
     /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
@@ -65,13 +83,32 @@ impl Progress {
     /// Samples run so far.
     #[cfg(feature = "exec")]
     pub fn samples(&self, done: usize, total: usize) {
-        self.bar.set_prefix("checking");
+        if self.bar.prefix() != CHECKING {
+            self.begins(CHECKING.into());
+        }
+        self.bar.set_prefix(CHECKING);
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
     }
 
     pub fn finish(&self) {
+        self.begins(String::new());
         self.bar.finish_and_clear();
+    }
+
+    /// Something begins, or with no name, what began before ends.
+    fn begins(&self, what: String) {
+        self.began.lock().unwrap_or_else(PoisonError::into_inner).push((what, Instant::now()));
+    }
+
+    /// How long each thing took that has ended.
+    pub fn times(&self) -> Vec<Time> {
+        let began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = |pair: &[(String, Instant)]| Time {
+            part: pair[0].0.clone(),
+            seconds: (pair[1].1 - pair[0].1).as_secs_f64(),
+        };
+        began.windows(2).filter(|pair| !pair[0].0.is_empty()).map(took).collect()
     }
 }
 
@@ -80,7 +117,9 @@ impl Observer for Progress {
         if !self.quiet && self.bar.is_hidden() {
             messages::step(index, count, name);
         }
-        self.bar.set_prefix(format!("step {}/{count} {}", index + 1, plain::line(name)));
+        let title = format!("step {}/{count} {}", index + 1, plain::line(name));
+        self.begins(format!("step {} {name}", index + 1));
+        self.bar.set_prefix(title);
         self.bar.reset();
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now::begins();
     }

@@ -2,14 +2,15 @@
 
 use super::sizes::SizeArgs;
 use crate::analysis::channels::{Channels, Tie};
-use crate::analysis::cost::{batch_symbol, node_macs};
+use crate::analysis::cost::batch_symbol;
 use crate::analysis::paths::path_macs;
+use crate::analysis::weights;
 use crate::compress::measure;
 use crate::error::{Error, Result, read_text};
+use crate::figures::grouped;
 use crate::ir::{Graph, NodeId, ValueId, text};
 use crate::onnx;
 use crate::plain;
-use crate::report::group_digits;
 use std::fmt::Write;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
@@ -61,19 +62,8 @@ impl Args {
         let g = &loaded.model.graph;
         let mean = self.check.as_deref().map(|path| mean_macs(path, g)).transpose()?;
         let batch = batch_symbol(g);
-        let order = g.topological()?;
-        let layers = order.iter().map(|&n| {
-            let weights = g.node_inputs(n).into_iter().flatten().filter_map(|v| g.value(v).constant());
-            (n, weights.map(|t| t.len() as u64).sum::<u64>(), node_macs(g, n, batch.as_ref()))
-        });
-        let layers: Vec<_> = layers.filter(|l| l.1 > 0 || l.2 != Some(0)).collect();
+        let layers = weights::layers(g);
         if self.json {
-            let layers: Vec<_> = layers
-                .iter()
-                .map(|&(n, parameters, macs)| {
-                    serde_json::json!({ "name": g.label(n), "op": g.node(n).kind(), "parameters": parameters, "macs": macs })
-                })
-                .collect();
             let paths: Vec<_> = paths(g)
                 .into_iter()
                 .map(
@@ -81,7 +71,8 @@ impl Args {
                 )
                 .collect();
             let mut json = serde_json::json!({
-                "version": 1, "nodes": size.nodes, "parameters": size.cost.parameters, "macs": size.cost.macs,
+                "version": 1, "nodes": size.nodes, "weights": size.weights, "parameters": size.cost.parameters,
+                "macs": size.cost.macs,
                 "bytes": loaded.bytes, "layers": layers,
             });
             if !paths.is_empty() {
@@ -96,24 +87,24 @@ impl Args {
         let mut out = text::print::model(&loaded.model);
         let per = batch.map_or(String::new(), |b| format!(" per {b}"));
         let macs = size.cost.macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{m} MACs{per}"));
-        out.push_str(&format!("# {} nodes, {} params, {macs}\n", size.nodes, size.cost.parameters));
+        out.push_str(&format!("# {} nodes, {} weights, {macs}\n", size.nodes, size.weights));
         for Path { answer, threshold, macs } in paths(g) {
-            let macs = macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{} MACs", group_digits(m)));
+            let macs = macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{} MACs", grouped(m)));
             let _ = match threshold {
                 Some(t) => writeln!(out, "# exit %{} above {t:.4}: {macs} at least", plain::line(&answer)),
                 None => writeln!(out, "# to the end, %{}: {macs} at most", plain::line(&answer)),
             };
         }
         if let Some((mean, samples)) = mean {
-            let _ = writeln!(out, "# mean over {samples} samples: {} MACs", group_digits(mean.round() as u64));
+            let _ = writeln!(out, "# mean over {samples} samples: {} MACs", grouped(mean.round() as u64));
         }
         out.push('\n');
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        table.set_header(["layer", "operator", "parameters", "MACs"]);
-        for (n, parameters, macs) in layers {
-            let macs = macs.map_or("run-time dims".into(), group_digits);
-            let row = [g.label(n).to_string(), g.node(n).kind(), group_digits(parameters), macs];
+        table.set_header(["layer", "operator", "weights", "bytes", "MACs"]);
+        for layer in layers {
+            let macs = layer.macs.map_or("run-time dims".into(), grouped);
+            let row = [layer.name, layer.op, grouped(layer.weights), grouped(layer.bytes), macs];
             table.add_row(row.map(|cell| plain::line(&cell).into_owned()));
         }
         table.to_string().lines().for_each(|l| out.extend(["#", l.trim_end(), "\n"]));

@@ -60,7 +60,9 @@ use crate::math::codes;
 use crate::passes::budget::{self, Budget, Reach};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Selection, Share, not_zero, one_of};
-use crate::passes::{Choice, Context, Fidelity, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, refit};
+use crate::passes::{
+    Choice, Context, Fidelity, Offers, Pass, Phase, Reason, SensitivityQuery, Site, Verdict, Why, refit,
+};
 use clustered::Clustered;
 use decoder::{Decoder, digits_name};
 use serde::Deserialize;
@@ -130,6 +132,16 @@ impl Pass for ClusterWeights {
         "cluster-weights"
     }
 
+    fn advice(&self) -> Option<String> {
+        let Some(("bits", ByLayer::All(levels))) = self.levels else { return None };
+        let (codes, most) = (codes::codes_per_byte(levels), codes::levels_at_same_cost(levels));
+        let fewer = (2..levels).rev().find(|&k| codes::codes_per_byte(k) > codes).filter(|_| most > levels)?;
+        Some(format!(
+            "{levels} levels take as many bytes as {most}, {codes} codes to a byte; `levels={fewer}` packs {}, and saves",
+            codes::codes_per_byte(fewer)
+        ))
+    }
+
     fn phase(&self) -> Phase {
         Phase::Encode
     }
@@ -197,7 +209,7 @@ impl Pass for ClusterWeights {
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
         let Site::Codes(value) = site else { return Some("it is no weight".into()) };
-        open(cx.graph, *value).err().or_else(|| self.levels(cx.graph, site).err())
+        open(cx.graph, *value).err().map(String::from).or_else(|| self.levels(cx.graph, site).err())
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
@@ -227,7 +239,7 @@ impl Pass for ClusterWeights {
         };
         let saves = |c: &Clustered| c.bytes() + digits(c.levels) + NODES < tensor.byte_len();
         if !saves(&clustered) {
-            return Verdict::skip(NO_FEWER);
+            return Verdict::skip(Reason::new(Why::NoGain, NO_FEWER));
         }
         let mut patch = Patch::at_value(g, v);
         let mut note = None;
@@ -241,7 +253,7 @@ impl Pass for ClusterWeights {
                 return Verdict::skip(why);
             }
             if !saves(&found) {
-                return Verdict::skip(NO_FEWER);
+                return Verdict::skip(Reason::new(Why::NoGain, NO_FEWER));
             }
             clustered = found;
             note = Some(format!(", {how}"));
@@ -251,7 +263,7 @@ impl Pass for ClusterWeights {
         if self.encode {
             let w = Decoder::new(g, &mut patch, &g.value(v).name).tensor(&clustered, tensor.shape());
             if bytes::added(g, &patch) >= bytes::initializer(&g.value(v).name, tensor) {
-                return Verdict::skip(NO_FEWER);
+                return Verdict::skip(Reason::new(Why::NoGain, NO_FEWER));
             }
             patch.replace(v, w);
         } else {
@@ -284,22 +296,25 @@ fn weights(g: &Graph) -> Vec<ValueId> {
 }
 
 /// A weight that can be encoded, and the axis that counts the outputs of what reads it; or why it cannot.
-fn open(g: &Graph, v: ValueId) -> Result<(&Tensor, usize), String> {
+fn open(g: &Graph, v: ValueId) -> Result<(&Tensor, usize), Reason> {
     let tensor = g.value(v).constant().ok_or("it is not constant")?;
     if !tensor.dtype().is_float() {
-        return Err(format!("its type is {}, which is no float", tensor.dtype()));
+        return Err(format!("its type is {}, which is no float", tensor.dtype()).into());
     }
     if tensor.is_empty() {
         return Err("it has no weights".into());
     }
     if g.is_held(v) {
-        return Err("it is an output of the model, or named outside the graph".into());
+        return Err(Reason::new(Why::Held, "it is an output of the model, or named outside the graph"));
     }
     let mut axes = Vec::new();
     for u in g.uses(v) {
         match u {
             Use::Input(n, slot) if g.node(n).op != Op::Opaque => axes.extend(output_axis(g, n, slot)),
-            _ => return Err(format!("{} \"{}\" reads it too", g.node(u.node()).kind(), g.label(u.node()))),
+            _ => {
+                let other = format!("{} \"{}\" reads it too", g.node(u.node()).kind(), g.label(u.node()));
+                return Err(Reason::new(Why::Held, other));
+            }
         }
     }
     Ok((tensor, axes.first().copied().unwrap_or(0)))

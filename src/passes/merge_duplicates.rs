@@ -73,7 +73,7 @@ impl Pass for MergeDuplicates {
     fn rewrite_together(&self, cx: &Context<'_>, _: &[Site]) -> Result<Option<Together>> {
         let merges = merges(cx);
         let patch = patch(cx.graph, &merges);
-        let part = |m: Merge| Part { what: m.what.map_err(Reason), cost: None };
+        let part = |m: Merge| Part { what: m.what.map_err(Reason::from), cost: None };
         Ok(Some(Together { patch, parts: merges.into_iter().map(part).collect() }))
     }
 }

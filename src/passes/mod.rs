@@ -39,6 +39,7 @@ use crate::math::fit::Fit;
 use budget::{Budget, Reach};
 pub use choice::{Choice, Measure, Offer, Offers, Order, Scheme, Sensitivity, SensitivityQuery};
 use options::{OptionsError, Selected, Selection};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
@@ -132,6 +133,19 @@ impl Site {
         }
     }
 
+    /// Elements of the weights at the site, as they are stored.
+    pub fn weights(&self, graph: &Graph) -> u64 {
+        let mut values: Vec<ValueId> = match self {
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => vec![*v],
+            Site::Node(_) | Site::Layer { .. } | Site::Channels { .. } => {
+                self.nodes(graph).into_iter().filter_map(|n| Some(options::weight(graph, n)?.1)).collect()
+            }
+        };
+        values.sort();
+        values.dedup();
+        values.into_iter().filter_map(|v| graph.value(v).constant()).map(|t| t.len() as u64).sum()
+    }
+
     /// The name of the site in reports.
     pub fn label(&self, graph: &Graph) -> String {
         match self {
@@ -150,13 +164,76 @@ fn labels(graph: &Graph, nodes: &[NodeId], most: usize) -> String {
     names.join(" + ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
+/// What kind of reason it is that a site is left alone, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// The recipe leaves it out: `skip`, `only`, `skip-first`, `skip-last`, `min-weights`.
+    Recipe,
+    /// The budget is met without it.
+    Budget,
+    /// It would get no smaller.
+    NoGain,
+    /// Something else holds it: another reader, an output of the model, channels that are coupled to frozen ones.
+    Held,
+    /// It is inside a body of control flow, or computes with integers.
+    OutOfReach,
+    /// Nothing is to be made good there.
+    Settled,
+    /// Its operator, type, shape or place is none that the pass takes, or the pass would not make it smaller.
+    Form,
+}
+
+impl Why {
+    /// In words, as a sentence goes on after "left alone".
+    pub fn words(self) -> &'static str {
+        match self {
+            Why::Recipe => "by options",
+            Why::Budget => "budget met without",
+            Why::NoGain => "no gain",
+            Why::Held => "held by something else",
+            Why::OutOfReach => "in bodies, or integers",
+            Why::Settled => "nothing to make good",
+            Why::Form => "not of its kind",
+        }
+    }
+}
+
 /// Why a site is left alone, as it stands in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reason(pub String);
+pub struct Reason {
+    pub why: Why,
+    pub text: String,
+}
+
+impl Reason {
+    pub fn new(why: Why, text: impl Into<String>) -> Reason {
+        Reason { why, text: text.into() }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Reason {
+        let why = if text == budget::WHOLE { Why::Budget } else { Why::Form };
+        Reason { why, text }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Reason {
+        text.to_string().into()
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> String {
+        reason.text
+    }
+}
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -170,15 +247,15 @@ pub enum Verdict {
 
 impl Verdict {
     /// Leaves the site alone.
-    pub fn skip(why: impl Into<String>) -> Result<Verdict> {
-        Ok(Verdict::Skip(Reason(why.into())))
+    pub fn skip(why: impl Into<Reason>) -> Result<Verdict> {
+        Ok(Verdict::Skip(why.into()))
     }
 
     /// A patch with how it reads in the report, or why there is none.
-    pub fn of(outcome: std::result::Result<(Patch, String), String>) -> Verdict {
+    pub fn of<E: Into<Reason>>(outcome: std::result::Result<(Patch, String), E>) -> Verdict {
         match outcome {
             Ok((patch, what)) => Verdict::Patch(patch, what),
-            Err(why) => Verdict::Skip(Reason(why)),
+            Err(why) => Verdict::Skip(why.into()),
         }
     }
 }
@@ -279,6 +356,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
     /// Whether its options take so much away that few networks survive it unless their layers are fitted to data.
     fn is_strong(&self) -> bool {
         false
+    }
+
+    /// What its options could gain for nothing, if that is so.
+    fn advice(&self) -> Option<String> {
+        None
     }
 
     /// Whether the options go together.

@@ -94,7 +94,7 @@ use crate::passes::importance::{Importance, Scored, Scores};
 use crate::passes::options::{OptionsError, Selection, Share, one_of};
 use crate::passes::{
     Choice, Context, Fidelity, Offer, Offers, Part, Pass, Phase, Reason, Resolved, SensitivityQuery, Site, Together,
-    Verdict,
+    Verdict, Why,
 };
 use plan::Plan;
 use serde::Deserialize;
@@ -307,13 +307,13 @@ impl Pass for PruneChannels {
         let groups = channels.groups();
         let by_key: HashMap<Key<'_>, usize> = keys(&groups).zip(0..).collect();
         let planned = self.plan(cx, &channels, &groups);
-        let mut choices: Vec<Result<Removed<'_>, String>> = Vec::new();
+        let mut choices: Vec<Result<Removed<'_>, Reason>> = Vec::new();
         for site in sites {
             let Site::Channels { producers, nth } = site else { return Ok(None) };
             choices.push(match by_key.get(&(producers.as_slice(), *nth)) {
-                None => Err("its channels became coupled to others".into()),
+                None => Err(Reason::new(Why::Held, "its channels became coupled to others")),
                 Some(&i) => match &planned[i] {
-                    Err(why) => Err(why.clone()),
+                    Err(why) => Err(refuses(cx, &groups[i]).unwrap_or_else(|| why.clone().into())),
                     Ok((gone, how)) => Removed::of(&groups[i], gone.clone(), how.clone()),
                 },
             });
@@ -326,15 +326,15 @@ impl Pass for PruneChannels {
             let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
             for (choice, places) in choices.iter_mut().zip(reach) {
                 if places.iter().any(|p| p.value == stuck.value) {
-                    *choice = Err(stuck.why.clone());
+                    *choice = Err(Reason::new(Why::Held, stuck.why.clone()));
                 }
             }
         };
         let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
         let sized = cx.sized();
         let mut tally = Tally::of(&sized);
-        let mut part = |(choice, places): (Result<Removed<'_>, String>, Vec<Reach>)| match choice {
-            Err(why) => Part { what: Err(Reason(why)), cost: None },
+        let mut part = |(choice, places): (Result<Removed<'_>, Reason>, Vec<Reach>)| match choice {
+            Err(why) => Part { what: Err(why), cost: None },
             Ok(choice) => {
                 let before = tally.cost();
                 tally.remove(&places);
@@ -383,15 +383,15 @@ fn names(graph: &Graph, groups: &[Group]) -> Vec<Vec<String>> {
 }
 
 /// Why a group is left alone, if it is.
-fn refuses(cx: &Context<'_>, group: &Group) -> Option<String> {
+fn refuses(cx: &Context<'_>, group: &Group) -> Option<Reason> {
     let site = || Site::Channels { producers: group.producers.clone(), nth: 0 };
-    let frozen = group.frozen.as_ref().map(|freeze| freeze.explain(cx.graph));
-    frozen.or_else(|| cx.selected.refuses(cx.graph, &site()))
+    let frozen = group.frozen.as_ref().map(|freeze| Reason::new(Why::Held, freeze.explain(cx.graph)));
+    frozen.or_else(|| Some(Reason::new(Why::Recipe, cx.selected.refuses(cx.graph, &site())?)))
 }
 
 /// The importance of a group's units, or why the group is left alone.
 fn score(cx: &Context<'_>, group: &Group, by: &mut Scores<'_>) -> Result<Scored, String> {
-    refuses(cx, group).map_or_else(|| by.scores(group), Err)
+    refuses(cx, group).map_or_else(|| by.scores(group), |why| Err(why.text))
 }
 
 /// Units that go out of a group.
@@ -403,9 +403,9 @@ struct Removed<'a> {
 }
 
 impl<'a> Removed<'a> {
-    fn of(group: &'a Group, gone: Vec<u32>, how: String) -> Result<Removed<'a>, String> {
+    fn of(group: &'a Group, gone: Vec<u32>, how: String) -> Result<Removed<'a>, Reason> {
         if gone.is_empty() {
-            return Err(format!("all {} units stay", group.units.len()));
+            return Err(Reason::new(Why::Budget, format!("all {} units stay", group.units.len())));
         }
         Ok(Removed { group, gone, how })
     }

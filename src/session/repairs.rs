@@ -14,7 +14,7 @@ use crate::math::Layer;
 use crate::math::fit::Fit;
 use crate::passes::options;
 use crate::passes::refit::refit;
-use crate::passes::{Fitted, Retarget, Sensitivity, Site, sharing};
+use crate::passes::{Fitted, Reason, Retarget, Sensitivity, Site, Why, sharing};
 use crate::report::Repair;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -308,13 +308,13 @@ fn refit_layer(
             Err(why) => Err(why),
         }
     });
-    row.note = match repaired {
+    match repaired {
         Ok((patch, what)) => {
             graph.apply(patch)?;
-            format!("refitted: {what}")
+            row.note = format!("refitted: {what}");
         }
-        Err(why) => format!("not refitted: {why}"),
-    };
+        Err(why) => row.leave(Reason::new(Why::Settled, format!("not refitted: {why}"))),
+    }
     run.rows.push(row);
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::ir::patch::Applied;
 use crate::ir::{Graph, NodeId, Op, Patch, Tensor, ValueId};
 use crate::onnx;
 use crate::passes::options::{self, Selected, Selection};
-use crate::passes::{self, Context, Fitted, Pass, Phase, Sensitivity, Site, Together, Verdict, sharing};
+use crate::passes::{self, Context, Fitted, Pass, Phase, Reason, Sensitivity, Site, Together, Verdict, Why, sharing};
 use crate::recipe::{Action, Step};
 use crate::report::Row;
 use std::collections::HashMap;
@@ -306,7 +306,10 @@ impl<'s, 'a> Run<'s, 'a> {
         let before = self.rows.len();
         for (site, part) in sites.iter().zip(all.parts) {
             let mut row = row(graph, pass, site);
-            (row.done, row.note) = part.what.map_or_else(|why| (false, why.to_string()), |what| (true, what));
+            match part.what {
+                Ok(what) => (row.done, row.note) = (true, what),
+                Err(why) => row.leave(why),
+            }
             row.cost = part.cost;
             self.rows.push(row);
         }
@@ -333,7 +336,7 @@ impl<'s, 'a> Run<'s, 'a> {
         let (pass, selected) = (task.pass, task.selected);
         let mut row = row(graph, pass, &site);
         let verdict = match selected.refuses(graph, &site) {
-            Some(why) => Verdict::skip(why)?,
+            Some(why) => Verdict::skip(Reason::new(Why::Recipe, why))?,
             None if pass.phase() != Phase::Clean && site.contradicts(graph) => {
                 Verdict::skip("the file contradicts the operator's definition here")?
             }
@@ -343,7 +346,7 @@ impl<'s, 'a> Run<'s, 'a> {
         };
         let done = match verdict {
             Verdict::Skip(why) => {
-                row.note = why.to_string();
+                row.leave(why);
                 None
             }
             Verdict::Patch(mut patch, what) => {
@@ -365,8 +368,10 @@ impl<'s, 'a> Run<'s, 'a> {
     pub fn passed_by(&mut self, graph: &Graph, pass: &dyn Pass) {
         for n in graph.nodes() {
             if matches!(graph.node(n).op, Op::QConv(_) | Op::QMatMul(_)) {
-                let note = "it computes with integers: passes that change weights take floats".into();
-                self.rows.push(Row { note, ..row(graph, pass, &Site::Node(n)) });
+                let mut row = row(graph, pass, &Site::Node(n));
+                let why = "it computes with integers: passes that change weights take floats";
+                row.leave(Reason::new(Why::OutOfReach, why));
+                self.rows.push(row);
             }
             let all = Selection::default();
             let count = |body: &Graph| match all.resolve(body) {
@@ -377,35 +382,31 @@ impl<'s, 'a> Run<'s, 'a> {
             if sites > 0 {
                 let mut row = row(graph, pass, &Site::Node(n));
                 let what = if sites == 1 { "1 site is".into() } else { format!("{sites} sites are") };
-                row.note = format!("{what} inside its bodies: only clean passes enter bodies of control flow");
+                let why = format!("{what} inside its bodies: only clean passes enter bodies of control flow");
+                row.leave(Reason::new(Why::OutOfReach, why));
                 self.rows.push(row);
             }
         }
     }
 
     pub fn note(&mut self, pass: &str, what: &str, done: bool) {
-        self.rows.push(Row {
-            pass: pass.into(),
-            site: "model".into(),
-            op: String::new(),
-            done,
-            note: what.into(),
-            cost: None,
-            error: None,
-        });
+        self.rows.push(Row { pass: pass.into(), site: "model".into(), done, note: what.into(), ..Row::default() });
     }
 }
 
 pub(super) fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {
-    let op = site.node().map_or_else(String::new, |n| graph.node(n).kind());
+    let site_label = site.label(graph);
+    let layers: Vec<String> = match pass.phase() {
+        Phase::Clean => Vec::new(),
+        Phase::Shrink | Phase::Encode => site.nodes(graph).into_iter().map(|n| graph.label(n).into()).collect(),
+    };
     Row {
         pass: pass.name().into(),
-        site: site.label(graph),
-        op,
-        done: false,
-        note: String::new(),
-        cost: None,
-        error: None,
+        op: site.node().map_or_else(String::new, |n| graph.node(n).kind()),
+        weights: site.weights(graph),
+        layers: if layers == [site_label.as_str()] { Vec::new() } else { layers },
+        site: site_label,
+        ..Row::default()
     }
 }
 

@@ -1,0 +1,111 @@
+//! What people see: lines that fit, words that lead somewhere, reports that need nothing else.
+#![cfg(feature = "exec")]
+
+mod common;
+
+use common::root;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn tutee(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    command.args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["resnet_small_bn.onnx", "fashion_test.npz"] {
+        std::fs::copy(root().join("fixtures").join(file), folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+const DATA: [&str; 8] = ["--test", "fashion_test.npz", "--scale", "1/255", "--mean", "0.2860", "--std", "0.3530"];
+
+#[test]
+fn a_run_ends_in_a_short_summary() {
+    let folder = folder();
+    let steps = ["-p", "clean", "-p", "prune-channels:width-mult=0.9", "-p", "cluster-weights:bits=3"];
+    let whole =
+        [&["compress", "resnet_small_bn.onnx", "-o", "s.onnx"][..], &steps, &DATA, &["--max-drop", "0%"]].concat();
+    let run = tutee(folder.path(), &whole);
+    let summary = text(&run.stdout);
+    assert_eq!(run.status.code(), Some(2), "{summary}");
+    assert!(summary.lines().count() <= 15, "{summary}");
+    assert!(summary.lines().all(|l| l.chars().count() <= 80 || l.starts_with("missed ")), "{summary}");
+    for part in ["file", "weights", "MACs", "accuracy", " points", "wrote s.onnx, ", "missed ", "next: ", "x\n"] {
+        assert!(summary.contains(part), "no {part:?} in\n{summary}");
+    }
+    assert!(!summary.contains('\u{1b}'));
+    // 8 levels pack like 16.
+    assert!(text(&run.stderr).contains("8 levels take as many bytes as 16"), "{}", text(&run.stderr));
+
+    let rows = tutee(folder.path(), &["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-v"]);
+    let rows = text(&rows.stdout);
+    assert!(rows.lines().count() > 20 && rows.lines().all(|l| l.chars().count() <= 80), "{rows}");
+
+    let json = tutee(folder.path(), &["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    // Codes are the weights that they stand for; what is stored is something else.
+    assert_eq!(json["student"]["weights"], json["steps"][0]["after"]["weights"]);
+    assert_ne!(json["student"]["parameters"], json["student"]["weights"]);
+    assert!(json["layers"].as_array().unwrap().iter().any(|l| l["done"][0][0] == "cluster-weights"));
+    assert_eq!(json["run"]["student"], "s.onnx");
+}
+
+#[test]
+fn a_page_needs_nothing_else() {
+    let folder = folder();
+    let whole = [&["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "--report", "r.html"][..], &DATA].concat();
+    assert!(tutee(folder.path(), &whole).status.success());
+    let page = std::fs::read_to_string(folder.path().join("r.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+    for outside in ["http:", "https:", "<script", "<link", "src=", "url(", "@import"] {
+        assert!(!page.contains(outside), "the page has {outside}");
+    }
+    for tag in ["section", "table", "tbody", "div", "svg", "details"] {
+        let (open, close) = (page.matches(&format!("<{tag}")).count(), page.matches(&format!("</{tag}>")).count());
+        assert_eq!(open, close, "{tag}");
+    }
+    assert!(page.contains("cluster-weights") && page.contains("accuracy (top-1)"));
+}
+
+#[test]
+fn words_that_people_try_lead_somewhere() {
+    let folder = folder();
+    for option in ["--bits=4", "--quantize", "--target", "--size=10x", "--sparsity=0.5"] {
+        let run = tutee(folder.path(), &["compress", "resnet_small_bn.onnx", "-o", "s.onnx", option]);
+        let error = text(&run.stderr);
+        assert_eq!(run.status.code(), Some(1), "{option}");
+        let word = option.split('=').next().unwrap();
+        assert!(error.starts_with(&format!("error: there is no option `{word}`\n  help     ")), "{error}");
+    }
+    for subject in ["quantize", "prune", "bits", "data", "recipe", "targets"] {
+        let run = tutee(folder.path(), &["explain", subject]);
+        assert!(run.status.success() && run.stdout.len() > 200, "{subject}");
+    }
+}
+
+#[test]
+fn two_models_are_compared_without_data_and_a_dry_run_writes_nothing() {
+    let folder = folder();
+    let dry = tutee(folder.path(), &["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "--dry-run"]);
+    let said = text(&dry.stdout);
+    assert!(dry.status.success() && said.contains("cluster-weights") && said.contains("nothing was written"), "{said}");
+    assert!(!folder.path().join("s.onnx").exists());
+
+    assert!(tutee(folder.path(), &["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-q"]).status.success());
+    let diff = text(&tutee(folder.path(), &["diff", "resnet_small_bn.onnx", "s.onnx"]).stdout);
+    assert!(diff.contains("inputs and outputs are the same") && diff.contains("operator"), "{diff}");
+    assert!(diff.lines().all(|l| l.chars().count() <= 80), "{diff}");
+    assert_eq!(text(&tutee(folder.path(), &["check", "resnet_small_bn.onnx", "s.onnx"]).stdout), diff);
+    let json = tutee(folder.path(), &["diff", "resnet_small_bn.onnx", "s.onnx", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    // Normalization is folded, codes are what they stand for.
+    let [before, after] = ["before", "after"].map(|side| json[side]["weights"].as_f64().unwrap());
+    assert!((0.9..1.0).contains(&(after / before)), "{before} {after}");
+}
