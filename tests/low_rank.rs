@@ -279,6 +279,10 @@ fn no_budget_takes_most_of_a_layer() {
         let step = format!("pass = \"{pass}\", params = 0.01, skip-first = 0");
         let error = run(model, &format!("[{{ {step} }}]")).unwrap_err().to_string();
         assert!(error.contains("is the least"), "{error}");
+        // What it proposes is accepted.
+        let least = error.split("ask for params = \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        let done = run(model, &format!("[{{ {} }}]", step.replace("0.01", &format!("\"{least}\"")))).unwrap();
+        assert!(done.report.missed.is_empty(), "{least}: {:?}", done.report.missed);
         let done = run(model, &format!("[{{ {step}, best-effort = true }}]")).unwrap();
         assert!(done.report.missed[0].contains("are left, not 1.0 %"), "{:?}", done.report.missed);
         let note = &done.report.steps[0].rows[0].note;

@@ -162,7 +162,13 @@ impl<'s, 'a> Run<'s, 'a> {
         pass.fits(graph).map_err(located)?;
         let task =
             Task { pass, selected, repairs: false, sensitivity: None, sizes: &self.session.sizes, place: step.place() };
-        task.reaches(graph, f64::INFINITY)?;
+        #[cfg(feature = "exec")]
+        let sees = self.session.data.calibration.is_some() || state.lent.is_some() && state.steps.len() < state.lends;
+        #[cfg(not(feature = "exec"))]
+        let sees = false;
+        // What layers lose is known at once where no data is to say it: then the least is one that will do.
+        let loses = |e: Error| if sees { Err(e) } else { task.reaches(graph, selected.max_loss()).and(Err(e)) };
+        task.reaches(graph, f64::INFINITY).or_else(loses)?;
         #[cfg(feature = "exec")]
         {
             let task = Task { repairs: selected.repairs(), ..task };

@@ -71,7 +71,7 @@ impl Reach {
                 format!(" where no layer loses more than {} of its output", self.max_loss),
                 ", or for a larger `max-loss`",
             ),
-            false => (String::new(), ""),
+            false => (String::new(), " or more, as far as `max-loss` lets it"),
         };
         let mut named: Vec<String> =
             self.held.iter().take(NAMED).map(|(what, n)| format!("{:.1} % are in {what}", percent(*n))).collect();
