@@ -294,6 +294,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Internal ones only.
     pub fn finish(&self, state: State<'a>) -> Result<Outcome> {
+        #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
         let State { student, teacher, size, steps, done, ruined, mut missed, .. } = state;
         #[cfg(feature = "exec")]
         missed.extend(state.untaken);

@@ -264,6 +264,7 @@ impl Job {
             self.warn(&mut report, what);
         }
         let told = Told {
+            #[cfg(feature = "exec")]
             teacher: &self.model,
             output: &self.output,
             #[cfg(feature = "exec")]

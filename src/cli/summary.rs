@@ -16,6 +16,7 @@ const LINES: usize = 15;
 
 /// A run that came to its end.
 pub struct Told<'a> {
+    #[cfg(feature = "exec")]
     pub teacher: &'a Path,
     pub output: &'a OutputArgs,
     /// Of the student on test data, if there was some.

@@ -3,7 +3,7 @@
 mod plot;
 
 use super::{LayerReport, Report};
-use crate::figures::{about, bytes, count, grouped, percent, points, ratio};
+use crate::figures::{about, bytes, count, grouped, percent, ratio};
 use crate::plain;
 use plot::{Plot, Series};
 use std::fmt::Write;
@@ -63,7 +63,7 @@ impl Report {
         #[cfg(feature = "exec")]
         if let Some(check) = &self.check {
             let share = |what: &str, both: Option<(f64, f64)>| {
-                both.map(|(a, b)| [what.into(), percent(a), percent(b), points(a, b)])
+                both.map(|(a, b)| [what.into(), percent(a), percent(b), crate::figures::points(a, b)])
             };
             rows.extend(share("accuracy (top-1)", check.teacher.top1.zip(check.student.top1)));
             rows.extend(share("accuracy (top-5)", check.teacher.top5.zip(check.student.top5)));

@@ -1,7 +1,7 @@
 //! What most people want to know of a compression, in a few short lines.
 
 use super::{Report, left_alone};
-use crate::figures::{about, bytes, count, grouped, percent, points, ratio};
+use crate::figures::{about, bytes, count, grouped, percent, ratio};
 use crate::passes::Why;
 use crate::plain;
 use comfy_table::{CellAlignment, Table, presets};
@@ -70,7 +70,7 @@ impl Report {
     fn accuracy(&self, table: &mut Table) {
         let Some(check) = &self.check else { return };
         if let Some((a, b)) = check.teacher.top1.zip(check.student.top1) {
-            table.add_row(["accuracy".into(), percent(a), percent(b), points(a, b)]);
+            table.add_row(["accuracy".into(), percent(a), percent(b), crate::figures::points(a, b)]);
         } else if let Some(agreement) = check.agreement {
             table.add_row(["agreement", "", &percent(agreement), ""]);
         }

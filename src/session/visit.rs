@@ -130,6 +130,7 @@ impl<'s, 'a> Run<'s, 'a> {
 
     /// Runs a step over the student of a state.
     pub fn step(&mut self, state: &mut State<'a>, step: &Step, action: &Action) -> Result<Effect> {
+        #[cfg(feature = "exec")]
         let at_step = |e: Error| e.at(step.place());
         match action {
             Action::Nothing => Ok(Effect::default()),
