@@ -1,28 +1,39 @@
 //! Calibration: what a network's layers see on real data, student and teacher side by side.
 //!
-//! [`Walk`] goes through a student once, layer by layer in the order they run. What a layer reads comes from the student as
-//! it is by then, what it should give from the teacher, so that every layer also makes up for what was lost before it.
-//! Values between layers wait on disk: memory holds the moments of one layer and a few samples, whatever their number.
+//! [`LayerwiseRun`] goes through a student once, layer by layer in the order they run. What a layer reads comes from the
+//! student as it is by then, what it should give from the teacher, so that every layer also makes up for what was lost before
+//! it. Values between layers wait on disk: memory holds the moments of one layer and a few samples, whatever their number.
+//! What the teacher gives there ([`TeacherRun`]) is computed once, for all students and steps that are fitted to it.
 
-mod side;
-mod spool;
+mod activation_file;
+mod kept_moments;
+mod lazy_executor;
+mod part;
+mod teacher;
 #[cfg(test)]
 mod tests;
+
+pub use activation_file::ActivationFile;
+pub use teacher::TeacherRun;
 
 use crate::analysis::linear::{Bias, Linear};
 use crate::analysis::sizes::InputSizes;
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exits::observe::Source;
-use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use crate::math::fit::Fit;
 use crate::math::moments::Retarget;
 use crate::math::{self, Layer, Moments};
+use kept_moments::KeptMoments;
+use lazy_executor::LazyExecutor;
 use ndarray::ArrayView2;
-use side::Side;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use teacher::sum_of;
+
+/// Why there is nothing to see of a layer: `Ok(why)` if it cannot be fitted, `Err(error)` if something failed.
+type Failure = Result<String, Error>;
 
 /// Samples of calibration data that are used if nobody says how many.
 pub const SAMPLES: usize = 512;
@@ -38,7 +49,8 @@ const MIN_ROWS: usize = 50_000;
 const MAX_INPUTS: usize = 12_000;
 /// A float input that goes beyond this is hardly what a network was trained on.
 const NORMALISED: f64 = 30.0;
-/// Nor one that varies by less: 0 to 255 that was normalised, and scaled once more, does by 0.01 to 0.08.
+/// Range (max − min) below which data was probably scaled twice: pixels normalised and then multiplied by 1/255 span 0.01 to
+/// 0.08.
 const VARIED: f64 = 0.1;
 
 /// Calibration data bound to a model.
@@ -215,7 +227,7 @@ pub fn spec(graph: &Graph, v: ValueId) -> Result<InputSpec> {
         |why: &str| Error::input(format!("input \"{}\" cannot be fed with data", value.name)).because(why.to_string());
     let ty = value.ty.as_ref().ok_or_else(|| refuse("the model does not say its type"))?;
     let dtype = ty.dtype().ok_or_else(|| refuse("it is no tensor"))?;
-    let dtype = side::plain(dtype).ok_or_else(|| refuse("its type is no plain number"))?;
+    let dtype = part::plain(dtype).ok_or_else(|| refuse("its type is no plain number"))?;
     let dims = ty.shape().map(|s| s.0.iter().map(|d| d.known().map(|n| n as usize)).collect());
     Ok(InputSpec { name: value.name.clone(), dtype, dims })
 }
@@ -223,14 +235,14 @@ pub fn spec(graph: &Graph, v: ValueId) -> Result<InputSpec> {
 /// What became of the teacher's values in the student: those that the student has too mean the same, but for channels
 /// that were removed.
 #[derive(Debug, Default, Clone)]
-pub struct Twins {
+pub struct TeacherMap {
     /// The positions of the teacher's value that the student's has, along an axis.
     pub kept: HashMap<(ValueId, usize), Vec<usize>>,
     /// Values that no longer mean what they did.
     pub lost: HashSet<ValueId>,
 }
 
-impl Twins {
+impl TeacherMap {
     /// Notes that of what a value had until now along an axis only `stay` is left.
     pub fn cut(&mut self, value: ValueId, axis: usize, stay: &[usize]) {
         let now = match self.kept.get(&(value, axis)) {
@@ -241,27 +253,23 @@ impl Twins {
     }
 }
 
-/// One way through student and teacher.
-pub struct Walk<'a> {
+/// Goes through the layers of a student in the order they run, with the teacher's values beside it.
+pub struct LayerwiseRun<'a> {
     data: &'a Calibration<'a>,
-    teacher: Arc<Graph>,
-    sides: [Side; 2],
-    /// The sides further on, for layers that share a weight.
-    ahead: Option<[Side; 2]>,
+    teacher: Arc<TeacherRun>,
+    student: LazyExecutor,
+    /// The student further on, for layers that share a weight.
+    ahead: Option<LazyExecutor>,
 }
 
-const STUDENT: usize = 0;
-const TEACHER: usize = 1;
-
-impl<'a> Walk<'a> {
-    /// Starts at the inputs. `teacher` is the graph whose values the student shall have; `shell` what surrounds both.
+impl<'a> LayerwiseRun<'a> {
+    /// Starts at the inputs. `teacher` is that whose values the student shall have.
     ///
     /// # Errors
     /// If the data cannot be read, or there is no room for it in the folder for temporary files.
-    pub fn new(data: &'a Calibration<'a>, teacher: Arc<Graph>, student: &Graph, shell: &Model) -> Result<Walk<'a>> {
-        let side = |graph| Side::new("calibration.onnx", graph, shell, data.chunks(), |i| data.chunk(i));
-        let sides = [side(student)?, side(&teacher)?];
-        Ok(Walk { data, teacher, sides, ahead: None })
+    pub fn new(data: &'a Calibration<'a>, teacher: Arc<TeacherRun>) -> Result<LayerwiseRun<'a>> {
+        teacher.feed(data)?;
+        Ok(LayerwiseRun { data, student: LazyExecutor::new(teacher.clone()), teacher, ahead: None })
     }
 
     /// Looks at a layer of the student: computes what it reads, and what the teacher gives in its place. `later` are layers
@@ -276,9 +284,9 @@ impl<'a> Walk<'a> {
         &'w mut self,
         student: &Graph,
         layer: &'w Linear,
-        twins: &'w Twins,
+        map: &'w TeacherMap,
         later: &HashSet<NodeId>,
-    ) -> Result<Look<'w>, Result<String, Error>> {
+    ) -> Result<LayerSamples<'w>, Result<String, Error>> {
         if layer.inputs > MAX_INPUTS {
             return Err(Ok(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs)));
         }
@@ -287,27 +295,33 @@ impl<'a> Walk<'a> {
             let reader = |layer: &'w Linear| {
                 let residual = self.residual(student, layer, later);
                 let y = residual.map_or(layer.y, |r| r.0);
-                if !self.teacher.has_value(y) || twins.lost.contains(&y) || self.teacher.value(y).constant().is_some() {
+                let teacher = &self.teacher.graph;
+                if !teacher.has_value(y) || map.lost.contains(&y) || teacher.value(y).constant().is_some() {
                     return Err(Ok(format!("the teacher has no \"{}\"", student.value(y).name)));
                 }
-                let axis = layer.channel_axis(self.teacher.value(y).rank().unwrap_or(0));
-                let kept = twins.kept.get(&(y, axis)).map(Vec::as_slice);
-                Ok(Reader { layer, y, axis, other: residual.map(|r| r.1), kept, bounds: bounds(student, y) })
+                let axis = layer.channel_axis(teacher.value(y).rank().unwrap_or(0));
+                let kept = map.kept.get(&(y, axis)).map(Vec::as_slice);
+                let (other, file) = (residual.map(|r| r.1), self.teacher.get(y)?);
+                Ok(Reader { layer, teacher: y, y: file, axis, other, kept, bounds: bounds(student, y) })
             };
             sets.push(set.into_iter().map(reader).collect::<Result<_, _>>()?);
         }
         self.ahead = None;
-        let sides = match layer.others.is_empty() {
-            true => &mut self.sides,
-            false => self.ahead.insert(self.sides.each_ref().map(Side::fork)),
+        let side = match layer.others.is_empty() {
+            true => &mut self.student,
+            false => self.ahead.insert(self.student.clone()),
         };
         let readers = || sets.iter().flatten();
         let wanted: Vec<ValueId> = readers().flat_map(|r| std::iter::once(r.layer.x).chain(r.other)).collect();
-        sides[STUDENT].reach(student, &wanted)?;
-        sides[TEACHER].reach(&self.teacher, &readers().map(|r| r.y).collect::<Vec<_>>())?;
+        side.reach(student, &wanted)?;
+        // What is seen of the teacher's own layers need not be summed up twice.
+        let untouched = readers().all(|r| r.kept.is_none()) && wanted.iter().all(|&v| side.is_same(student, v));
+        let place = |r: &Reader<'_>| (r.layer.clone(), r.teacher, r.axis, r.other);
+        let places = || sets.iter().map(|set| set.iter().map(place).collect::<Vec<_>>()).collect::<Vec<_>>();
+        let same = untouched.then(|| (format!("{:?}", places()), &self.teacher.moments));
         let chunks = self.data.chunks();
         let rows = |reader: &Reader<'_>| {
-            let first = sides[TEACHER].read(reader.y, 0)?;
+            let first = reader.y.read(0)?;
             let channels = first.shape().get(reader.axis).copied().unwrap_or(1).max(1);
             Ok((first.shape().iter().product::<usize>() / channels).max(1))
         };
@@ -315,42 +329,37 @@ impl<'a> Walk<'a> {
         let step = (rows.iter().sum::<usize>() * chunks / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
         // A step that divides the rows would see some columns of a picture only, and some taps of a transposed convolution.
         let step = (step..).find(|&step| rows.iter().all(|&rows| coprime(step, rows))).unwrap_or(step);
-        Ok(Look { chunks, step, sides, layer, sets })
+        Ok(LayerSamples { chunks, step, side, layer, sets, same })
     }
 
     /// Where a layer's result goes into a sum with something that is there already: the sum, and the other term. The sum
     /// can be repaired as a whole.
     fn residual(&self, student: &Graph, layer: &Linear, later: &HashSet<NodeId>) -> Option<(ValueId, ValueId)> {
-        let node = student.sole_use(layer.y)?.node();
-        let sum = student.output(node)?;
-        let is_sum = matches!(student.node(node).op, Op::Binary(Binary(Kind::Add | Kind::Sum)));
-        let terms: Vec<ValueId> = student.node_inputs(node).into_iter().flatten().collect();
-        let &[a, b] = terms.as_slice() else { return None };
-        let other = if a == layer.y { b } else { a };
-        let same_shape = student.value(other).ty.as_ref()?.agrees(student.value(layer.y).ty.as_ref()?);
-        let computed = student.value(other).constant().is_none();
-        let fits = is_sum && other != layer.y && computed && same_shape && !student.is_held(layer.y);
+        let (sum, other) = sum_of(student, layer.y)?;
         let blocked = |n: &NodeId| *n == layer.node || later.contains(n);
-        (fits && !self.sides[STUDENT].cone(student, &[other]).iter().any(blocked)).then_some((sum, other))
+        (!self.student.cone(student, &[other]).iter().any(blocked)).then_some((sum, other))
     }
 }
 
 /// A layer, or several that share a weight, with what they read and should give, for all samples.
-pub struct Look<'w> {
+pub struct LayerSamples<'w> {
     chunks: usize,
     /// One position in so many is looked at.
     step: usize,
-    sides: &'w [Side; 2],
+    side: &'w LazyExecutor,
     layer: &'w Linear,
     /// Those of a set have the same bias.
     sets: Vec<Vec<Reader<'w>>>,
+    /// Where the moments are kept, and by what name, if the student is the teacher here.
+    same: Option<(String, &'w KeptMoments)>,
 }
 
 /// A layer where it is.
 struct Reader<'w> {
     layer: &'w Linear,
     /// What the teacher gives; with another term of the student's, if that is a sum.
-    y: ValueId,
+    teacher: ValueId,
+    y: Arc<ActivationFile>,
     /// The axis of that which counts outputs.
     axis: usize,
     other: Option<ValueId>,
@@ -367,8 +376,8 @@ struct Rows {
     other: Vec<f32>,
 }
 
-impl Look<'_> {
-    /// Whether outputs are bounded by what reads them, so that [`Look::retarget`] has something to say.
+impl LayerSamples<'_> {
+    /// Whether outputs are bounded by what reads them, so that [`LayerSamples::retarget`] has something to say.
     pub fn is_bounded(&self) -> bool {
         self.sets.iter().flatten().any(|r| r.bounds.is_some())
     }
@@ -376,8 +385,18 @@ impl Look<'_> {
     /// The moments of what the layer reads and should give.
     ///
     /// # Errors
-    /// As [`Walk::look`].
+    /// As [`LayerwiseRun::look`].
     pub fn moments(&self) -> Result<Layer, Result<String, Error>> {
+        if let Some(kept) = self.same.as_ref().and_then(|(of, moments)| moments.get(of)) {
+            return Ok(kept);
+        }
+        let layer = self.sum()?;
+        self.same.iter().for_each(|(of, moments)| moments.keep(of, &layer));
+        Ok(layer)
+    }
+
+    /// Sums up the moments.
+    fn sum(&self) -> Result<Layer, Failure> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let of_set = |set: &Vec<Reader<'_>>| {
             let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
@@ -398,7 +417,7 @@ impl Look<'_> {
     /// section 3.2: fitting to them in turn lowers the error behind the activation.)
     ///
     /// # Errors
-    /// As [`Walk::look`].
+    /// As [`LayerwiseRun::look`].
     pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Result<String, Error>> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
@@ -438,9 +457,9 @@ impl Look<'_> {
         let mut gathered: Vec<[Rows; 2]> = (0..layer.groups).map(|_| Default::default()).collect();
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
-            let read = |side: usize, v| self.sides[side].read(v, i).map_err(Err);
-            let (x, y) = (read(STUDENT, layer.x)?, read(TEACHER, reader.y)?);
-            let other = reader.other.map(|v| read(STUDENT, v)).transpose()?;
+            let read = |v| self.side.read(v, i).map_err(Err);
+            let (x, y) = (read(layer.x)?, reader.y.read(i).map_err(Err)?);
+            let other = reader.other.map(read).transpose()?;
             // Positions that differ from sample to sample.
             let taken = |row: usize| (row + i).is_multiple_of(self.step);
             let (xs, ys, others) = (x.to_f32(), y.to_f32(), other.as_ref().map(Array::to_f32));

@@ -49,7 +49,7 @@ pub use training::Training;
 use crate::analysis::sizes::InputSizes;
 use crate::analysis::weights;
 #[cfg(feature = "exec")]
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, TeacherRun};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Type};
 use crate::onnx;
@@ -60,7 +60,7 @@ use measure::{nonzero, packed, same_interface};
 #[cfg(feature = "exec")]
 use repairs::Reference;
 #[cfg(feature = "exec")]
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use visit::Run;
 
 /// A teacher with its data. Runs of steps on it share what is computed of them.
@@ -72,6 +72,9 @@ pub struct Session<'a> {
     /// What inputs are where MACs are counted.
     sizes: InputSizes,
     observer: &'a dyn Observer,
+    /// Runs of the teacher on the calibration data.
+    #[cfg(feature = "exec")]
+    teacher_runs: Mutex<Vec<Arc<TeacherRun>>>,
 }
 
 /// A student on its way, after some steps. Cloning takes time and memory for nodes and names, not for weights.
@@ -136,7 +139,15 @@ impl<'a> Session<'a> {
     /// `teacher_bytes` is what the teacher's files take, for the report.
     pub fn new(teacher: &'a Model, teacher_bytes: u64, data: Data<'a>, observer: &'a dyn Observer) -> Session<'a> {
         let sizes = data.sizes_for(teacher);
-        Session { teacher, teacher_bytes, data, sizes, observer }
+        Session {
+            teacher,
+            teacher_bytes,
+            data,
+            sizes,
+            observer,
+            #[cfg(feature = "exec")]
+            teacher_runs: Mutex::default(),
+        }
     }
 
     /// A copy of the teacher, to be taken through steps that are not known yet: any may come.

@@ -11,13 +11,14 @@ fn assert_reads_what_it_sums(text: &str) {
     let noise: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(shape.iter().product()).collect();
     let data = Dataset::from_arrays("calib.npz", [("x".to_string(), Array::from_f32(shape, &noise).unwrap())]);
     let data = Calibration::new(&data, &Normalise::default(), &model, 40).unwrap();
-    let mut walk = Walk::new(&data, Arc::new(graph.clone()), graph, &model).unwrap();
+    let teacher = TeacherRun::new(&data, graph.clone(), &model).unwrap();
+    let mut walk = LayerwiseRun::new(&data, Arc::new(teacher)).unwrap();
     let linear = Linear::of(graph, graph.nodes().next().unwrap()).unwrap();
     let tensor = graph.value(linear.weight).constant().unwrap();
     let (w, b) = (linear.matrices(tensor).unwrap(), linear.biases(graph).unwrap());
     assert_eq!(&linear.tensor(tensor.dtype(), tensor.shape(), &w), tensor, "{text}");
-    let (twins, later) = (Twins::default(), HashSet::new());
-    let look = walk.look(graph, &linear, &twins, &later).unwrap();
+    let (map, later) = (TeacherMap::default(), HashSet::new());
+    let look = walk.look(graph, &linear, &map, &later).unwrap();
     let mut seen = 0;
     look.each(&look.sets[0][0], |group, _, x, y, _| {
         let given = math::rows_times(x, w[group].mapv(|v| v as f32).view())?;

@@ -46,12 +46,12 @@ pub struct Freed {
 ///
 /// # Errors
 /// Internal ones.
-pub fn free(graph: &Graph, still: &[String]) -> Result<Freed> {
+pub fn free(graph: &Graph, frozen: &[String]) -> Result<Freed> {
     let mut evaluator = Evaluator::of(graph);
     let (mut freed, mut sites) = (graph.clone(), Vec::new());
     for n in graph.topological()? {
         let Some((coded, end)) = coded(graph, n, &mut evaluator) else { continue };
-        if [coded.codes, coded.books].iter().any(|&v| still.contains(&graph.value(v).name)) {
+        if [coded.codes, coded.books].iter().any(|&v| frozen.contains(&graph.value(v).name)) {
             continue;
         }
         let Some(weights) = evaluator.tensor(end).filter(|_| !graph.is_held(end)) else { continue };

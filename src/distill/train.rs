@@ -111,7 +111,7 @@ pub fn train(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
-    let mut freed = if options.reassign { codebooks::free(graph, &options.still)? } else { Freed::nothing(graph) };
+    let mut freed = if options.reassign { codebooks::free(graph, &options.frozen)? } else { Freed::nothing(graph) };
     let mut run = Run::new(&mut freed, samples, teachers, options)?;
     let course = run.train(watch)?;
     run.restore(&course.kept);
@@ -193,7 +193,7 @@ impl<'a, 't> Run<'a, 't> {
         let (trainable, made): (Vec<_>, Vec<_>) = found.into_iter().partition(|&v| graph.value(v).constant().is_some());
         let makers = makers.into_iter().chain(made.into_iter().filter_map(|v| graph.producer(v).map(|p| p.0)));
         let makers = makers.map(|n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))).collect();
-        let trainable = trainable.into_iter().filter(|&v| !options.still.contains(&graph.value(v).name)).collect();
+        let trainable = trainable.into_iter().filter(|&v| !options.frozen.contains(&graph.value(v).name)).collect();
         let student = Network::new(graph, samples, batch, &values, &trainable)?;
         if student.classes.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");

@@ -1,30 +1,11 @@
-//! Libraries that panic: what they say then is an error's reason, and never reaches the terminal.
+//! Libraries that panic: what they say then is an error's reason.
 
 use super::Error;
-use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
-/// Whether the panics of all threads are kept from the terminal.
-static EVERYWHERE: AtomicBool = AtomicBool::new(false);
-
-/// Runs what calls a library. A panic becomes its message and is not printed; panics elsewhere are printed as ever.
+/// Runs what calls a library. A panic becomes its message. Whether it is printed as well is up to the process's own hook.
 pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() && !EVERYWHERE.load(Ordering::Relaxed) {
-                usual(info);
-            }
-        }));
-    });
-    let outer = QUIET.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(f));
-    QUIET.set(outer);
-    result.map_err(|panic| {
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
     })
@@ -39,12 +20,12 @@ pub(crate) fn reading<T>(file: &str, f: impl FnOnce() -> Result<T, Error>) -> Re
     quietly(f).unwrap_or_else(|_| Err(damaged()))
 }
 
-/// As [`quietly`], for all that a process does, in any thread. Where a backtrace is asked for, it is printed.
+/// As [`quietly`], for all that a process does that is ours: no panic of any thread is printed, unless a backtrace is asked
+/// for.
 pub(crate) fn process<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0") {
-        return panic::catch_unwind(AssertUnwindSafe(f)).map_err(|_| "a panic".into());
+    if std::env::var_os("RUST_BACKTRACE").is_none_or(|v| v == "0") {
+        panic::set_hook(Box::new(|_| {}));
     }
-    EVERYWHERE.store(true, Ordering::Relaxed);
     quietly(f)
 }
 

@@ -35,6 +35,8 @@ pub trait Backing: std::fmt::Debug + Send + Sync {
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
         let content = || match (&self.data, &other.data) {
+            // Clones share their bytes: these need not be read to be the same.
+            (Data::Bytes(a), Data::Bytes(b)) if (a.as_ptr(), a.len()) == (b.as_ptr(), b.len()) => true,
             // There is one way to pack numbers.
             (Data::Packed(a), Data::Packed(b)) => a.list == b.list,
             _ => self.bytes() == other.bytes() && self.as_strings() == other.as_strings(),

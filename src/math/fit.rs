@@ -4,6 +4,8 @@
 //! and the error of any other W, costs no further look at the data. One part of the samples is for fitting; the other
 //! is held back, to judge what was fitted.
 
+mod stored;
+
 use super::moments::{Centred, Moments, Retarget};
 use super::{ridge, solve};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};

@@ -182,7 +182,7 @@ impl Distill {
             alpha: o.alpha.0,
             exits: Vec::new(),
             features: Vec::new(),
-            still: Vec::new(),
+            frozen: Vec::new(),
             augment: o.augment.0.into_iter().map(|c| c.0).collect(),
             reassign: o.reassign,
             hold_back: o.hold_back.0,

@@ -6,7 +6,7 @@ use crate::files::Atomic;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file that has the fingerprint of a course, that of what it is the course of, and the course.
+/// A file: u64 FNV-1a of what follows | u64 FNV-1a of student, data, teachers and options | the state of the training.
 pub struct Checkpoint {
     path: PathBuf,
     print: u64,
@@ -25,7 +25,7 @@ impl Checkpoint {
         Ok(Checkpoint { path, print: print.0 })
     }
 
-    /// Gives the course, if there is one, to `take`.
+    /// Gives the state of the training, if there is one, to `take`.
     ///
     /// # Errors
     /// If it cannot be read, is that of something else, or is not taken.

@@ -1,7 +1,7 @@
 //! The stage `distill`: a student goes in with what earlier steps made of it, and comes out trained.
 
 use super::checkpoint::{Checkpoint, Fingerprint};
-use super::frozen::Rest;
+use super::frozen::TrainableSuffix;
 use super::repairs::Reference;
 use super::training::teacher;
 use super::visit::Run;
@@ -60,7 +60,7 @@ impl Run<'_, '_> {
             }
             None => None,
         };
-        let rest = Rest::of(student, &samples, batch)?;
+        let rest = TrainableSuffix::of(student, &samples, batch)?;
         if let (Some(rest), false) = (&rest, options.augment.is_empty()) {
             return Err(Error::input("the samples cannot be augmented").because(format!(
                 "what comes before {} is computed once: training cannot go through it",
@@ -80,9 +80,9 @@ impl Run<'_, '_> {
             part.find_value(name).is_some_and(|v| part.producer(v).is_some())
         };
         options.exits = heads.filter(computed).collect();
-        options.still = rest.as_ref().map_or_else(Vec::new, |rest| rest.still.clone());
+        options.frozen = rest.as_ref().map_or_else(Vec::new, |rest| rest.frozen_names.clone());
         let graph = part.as_mut().unwrap_or(&mut student.graph);
-        // Into a part, nothing can be put that the whole would not have.
+        // Of a network that is trained in part, weights are written back by name: nothing can be inserted into the part.
         let normalised = if rest.is_some() { 0 } else { distill::insert_batch_norm(graph, samples, batch)? };
         let mut teachers: Vec<Teacher<'_>> = models
             .iter()
@@ -108,7 +108,7 @@ impl Run<'_, '_> {
         }
         let is_float =
             |name: &&str| student.graph.find_value(name).is_some_and(|v| student.graph.value(v).may_be_float());
-        let stayed: Vec<&str> = options.still.iter().map(String::as_str).filter(is_float).collect();
+        let stayed: Vec<&str> = options.frozen.iter().map(String::as_str).filter(is_float).collect();
         if !stayed.is_empty() {
             let what = format!("what comes before reads them too, so these stayed: {}", stayed.join(", "));
             self.note(Distill::NAME, &what, false);
@@ -224,7 +224,7 @@ fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
 /// What progress is counted in.
 const PARTS: f64 = 1e6;
 
-/// Tells the observer, and keeps the course.
+/// Tells the observer, and writes checkpoints.
 struct Follower<'a> {
     observer: &'a dyn Observer,
     checkpoint: Option<&'a Checkpoint>,

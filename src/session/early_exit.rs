@@ -24,7 +24,7 @@ impl Settings {
             Action::EarlyExit(EarlyExit { goal: Goal::MaxDrop(drop), hold_back, samples, .. }) => {
                 Some(Settings { drop: *drop, hold_back: *hold_back, samples: *samples })
             }
-            // Nothing of the small network is fitted here: all samples may say what its answers are worth.
+            // No weights are fitted here: the threshold can be set on all samples.
             Action::Cascade(Cascade { max_drop, samples, .. }) => {
                 Some(Settings { drop: *max_drop, hold_back: 1.0, samples: *samples })
             }

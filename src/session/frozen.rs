@@ -1,6 +1,8 @@
-//! Networks with operators that cannot be trained through: what comes before is computed once, and the rest trains on that.
+//! Networks with operators that cannot be trained through: what comes before is computed once and kept on disk, and the rest
+//! trains on that.
 
 use crate::autodiff::{obstacle, weights};
+use crate::calibrate::ActivationFile;
 use crate::data::Array;
 use crate::distill::train::{self, Ends, Samples};
 use crate::error::{Error, Result};
@@ -9,24 +11,24 @@ use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Type, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// The part of a network that can be trained.
-pub struct Rest {
+pub struct TrainableSuffix {
     pub graph: Graph,
     /// What stands in the way, an operator with its name, and why.
     pub obstacles: Vec<(String, String)>,
     /// Constants of the rest, by name, that what comes before reads, too.
-    pub still: Vec<String>,
+    pub frozen_names: Vec<String>,
     /// Name and shape of each input of a sample: those of the network, then what the rest reads of what comes before.
     inputs: Vec<(String, Vec<usize>)>,
-    /// By sample and input, the latter.
-    features: Vec<Vec<Vec<f32>>>,
+    /// The latter, of all samples.
+    features: Vec<ActivationFile>,
 }
 
-impl Rest {
+impl TrainableSuffix {
     /// `None` if the whole network can be trained through.
     ///
     /// # Errors
     /// If nothing is left to train, or what comes before cannot be run.
-    pub fn of(model: &Model, samples: &dyn Samples, batch: usize) -> Result<Option<Rest>> {
+    pub fn of(model: &Model, samples: &dyn Samples, batch: usize) -> Result<Option<TrainableSuffix>> {
         let Ends { shapes, values, .. } = train::ends(&model.graph, samples, batch, &[])?;
         let graph = &model.graph.settled_at(&shapes)?;
         let shapes: Vec<Vec<usize>> = shapes.into_iter().map(|s| s.1).collect();
@@ -83,23 +85,29 @@ impl Rest {
                 None if frozen.obstacles.is_empty() => return Ok(None),
                 None => {
                     let [read, also] = [&before, &after].map(|nodes| constants(graph, nodes));
-                    let mut still: Vec<String> =
+                    let mut frozen_names: Vec<String> =
                         read.intersection(&also).map(|&v| graph.value(v).name.clone()).collect();
                     let weights = weights(&rest);
                     // What shape arithmetic has made has no place in the file.
                     let of_file =
                         |name: &str| model.graph.find_value(name).and_then(|v| model.graph.value(v).constant());
                     let made = weights.iter().map(|&v| &rest.value(v).name).filter(|name| of_file(name).is_none());
-                    still.extend(made.cloned());
-                    if weights.iter().all(|&v| still.contains(&rest.value(v).name)) {
+                    frozen_names.extend(made.cloned());
+                    if weights.iter().all(|&v| frozen_names.contains(&rest.value(v).name)) {
                         break;
                     }
-                    let all = |i| {
+                    let mut features = crossing.iter().map(|_| ActivationFile::new()).collect::<Result<Vec<_>>>()?;
+                    for i in 0..samples.count() {
                         let arrays = runner.as_ref().map(|runner| run(runner, samples, i)).transpose()?;
-                        Ok(arrays.iter().flatten().map(Array::to_f32).collect())
-                    };
-                    let features = (0..samples.count()).map(all).collect::<Result<_>>()?;
-                    return Ok(Some(Rest { graph: rest, obstacles: frozen.obstacles, still, inputs: fed, features }));
+                        arrays.iter().flatten().zip(&mut features).try_for_each(|(array, file)| file.push(array))?;
+                    }
+                    return Ok(Some(TrainableSuffix {
+                        graph: rest,
+                        obstacles: frozen.obstacles,
+                        frozen_names,
+                        inputs: fed,
+                        features,
+                    }));
                 }
                 Some((n, why)) => {
                     let at = rest.nodes().position(|m| m == n).and_then(|at| after.get(at));
@@ -163,7 +171,7 @@ fn named(obstacles: &[(String, String)]) -> String {
 }
 
 struct Joined<'a> {
-    rest: &'a Rest,
+    rest: &'a TrainableSuffix,
     whole: &'a dyn Samples,
 }
 
@@ -186,7 +194,9 @@ impl Samples for Joined<'_> {
 
     fn read(&self, sample: usize) -> Result<Vec<Vec<f32>>> {
         let mut inputs = self.whole.read(sample)?;
-        inputs.extend(self.rest.features[sample].iter().cloned());
+        for file in &self.rest.features {
+            inputs.push(file.read(sample)?.to_f32());
+        }
         Ok(inputs)
     }
 }

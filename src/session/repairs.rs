@@ -5,9 +5,10 @@
 //! changes: in an unrolled recurrence, what the steps read while they had the old weight. Held-back samples judge the result
 //! as they judge any fit.
 
+use super::Session;
 use super::visit::{Cuts, Moments, Run, Task, row};
 use crate::analysis::linear::Linear;
-use crate::calibrate::{Calibration, Look, Twins, Walk};
+use crate::calibrate::{Calibration, LayerSamples, LayerwiseRun, TeacherMap, TeacherRun};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, Tensor};
 use crate::math::Layer;
@@ -18,14 +19,17 @@ use crate::passes::{Fitted, Reason, Retarget, Sensitivity, Site, Why, sharing};
 use crate::report::Repair;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+/// Teachers whose runs a session keeps: that it began with, cleaned or not, and those that students become by training.
+const TEACHERS: usize = 2;
 
 /// What layers of a student are fitted to, from step to step.
 #[derive(Clone, Default)]
 pub(super) struct Reference {
     /// The teacher, as cleaned as the student was before the first step that changes what it computes.
-    graph: Option<Arc<Graph>>,
-    twins: Twins,
+    teacher: Option<Arc<TeacherRun>>,
+    map: TeacherMap,
     /// Whether the student computes something else by now.
     changed: bool,
 }
@@ -34,7 +38,7 @@ impl Reference {
     /// After an exact step. It keeps every value, except the output of a layer that something was folded into: that has no
     /// counterpart in the teacher any more.
     pub fn after_exact(&mut self, before: &Graph, after: &Graph) {
-        if self.graph.is_none() {
+        if self.teacher.is_none() {
             return;
         }
         let constants = |graph: &Graph, n: NodeId| -> Vec<Tensor> {
@@ -43,13 +47,13 @@ impl Reference {
         for n in after.nodes().filter(|&n| before.has_node(n)) {
             let [was, now] = [constants(before, n), constants(after, n)];
             if !was.is_empty() && !now.is_empty() && was != now {
-                self.twins.lost.extend(after.node_outputs(n).into_iter().flatten());
+                self.map.lost.extend(after.node_outputs(n).into_iter().flatten());
             }
         }
     }
 
     fn cut(&mut self, cuts: Cuts) {
-        cuts.into_iter().for_each(|(v, axis, stay)| self.twins.cut(v, axis, &stay));
+        cuts.into_iter().for_each(|(v, axis, stay)| self.map.cut(v, axis, &stay));
     }
 }
 
@@ -57,8 +61,8 @@ impl Reference {
 pub(super) struct Fitting<'s> {
     data: &'s Calibration<'s>,
     reference: &'s mut Reference,
-    teacher: Arc<Graph>,
-    walk: Option<Walk<'s>>,
+    teacher: Arc<TeacherRun>,
+    layerwise: Option<LayerwiseRun<'s>>,
     work: Work,
     /// Layers that are still to come, and those that had their turn with one that shares their weight.
     later: HashSet<NodeId>,
@@ -67,18 +71,46 @@ pub(super) struct Fitting<'s> {
 
 impl<'s> Fitting<'s> {
     /// For a student whose layers are to give what those of the reference do: of itself, if there is none yet.
-    pub fn new(data: &'s Calibration<'s>, reference: &'s mut Reference, student: &Graph) -> Fitting<'s> {
-        let teacher = reference.graph.get_or_insert_with(|| Arc::new(student.clone())).clone();
+    pub fn new(
+        session: &Session<'_>,
+        data: &'s Calibration<'s>,
+        reference: &'s mut Reference,
+        student: &Graph,
+    ) -> Result<Fitting<'s>> {
+        let teacher = match &reference.teacher {
+            Some(teacher) => teacher.clone(),
+            None => reference.teacher.insert(session.teacher_run(data, student)?).clone(),
+        };
         let (later, visited) = (HashSet::new(), HashSet::new());
-        Fitting { data, reference, teacher, walk: None, work: Work::default(), later, visited }
+        Ok(Fitting { data, reference, teacher, layerwise: None, work: Work::default(), later, visited })
     }
 
     /// Goes back to the inputs.
-    fn begin(&mut self, run: &Run<'_, '_>, graph: &Graph) -> Result<Vec<NodeId>> {
+    fn begin(&mut self, graph: &Graph) -> Result<Vec<NodeId>> {
         let layers = options::layers(graph);
         self.later = layers.iter().copied().collect();
-        self.walk = Some(Walk::new(self.data, self.teacher.clone(), graph, run.session.teacher)?);
+        self.layerwise = Some(LayerwiseRun::new(self.data, self.teacher.clone())?);
         Ok(layers)
+    }
+}
+
+impl Session<'_> {
+    /// The run of this graph on data: the one there is, or a new one. Of a few runs on the session's own data the last used are
+    /// kept.
+    fn teacher_run(&self, data: &Calibration<'_>, graph: &Graph) -> Result<Arc<TeacherRun>> {
+        let new = || TeacherRun::new(data, graph.clone(), self.teacher).map(Arc::new);
+        if !self.data.calibration.is_some_and(|own| std::ptr::eq(own, data)) {
+            return new();
+        }
+        let mut runs = self.teacher_runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = match runs.iter().position(|run| run.is_of(graph)) {
+            Some(at) => runs.remove(at),
+            None => new()?,
+        };
+        runs.push(run.clone());
+        let old = runs.len().saturating_sub(TEACHERS);
+        runs.drain(..old);
+        Ok(run)
     }
 }
 
@@ -91,7 +123,7 @@ impl Run<'_, '_> {
         graph: &mut Graph,
         task: Task<'_>,
     ) -> Result<()> {
-        let mut fitting = Fitting::new(data, reference, graph);
+        let mut fitting = Fitting::new(self.session, data, reference, graph)?;
         if task.pass.only_repairs() && !fitting.reference.changed {
             self.note(task.pass.name(), "nothing to do: nothing was lost before it", false);
             self.passed_by(graph, task.pass);
@@ -112,7 +144,7 @@ impl Moments for Fitting<'_> {
         if queries.iter().all(|query| query.layers.is_empty()) {
             return Ok(Some(told));
         }
-        let layers = self.begin(run, graph)?;
+        let layers = self.begin(graph)?;
         let asked = |n: &NodeId| queries.iter().any(|query| query.layers.contains(n));
         self.work.plan(self.data, graph, layers.iter().copied().filter(asked));
         if task.repairs {
@@ -127,7 +159,7 @@ impl Moments for Fitting<'_> {
                 family.retain(|n| self.later.contains(n));
                 // Of layers that use a weight in other ways, each answers for itself.
                 let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
-                let seen = Seen::at(&mut self.walk, graph, n, &linear, &self.reference.twins, &self.later)?;
+                let seen = Seen::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
                 for query in open {
                     let answer = seen.tell(|fitted| (query.note)(&fitted?))?;
                     let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
@@ -144,8 +176,8 @@ impl Moments for Fitting<'_> {
         self.reference.cut(cuts);
     }
 
-    fn start(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>, sites: &HashMap<NodeId, Site>) -> Result<()> {
-        let layers = self.begin(run, graph)?;
+    fn start(&mut self, graph: &Graph, task: Task<'_>, sites: &HashMap<NodeId, Site>) -> Result<()> {
+        let layers = self.begin(graph)?;
         (self.work.all, self.work.layers) = (self.work.done, HashMap::new());
         let (others, mut changed) = (task.pass.fits_others(), self.reference.changed);
         let looked_at = |n: &NodeId| {
@@ -178,7 +210,7 @@ impl Moments for Fitting<'_> {
         match site {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
-                let seen = Seen::at(&mut self.walk, graph, n, &linear, &self.reference.twins, &self.later)?;
+                let seen = Seen::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
                 match site {
                     Some(site) if rewritten => {
                         let changed = seen.tell(|fitted| rewrite(run, graph, task, site, fitted))??;
@@ -221,24 +253,24 @@ impl Work {
 
 /// What was seen of a layer, or why nothing was.
 struct Seen<'w> {
-    what: Result<(&'w Linear, Layer, Look<'w>), String>,
+    what: Result<(&'w Linear, Layer, LayerSamples<'w>), String>,
     place: String,
 }
 
 impl<'w> Seen<'w> {
     /// Looks at the layer of a node and sums up what it reads and should give.
     fn at(
-        walk: &'w mut Option<Walk<'_>>,
+        layerwise: &'w mut Option<LayerwiseRun<'_>>,
         graph: &Graph,
         node: NodeId,
         linear: &'w Result<Linear, String>,
-        twins: &'w Twins,
+        map: &'w TeacherMap,
         later: &HashSet<NodeId>,
     ) -> Result<Seen<'w>> {
         let place = format!("calibrating \"{}\"", graph.label(node));
-        let walk = walk.as_mut().ok_or_else(|| Error::internal("the walk has not begun"))?;
+        let layerwise = layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
         let look = linear.as_ref().map_err(|why| Ok(why.clone()));
-        let look = look.and_then(|linear| Ok((linear, walk.look(graph, linear, twins, later)?)));
+        let look = look.and_then(|linear| Ok((linear, layerwise.look(graph, linear, map, later)?)));
         let what = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
             Ok(seen) => Ok(seen),
             Err(Ok(why)) => Err(why),

@@ -64,7 +64,10 @@ fn forks_give_what_runs_from_nothing_give() {
             found.push(pool.install(|| {
                 let from_nothing = |last: &&[&str]| {
                     let recipe = Recipe { steps: steps(&[&COMMON, *last].concat()), ..Recipe::default() };
-                    keep(crate::compress::compress_on(data(), &teacher, bytes, &recipe, None, &Silent).unwrap())
+                    let session = Session::new(&teacher, bytes, data(), &Silent);
+                    let mut state = session.start_for(&recipe, None).unwrap();
+                    recipe.steps.iter().for_each(|step| session.advance(&mut state, step).unwrap());
+                    keep(session.finish(state).unwrap())
                 };
                 last.iter().map(from_nothing).collect()
             }));

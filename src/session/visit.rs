@@ -91,7 +91,7 @@ pub(super) trait Moments {
     fn changed(&mut self, cuts: Cuts);
 
     /// Before the layers have their turns; those among them that are sites are given.
-    fn start(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>, sites: &HashMap<NodeId, Site>) -> Result<()>;
+    fn start(&mut self, graph: &Graph, task: Task<'_>, sites: &HashMap<NodeId, Site>) -> Result<()>;
 
     /// The turn of a layer: it is rewritten, if it is a site, or fitted as it is, if what it reads has changed.
     fn visit(
@@ -288,7 +288,7 @@ impl<'s, 'a> Run<'s, 'a> {
             let changed = self.rows[before..].iter().any(|r| r.done);
             let idle = !changed && at_layer.values().all(|site| task.stays(graph, site));
             if !idle {
-                moments.start(self, graph, task, &at_layer)?;
+                moments.start(graph, task, &at_layer)?;
             }
             for n in options::layers(graph) {
                 let site = at_layer.remove(&n).filter(|site| site.lives(graph));

@@ -32,7 +32,7 @@ pub struct Options {
     /// Values, by name, that are to be what they are in the first teacher.
     pub features: Vec<String>,
     /// Constants, by name, that stay as they are.
-    pub still: Vec<String>,
+    pub frozen: Vec<String>,
     pub augment: Vec<Augment>,
     /// Whether weights that are codes into codebooks may get other codes.
     pub reassign: bool,
@@ -55,7 +55,7 @@ impl Default for Options {
             alpha: 0.9,
             exits: Vec::new(),
             features: Vec::new(),
-            still: Vec::new(),
+            frozen: Vec::new(),
             augment: Vec::new(),
             reassign: true,
             hold_back: 0.1,

@@ -1,0 +1,67 @@
+//! Moments of layers of the teacher as it is, on disk: whoever looks at the same place again need not sum them again.
+
+use crate::math::Layer;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Result, Seek, SeekFrom, Write};
+use std::sync::{Mutex, PoisonError};
+
+/// Bytes that are kept.
+const LIMIT: u64 = 1 << 29;
+
+/// Moments by what they are of, one after the other in a file that has no name.
+#[derive(Default)]
+pub struct KeptMoments(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    file: Option<File>,
+    end: u64,
+    places: HashMap<String, u64>,
+}
+
+impl KeptMoments {
+    /// Those of this description, if they were kept and can be read.
+    pub fn get(&self, of: &str) -> Option<Layer> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *kept.places.get(of)?;
+        let file = kept.file.as_mut()?;
+        file.seek(SeekFrom::Start(at)).ok()?;
+        Layer::read(&mut BufReader::with_capacity(1 << 16, file)).ok()
+    }
+
+    /// Keeps them, as long as there is room: nothing is lost but time where there is none.
+    pub fn keep(&self, of: &str, layer: &Layer) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.end;
+        if at + bytes(layer) <= LIMIT
+            && let Ok(end) = kept.write(layer)
+        {
+            kept.end = end;
+            kept.places.insert(of.to_string(), at);
+        }
+    }
+}
+
+impl Kept {
+    /// Writes them at the end; gives the new end.
+    fn write(&mut self, layer: &Layer) -> Result<u64> {
+        let end = self.end;
+        let file = match &mut self.file {
+            Some(file) => file,
+            file => file.insert(tempfile::tempfile()?),
+        };
+        file.seek(SeekFrom::Start(end))?;
+        let mut to = BufWriter::with_capacity(1 << 16, &mut *file);
+        layer.write(&mut to)?;
+        to.flush()?;
+        drop(to);
+        file.stream_position()
+    }
+}
+
+/// What they take, but for vectors.
+fn bytes(layer: &Layer) -> u64 {
+    let moments = layer.parts.iter().flat_map(|part| [&part.fit, &part.held]);
+    moments.map(|m| 8 * (m.x.len() * m.x.len() / 2 + m.x.len() * m.y.len()) as u64).sum()
+}

@@ -1,0 +1,138 @@
+//! The moments of a layer as bytes: large ones wait on disk until they are asked for again.
+
+use super::{Layer, Mean, Part, Set};
+use crate::math::moments::Centred;
+use ndarray::{Array1, Array2};
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::sync::Arc;
+
+impl Layer {
+    /// Writes what was seen of the layer.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write(&self, to: &mut dyn Write) -> Result<()> {
+        count(to, self.samples)?;
+        count(to, self.parts.len())?;
+        for part in &self.parts {
+            [&part.fit, &part.held].into_iter().try_for_each(|moments| centred(to, moments))?;
+        }
+        count(to, self.sets.len())?;
+        for Set { samples, intercept, means } in &self.sets {
+            samples.iter().try_for_each(|&n| count(to, n))?;
+            count(to, usize::from(*intercept))?;
+            means
+                .iter()
+                .flatten()
+                .try_for_each(|mean| [&mean.x, &mean.y].into_iter().try_for_each(|v| vector(to, v)))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what [`Layer::write`] wrote.
+    ///
+    /// # Errors
+    /// Those of `from`.
+    pub fn read(from: &mut dyn Read) -> Result<Layer> {
+        let samples = counted(from)?;
+        let groups = counted(from)?;
+        let part =
+            |from: &mut dyn Read| -> Result<Part> { Ok(Part { fit: centred_from(from)?, held: centred_from(from)? }) };
+        let parts = (0..groups).map(|_| part(from)).collect::<Result<_>>()?;
+        let mean = |from: &mut dyn Read| -> Result<Mean> { Ok(Mean { x: vector_from(from)?, y: vector_from(from)? }) };
+        let set = |from: &mut dyn Read| -> Result<Set> {
+            let (samples, intercept) = ([counted(from)?, counted(from)?], counted(from)? != 0);
+            let means = (0..groups).map(|_| Ok([mean(from)?, mean(from)?])).collect::<Result<Vec<_>>>()?;
+            Ok(Set { samples, intercept, means })
+        };
+        let sets = (0..counted(from)?).map(|_| set(from)).collect::<Result<_>>()?;
+        Ok(Layer { parts, sets, samples })
+    }
+}
+
+fn centred(to: &mut dyn Write, moments: &Centred) -> Result<()> {
+    let xx: &Array2<f64> = &moments.xx;
+    count(to, xx.nrows())?;
+    // It is symmetric.
+    for (i, row) in xx.rows().into_iter().enumerate() {
+        numbers(to, &row.iter().take(i + 1).copied().collect::<Vec<f64>>())?;
+    }
+    count(to, moments.yx.nrows())?;
+    moments.yx.rows().into_iter().try_for_each(|row| numbers(to, &row.to_vec()))?;
+    [&moments.yy, &moments.x, &moments.y, &moments.nonzero].into_iter().try_for_each(|v| vector(to, v))
+}
+
+fn centred_from(from: &mut dyn Read) -> Result<Centred> {
+    let n = counted(from)?;
+    let mut xx = Array2::zeros((n, n));
+    for i in 0..n {
+        for (j, v) in numbers_from(from, i + 1)?.into_iter().enumerate() {
+            (xx[(i, j)], xx[(j, i)]) = (v, v);
+        }
+    }
+    let m = counted(from)?;
+    let yx = Array2::from_shape_vec((m, n), numbers_from(from, m * n)?);
+    let yx = yx.map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
+    let [yy, x, y, nonzero] = [vector_from(from)?, vector_from(from)?, vector_from(from)?, vector_from(from)?];
+    Ok(Centred { xx: Arc::new(xx), yx, yy, x, y, nonzero })
+}
+
+fn vector(to: &mut dyn Write, v: &Array1<f64>) -> Result<()> {
+    count(to, v.len())?;
+    numbers(to, &v.to_vec())
+}
+
+fn vector_from(from: &mut dyn Read) -> Result<Array1<f64>> {
+    let n = counted(from)?;
+    Ok(Array1::from(numbers_from(from, n)?))
+}
+
+fn numbers(to: &mut dyn Write, v: &[f64]) -> Result<()> {
+    to.write_all(bytemuck::cast_slice(v))
+}
+
+fn numbers_from(from: &mut dyn Read, n: usize) -> Result<Vec<f64>> {
+    let mut v = vec![0.0f64; n];
+    from.read_exact(bytemuck::cast_slice_mut(&mut v))?;
+    Ok(v)
+}
+
+fn count(to: &mut dyn Write, n: usize) -> Result<()> {
+    to.write_all(&(n as u64).to_le_bytes())
+}
+
+fn counted(from: &mut dyn Read) -> Result<usize> {
+    let mut bytes = [0; 8];
+    from.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::Moments;
+    use ndarray::Array2;
+
+    #[test]
+    fn a_layer_comes_back_as_it_was() {
+        let noise = |rows: usize, seed: usize| {
+            Array2::from_shape_fn((rows, 30), |(i, j)| ((i * 31 + j * 17 + seed * 7) % 23) as f32 - 11.0)
+        };
+        let sums = |seed: usize| {
+            let mut sums = Moments::new(3, 2);
+            sums.add(noise(3, seed).view(), noise(2, seed + 5).view()).unwrap();
+            sums
+        };
+        let of = |seed: usize, intercept: bool| {
+            Layer::new(vec![[sums(seed), sums(seed + 1)], [sums(seed + 2), sums(seed + 3)]], intercept).unwrap()
+        };
+        let layer = of(1, true).join(of(9, true));
+        let mut bytes = Vec::new();
+        layer.write(&mut bytes).unwrap();
+        let mut rest = &bytes[..];
+        let back = Layer::read(&mut rest).unwrap();
+        assert!(rest.is_empty());
+        assert_eq!(format!("{layer:?}"), format!("{back:?}"));
+        assert!(Layer::read(&mut &bytes[..bytes.len() - 1]).is_err());
+    }
+}
