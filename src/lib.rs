@@ -4,6 +4,7 @@ pub mod analysis;
 pub mod architectures;
 #[cfg(feature = "exec")]
 pub mod autodiff;
+pub mod build;
 #[cfg(feature = "exec")]
 pub mod calibrate;
 #[cfg(feature = "exec")]

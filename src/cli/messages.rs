@@ -1,4 +1,5 @@
-//! What is said on standard error: text for people or, with `--message-format json`, one JSON object a line for programs.
+//! What is said on standard error: text for people or, with `--message-format json`, one JSON object a line for programs. In a
+//! build script, warnings and errors are what cargo shows.
 //!
 //! Every object has a `type`: `step` (`step` from 1, `of`, `name`), `progress` (`done`, `all`, `site` and, once known,
 //! `seconds_left`), `news` (`what`), `warning` (`what`) and `error` (`kind`, `what`, `place`, `because`, `help`, `exit_code`).
@@ -16,6 +17,9 @@ use std::sync::OnceLock;
 pub enum Format {
     Text,
     Json,
+    /// Directives of a build script, on standard output.
+    #[value(skip)]
+    Cargo,
 }
 
 static FORMAT: OnceLock<Format> = OnceLock::new();
@@ -34,7 +38,11 @@ pub fn chosen(arguments: impl Iterator<Item = std::ffi::OsString>) -> Format {
 }
 
 pub fn is_json() -> bool {
-    FORMAT.get() == Some(&Format::Json)
+    format() == Format::Json
+}
+
+fn format() -> Format {
+    FORMAT.get().copied().unwrap_or(Format::Text)
 }
 
 /// Writes news for people. Whether anybody can read it does not matter to the work.
@@ -47,16 +55,21 @@ pub fn say(text: &dyn Display) {
 
 /// Writes a line of talk that quotes from files.
 pub fn warn(what: &str) {
-    match is_json() {
-        true => object(&json!({ "type": "warning", "what": what })),
-        false => talk(&format!("warning: {}", plain::line(what))),
+    match format() {
+        Format::Json => object(&json!({ "type": "warning", "what": what })),
+        Format::Text => talk(&format!("warning: {}", plain::line(what))),
+        Format::Cargo => println!("cargo::warning={}", plain::line(what)),
     }
 }
 
 pub fn error(e: &Error) {
-    match is_json() {
-        true => object(&failed(e)),
-        false => talk(&plain::lines(&e.to_string())),
+    match format() {
+        Format::Json => object(&failed(e)),
+        Format::Text => talk(&plain::lines(&e.to_string())),
+        Format::Cargo => {
+            let text = e.to_string();
+            text.trim_start_matches("error: ").lines().for_each(|l| println!("cargo::error={}", plain::line(l)));
+        }
     }
 }
 

@@ -41,6 +41,7 @@ use crate::plain;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -89,6 +90,36 @@ enum Command {
     Completions(completions::Args),
 }
 
+impl Command {
+    fn run(self) -> Result<ExitCode> {
+        match self {
+            Command::Compress(args) => args.run(),
+            #[cfg(feature = "exec")]
+            Command::Distill(args) => args.run(),
+            #[cfg(feature = "exec")]
+            Command::Cascade(args) => args.run(),
+            #[cfg(feature = "exec")]
+            Command::Check(args) => args.run(),
+            Command::Show(args) => args.run(),
+            Command::Diff(args) => args.run(),
+            Command::Passes(args) => args.run(),
+            Command::Explain(args) => args.run(),
+            Command::New(args) => args.run(),
+            Command::Completions(args) => args.run(),
+        }
+    }
+}
+
+/// Runs a command inside of a build script: warnings and errors are written for cargo.
+///
+/// # Errors
+/// Those of the command, also if a target was missed.
+pub(crate) fn run_in_build(arguments: &[OsString]) -> Result<()> {
+    messages::choose(messages::Format::Cargo);
+    let cli = Cli::try_parse_from(arguments).map_err(|e| misused(&e.to_string()));
+    cli.and_then(|cli| cli.command.run()).map(drop).inspect_err(messages::error)
+}
+
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -116,21 +147,7 @@ pub fn main() -> ExitCode {
     };
     messages::choose(cli.message_format);
     signals::watch();
-    let run = || match cli.command {
-        Command::Compress(args) => args.run(),
-        #[cfg(feature = "exec")]
-        Command::Distill(args) => args.run(),
-        #[cfg(feature = "exec")]
-        Command::Cascade(args) => args.run(),
-        #[cfg(feature = "exec")]
-        Command::Check(args) => args.run(),
-        Command::Show(args) => args.run(),
-        Command::Diff(args) => args.run(),
-        Command::Passes(args) => args.run(),
-        Command::Explain(args) => args.run(),
-        Command::New(args) => args.run(),
-        Command::Completions(args) => args.run(),
-    };
+    let run = || cli.command.run();
     let panicked = |message| Err(Error::internal(message).because("RUST_BACKTRACE=1 shows where"));
     let done = crate::error::process(run).unwrap_or_else(panicked);
     match done {
