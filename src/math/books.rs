@@ -2,11 +2,16 @@
 
 use super::fit::Layer;
 use super::ridge;
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 /// λ, as a share of the mean diagonal.
 const RIDGE: f64 = 1e-4;
+/// Outputs that one task sums up for, and columns of the moments that it does so for at a time: as many as stay in cache.
+const ROWS: usize = 16;
+const COLUMNS: usize = 64;
+/// Outputs whose sums are in memory at a time.
+const HELD: usize = 256;
 
 /// The numbers of least error for all entries of all codebooks. `entries` has, a matrix for each group of the layer, the
 /// entry in `books` that each weight is; an entry that `fixed` holds stays. (Least squares over tied weights: the normal
@@ -16,37 +21,23 @@ pub fn refit(layer: &Layer, entries: &[Array2<u32>], books: &[f64], fixed: impl 
     let mut gram = Array2::<f64>::zeros((k, k));
     let mut wanted = Array2::<f64>::zeros((1, k));
     for (part, entries) in layer.parts.iter().zip(entries) {
-        let (xx, yx) = (&*part.fit.xx, &part.fit.yx);
+        let (xx, yx): (&Array2<f64>, _) = (&part.fit.xx, &part.fit.yx);
         if entries.dim() != yx.dim() || entries.iter().any(|&e| e as usize >= k) {
             return None;
         }
         // A row's own sums first, over the entries that it uses; then they are added in order.
-        let rows: Vec<_> = entries.axis_iter(Axis(0)).collect();
-        let sums: Vec<(Vec<u32>, Array2<f64>)> = rows
-            .into_par_iter()
-            .map(|row| {
-                let mut used: Vec<u32> = row.to_vec();
-                used.sort_unstable();
-                used.dedup();
-                let place = |e: u32| used.binary_search(&e).unwrap_or(0);
-                let places: Vec<usize> = row.iter().map(|&e| place(e)).collect();
-                let mut by_entry = Array2::<f64>::zeros((used.len(), row.len()));
-                for (i, &p) in places.iter().enumerate() {
-                    by_entry.row_mut(p).scaled_add(1.0, &xx.row(i));
-                }
-                let mut own = Array2::<f64>::zeros((used.len(), used.len()));
-                for (mut own, by_entry) in own.rows_mut().into_iter().zip(by_entry.rows()) {
-                    by_entry.iter().zip(&places).for_each(|(v, &p)| own[p] += v);
-                }
-                (used, own)
-            })
-            .collect();
-        for ((used, own), (row, yx)) in sums.iter().zip(entries.rows().into_iter().zip(yx.rows())) {
-            for (a, &i) in used.iter().enumerate() {
-                for (b, &j) in used.iter().enumerate() {
-                    gram[(i as usize, j as usize)] += own[(a, b)];
+        for held in entries.axis_chunks_iter(Axis(0), HELD) {
+            let blocks: Vec<_> = held.axis_chunks_iter(Axis(0), ROWS).collect();
+            let sums: Vec<Vec<Row>> = blocks.into_par_iter().map(|block| Row::sums(xx, block)).collect();
+            for Row { used, own, .. } in sums.iter().flatten() {
+                for (a, &i) in used.iter().enumerate() {
+                    for (b, &j) in used.iter().enumerate() {
+                        gram[(i as usize, j as usize)] += own[(a, b)];
+                    }
                 }
             }
+        }
+        for (row, yx) in entries.rows().into_iter().zip(yx.rows()) {
             row.iter().zip(yx).for_each(|(&e, v)| wanted[(0, e as usize)] += v);
         }
     }
@@ -62,4 +53,46 @@ pub fn refit(layer: &Layer, entries: &[Array2<u32>], books: &[f64], fixed: impl 
     let mut out = books.to_vec();
     free.iter().zip(solved.iter()).for_each(|(&e, &v)| out[e] = v);
     Some(out)
+}
+
+/// What a row of W, an output, adds to the normal equations.
+struct Row {
+    /// The entries that it uses, and which of them each of its weights is.
+    used: Vec<u32>,
+    places: Vec<usize>,
+    /// Σ C_ij over the weights i of one entry and j of another.
+    own: Array2<f64>,
+}
+
+impl Row {
+    /// Of rows of entries.
+    fn sums(xx: &Array2<f64>, entries: ArrayView2<'_, u32>) -> Vec<Row> {
+        let mut rows: Vec<Row> = entries.rows().into_iter().map(Row::new).collect();
+        for first in (0..xx.ncols()).step_by(COLUMNS) {
+            let tile = xx.slice(s![.., first..xx.ncols().min(first + COLUMNS)]);
+            rows.iter_mut().for_each(|row| row.add(tile, first));
+        }
+        rows
+    }
+
+    fn new(entries: ArrayView1<'_, u32>) -> Row {
+        let mut used: Vec<u32> = entries.to_vec();
+        used.sort_unstable();
+        used.dedup();
+        let places = entries.iter().map(|e| used.binary_search(e).unwrap_or(0)).collect();
+        Row { own: Array2::zeros((used.len(), used.len())), used, places }
+    }
+
+    /// Adds the columns of the moments from `first` on.
+    fn add(&mut self, tile: ArrayView2<'_, f64>, first: usize) {
+        let width = tile.ncols();
+        let mut by_entry = vec![0.0; self.used.len() * width];
+        for (row, &p) in tile.rows().into_iter().zip(&self.places) {
+            let sums = &mut by_entry[p * width..(p + 1) * width];
+            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        }
+        for (mut own, by_entry) in self.own.rows_mut().into_iter().zip(by_entry.chunks(width)) {
+            by_entry.iter().zip(&self.places[first..]).for_each(|(v, &p)| own[p] += v);
+        }
+    }
 }
