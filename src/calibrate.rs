@@ -39,7 +39,7 @@ type Failure = Result<String, Error>;
 pub const SAMPLES: usize = 512;
 /// One chunk in so many is held back from fitting.
 const HELD_BACK: usize = 10;
-/// Elements of X that are gathered before their products are summed, but no fewer than so many of its columns.
+/// Elements of X and Y that are gathered before their products are summed, but no fewer than so many of their columns.
 const GATHERED: usize = 1 << 21;
 const COLUMNS: usize = 1024;
 /// Samples and positions that a fit is made from, for each column of W, and at least.
@@ -368,12 +368,23 @@ struct Reader<'w> {
     bounds: Option<(f32, f32)>,
 }
 
-/// Some samples of one group: rows of Xᵀ, of what the teacher gives and of the other term (empty if there is none).
-#[derive(Default)]
+/// Some samples, by group: rows of Xᵀ, of what the teacher gives and of the other term (empty if there is none).
 struct Rows {
-    x: Vec<f32>,
-    y: Vec<f32>,
-    other: Vec<f32>,
+    x: Vec<Vec<f32>>,
+    y: Vec<Vec<f32>>,
+    other: Vec<Vec<f32>>,
+}
+
+impl Rows {
+    fn new(groups: usize) -> Rows {
+        let none = || vec![Vec::new(); groups];
+        Rows { x: none(), y: none(), other: none() }
+    }
+
+    /// Numbers of inputs and wanted outputs.
+    fn count(&self) -> usize {
+        self.x.iter().chain(&self.y).map(Vec::len).sum()
+    }
 }
 
 impl LayerSamples<'_> {
@@ -401,9 +412,9 @@ impl LayerSamples<'_> {
         let of_set = |set: &Vec<Reader<'_>>| {
             let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
             for reader in set {
-                self.each(reader, |group, held, x, mut y, other| {
-                    y.iter_mut().zip(&other).for_each(|(y, o)| *y -= o);
-                    sums[group][held].add(x, transposed(&y, m)?)
+                self.each(reader, |group, held, x, y, other| {
+                    y.iter_mut().zip(other).for_each(|(y, o)| *y -= o);
+                    sums[group][held].add_rows(x, y)
                 })?;
             }
             let intercept = set.iter().all(|r| r.layer.bias != Bias::None);
@@ -425,8 +436,8 @@ impl LayerSamples<'_> {
             let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Retarget::new(n, m), Retarget::new(n, m)]).collect();
             for reader in set {
                 let (low, high) = reader.bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-                self.each(reader, |group, held, x, mut y, other| {
-                    let given = math::rows_times(x, weights[group].view())?;
+                self.each(reader, |group, held, x, y, other| {
+                    let given = math::rows_times(transposed(x, n)?, weights[group].view())?;
                     let b = layer.bias_of(fit, number, group);
                     for (i, (y, given)) in y.iter_mut().zip(given).enumerate() {
                         let other = other.get(i).copied().unwrap_or(0.0);
@@ -437,7 +448,7 @@ impl LayerSamples<'_> {
                             y => y,
                         } - other;
                     }
-                    sums[group][held].add(x, transposed(&y, m)?)
+                    sums[group][held].add_rows(x, y)
                 })?;
             }
             let wanted = layer.retarget(number, sums);
@@ -446,15 +457,15 @@ impl LayerSamples<'_> {
         joined(self.sets.iter().enumerate().map(of_set))
     }
 
-    /// Calls `add` with every group's samples of a reader, some at a time, fitted (0) and held back (1) apart: X as inputs ×
-    /// samples, and rows of what the teacher gives and of the other term.
+    /// Calls `add` with every group's samples of a reader, some at a time, fitted (0) and held back (1) apart: rows of Xᵀ, of
+    /// what the teacher gives and of the other term.
     fn each(
         &self,
         reader: &Reader<'_>,
-        mut add: impl FnMut(usize, usize, ArrayView2<'_, f32>, Vec<f32>, Vec<f32>) -> Option<()>,
+        mut add: impl FnMut(usize, usize, &mut [f32], &mut [f32], &[f32]) -> Option<()>,
     ) -> Result<(), Result<String, Error>> {
         let layer = reader.layer;
-        let mut gathered: Vec<[Rows; 2]> = (0..layer.groups).map(|_| Default::default()).collect();
+        let mut gathered = [0, 1].map(|_| Rows::new(layer.groups));
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
             let read = |v| self.side.read(v, i).map_err(Err);
@@ -462,29 +473,33 @@ impl LayerSamples<'_> {
             let other = reader.other.map(read).transpose()?;
             // Positions that differ from sample to sample.
             let taken = |row: usize| (row + i).is_multiple_of(self.step);
-            let (xs, ys, others) = (x.to_f32(), y.to_f32(), other.as_ref().map(Array::to_f32));
-            for (group, parts) in gathered.iter_mut().enumerate() {
-                let rows = &mut parts[held];
-                let mut add = || {
-                    layer.columns(&xs, x.shape(), group, &taken, &mut rows.x)?;
-                    layer.targets(&ys, y.shape(), reader.kept, group, &taken, &mut rows.y)?;
-                    if let (Some(others), Some(other)) = (&others, &other) {
-                        layer.targets(others, other.shape(), None, group, &taken, &mut rows.other)?;
-                    }
-                    let samples = rows.x.len() / layer.inputs;
-                    let whole = rows.y.len() == samples * layer.outputs;
-                    (whole && (reader.other.is_none() || rows.other.len() == rows.y.len())).then_some(())
+            let rows = &mut gathered[held];
+            let mut gather = || {
+                layer.columns(&x.to_f32(), x.shape(), &taken, &mut rows.x)?;
+                layer.targets(&y.to_f32(), y.shape(), reader.kept, &taken, &mut rows.y)?;
+                if let Some(other) = &other {
+                    layer.targets(&other.to_f32(), other.shape(), None, &taken, &mut rows.other)?;
+                }
+                let samples = |of: &[Vec<f32>], width: usize| {
+                    let samples = of.first()?.len() / width;
+                    of.iter().all(|rows| rows.len() == samples * width).then_some(samples)
                 };
-                add().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
-            }
-            let count: usize = gathered.iter().flatten().map(|rows| rows.x.len()).sum();
-            if count >= GATHERED.max(COLUMNS * layer.inputs) || i + 1 == self.chunks {
-                for (group, parts) in gathered.iter_mut().enumerate() {
-                    for (held, rows) in parts.iter_mut().enumerate() {
-                        let Rows { x, y, other } = std::mem::take(rows);
-                        let x = transposed(&x, layer.inputs);
-                        let added = x.and_then(|x| add(group, held, x, y, other));
-                        added.ok_or_else(|| Ok("its samples do not add up".to_string()))?;
+                let (x, y) = (samples(&rows.x, layer.inputs), samples(&rows.y, layer.outputs));
+                let other = if reader.other.is_some() { samples(&rows.other, layer.outputs) } else { y };
+                (x.is_some() && x == y && y == other).then_some(())
+            };
+            gather().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
+            let count: usize = gathered.iter().map(Rows::count).sum();
+            if count >= GATHERED.max(COLUMNS * (layer.inputs + layer.outputs)) || i + 1 == self.chunks {
+                for (held, Rows { x, y, other }) in gathered.iter_mut().enumerate() {
+                    for (group, ((x, y), other)) in x.iter_mut().zip(y).zip(other).enumerate() {
+                        if y.is_empty() {
+                            continue;
+                        }
+                        add(group, held, x, y, other).ok_or_else(|| Ok("its samples do not add up".to_string()))?;
+                        for rows in [x, y, other] {
+                            rows.clear();
+                        }
                     }
                 }
             }

@@ -245,18 +245,20 @@ impl Linear {
         Some(Tensor::from_floats(dtype, shape, b.iter().map(|b| b / scale)))
     }
 
-    /// Rows of Xᵀ, one a sample and position of those that `taken` takes, of one group, put behind those in `out`. `x` is a
-    /// value of shape `shape`. `None` if it does not fit.
+    /// Rows of Xᵀ, one a sample and position of those that `taken` takes, of every group, put behind those in its `out`. `x`
+    /// is a value of shape `shape`. `None` if it does not fit.
     pub fn columns(
         &self,
         x: &[f32],
         shape: &[usize],
-        group: usize,
         taken: &dyn Fn(usize) -> bool,
-        out: &mut Vec<f32>,
+        out: &mut [Vec<f32>],
     ) -> Option<()> {
+        if let Form::Windows(windows) = &self.form {
+            return windows.columns(x, shape, taken, out);
+        }
+        let [out] = out else { return None };
         match &self.form {
-            Form::Windows(windows) => return windows.columns(x, shape, group, taken, out),
             Form::Gemm(g) if g.trans_a => {
                 let &[n, samples] = shape else { return None };
                 let rows = (0..samples).filter(|&s| n == self.inputs && taken(s));
@@ -276,30 +278,31 @@ impl Linear {
         Some(())
     }
 
-    /// Rows of Yᵀ of one group, put behind those in `out`: `y` is a value of shape `shape`, of whose channels those in
+    /// Rows of Yᵀ of every group, put behind those in its `out`: `y` is a value of shape `shape`, of whose channels those in
     /// `kept` count (all, if `None`).
     pub fn targets(
         &self,
         y: &[f32],
         shape: &[usize],
         kept: Option<&[usize]>,
-        group: usize,
         taken: &dyn Fn(usize) -> bool,
-        out: &mut Vec<f32>,
+        out: &mut [Vec<f32>],
     ) -> Option<()> {
         let axis = self.channel_axis(shape.len());
         let (&all, inner) = (shape.get(axis)?, shape[axis + 1..].iter().product::<usize>());
         let outer: usize = shape[..axis].iter().product();
-        let mine = group * self.outputs..(group + 1) * self.outputs;
-        let channels: Vec<usize> = match kept {
-            Some(kept) => kept.get(mine)?.to_vec(),
-            None => (mine.end <= all).then(|| mine.collect())?,
+        let channels = match kept {
+            Some(kept) => kept.to_vec(),
+            None => (0..all).collect(),
         };
-        if channels.iter().any(|&c| c >= all) || y.len() != outer * all * inner {
+        let whole = channels.len() >= self.groups * self.outputs && out.len() == self.groups;
+        if !whole || channels.iter().any(|&c| c >= all) || y.len() != outer * all * inner {
             return None;
         }
         for (o, i) in (0..outer * inner).filter(|&row| taken(row)).map(|row| (row / inner, row % inner)) {
-            out.extend(channels.iter().map(|&c| y[(o * all + c) * inner + i]));
+            for (channels, out) in channels.chunks(self.outputs).zip(&mut *out) {
+                out.extend(channels.iter().map(|&c| y[(o * all + c) * inner + i]));
+            }
         }
         Some(())
     }

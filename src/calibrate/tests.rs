@@ -21,9 +21,9 @@ fn assert_reads_what_it_sums(text: &str) {
     let look = walk.look(graph, &linear, &map, &later).unwrap();
     let mut seen = 0;
     look.each(&look.sets[0][0], |group, _, x, y, _| {
-        let given = math::rows_times(x, w[group].mapv(|v| v as f32).view())?;
+        let given = math::rows_times(transposed(x, linear.inputs)?, w[group].mapv(|v| v as f32).view())?;
         assert_eq!(given.len(), y.len());
-        for (i, (given, y)) in given.iter().zip(&y).enumerate() {
+        for (i, (given, y)) in given.iter().zip(&*y).enumerate() {
             let given = f64::from(*given) + b[group * linear.outputs + i % linear.outputs];
             assert!((given - f64::from(*y)).abs() < 1e-4, "group {group}, output {i}: {given} for {y}: {text}");
         }

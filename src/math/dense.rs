@@ -6,7 +6,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::matmul::matmul;
 use faer::linalg::{householder, qr};
 use faer::traits::RealField;
-use faer::{Accum, Conj, Mat, MatRef, Par};
+use faer::{Accum, Conj, Mat, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
 
@@ -34,7 +34,7 @@ impl Real for f64 {
     }
 }
 
-/// Columns of a product that one task computes.
+/// Columns of a product, or rows, that one task computes.
 const COLUMNS: usize = 128;
 
 pub(super) fn finite<T: Real>(a: ArrayView2<'_, T>) -> bool {
@@ -57,6 +57,17 @@ pub(super) fn product<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Mat<T> {
         matmul(out, Accum::Replace, a, b, T::of(1.0), Par::Seq);
     });
     out
+}
+
+/// `a · b`, row-major, into `out`, by blocks of rows in parallel.
+pub(super) fn product_rows<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>, out: &mut [T]) {
+    let (rows, columns) = (COLUMNS.min(a.nrows().max(1)), b.ncols());
+    out.par_chunks_mut((rows * columns).max(1)).enumerate().for_each(|(block, out)| {
+        let count = out.len() / columns;
+        let a = a.subrows(block * rows, count);
+        let out = MatMut::from_row_major_slice_mut(out, count, columns);
+        matmul(out, Accum::Replace, a, b, T::of(1.0), Par::Seq);
+    });
 }
 
 /// Q (m × r) with orthonormal columns and upper triangular R (r × n), r = min(m, n), with Q R = `a`.

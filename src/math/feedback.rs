@@ -7,7 +7,7 @@ use faer::{Mat, MatRef};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use super::solve::cholesky_lower;
+use super::solve::factor;
 
 /// Rows that one task rounds.
 const ROWS: usize = 8;
@@ -21,33 +21,28 @@ pub fn feedback(
     round: &(dyn Fn(usize, usize, f64) -> f64 + Sync),
 ) -> Option<Array2<f64>> {
     let n = w.ncols();
+    // Last comes first: L Lᵀ = H gives H⁻¹ = Uᵀ U with U = L⁻¹, in which an input is followed by those before it.
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&a, &b| xx[(b, b)].total_cmp(&xx[(a, a)]));
-    // H = R Rᵀ with R upper triangular is the Cholesky factor of H read backwards; H⁻¹ = Uᵀ U with U = R⁻¹. Of so large
-    // matrices no more than two are there at a time.
-    let flipped = Array2::from_shape_fn((n, n), |(i, j)| xx[(order[n - 1 - i], order[n - 1 - j])]);
-    let lower = cholesky_lower(flipped.view(), lambda)?;
-    drop(flipped);
-    let upper = Mat::from_fn(n, n, |i, j| lower[(n - 1 - i, n - 1 - j)]);
+    order.sort_by(|&a, &b| xx[(a, a)].total_cmp(&xx[(b, b)]).then(b.cmp(&a)));
+    let ordered = Array2::from_shape_fn((n, n), |(i, j)| xx[(order[i], order[j])]);
+    let lower = factor(ordered.view(), lambda)?;
+    drop(ordered);
+    // Its columns are the rows of U.
+    let mut inverse = Mat::<f64>::zeros(n, n);
+    invert_upper_triangular(inverse.as_mut(), lower.transpose(), Par::Seq);
     drop(lower);
-    let mut inverse = Mat::zeros(n, n);
-    invert_upper_triangular(inverse.as_mut(), upper.as_ref(), Par::Seq);
-    drop(upper);
-    // Row-major, as it is read.
-    let rows: MatRef<'_, f64> = inverse.as_ref();
-    let u: Vec<f64> = (0..n).flat_map(|i| (0..n).map(move |j| if j < i { 0.0 } else { rows[(i, j)] })).collect();
-    drop(inverse);
+    let inverse: MatRef<'_, f64> = inverse.as_ref();
     let mut out = Array2::from_shape_fn(w.dim(), |(o, i)| w[(o, order[i])]);
     let rows = out.as_slice_mut()?;
     rows.par_chunks_mut(ROWS * n.max(1)).enumerate().for_each(|(block, rows)| {
-        for i in 0..n {
-            let u = &u[i * n..(i + 1) * n];
+        for i in (0..n).rev() {
+            let Some(u) = inverse.col(i).try_as_col_major().map(|u| u.as_slice()) else { continue };
             for (r, row) in rows.chunks_mut(n).enumerate() {
                 let rounded = round(block * ROWS + r, order[i], row[i]);
                 let error = (row[i] - rounded) / u[i];
                 row[i] = rounded;
                 if error != 0.0 {
-                    row[i + 1..].iter_mut().zip(&u[i + 1..]).for_each(|(w, u)| *w -= error * u);
+                    row[..i].iter_mut().zip(u).for_each(|(w, u)| *w -= error * u);
                 }
             }
         }

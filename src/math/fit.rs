@@ -7,8 +7,9 @@
 mod stored;
 
 use super::moments::{Centred, Moments, Retarget};
-use super::{ridge, solve};
+use super::solve;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
+use std::sync::OnceLock;
 
 /// λ of the ridge, as a share of the mean of the diagonal; where that fits much better than it generalizes, ten times as
 /// much, and so on.
@@ -36,6 +37,8 @@ pub struct Layer {
     sets: Vec<Set>,
     /// Columns of X that were fitted to.
     pub samples: usize,
+    /// The λ that the first search found: other wanted outputs for the same inputs need no search of their own.
+    lambda: OnceLock<f64>,
 }
 
 /// Samples that have the same bias.
@@ -78,7 +81,8 @@ impl Layer {
     fn of_one_set(parts: Vec<Part>, samples: [usize; 2], intercept: bool) -> Layer {
         let mean = |c: &Centred| Mean { x: c.x.clone(), y: c.y.clone() };
         let means = parts.iter().map(|p| [mean(&p.fit), mean(&p.held)]).collect();
-        Layer { parts, sets: vec![Set { samples, intercept, means }], samples: samples[FIT] }
+        let sets = vec![Set { samples, intercept, means }];
+        Layer { parts, sets, samples: samples[FIT], lambda: OnceLock::new() }
     }
 
     /// The samples of both, of as many groups and of the same shape, each with biases of its own.
@@ -163,7 +167,7 @@ impl Layer {
             Some(Part { fit: fit.replace(&old.fit, !intercept)?, held: held.replace(&old.held, !intercept)? })
         };
         let parts = self.parts.iter().zip(parts).map(part).collect::<Option<_>>()?;
-        Some(Layer::of_one_set(parts, samples, intercept))
+        Some(Layer { lambda: self.lambda.clone(), ..Layer::of_one_set(parts, samples, intercept) })
     }
 
     /// Outputs of a group.
@@ -175,7 +179,7 @@ impl Layer {
     /// not the shape of its group, or nothing can be solved.
     pub fn ridge(&self, prior: &Fit) -> Option<Fit> {
         self.best_ridge(|lambda| {
-            let solved = |(p, w): (&Part, &Array2<f64>)| ridge(&p.fit.xx, &p.fit.yx, Some(w), lambda);
+            let solved = |(p, w): (&Part, &Array2<f64>)| p.fit.xx.ridge(&p.fit.yx, Some(w), lambda);
             let w = self.parts.iter().zip(&prior.w).map(solved).collect::<Option<Vec<_>>>()?;
             Some(((), self.with_bias(w)))
         })
@@ -184,20 +188,25 @@ impl Layer {
 
     /// The result of `solve` at the smallest λ from which a larger one does not generalize better.
     pub fn best_ridge<F>(&self, solve: impl Fn(f64) -> Option<(F, Fit)>) -> Option<(F, Fit)> {
-        let mut best: Option<(f64, (F, Fit))> = None;
+        if let Some(found) = self.lambda.get().and_then(|&lambda| solve(lambda)) {
+            return Some(found);
+        }
+        let mut best: Option<(f64, f64, (F, Fit))> = None;
         for lambda in RIDGES {
             let Some((form, fit)) = solve(lambda) else { continue };
             let error = self.error(&fit);
             let overfit = error > OVERFIT * self.fitted_error(&fit);
             match &best {
-                Some((least, _)) if *least <= error => break,
-                _ => best = Some((error, (form, fit))),
+                Some((least, ..)) if *least <= error => break,
+                _ => best = Some((error, lambda, (form, fit))),
             }
             if !overfit {
                 break;
             }
         }
-        best.map(|b| b.1)
+        let (_, lambda, found) = best?;
+        self.lambda.get_or_init(|| lambda);
+        Some(found)
     }
 
     /// The weights with the bias that makes means agree: b = ȳ − W x̄.

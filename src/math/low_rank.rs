@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayView2};
 
 use super::fit::Part;
-use super::solve::{Whitening, ridge, times};
+use super::solve::times;
 use super::svd::{Svd, rank_for_energy, singular_values};
 
 /// How many terms a factorization keeps.
@@ -75,8 +75,8 @@ impl Spectrum {
     /// solution.
     pub fn new(part: &Part, prior: ArrayView2<'_, f64>, most: usize, lambda: f64) -> Option<Spectrum> {
         let c = &part.fit;
-        let best = ridge(&c.xx, &c.yx, Some(&prior.to_owned()), lambda)?;
-        let root = Whitening::new(c.xx.view(), lambda)?;
+        let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
+        let root = c.xx.whitening(lambda)?;
         let Svd { u, sigma, vt } = Svd::leading(root.whiten(best.view())?.view(), most)?;
         let right = root.unwhiten(vt.view())?;
         if sigma.is_empty() {

@@ -8,6 +8,7 @@ pub mod books;
 pub mod chance;
 pub mod codes;
 mod dense;
+pub mod factored;
 pub mod feedback;
 pub mod fit;
 pub mod kmeans;

@@ -3,12 +3,12 @@
 //! Products of `f32` blocks are added up in `f64`. Each tile of the result is one task that walks the samples in order, so
 //! the sums do not depend on the number of threads.
 
+use super::factored::Factored;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
 use ndarray::{Array1, Array2, ArrayView2, s};
 use rayon::prelude::*;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows and columns of a tile.
@@ -18,9 +18,9 @@ const SAMPLES: usize = 1024;
 
 /// X Xᵀ (n × n, symmetric) of `x` (n × samples).
 pub fn gram(x: ArrayView2<'_, f32>) -> Array2<f64> {
-    let mut sum = Array2::zeros((x.nrows(), x.nrows()));
-    let zero = Array1::zeros(x.nrows());
-    add(&mut sum, [x, x], [&zero, &zero], true);
+    let (n, mut sum) = (x.nrows(), Array2::zeros((x.nrows(), x.nrows())));
+    let x = rows(x);
+    add(&mut sum, [columns(&x, n), columns(&x, n)], true);
     mirror(&mut sum);
     sum
 }
@@ -31,7 +31,7 @@ pub fn cross(y: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) -> Option<Array2<f6
         return None;
     }
     let mut sum = Array2::zeros((y.nrows(), x.nrows()));
-    add(&mut sum, [y, x], [&Array1::zeros(y.nrows()), &Array1::zeros(x.nrows())], false);
+    add(&mut sum, [columns(&rows(y), y.nrows()), columns(&rows(x), x.nrows())], false);
     Some(sum)
 }
 
@@ -51,7 +51,7 @@ pub struct Moments {
 pub struct Retarget {
     samples: usize,
     /// Of x and y, what was subtracted.
-    about: Option<[Array1<f32>; 2]>,
+    about: Option<[Vec<f32>; 2]>,
     yx: Array2<f64>,
     yy: Array1<f64>,
     x: Array1<f64>,
@@ -62,7 +62,7 @@ pub struct Retarget {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Centred {
     /// C_xx, n × n, symmetric.
-    pub xx: Arc<Array2<f64>>,
+    pub xx: Arc<Factored>,
     /// C_yx, m × n.
     pub yx: Array2<f64>,
     /// The diagonal of C_yy, m.
@@ -86,12 +86,19 @@ impl Moments {
 
     /// Adds a batch; `None` (and nothing added) if a shape does not fit. Batches in the same order give the same sums.
     pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Option<()> {
-        self.to.add(x, y)?;
-        let [about, _] = self.to.about.as_ref()?;
-        add(&mut self.xx, [x, x], [about, about], true);
-        for column in x.columns() {
-            self.nonzero.iter_mut().zip(column).for_each(|(count, &v)| *count += f64::from(u8::from(v != 0.0)));
+        let fits = (x.nrows(), y.nrows()) == (self.to.x.len(), self.to.y.len());
+        fits.then(|| self.add_rows(&mut rows(x), &mut rows(y)))?
+    }
+
+    /// As [`Moments::add`], of Xᵀ and Yᵀ, row after row; what was subtracted is gone from them then.
+    pub fn add_rows(&mut self, x: &mut [f32], y: &mut [f32]) -> Option<()> {
+        let n = self.nonzero.len();
+        if !self.to.fit(x, y) {
+            return None;
         }
+        each_sample(&mut self.nonzero, x, |count, v| *count += f64::from(u8::from(v != 0.0)));
+        self.to.add_rows(x, y)?;
+        add(&mut self.xx, [columns(x, n), columns(x, n)], true);
         Some(())
     }
 
@@ -108,7 +115,7 @@ impl Moments {
         mirror(&mut xx);
         let finite = xx.iter().all(|v| v.is_finite());
         let nonzero = self.nonzero / samples;
-        finite.then(|| self.to.finish(Arc::new(xx), nonzero, about_zero))?
+        finite.then(|| self.to.finish(Arc::new(xx.into()), nonzero, about_zero))?
     }
 }
 
@@ -117,7 +124,10 @@ impl Centred {
     pub fn pool(&mut self, other: &Centred, share: f64) {
         let mix = |mine: &mut f64, others: &f64| *mine += share * (others - *mine);
         if !Arc::ptr_eq(&self.xx, &other.xx) {
-            Arc::make_mut(&mut self.xx).zip_mut_with(&other.xx, mix);
+            let shared = |xx: Arc<Factored>| Array2::clone(&xx);
+            let mut xx = Arc::try_unwrap(std::mem::take(&mut self.xx)).map_or_else(shared, Array2::from);
+            xx.zip_mut_with(&other.xx, mix);
+            self.xx = Arc::new(xx.into());
             self.nonzero.zip_mut_with(&other.nonzero, mix);
         }
         self.yx.zip_mut_with(&other.yx, mix);
@@ -148,25 +158,36 @@ impl Retarget {
 
     /// As [`Moments::add`].
     pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Option<()> {
-        if x.ncols() != y.ncols() || x.nrows() != self.x.len() || y.nrows() != self.y.len() {
+        let fits = (x.nrows(), y.nrows()) == (self.x.len(), self.y.len());
+        fits.then(|| self.add_rows(&mut rows(x), &mut rows(y)))?
+    }
+
+    /// As [`Moments::add_rows`].
+    pub fn add_rows(&mut self, x: &mut [f32], y: &mut [f32]) -> Option<()> {
+        if !self.fit(x, y) {
             return None;
         }
-        let [ax, ay] = &*self.about.get_or_insert_with(|| [x, y].map(means));
-        add(&mut self.yx, [y, x], [ay, ax], false);
-        // Samples lie one after the other, so each is read in one go.
-        for column in x.columns() {
-            let off = column.iter().zip(ax).map(|(&v, &a)| f64::from(v) - f64::from(a));
-            self.x.iter_mut().zip(off).for_each(|(sum, off)| *sum += off);
-        }
-        for column in y.columns() {
-            let off = column.iter().zip(ay).map(|(&v, &a)| f64::from(v) - f64::from(a));
-            for ((sum, square), off) in self.y.iter_mut().zip(&mut self.yy).zip(off) {
-                *sum += off;
-                *square += off * off;
+        let (n, m) = (self.x.len(), self.y.len());
+        let [ax, ay] = self.about.get_or_insert_with(|| [means(x, n), means(y, m)]);
+        for (rows, about, sums) in [(&mut *x, ax, &mut self.x), (&mut *y, ay, &mut self.y)] {
+            let sums = sums.as_slice_mut()?;
+            for row in rows.chunks_mut(about.len().max(1)) {
+                for ((v, &about), sum) in row.iter_mut().zip(&*about).zip(&mut *sums) {
+                    *sum += f64::from(*v) - f64::from(about);
+                    *v -= about;
+                }
             }
         }
-        self.samples += x.ncols();
+        add(&mut self.yx, [columns(y, m), columns(x, n)], false);
+        each_sample(&mut self.yy, y, |sum, v| *sum += f64::from(v) * f64::from(v));
+        self.samples += x.len() / n.max(1);
         Some(())
+    }
+
+    /// Whether these are as many rows of both.
+    fn fit(&self, x: &[f32], y: &[f32]) -> bool {
+        let (n, m) = (self.x.len().max(1), self.y.len().max(1));
+        x.len().is_multiple_of(n) && y.len().is_multiple_of(m) && x.len() / n == y.len() / m
     }
 
     /// The moments with these outputs in place of the old. `None` if there are not as many samples, or not finite ones.
@@ -177,11 +198,11 @@ impl Retarget {
     fn means(&self) -> Option<Means> {
         let (about, samples) = (self.about.as_ref().filter(|_| self.samples > 0)?, self.samples as f64);
         let off = [&self.x / samples, &self.y / samples];
-        let means = [0, 1].map(|i| &off[i] + &about[i].mapv(f64::from));
+        let means = [0, 1].map(|i| Array1::from_iter(off[i].iter().zip(&about[i]).map(|(off, &a)| off + f64::from(a))));
         Some(Means { samples, off, means })
     }
 
-    fn finish(self, xx: Arc<Array2<f64>>, nonzero: Array1<f64>, about_zero: bool) -> Option<Centred> {
+    fn finish(self, xx: Arc<Factored>, nonzero: Array1<f64>, about_zero: bool) -> Option<Centred> {
         let Means { samples, off: [x, y], means: [mut x_mean, mut y_mean] } = self.means()?;
         let (mut yx, mut yy) = (self.yx, self.yy);
         centre(&mut yx, samples, [&y, &x], about_zero.then_some([&y_mean, &x_mean]));
@@ -197,14 +218,30 @@ impl Retarget {
     }
 }
 
-/// The mean of every row.
-fn means(rows: ArrayView2<'_, f32>) -> Array1<f32> {
-    let mut sums = Array1::<f64>::zeros(rows.nrows());
-    for column in rows.columns() {
-        sums.iter_mut().zip(column).for_each(|(sum, &v)| *sum += f64::from(v));
+/// A matrix with a column a sample as rows of samples.
+fn rows(x: ArrayView2<'_, f32>) -> Vec<f32> {
+    x.reversed_axes().iter().copied().collect()
+}
+
+/// Rows of `n` numbers a sample as a matrix with a column a sample.
+fn columns(rows: &[f32], n: usize) -> MatRef<'_, f32> {
+    MatRef::from_column_major_slice(rows, n, rows.len().checked_div(n).unwrap_or(0))
+}
+
+/// Adds something of every sample to sums.
+fn each_sample(sums: &mut Array1<f64>, rows: &[f32], add: impl Fn(&mut f64, f32)) {
+    let Some(sums) = sums.as_slice_mut() else { return };
+    for row in rows.chunks(sums.len().max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, &v)| add(sum, v));
     }
-    let n = rows.ncols().max(1) as f64;
-    sums.mapv(|sum| (sum / n) as f32)
+}
+
+/// The mean of every input.
+fn means(rows: &[f32], n: usize) -> Vec<f32> {
+    let mut sums = Array1::<f64>::zeros(n);
+    each_sample(&mut sums, rows, |sum, v| *sum += f64::from(v));
+    let samples = rows.len().checked_div(n).unwrap_or(0).max(1) as f64;
+    sums.iter().map(|sum| (sum / samples) as f32).collect()
 }
 
 /// A sum of products a sample, about the means of what was multiplied, `off` from zero; or about zero with `means` added
@@ -217,8 +254,8 @@ fn centre(sum: &mut Array2<f64>, samples: f64, off: [&Array1<f64>; 2], means: Op
     }
 }
 
-/// `sum` += A Bᵀ of what differs from `about`; only the lower triangle if `lower`.
-fn add(sum: &mut Array2<f64>, [a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<f32>; 2], lower: bool) {
+/// `sum` += A Bᵀ, of A and B with a column a sample; only the lower triangle if `lower`.
+fn add(sum: &mut Array2<f64>, [a, b]: [MatRef<'_, f32>; 2], lower: bool) {
     let tiles: Vec<(usize, usize)> = (0..a.nrows())
         .step_by(TILE)
         .flat_map(|i| (0..b.nrows()).step_by(TILE).map(move |j| (i, j)))
@@ -226,32 +263,30 @@ fn add(sum: &mut Array2<f64>, [a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<
         .collect();
     // A row of tiles at a time bounds what is held besides the sum itself.
     for row in tiles.chunk_by(|a, b| a.0 == b.0) {
-        let done: Vec<Mat<f64>> = row.par_iter().map(|&(i, j)| tile([a, b], about, i, j, lower && i == j)).collect();
+        let done: Vec<Mat<f64>> = row.par_iter().map(|&(i, j)| tile([a, b], i, j, lower && i == j)).collect();
         for (&(i, j), tile) in row.iter().zip(done) {
-            for (c, column) in tile.col_iter().enumerate() {
-                for (r, value) in column.iter().enumerate() {
-                    sum[(i + r, j + c)] += value;
-                }
+            for (r, column) in tile.col_iter().enumerate() {
+                let to = sum.slice_mut(s![i + r, j..j + column.nrows()]);
+                to.into_iter().zip(column.iter()).for_each(|(sum, value)| *sum += value);
             }
         }
     }
 }
 
-fn tile([a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<f32>; 2], i: usize, j: usize, diagonal: bool) -> Mat<f64> {
-    let (rows, columns) = (TILE.min(a.nrows() - i), TILE.min(b.nrows() - j));
+/// A tile of B Aᵀ: faer has columns where the sum has rows.
+fn tile([a, b]: [MatRef<'_, f32>; 2], i: usize, j: usize, diagonal: bool) -> Mat<f64> {
+    let (rows, columns) = (TILE.min(b.nrows() - j), TILE.min(a.nrows() - i));
     let mut sum = Mat::<f64>::zeros(rows, columns);
     let mut part = Mat::<f32>::zeros(rows, columns);
     for start in (0..a.ncols()).step_by(SAMPLES) {
-        let samples = start..a.ncols().min(start + SAMPLES);
-        let left = centred(a, about[0], i..i + rows, samples.clone());
-        let right = centred(b, about[1], j..j + columns, samples);
-        let (left, right): (MatRef<'_, f32>, MatRef<'_, f32>) = (left.as_ref(), right.as_ref());
+        let samples = SAMPLES.min(a.ncols() - start);
+        let left = b.submatrix(j, start, rows, samples);
+        let right = a.submatrix(i, start, columns, samples).transpose();
         if diagonal {
-            let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-            let part = part.as_mut();
-            triangular::matmul(part, lower, Accum::Replace, left, all, right.transpose(), all, 1.0, Par::Seq);
+            let (upper, all) = (BlockStructure::TriangularUpper, BlockStructure::Rectangular);
+            triangular::matmul(part.as_mut(), upper, Accum::Replace, left, all, right, all, 1.0, Par::Seq);
         } else {
-            matmul(part.as_mut(), Accum::Replace, left, right.transpose(), 1.0, Par::Seq);
+            matmul(part.as_mut(), Accum::Replace, left, right, 1.0, Par::Seq);
         }
         for (sum, part) in sum.col_iter_mut().zip(part.col_iter()) {
             sum.iter_mut().zip(part.iter()).for_each(|(sum, &part)| *sum += f64::from(part));
@@ -260,20 +295,17 @@ fn tile([a, b]: [ArrayView2<'_, f32>; 2], about: [&Array1<f32>; 2], i: usize, j:
     sum
 }
 
-/// Some rows and samples of what differs from `about`.
-fn centred(x: ArrayView2<'_, f32>, about: &Array1<f32>, rows: Range<usize>, samples: Range<usize>) -> Mat<f32> {
-    let mut out = Mat::zeros(rows.len(), samples.len());
-    let about = about.slice(s![rows.clone()]);
-    for (to, from) in out.col_iter_mut().zip(x.slice(s![rows, samples]).columns()) {
-        to.iter_mut().zip(from).zip(about).for_each(|((to, x), a)| *to = x - a);
-    }
-    out
-}
+/// Rows and columns of a square that is copied at a time.
+const BLOCK: usize = 32;
 
+/// Copies the lower triangle to the upper one.
 fn mirror(square: &mut Array2<f64>) {
-    for i in 0..square.nrows() {
-        for j in 0..i {
-            square[(j, i)] = square[(i, j)];
+    let n = square.nrows();
+    for (i0, j0) in (0..n).step_by(BLOCK).flat_map(|i| (0..=i).step_by(BLOCK).map(move |j| (i, j))) {
+        for i in i0..n.min(i0 + BLOCK) {
+            for j in j0..i.min(j0 + BLOCK) {
+                square[(j, i)] = square[(i, j)];
+            }
         }
     }
 }

@@ -6,13 +6,18 @@
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
-use faer::{Mat, MatMut, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
+use std::sync::Arc;
 
-use super::dense::{array, finite, product, view};
+use super::dense::{array, finite, product, product_rows, view};
 
+/// Columns of a matrix that are copied at a time.
+const BLOCK: usize = 32;
 /// Right-hand sides that one task solves.
 const ROWS: usize = 64;
 /// A pivot below this share of its diagonal entry is rounding error: the matrix counts as singular.
@@ -25,6 +30,17 @@ const SINGULAR: f64 = 1e-13;
 /// if shapes do not fit, an entry is not finite, `lambda_rel` is negative or NaN, or G is not a second moment (its
 /// trace is negative, or λ = mean diagonal does not suffice).
 pub fn ridge(g: &Array2<f64>, b: &Array2<f64>, toward: Option<&Array2<f64>>, lambda_rel: f64) -> Option<Array2<f64>> {
+    solve_with(g, |lambda| factor(g.view(), lambda).map(Arc::new), b, toward, lambda_rel)
+}
+
+/// As [`ridge`], with what gives the factor of G + λI.
+pub(super) fn solve_with(
+    g: &Array2<f64>,
+    factor: impl Fn(f64) -> Option<Arc<Mat<f64>>>,
+    b: &Array2<f64>,
+    toward: Option<&Array2<f64>>,
+    lambda_rel: f64,
+) -> Option<Array2<f64>> {
     let n = g.nrows();
     if g.ncols() != n || b.ncols() != n || !finite(g.view()) || !finite(b.view()) {
         return None;
@@ -37,8 +53,7 @@ pub fn ridge(g: &Array2<f64>, b: &Array2<f64>, toward: Option<&Array2<f64>>, lam
         if prior.dim() != b.dim() || !finite(prior.view()) {
             return None;
         }
-        let seen = product(view(&prior.as_standard_layout())?, view(&g.as_standard_layout())?);
-        rest -= &array(seen.as_ref());
+        rest -= &times(prior.view(), g.view());
     }
     if !finite(rest.view()) {
         return None;
@@ -47,7 +62,7 @@ pub fn ridge(g: &Array2<f64>, b: &Array2<f64>, toward: Option<&Array2<f64>>, lam
         return Some(toward.cloned().unwrap_or_else(|| Array2::zeros(b.raw_dim())));
     }
     larger(lambda_rel).find_map(|lambda| {
-        let mut step = solve(factor(g.view(), lambda)?.as_ref(), rest.clone())?;
+        let mut step = solve(factor(lambda)?.as_ref().as_ref(), rest.clone())?;
         if let Some(prior) = toward {
             step += prior;
         }
@@ -82,6 +97,34 @@ pub fn cholesky_lower(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Array2<
     Some(array(factor(g, lambda_rel)?.as_ref()))
 }
 
+/// (G + λI)⁻¹ of `g` as for [`ridge`], on the diagonal and below; λ grows as it does there. Zeros if G is zero. `None` if there
+/// is none.
+pub(super) fn inverse(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Mat<f64>> {
+    let n = g.nrows();
+    if g.diag().iter().all(|&d| d == 0.0) {
+        return Some(Mat::zeros(n, n));
+    }
+    let lower = larger(lambda_rel).find_map(|lambda| factor(g, lambda))?;
+    let mut root = Mat::zeros(n, n);
+    invert_lower_triangular(root.as_mut(), lower.as_ref(), Par::Seq);
+    // L⁻ᵀ L⁻¹.
+    let mut out = lower;
+    let (lower, upper) = (BlockStructure::TriangularLower, BlockStructure::TriangularUpper);
+    triangular::matmul(
+        out.as_mut(),
+        lower,
+        Accum::Replace,
+        root.transpose(),
+        upper,
+        root.as_ref(),
+        lower,
+        1.0,
+        Par::Seq,
+    );
+    let finite = out.col_iter().all(|column| column.iter().all(|v| v.is_finite()));
+    finite.then_some(out)
+}
+
 /// A root S of a second moment: S Sᵀ = C + λI (n × n). Errors of W measured by C are plain errors of W S.
 #[derive(Debug, Clone)]
 pub struct Whitening {
@@ -91,7 +134,7 @@ pub struct Whitening {
 #[derive(Debug, Clone)]
 enum Root {
     /// S is the Cholesky factor, n × n.
-    Lower(Mat<f64>),
+    Lower(Arc<Mat<f64>>),
     /// S = Q √Λ over the eigenvalues that count (n × r), and its pseudo-inverse Λ^-½ Qᵀ (r × n).
     Eigen { root: Mat<f64>, inverse: Mat<f64> },
 }
@@ -105,7 +148,7 @@ impl Whitening {
             return None;
         }
         if let Some(lower) = factor(c, lambda_rel) {
-            return Some(Whitening { root: Root::Lower(lower) });
+            return Some(Whitening::lower(Arc::new(lower)));
         }
         let n = c.nrows();
         let matrix = shifted(c, lambda_rel);
@@ -124,6 +167,11 @@ impl Whitening {
         Some(Whitening { root: Root::Eigen { root, inverse } })
     }
 
+    /// Of C + λI = L Lᵀ.
+    pub(super) fn lower(lower: Arc<Mat<f64>>) -> Self {
+        Whitening { root: Root::Lower(lower) }
+    }
+
     /// The number of columns of S: n, or fewer if C has no full rank.
     pub fn rank(&self) -> usize {
         match &self.root {
@@ -135,7 +183,8 @@ impl Whitening {
     /// W S (m × rank) of `w` (m × n). `None` if the shape does not fit.
     pub fn whiten(&self, w: ArrayView2<'_, f64>) -> Option<Array2<f64>> {
         let root = match &self.root {
-            Root::Lower(root) | Root::Eigen { root, .. } => root.as_ref(),
+            Root::Lower(lower) => lower.as_ref().as_ref(),
+            Root::Eigen { root, .. } => root.as_ref(),
         };
         (w.ncols() == root.nrows())
             .then(|| Some(array(product(view(&w.as_standard_layout())?, root).as_ref())))
@@ -160,11 +209,12 @@ impl Whitening {
 
 /// A B (m × n) of `a` (m × k) and `b` (k × n), whose shapes must fit.
 pub fn times(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut out = Array2::zeros((a.nrows(), b.ncols()));
     let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
-    match (view(&a), view(&b)) {
-        (Some(a), Some(b)) => array(product(a, b).as_ref()),
-        _ => Array2::zeros((a.nrows(), b.ncols())),
+    if let (Some(a), Some(b), Some(out)) = (view(&a), view(&b), out.as_slice_mut()) {
+        product_rows(a, b, out);
     }
+    out
 }
 
 /// (W X)ᵀ, row-major, of `x` (n × samples) and `w` (m × n): a row of m numbers for each sample. `None` if shapes do not fit.
@@ -172,23 +222,31 @@ pub fn rows_times(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Option<Vec<
     if x.nrows() != w.ncols() {
         return None;
     }
+    let mut out = vec![0.0; x.ncols() * w.nrows()];
     let (x, w) = (x.reversed_axes(), w.as_standard_layout());
     let x = x.as_standard_layout();
-    // Columns of W X lie one after the other, as rows of its transpose do.
-    let y = product(view(&w)?, view(&x)?.transpose());
-    let mut out = Vec::with_capacity(y.nrows() * y.ncols());
-    y.col_iter().for_each(|column| out.extend(column.iter()));
+    product_rows(view(&x)?, view(&w)?.transpose(), &mut out);
     Some(out)
 }
 
-/// `g` with the ridge on its diagonal.
+/// The lower triangle of `g` with the ridge on its diagonal, zeros above.
 fn shifted(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Mat<f64> {
     let n = g.nrows();
     let lambda = lambda_rel * g.diag().sum() / n.max(1) as f64;
-    Mat::from_fn(n, n, |i, j| g[(i, j)] + if i == j { lambda } else { 0.0 })
+    let mut lower = Mat::zeros(n, n);
+    // Some columns at a time: rows of `g` are read in one go then, and columns written.
+    for first in (0..n).step_by(BLOCK) {
+        for i in first..n {
+            for j in first..(first + BLOCK).min(i + 1) {
+                lower[(i, j)] = g[(i, j)];
+            }
+        }
+    }
+    (0..n).for_each(|i| lower[(i, i)] += lambda);
+    lower
 }
 
-fn factor(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Mat<f64>> {
+pub(super) fn factor(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Mat<f64>> {
     let n = g.nrows();
     if g.ncols() != n || !finite(g) || !lambda_rel.is_finite() {
         return None;
@@ -201,9 +259,10 @@ fn factor(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Mat<f64>> {
     for (j, column) in lower.col_iter_mut().enumerate() {
         column.iter_mut().take(j).for_each(|x| *x = 0.0);
     }
-    // Written so that NaN fails too.
+    // Written so that NaN fails too: what is not finite in a row makes its diagonal so.
     let sound = |(i, &d): (usize, &f64)| lower[(i, i)] * lower[(i, i)] > SINGULAR * d;
-    (diagonal.iter().enumerate().all(sound) && finite(array(lower.as_ref()).view())).then_some(lower)
+    (diagonal.iter().enumerate().all(sound) && lower.diagonal().column_vector().iter().all(|v| v.is_finite()))
+        .then_some(lower)
 }
 
 /// `rows` (m × n) times (L Lᵀ)⁻¹.

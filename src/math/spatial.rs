@@ -4,7 +4,7 @@
 use super::banks::{self, Bank};
 use super::fit::Part;
 use super::low_rank::balanced;
-use super::solve::{Whitening, ridge, times};
+use super::solve::{Whitening, times};
 use super::svd::Svd;
 use ndarray::{Array2, ArrayView2, Slice, s};
 
@@ -25,7 +25,7 @@ impl Spatial {
     /// it. `None` if something has no solution.
     pub fn fitted(part: &Part, prior: ArrayView2<'_, f64>, width: usize, terms: usize, lambda: f64) -> Option<Spatial> {
         let c = &part.fit;
-        let best = ridge(&c.xx, &c.yx, Some(&prior.to_owned()), lambda)?;
+        let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
         let (outputs, rows) = (best.nrows(), best.ncols().checked_div(width)?);
         let mut stacked = Array2::zeros((width * outputs, rows));
         let mut moment = Array2::<f64>::zeros((rows, rows));

@@ -3,7 +3,7 @@
 //! A unit is a set of columns of W in every part of the layer: `units[part][unit]` are its columns there.
 
 use super::fit::{Fit, Layer, Part};
-use super::solve::{cholesky_lower, ridge};
+use super::solve::{cholesky_lower, inverse};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 use ndarray::Array2;
@@ -14,6 +14,9 @@ const RIDGE: f64 = 1e-4;
 
 /// Columns that one task changes.
 const COLUMNS: usize = 128;
+
+/// What is gone is let go of when it is more than one in so many columns.
+const SPARE: usize = 4;
 
 /// Columns of W by part and unit.
 pub type Units = [Vec<Vec<usize>>];
@@ -81,6 +84,11 @@ pub fn removal(layer: &Layer, fit: &Fit, units: &Units) -> Option<Vec<f64>> {
 /// A part of a layer from which some units are gone.
 struct State<'a> {
     units: &'a [Vec<usize>],
+    /// The columns of the part that are here, and where each of the part's is among them.
+    here: Vec<usize>,
+    places: Vec<usize>,
+    /// Columns that are here and gone.
+    gone: Vec<bool>,
     /// Of C_xx + λI, the inverse over what is left; what is gone is not looked at any more. Right on the diagonal and below.
     inverse: Mat<f64>,
     /// The weights that make up for what is gone.
@@ -91,10 +99,22 @@ struct State<'a> {
 impl<'a> State<'a> {
     fn new(part: &Part, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<State<'a>> {
         let n = w.ncols();
-        let inverse = ridge(&part.fit.xx, &Array2::eye(n), None, RIDGE)?;
+        let inverse = inverse(part.fit.xx.view(), RIDGE)?;
         let lambda = RIDGE * part.fit.xx.diag().sum() / n.max(1) as f64;
-        let mat = |a: &Array2<f64>| Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)]);
-        Some(State { units, inverse: mat(&inverse), w: mat(w), lambda })
+        let w = Mat::from_fn(w.nrows(), n, |i, j| w[(i, j)]);
+        Some(State {
+            units,
+            here: (0..n).collect(),
+            places: (0..n).collect(),
+            gone: vec![false; n],
+            inverse,
+            w,
+            lambda,
+        })
+    }
+
+    fn columns(&self, unit: usize) -> Vec<usize> {
+        self.units[unit].iter().map(|&c| self.places[c]).collect()
     }
 
     fn inverse(&self, i: usize, j: usize) -> f64 {
@@ -109,25 +129,30 @@ impl<'a> State<'a> {
 
     /// tr W_c (((G + λI)⁻¹_cc)⁻¹ − λI) W_cᵀ: λ is no loss.
     fn loss(&self, unit: usize) -> f64 {
-        let columns = &self.units[unit];
-        let Some(lower) = self.factor(columns) else { return 0.0 };
-        let mut solved = vec![0.0; columns.len()];
+        let columns = self.columns(unit);
+        let Some(lower) = self.factor(&columns) else { return 0.0 };
+        let m = self.w.nrows();
+        let mut solved = vec![0.0; columns.len() * m];
         let mut lost = 0.0;
-        for o in 0..self.w.nrows() {
-            for (i, &c) in columns.iter().enumerate() {
-                let w = self.w[(o, c)];
-                let rest: f64 = (0..i).map(|j| lower[(i, j)] * solved[j]).sum();
-                solved[i] = (w - rest) / lower[(i, i)];
-                lost += solved[i] * solved[i] - self.lambda * w * w;
+        for (i, &c) in columns.iter().enumerate() {
+            let (before, rest) = solved.split_at_mut(i * m);
+            let own = &mut rest[..m];
+            own.iter_mut().zip(self.w.col(c).iter()).for_each(|(own, w)| *own = *w);
+            lost -= self.lambda * own.iter().map(|w| w * w).sum::<f64>();
+            for (j, before) in before.chunks(m.max(1)).enumerate() {
+                let factor = lower[(i, j)];
+                own.iter_mut().zip(before).for_each(|(own, before)| *own -= factor * before);
             }
+            own.iter_mut().for_each(|own| *own /= lower[(i, i)]);
+            lost += own.iter().map(|v| v * v).sum::<f64>();
         }
         lost.max(0.0)
     }
 
     /// W ← W − W_c ((G⁻¹)_cc)⁻¹ (G⁻¹)_c·, and G⁻¹ likewise.
     fn remove(&mut self, unit: usize) {
-        let columns = &self.units[unit];
-        let Some(lower) = self.factor(columns) else { return };
+        let columns = self.columns(unit);
+        let Some(lower) = self.factor(&columns) else { return };
         let (n, b) = (self.inverse.nrows(), columns.len());
         // R = L⁻¹ (G⁻¹)_c·, so that Rᵀ R is what the inverse loses.
         let mut r = Mat::from_fn(b, n, |i, j| self.inverse(columns[i], j));
@@ -149,14 +174,29 @@ impl<'a> State<'a> {
         };
         blocks(&mut self.inverse, &r, true);
         blocks(&mut self.w, &v, false);
+        columns.into_iter().for_each(|c| self.gone[c] = true);
+        if self.gone.iter().filter(|&&gone| gone).count() * SPARE > n {
+            self.compact();
+        }
+    }
+
+    /// Lets go of what is gone.
+    fn compact(&mut self) {
+        let stay: Vec<usize> = (0..self.here.len()).filter(|&c| !self.gone[c]).collect();
+        self.inverse =
+            Mat::from_fn(stay.len(), stay.len(), |i, j| if i < j { 0.0 } else { self.inverse[(stay[i], stay[j])] });
+        self.w = Mat::from_fn(self.w.nrows(), stay.len(), |i, j| self.w[(i, stay[j])]);
+        self.here = stay.iter().map(|&c| self.here[c]).collect();
+        self.here.iter().enumerate().for_each(|(place, &c)| self.places[c] = place);
+        self.gone = vec![false; stay.len()];
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::math::Moments;
     use crate::math::testing::noise;
+    use crate::math::{Moments, ridge};
 
     /// Inputs of which 2 is always 0, 3 is twice 1, and the others are on their own; the layer gives Σ w x.
     fn layer(w: &Array2<f64>) -> Layer {

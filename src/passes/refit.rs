@@ -83,6 +83,7 @@ fn masked(layer: &Layer, fit: &Fit, like: &Fit) -> Option<Vec<Array2<f64>>> {
     let matrices = layer.parts.iter().zip(&fit.w).zip(&like.w);
     let mask = |((part, w), like): ((&Part, &Array2<f64>), &Array2<f64>)| {
         let keep = |o: usize, i: usize, v: f64| if like[(o, i)] == 0.0 { 0.0 } else { v };
+        part.fit.xx.forget();
         feedback(w.view(), part.fit.xx.view(), MASK_RIDGE, &keep)
     };
     matrices.map(mask).collect()

@@ -57,32 +57,31 @@ impl Windows {
         Some((0..count as i64).map(taps).collect())
     }
 
-    /// Rows of Xᵀ, one for each window that `taken` takes, of one group of channels, put behind those in `out`; windows in
-    /// row-major order of their positions. `None` if an input of this shape does not fit.
+    /// Rows of Xᵀ, one for each window that `taken` takes, of every group of channels, put behind those in its `out`;
+    /// windows in row-major order of their positions. `None` if an input of this shape does not fit.
     pub fn columns(
         &self,
         x: &[f32],
         shape: &[usize],
-        group: usize,
         taken: &dyn Fn(usize) -> bool,
-        out: &mut Vec<f32>,
+        out: &mut [Vec<f32>],
     ) -> Option<()> {
         let kernel = self.kernel();
         let [batch, channels, size @ ..] = shape else { return None };
         let axes = size.len();
-        if axes != kernel.size.len() || *channels != kernel.inputs * kernel.groups {
+        if axes != kernel.size.len() || *channels != kernel.inputs * kernel.groups || out.len() != kernel.groups {
             return None;
         }
         let area: usize = size.iter().product();
         let along: Vec<Axis> =
             size.iter().enumerate().map(|(axis, &n)| self.axis(axis, axes, n)).collect::<Option<_>>()?;
         let windows: usize = along.iter().map(Vec::len).product();
-        // Offsets of one window's taps in one channel.
-        let (mut offsets, mut behind): (Vec<Option<usize>>, Vec<_>) = Default::default();
+        // Offsets of one window's taps in one channel, beyond its end where a tap meets nothing.
+        let (mut offsets, mut behind): (Vec<usize>, Vec<usize>) = Default::default();
         for row in (0..batch * windows).filter(|&row| taken(row)) {
             let (b, mut rest) = (row / windows, row % windows);
             offsets.clear();
-            offsets.push(Some(0));
+            offsets.push(0);
             // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.
             let mut step = 1;
             for axis in (0..axes).rev() {
@@ -91,14 +90,17 @@ impl Windows {
                 std::mem::swap(&mut offsets, &mut behind);
                 offsets.clear();
                 for place in places {
-                    offsets.extend(behind.iter().map(|o| o.zip(*place).map(|(o, p)| o + p * step)));
+                    let at = |o: &usize| place.map_or(usize::MAX, |p| o.saturating_add(p * step));
+                    offsets.extend(behind.iter().map(at));
                 }
                 step *= size[axis];
             }
-            let first = (b * channels + group * kernel.inputs) * area;
-            for c in 0..kernel.inputs {
-                let plane = x.get(first + c * area..first + (c + 1) * area)?;
-                out.extend(offsets.iter().map(|o| o.map_or(0.0, |o| plane[o])));
+            let planes = x.get(b * channels * area..(b + 1) * channels * area)?;
+            for (group, out) in out.iter_mut().enumerate() {
+                for c in group * kernel.inputs..(group + 1) * kernel.inputs {
+                    let plane = &planes[c * area..(c + 1) * area];
+                    out.extend(offsets.iter().map(|&o| plane.get(o).copied().unwrap_or(0.0)));
+                }
             }
         }
         Some(())

@@ -46,6 +46,7 @@ pub fn cluster(
                 let kept = if sparse && w[(o, i)] == 0.0 { 0.0 } else { v / scale };
                 book[base + nearest(&book[base..base + levels], kept)] * scale
             };
+            part.fit.xx.forget();
             let rounded = feedback(w.view(), part.fit.xx.view(), RIDGE, &round)?;
             for (at, &v) in places.iter().zip(&rounded) {
                 let base = bases[*at as usize] as usize;
