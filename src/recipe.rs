@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// The option of `clean` that keeps what exporters note of nodes and values.
+const KEEP_METADATA: &str = "keep-metadata";
+
 /// The step that runs all Clean passes until none finds anything.
 pub const CLEAN: &str = "clean";
 /// The step that does nothing: load and save.
@@ -98,8 +101,10 @@ impl PartialEq for Step {
 #[derive(Debug)]
 pub enum Action {
     Nothing,
-    /// All Clean passes, until none finds anything.
-    Clean,
+    /// All Clean passes, until none finds anything; the one that removes metadata stays out if that is to be kept.
+    Clean {
+        keep_metadata: bool,
+    },
     Pass(Box<dyn Pass>, Selection),
     /// Training.
     #[cfg(feature = "exec")]
@@ -115,7 +120,7 @@ pub enum Action {
 impl Action {
     /// Whether it runs nothing but clean passes, or nothing.
     pub(crate) fn is_clean(&self) -> bool {
-        matches!(self, Action::Nothing | Action::Clean)
+        matches!(self, Action::Nothing | Action::Clean { .. })
     }
 
     /// Whether it leaves what the network computes as it is.
@@ -126,7 +131,7 @@ impl Action {
     /// Whether it trains the student.
     pub(crate) fn trains(&self) -> bool {
         match self {
-            Action::Nothing | Action::Clean | Action::Pass(..) => false,
+            Action::Nothing | Action::Clean { .. } | Action::Pass(..) => false,
             #[cfg(feature = "exec")]
             Action::Distill(_) => true,
             #[cfg(feature = "exec")]
@@ -359,12 +364,13 @@ impl Step {
 
     /// Refuses a step that does `action` where the step `encoder` has encoded the weights by then.
     pub(crate) fn follows(&self, action: &Action, encoder: Option<&str>) -> Result<()> {
-        match encoder.filter(|_| !action.trains() && !matches!(action, Action::Nothing)) {
+        let encodes = matches!(action, Action::Pass(p, _) if p.phase() == Phase::Encode);
+        match encoder.filter(|_| !action.trains() && !encodes && !matches!(action, Action::Nothing)) {
             None => Ok(()),
             Some(before) => Err(Error::input(format!("`{}` cannot follow `{before}`", self.name))
                 .at(self.place.clone())
                 .because(format!("`{before}` encodes the weights, and what comes after would decode them again"))
-                .help(format!("put `{before}` last; only `distill` may follow it"))),
+                .help(format!("put `{before}` last; only `distill` and what encodes other weights may follow it"))),
         }
     }
 
@@ -376,12 +382,26 @@ impl Step {
         let mut options = self.options.clone();
         match self.name.as_str() {
             CLEAN | NONE => {
+                let keep = if self.name == CLEAN { options.remove(KEEP_METADATA) } else { None };
+                let keep_metadata = match keep.as_ref().map(toml::Value::as_bool) {
+                    None => false,
+                    Some(Some(keep)) => keep,
+                    Some(None) => {
+                        return Err(Error::input(format!("option `{KEEP_METADATA}` must be true or false"))
+                            .at(self.place_of(KEEP_METADATA)));
+                    }
+                };
                 if let Some(key) = options.keys().next() {
+                    let only = if self.name == CLEAN {
+                        format!("no options but `{KEEP_METADATA}`")
+                    } else {
+                        "no options".into()
+                    };
                     return Err(Error::input(format!("unknown option `{key}` for `{}`", self.name))
                         .at(self.place_of(key))
-                        .help(format!("`{}` takes no options", self.name)));
+                        .help(format!("`{}` takes {only}", self.name)));
                 }
-                return Ok(if self.name == CLEAN { Action::Clean } else { Action::Nothing });
+                return Ok(if self.name == CLEAN { Action::Clean { keep_metadata } } else { Action::Nothing });
             }
             _ => {}
         }

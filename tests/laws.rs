@@ -553,3 +553,84 @@ fn choices_cost_what_is_offered() {
     });
     assert!(done.into_inner() >= 800);
 }
+
+/// Constant float tensors that nodes of a graph and of the bodies in it read: names, elements, and the nodes.
+fn float_tensors(graph: &Graph) -> Vec<(String, usize, Vec<String>)> {
+    let float = |v: &_| graph.value(*v).constant().is_some_and(|t| t.dtype().is_float()) && graph.is_used(*v);
+    let readers = |v| graph.readers(v).map(|n| graph.label(n).to_string()).collect();
+    let tensor = |v| (graph.value(v).name.clone(), graph.value(v).constant().map_or(0, |t| t.len()), readers(v));
+    let own = graph.values().filter(float).map(tensor);
+    let inner = graph.nodes().flat_map(|n| graph.node(n).bodies()).flat_map(float_tensors);
+    own.chain(inner).collect()
+}
+
+/// Of every constant float tensor that is large enough, each pass that changes weights says in a row what it did or why it did
+/// nothing: in one of the tensor or of a layer that reads it.
+#[test]
+fn every_weight_has_a_row() {
+    use rayon::prelude::*;
+    let loaded = teachers().into_iter().map(|path| (name(&path), onnx::load(&path).unwrap().model));
+    let written = common::files("tests/passes", "ir").into_iter().filter_map(|path| {
+        let file = std::fs::read_to_string(&path).unwrap();
+        let given = file.split("---- expect").next()?.split("---- error").next()?;
+        Some((name(&path), text::parse::model(given).ok()?))
+    });
+    let models: Vec<(String, Model)> = loaded.chain(written).collect();
+    let passes = REGISTRY.iter().map(|e| make(e.name)).filter(|p| p.fidelity() == Fidelity::Approximate);
+    let passes: Vec<_> = passes.filter(|p| !p.only_repairs()).collect();
+    let cases: Vec<_> = models.iter().flat_map(|model| passes.iter().map(move |pass| (model, pass))).collect();
+    cases.par_iter().for_each(|((place, model), pass)| {
+        let Ok(done) = common::run(model, &format!("[{{ pass = \"{}\" }}]", pass.name())) else { return };
+        let rows = &done.report.steps[0].rows;
+        let least = pass.selection().min_weights.max(512);
+        for (tensor, len, readers) in float_tensors(&model.graph).into_iter().filter(|t| t.1 >= least) {
+            let about = |site: &str| site == tensor || readers.iter().any(|r| site.split(" + ").any(|part| part == r));
+            let said = rows.iter().any(|row| about(&row.site) && !row.note.is_empty());
+            assert!(said, "{} says nothing of \"{tensor}\" ({len} elements) in {place}", pass.name());
+        }
+    });
+}
+
+/// A model of two calls of a function with an attribute, each after the other, with notes of where its nodes come from.
+fn with_functions() -> Vec<u8> {
+    use common::proto::{bytes, input, int, output};
+    let named = |name: &str, more: Vec<u8>| [bytes(1, name), more, int(20, 1)].concat();
+    let float = |v: f32| [vec![2 << 3 | 5], v.to_le_bytes().to_vec()].concat();
+    let slope = bytes(5, named("alpha", bytes(21, "slope")));
+    let leaky = [bytes(1, "a"), bytes(2, "m"), bytes(3, "leaky"), bytes(4, "LeakyRelu"), slope].concat();
+    let add = [bytes(1, "m"), bytes(1, "m"), bytes(2, "b"), bytes(4, "Add")].concat();
+    let function = [
+        [bytes(1, "twice"), bytes(4, "a"), bytes(5, "b")].concat(),
+        [bytes(7, leaky), bytes(7, add), bytes(9, int(2, 21)), bytes(10, "my")].concat(),
+        bytes(11, named("slope", float(0.25))),
+    ];
+    let call = |name: &str, x: &str, y: &str, more: Vec<u8>| {
+        let trace = bytes(9, [bytes(1, "stack_trace"), bytes(2, "line of some file ".repeat(20))].concat());
+        bytes(1, [bytes(1, x), bytes(2, y), bytes(3, name), bytes(4, "twice"), bytes(7, "my"), trace, more].concat())
+    };
+    let first = call("first", "x", "h", bytes(5, named("slope", float(0.5))));
+    let graph = [first, call("second", "h", "y", Vec::new()), input("x"), output("y")].concat();
+    let opsets = [bytes(8, int(2, 21)), bytes(8, [bytes(1, "my"), int(2, 1)].concat())].concat();
+    [int(1, 10), bytes(7, graph), opsets, bytes(25, function.concat())].concat()
+}
+
+#[test]
+fn local_functions_become_what_they_do() {
+    let teacher = onnx::decode(with_functions().into(), None).unwrap().model;
+    let student = run(&teacher, "clean").student;
+    let text = text::print::model(&student);
+    assert!(text.contains("LeakyRelu<alpha=0.5>(%x)") && text.contains("LeakyRelu<alpha=0.25>(%h)"), "{text}");
+    assert!(!text.contains("my.twice"), "{text}");
+    assert_eq!(onnx::decode(onnx::to_bytes(&student).unwrap().into(), None).unwrap().model.graph.nodes().count(), 4);
+}
+
+#[test]
+fn metadata_goes_unless_it_is_kept() {
+    let teacher = onnx::decode(with_functions().into(), None).unwrap().model;
+    let traced = |step: &str| {
+        let student = common::run(&teacher, step).unwrap().student;
+        String::from_utf8_lossy(&onnx::to_bytes(&student).unwrap()).contains("line of some file")
+    };
+    assert!(traced("[{ pass = \"none\" }]") && traced("[{ pass = \"fold-constants\" }]"));
+    assert!(!traced("[{ pass = \"remove-metadata\" }]"));
+}

@@ -9,6 +9,13 @@ pub fn initializer(name: &str, tensor: &Tensor) -> usize {
     initializer_of(name, tensor.rank(), tensor.stored_len())
 }
 
+/// Bytes of the initializer that a constant is, or of what the file has in its place.
+pub fn stored(graph: &Graph, value: ValueId) -> usize {
+    let Some(tensor) = graph.value(value).constant() else { return 0 };
+    let data = graph.value(value).packed.unwrap_or(tensor.stored_len());
+    initializer_of(&graph.value(value).name, tensor.rank(), data)
+}
+
 /// What a constant takes more where it has to be a node: as an output of its graph.
 pub const CONSTANT_NODE: usize = 32;
 

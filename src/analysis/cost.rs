@@ -72,7 +72,8 @@ impl Sum {
 pub fn constant(graph: &Graph, v: ValueId) -> Cost {
     let (parameters, stored) = match &graph.value(v).source {
         Source::Constant(t, _) | Source::Input { default: Some((t, _)) } => {
-            (if is_limit(graph, v, t) { 0 } else { t.len() as u64 }, t.byte_len() as u64)
+            let stored = graph.value(v).packed.unwrap_or(t.byte_len());
+            (if is_limit(graph, v, t) { 0 } else { t.len() as u64 }, stored as u64)
         }
         _ => (0, 0),
     };

@@ -7,6 +7,8 @@
 
 mod windows;
 
+use crate::analysis::readers;
+use crate::ir::op::Role;
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::gemm::Gemm;
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
@@ -66,10 +68,12 @@ impl Linear {
     /// Why it is none that weights can be fitted for.
     pub fn of(graph: &Graph, node: NodeId) -> Result<Linear, String> {
         let constant = |v: ValueId| graph.value(v).constant();
-        let on_left =
-            |v: &ValueId| constant(*v).is_none() && matches!(graph.node(node).op, Op::Gemm(_) | Op::MatMul(_));
-        let slot = if graph.input(node, 1).as_ref().is_some_and(on_left) { 0 } else { 1 };
-        let weight = graph.input(node, slot).ok_or("it has no weight")?;
+        let (slot, weight) = readers::weight(graph, node).ok_or_else(|| {
+            match readers::roles(graph, node).iter().any(|w| w.role == Role::Layer) {
+                true => "its weight is not constant".to_string(),
+                false => format!("{} is no layer that weights can be fitted for", graph.node(node).kind()),
+            }
+        })?;
         let tensor = constant(weight).ok_or("its weight is not constant")?;
         if !tensor.dtype().is_float() {
             return Err(format!("its weight is {}, not float", tensor.dtype()));

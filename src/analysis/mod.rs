@@ -10,6 +10,7 @@ pub mod likely;
 pub mod linear;
 pub mod paths;
 pub mod reach;
+pub mod readers;
 pub mod removal;
 pub mod sizes;
 pub mod weights;

@@ -1,5 +1,7 @@
 //! Which constants of a graph training changes.
 
+use crate::analysis::readers::{moved, roles};
+use crate::ir::op::Role;
 use crate::ir::op::binary::Kind;
 use crate::ir::{DType, Graph, NodeId, Op, ValueId};
 use std::collections::BTreeSet;
@@ -17,21 +19,22 @@ pub fn sources(graph: &Graph) -> (BTreeSet<ValueId>, BTreeSet<NodeId>) {
     let order = graph.topological().unwrap_or_default();
     let fixed = graph.constant_nodes(&order, |_| false);
     for n in order {
-        let slots: &[usize] = match &graph.node(n).op {
-            Op::Conv(_) | Op::ConvTranspose(_) | Op::BatchNorm(_) | Op::LayerNorm(_) => &[1, 2],
-            Op::Gemm(_) => &[0, 1, 2],
-            Op::MatMul(_) => &[0, 1],
-            Op::Binary(op) if op.0 == Kind::PRelu => &[1],
+        let slots: Vec<usize> = match &graph.node(n).op {
+            Op::BatchNorm(_) | Op::LayerNorm(_) => vec![1, 2],
+            Op::Binary(op) if op.0 == Kind::PRelu => vec![1],
             Op::Binary(op) if op.0 == Kind::Add => {
                 let product = |v| graph.producer(v).is_some_and(|(n, _)| matches!(graph.node(n).op, Op::MatMul(_)));
                 let inputs = graph.node_inputs(n);
                 match inputs.iter().flatten().position(|&v| product(v)) {
-                    Some(0) => &[1],
-                    Some(_) => &[0],
-                    None => &[],
+                    Some(0) => vec![1],
+                    Some(_) => vec![0],
+                    None => Vec::new(),
                 }
             }
-            _ => &[],
+            _ => {
+                let layers = roles(graph, n).into_iter().filter(|w| w.role == Role::Layer);
+                layers.flat_map(|w| std::iter::once(w.slot).chain(w.bias)).collect()
+            }
         };
         let mut open: Vec<ValueId> = slots.iter().filter_map(|&slot| graph.input(n, slot)).collect();
         while let Some(v) = open.pop() {
@@ -59,19 +62,5 @@ pub(super) fn is_float(graph: &Graph, v: Option<ValueId>) -> bool {
 
 /// Whether a node moves elements and changes none, or casts floats to floats.
 fn moves(graph: &Graph, n: NodeId) -> bool {
-    match &graph.node(n).op {
-        Op::Unary(op) => op.0 == "Identity",
-        Op::Cast(_) | Op::CastLike(_) => is_float(graph, graph.input(n, 0)) && is_float(graph, graph.output(n)),
-        op => matches!(
-            op,
-            Op::Gather(_)
-                | Op::Reshape(_)
-                | Op::Expand(_)
-                | Op::Transpose(_)
-                | Op::Squeeze(_)
-                | Op::Unsqueeze(_)
-                | Op::Concat(_)
-                | Op::Slice(_)
-        ),
-    }
+    matches!(graph.node(n).op, Op::Gather(_)) || moved(graph, n) > 0
 }

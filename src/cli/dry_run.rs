@@ -34,7 +34,7 @@ struct Planned {
 pub fn run(loaded: &Loaded, recipe: &Recipe, sizes: &InputSizes, json: bool) -> Result<ExitCode> {
     let plan = recipe.plan()?;
     let exact = |action: &Action| match action {
-        Action::Nothing | Action::Clean => true,
+        Action::Nothing | Action::Clean { .. } => true,
         Action::Pass(pass, _) => pass.phase() == Phase::Clean,
         #[cfg(feature = "exec")]
         _ => false,

@@ -101,6 +101,11 @@ impl Graph {
         self.net.value_mut(id)
     }
 
+    /// Notes how many bytes the file has a constant in, if in another form than this.
+    pub(crate) fn set_packed(&mut self, id: ValueId, bytes: Option<usize>) {
+        self.value_mut(id).packed = bytes;
+    }
+
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         self.net.node_mut(id)
     }

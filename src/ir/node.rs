@@ -15,8 +15,10 @@ pub struct Node {
     /// As the file has them, or as the operator writes them; `op` is their reading.
     pub attrs: Vec<Attr>,
     pub op: Op,
-    /// What else the NodeProto says (doc string, overload, metadata), encoded.
+    /// What else the NodeProto says (doc string, overload), encoded.
     pub carried: Bytes,
+    /// Its `metadata_props`, encoded as a NodeProto: what exporters note of where a node comes from.
+    pub metadata: Bytes,
     /// Place in the file, then order of creation at that place: ties between nodes that could go in any order.
     pub(crate) order: (u32, u32),
     /// Number of input and output slots, absent optional ones included.
@@ -39,6 +41,7 @@ impl Node {
             attrs,
             op,
             carried: Bytes::new(),
+            metadata: Bytes::new(),
             order: (0, 0),
             arity: (0, 0),
             inconsistent: false,

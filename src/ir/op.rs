@@ -59,6 +59,11 @@ pub trait Operator {
         false
     }
 
+    /// The inputs that are weights where they are constant, in the order in which a layer's weight is looked for.
+    fn weights(&self, _cx: &Infer<'_>) -> Vec<Weight> {
+        Vec::new()
+    }
+
     /// Multiply-accumulate operations for inputs and outputs of these dims. 0 for what does not multiply weights.
     fn macs(&self, _sizes: &Sizes) -> Option<u64> {
         Some(0)
@@ -68,6 +73,32 @@ pub trait Operator {
     fn eval(&self, _inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         None
     }
+}
+
+/// An input that is a weight where it is constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    pub slot: usize,
+    pub role: Role,
+    /// The axis that counts outputs (of a table: entries; of a transposed convolution: the outputs of one group).
+    pub outputs: usize,
+    /// The axis that is summed over (of a convolution: the inputs of one group). A table has none.
+    pub inputs: Option<usize>,
+    /// The input slot of what is added, one number an output.
+    pub bias: Option<usize>,
+}
+
+/// What an operator does with a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The output is a sum of products of its elements and of what is fed.
+    Layer,
+    /// So is the state of a recurrent layer, step by step.
+    Recurrent,
+    /// The output is those of its entries that indices name.
+    Table,
+    /// The output is a sum of products over indices that an equation names.
+    Einsum,
 }
 
 /// Whether output 0 has the shape of input 0 for sure.

@@ -33,6 +33,8 @@ enum Edit {
     SetInputs { node: NodeId, inputs: Vec<Option<Ref>> },
     MakeInitializer { value: ValueId },
     Drop { value: ValueId },
+    ForgetNode { node: NodeId },
+    ForgetValue { value: ValueId },
 }
 
 /// Edits around one site, applied together. New names are the site's name with a suffix.
@@ -195,6 +197,16 @@ impl Patch {
     /// Removes a value that nothing reads, and the node that computes it if nothing reads that node's other outputs.
     pub fn drop_unused(&mut self, value: ValueId) {
         self.edits.push(Edit::Drop { value });
+    }
+
+    /// Drops the metadata of a node.
+    pub fn forget_node(&mut self, node: NodeId) {
+        self.edits.push(Edit::ForgetNode { node });
+    }
+
+    /// Drops the metadata of a value.
+    pub fn forget_value(&mut self, value: ValueId) {
+        self.edits.push(Edit::ForgetValue { value });
     }
 
     /// The tensors that come into the graph.
@@ -467,8 +479,10 @@ impl<'g> Run<'g> {
                 if t.dtype() != tensor.dtype() || t.rank() != tensor.rank() {
                     return Err(Error::internal(format!("\"{}\" would become {ty} from {}", v.name, t.ty())));
                 }
+                let (was, is) = (t.len().max(1), tensor.len());
                 *t = tensor;
                 v.ty = Some(ty);
+                v.packed = v.packed.map(|bytes| bytes * is / was);
                 self.touched.extend(self.graph.readers(value));
             }
             Edit::SetOp { node, op } => {
@@ -492,6 +506,8 @@ impl<'g> Run<'g> {
                 }
             }
             Edit::Drop { value } => self.suspects.push(value),
+            Edit::ForgetNode { node } => self.graph.node_mut(node).metadata = Default::default(),
+            Edit::ForgetValue { value } => self.graph.value_mut(value).listing.metadata = Default::default(),
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ pub struct Value {
     /// Kept alive although nothing in the graph reads it (the file refers to it elsewhere).
     pub pinned: bool,
     pub listing: Listing,
+    /// Of a constant that the file has in another form: the bytes of that.
+    pub packed: Option<usize>,
 }
 
 /// Where a value comes from.
@@ -53,6 +55,8 @@ impl Form {
 pub struct Listing {
     /// Its ValueInfoProto, encoded, if it has one.
     pub proto: Option<Bytes>,
+    /// The `metadata_props` of that, encoded as a ValueInfoProto.
+    pub metadata: Bytes,
     /// Its place in the list.
     pub at: u32,
     /// The type that `proto` spells: while `ty` still says the same, `proto` is written as it was.
@@ -64,7 +68,7 @@ pub struct Listing {
 impl Value {
     pub fn new(name: impl Into<String>, source: Source) -> Value {
         let ty = if let Source::Constant(t, _) = &source { Some(t.ty()) } else { None };
-        Value { name: name.into(), source, ty, ints: None, pinned: false, listing: Listing::default() }
+        Value { name: name.into(), source, ty, ints: None, pinned: false, listing: Listing::default(), packed: None }
     }
 
     /// The tensor, if the value is a constant that no caller can override.
@@ -73,6 +77,11 @@ impl Value {
             Source::Constant(t, _) => Some(t),
             _ => None,
         }
+    }
+
+    /// The bytes that the file has of a constant: 0 for any other value.
+    pub fn stored_len(&self) -> usize {
+        self.constant().map_or(0, |t| self.packed.unwrap_or(t.byte_len()))
     }
 
     /// Dims as numbers, if the value is a tensor whose dims are all known.

@@ -324,7 +324,8 @@ impl Decoder<'_> {
             proto.domain = None;
         }
         (node.op_type, node.attrs, node.op) = (op_type, attrs, op);
-        node.carried = proto.encode_to_vec().into();
+        let metadata = NodeProto { metadata_props: take(&mut proto.metadata_props), ..Default::default() };
+        (node.carried, node.metadata) = (proto.encode_to_vec().into(), metadata.encode_to_vec().into());
         let mut slots = Vec::with_capacity(inputs.len());
         for name in &inputs {
             slots.push(if name.is_empty() { None } else { Some(resolve(graph, name)?) });
@@ -505,7 +506,10 @@ fn list(graph: &mut Graph, id: ValueId, info: &ValueInfoProto, at: u32) -> bool 
     if value.constant().is_none() && value.ty.is_none() {
         value.ty = ty.clone();
     }
-    value.listing = Listing { proto: Some(info.encode_to_vec().into()), at, ty, again: Vec::new() };
+    let mut info = info.clone();
+    let metadata = ValueInfoProto { metadata_props: take(&mut info.metadata_props), ..Default::default() };
+    let [proto, metadata] = [info, metadata].map(|m| m.encode_to_vec().into());
+    value.listing = Listing { proto: Some(proto), metadata, at, ty, again: Vec::new() };
     true
 }
 

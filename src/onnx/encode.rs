@@ -123,6 +123,7 @@ fn graph(g: &Graph, outer: &Outer) -> Result<GraphProto> {
 fn node(g: &Graph, id: NodeId, name: &impl Fn(ValueId) -> String) -> Result<NodeProto> {
     let n = g.node(id);
     let mut out: NodeProto = carried(&n.carried)?;
+    out.metadata_props = carried::<NodeProto>(&n.metadata)?.metadata_props;
     let slots = |vs: Vec<Option<ValueId>>| vs.into_iter().map(|v| v.map(name).unwrap_or_default()).collect::<Vec<_>>();
     out.input = slots(g.node_inputs(id));
     out.output = slots(g.node_outputs(id));
@@ -273,6 +274,7 @@ fn info(g: &Graph, v: ValueId, name: &str, end: bool) -> Result<Option<ValueInfo
         Some(bytes) => carried(bytes)?,
         None => ValueInfoProto::default(),
     };
+    out.metadata_props = carried::<ValueInfoProto>(&value.listing.metadata)?.metadata_props;
     out.name = Some(name.to_string());
     let stale = match (&value.listing.ty, &value.ty) {
         (Some(was), Some(is)) => !was.agrees(is),

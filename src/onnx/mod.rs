@@ -5,6 +5,7 @@ mod attribute;
 mod decode;
 mod encode;
 mod external;
+mod inline;
 mod packed;
 mod pieces;
 mod proto {
@@ -32,6 +33,7 @@ pub use aside::put_aside;
 pub use decode::{Loaded, decode, load};
 pub use encode::encoded_len;
 pub use external::Pages;
+pub use inline::{Inlined, inline_functions};
 pub use packed::{packed_file_len, packed_len};
 pub use provenance::sign;
 pub use save::{SaveOptions, Target, prepare, save, to_bytes};

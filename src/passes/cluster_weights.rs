@@ -11,6 +11,10 @@
 //! Large tensors are cut into parts of at most 2^20 weights, because tract folds no more at once. Cleaning the model
 //! afterwards would undo it.
 //!
+//! A table that Gather looks up rows of is decoded row by row as they are looked up, with codebooks for blocks of columns:
+//! what no index names is never decoded. Weights outside of `If`, `Loop` and `Scan` that their bodies read are encoded too.
+//! Weights behind a Cast or a DequantizeLinear (8-bit integers) are encoded as what they stand for.
+//!
 //! With `size` = "12%" each weight gets the levels (2, 3, 4, 6, 16, 256, or none: the numbers just below which a byte holds
 //! one code more) that keep that share of the bytes of all constants at the least predicted loss: of its output's
 //! variance, where calibration data tells, else of its own square; no layer loses more than `max-loss` of that.
@@ -54,8 +58,10 @@
 
 use crate::analysis::bytes;
 use crate::analysis::likely;
+use crate::analysis::readers;
 use crate::error::Result;
-use crate::ir::{Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
+use crate::ir::op::Role;
+use crate::ir::{Graph, NodeId, Op, Patch, Tensor, ValueId};
 use crate::math::codes;
 use crate::passes::budget::{self, Budget, Reach};
 use crate::passes::by_layer::ByLayer;
@@ -63,10 +69,9 @@ use crate::passes::options::{OptionsError, Selection, Share, not_zero, one_of};
 use crate::passes::{
     Choice, Context, Fidelity, Offers, Pass, Phase, Reason, SensitivityQuery, Site, Verdict, Why, refit,
 };
-use clustered::Clustered;
+use clustered::{Clustered, Cut};
 use decoder::{Decoder, digits_name};
 use serde::Deserialize;
-use std::collections::HashSet;
 
 mod clustered;
 mod decoder;
@@ -166,7 +171,7 @@ impl Pass for ClusterWeights {
     }
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
-        let names: Vec<String> = weights(graph).into_iter().map(|v| graph.value(v).name.clone()).collect();
+        let names: Vec<String> = readers::constants(graph).into_iter().map(|v| graph.value(v).name.clone()).collect();
         self.levels.as_ref().map_or(Ok(()), |(key, levels)| levels.fits(graph, key, &names))
     }
 
@@ -213,13 +218,13 @@ impl Pass for ClusterWeights {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        weights(cx.graph).into_iter().map(Site::Codes).collect()
+        readers::constants(cx.graph).into_iter().map(Site::Codes).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let (g, Site::Codes(v)) = (cx.graph, &site) else { return Verdict::skip("it is no weight") };
         let v = *v;
-        let (tensor, axis) = match open(g, v) {
+        let open = match open(g, v) {
             Ok(open) => open,
             Err(why) => return Verdict::skip(why),
         };
@@ -227,28 +232,33 @@ impl Pass for ClusterWeights {
             Ok(levels) => levels,
             Err(why) => return Verdict::skip(why),
         };
-        let groups = self.groups(levels);
-        let new = |tensor: &Tensor, weights: Option<&[f32]>| Clustered::new(tensor, axis, levels, groups, weights);
-        let Some(mut clustered) = new(tensor, None) else {
-            return Verdict::skip("it holds numbers that are not finite");
-        };
+        let (tensor, groups) = (open.tensor, self.groups(levels));
+        let by_row = open.cut(levels, self.encode);
+        let whole = Cut::along(open.axis);
+        let cluster = |cut: Cut| Clustered::new(tensor, cut, levels, groups, None);
+        let found = cluster(by_row.unwrap_or(whole));
+        // Of fewer values than asked for a byte may hold codes of two rows.
+        let by_row = by_row.filter(|_| found.as_ref().is_some_and(Clustered::is_by_row));
+        let found = if by_row.is_some() || open.lookups.is_empty() { found } else { cluster(whole) };
+        let Some(mut clustered) = found else { return Verdict::skip("it holds numbers that are not finite") };
+        let cut = by_row.unwrap_or(whole);
+        let new = |t: &Tensor, weights: &[f32]| Clustered::new(t, cut, levels, groups, Some(weights));
         // The first weight of so many levels brings the table of digits.
         let digits = |levels: usize| match codes::codes_per_byte(levels) {
             m if m > 1 && g.find_value(&digits_name(levels)).is_none() => 256 * m,
             _ => 0,
         };
-        let saves = |c: &Clustered| c.bytes() + digits(c.levels) + NODES < tensor.byte_len();
+        let saves = |c: &Clustered| c.bytes() + digits(c.levels) + NODES < g.value(v).stored_len();
         if !saves(&clustered) {
             return Verdict::skip(Reason::new(Why::NoGain, NO_FEWER));
         }
         let mut patch = Patch::at_value(g, v);
         let mut note = None;
         if let Some(fitted) = cx.fitted.filter(|f| f.linear.weight == v) {
-            let (found, bias, how) =
-                match fitted::cluster(g, &fitted, tensor, clustered, |t, weights| new(t, Some(weights))) {
-                    Ok(found) => found,
-                    Err(why) => return Verdict::skip(why),
-                };
+            let (found, bias, how) = match fitted::cluster(g, &fitted, tensor, clustered, new) {
+                Ok(found) => found,
+                Err(why) => return Verdict::skip(why),
+            };
             if let Some(Err(why)) = bias.map(|b| refit::set_bias(g, &mut patch, fitted.linear, &b)) {
                 return Verdict::skip(why);
             }
@@ -261,11 +271,15 @@ impl Pass for ClusterWeights {
         let rounded = clustered.tensor(tensor);
         let note = note.unwrap_or_else(|| likely::said(g, v, &rounded));
         if self.encode {
-            let w = Decoder::new(g, &mut patch, &g.value(v).name).tensor(&clustered, tensor.shape());
-            if bytes::added(g, &patch) >= bytes::initializer(&g.value(v).name, tensor) {
+            let mut decoder = Decoder::new(g, &mut patch, &g.value(v).name);
+            let decoded = match by_row {
+                Some(_) => decoder.rows(&clustered, &open.lookups),
+                None => vec![(v, decoder.tensor(&clustered, tensor.shape()))],
+            };
+            if bytes::added(g, &patch) >= bytes::stored(g, v) {
                 return Verdict::skip(Reason::new(Why::NoGain, NO_FEWER));
             }
-            patch.replace(v, w);
+            decoded.into_iter().for_each(|(old, new)| patch.replace(old, new));
         } else {
             patch.set_constant(v, rounded);
         }
@@ -286,17 +300,25 @@ impl ClusterWeights {
     }
 }
 
-/// The weights that passes of this kind are about.
-fn weights(g: &Graph) -> Vec<ValueId> {
-    let mut seen = HashSet::new();
-    let nodes = g.topological().unwrap_or_default().into_iter();
-    let weights = nodes.flat_map(|n| g.node_inputs(n).into_iter().enumerate().map(move |(slot, v)| (n, slot, v)));
-    let weights = weights.filter_map(|(n, slot, v)| output_axis(g, n, slot).and(v));
-    weights.filter(|&v| g.value(v).constant().is_some() && seen.insert(v)).collect()
+/// A weight that can be encoded.
+struct Open<'g> {
+    tensor: &'g Tensor,
+    /// Counts the outputs of what reads it.
+    axis: usize,
+    /// What reads it, if all that does looks up rows of a matrix.
+    lookups: Vec<NodeId>,
 }
 
-/// A weight that can be encoded, and the axis that counts the outputs of what reads it; or why it cannot.
-fn open(g: &Graph, v: ValueId) -> Result<(&Tensor, usize), Reason> {
+impl Open<'_> {
+    /// How it is cut if rows are decoded once they are looked up: codebooks are for blocks of columns then.
+    fn cut(&self, levels: usize, encode: bool) -> Option<Cut> {
+        let aligned = self.tensor.shape().last()?.is_multiple_of(codes::codes_per_byte(levels));
+        (encode && aligned && !self.lookups.is_empty()).then_some(Cut { axis: 1, limit: usize::MAX })
+    }
+}
+
+/// A weight that can be encoded, or why it cannot.
+fn open(g: &Graph, v: ValueId) -> Result<Open<'_>, Reason> {
     let tensor = g.value(v).constant().ok_or("it is not constant")?;
     if !tensor.dtype().is_float() {
         return Err(format!("its type is {}, which is no float", tensor.dtype()).into());
@@ -304,20 +326,17 @@ fn open(g: &Graph, v: ValueId) -> Result<(&Tensor, usize), Reason> {
     if tensor.is_empty() {
         return Err("it has no weights".into());
     }
-    if g.is_held(v) {
-        return Err(Reason::new(Why::Held, "it is an output of the model, or named outside the graph"));
-    }
-    let mut axes = Vec::new();
-    for u in g.uses(v) {
-        match u {
-            Use::Input(n, slot) if g.node(n).op != Op::Opaque => axes.extend(output_axis(g, n, slot)),
-            _ => {
-                let other = format!("{} \"{}\" reads it too", g.node(u.node()).kind(), g.label(u.node()));
-                return Err(Reason::new(Why::Held, other));
-            }
-        }
-    }
-    Ok((tensor, axes.first().copied().unwrap_or(0)))
+    let readers = readers::readers(g, v).map_err(|why| Reason::new(Why::Held, why))?;
+    let axis = readers.iter().find_map(|r| r.outputs).unwrap_or(0);
+    let by_row = |n: NodeId| {
+        let rank = g.input(n, 1).and_then(|ids| g.value(ids).rank());
+        let plain = matches!(&g.node(n).op, Op::Gather(op) if op.axis == 0) && !g.node(n).inconsistent;
+        plain && rank.is_some() && g.output(n).is_some()
+    };
+    let rows =
+        tensor.rank() == 2 && readers.iter().all(|r| r.role == Role::Table && r.direct) && g.readers(v).all(by_row);
+    let lookups = if rows { g.uses(v).into_iter().map(|u| u.node()).collect() } else { Vec::new() };
+    Ok(Open { tensor, axis, lookups })
 }
 
 fn describe(wanted: usize, groups_wanted: usize, clustered: &Clustered, tensor: &Tensor) -> String {
@@ -340,30 +359,4 @@ fn describe(wanted: usize, groups_wanted: usize, clustered: &Clustered, tensor: 
     notes.push(format!("{bits:.2} bits a weight"));
     notes.push(format!("weight error {:.2} %", 100.0 * clustered.error(tensor).sqrt()));
     notes.join(", ")
-}
-
-/// The axis that counts the outputs of the node, if the input at that slot is weights of the kind we cluster.
-fn output_axis(g: &Graph, n: NodeId, slot: usize) -> Option<usize> {
-    let rank = g.value(g.input(n, slot)?).rank()?;
-    match (&g.node(n).op, slot) {
-        (Op::Conv(_), 1) => Some(0),
-        (Op::ConvTranspose(_), 1) => Some(1),
-        (Op::Gemm(gemm), 0) => Some(gemm.trans_a.into()),
-        (Op::Gemm(gemm), 1) => Some((!gemm.trans_b).into()),
-        (Op::MatMul(_), 0) => Some(rank.saturating_sub(2)),
-        (Op::MatMul(_), 1) => rank.checked_sub(1),
-        (Op::Rnn(_), 1 | 2) => Some(1),
-        (Op::Gather(_), 0) if is_lookup(g, n) => Some(0),
-        _ => None,
-    }
-}
-
-/// Whether a Gather looks up rows of a float table by indices from run time: those of an encoded weight are constant.
-fn is_lookup(g: &Graph, n: NodeId) -> bool {
-    let float = g.input_constant(n, 0).is_some_and(|t| t.dtype().is_float());
-    let mut index = g.input(n, 1);
-    while let Some((producer, _)) = index.and_then(|v| g.producer(v)) {
-        index = g.input(producer, 0);
-    }
-    float && index.is_some_and(|v| g.value(v).constant().is_none())
 }

@@ -59,7 +59,7 @@ use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
-use crate::passes::options::{OptionsError, Selection, Share};
+use crate::passes::options::{OptionsError, Selection, Share, SkipFirst};
 use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, convs, factorize};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, Scheme, SensitivityQuery, Site, Verdict, refit,
@@ -137,7 +137,7 @@ impl Pass for FactorizeConvs {
     }
 
     fn selection(&self) -> Selection {
-        Selection { skip_first: 1, ..Selection::default() }
+        Selection { skip_first: SkipFirst::Exactly(1), ..Selection::default() }
     }
 
     fn is_strong(&self) -> bool {

@@ -232,23 +232,32 @@ fn computable(g: &Graph, n: NodeId) -> bool {
     node.op.operator().is_some_and(|o| !o.is_random()) && !node.inconsistent && !node.has_bodies()
 }
 
-/// The target that Reshape can be told in the place of one that is computed, if all but one dim of its result is known.
+/// The target that Reshape can be told in the place of one that is computed, if all but one dim of its result is known, or is
+/// the input's at the same place.
 fn fixed_target(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let node = g.node(n);
     let target = g.input(n, 1).filter(|&v| g.value(v).constant().is_none() && g.sole_use(v).is_some())?;
     let (source, _) = g.producer(target)?;
-    if !matches!(node.op, Op::Reshape(_)) || node.inconsistent {
+    let Op::Reshape(reshape) = &node.op else { return None };
+    if node.inconsistent {
         return None;
     }
     let facts = node.op.operator()?.infer(&Infer::new(g, n)).ok()?;
     let shape = facts.first()?.ty.as_ref()?.shape()?;
-    let open = shape.0.iter().filter(|d| d.known().is_none()).count();
-    let number = |d: &Dim| match d {
+    let input = g.value(g.input(n, 0)?).ty.as_ref().and_then(|ty| ty.shape());
+    let several = shape.0.iter().filter(|d| d.known().is_none()).count() > 1;
+    // A 0 stands for the dim that the input has at the same place.
+    let kept = |i: usize, d: &Dim| {
+        several && !reshape.allow_zero && *d != Dim::Unknown && input.and_then(|x| x.0.get(i)) == Some(d)
+    };
+    let number = |(i, d): (usize, &Dim)| match d {
         Dim::Known(0) => None,
         Dim::Known(n) => i64::try_from(*n).ok(),
+        _ if kept(i, d) => Some(0),
         _ => Some(-1),
     };
-    let dims: Vec<i64> = shape.0.iter().map(number).collect::<Option<_>>()?;
+    let dims: Vec<i64> = shape.0.iter().enumerate().map(number).collect::<Option<_>>()?;
+    let open = dims.iter().filter(|&&d| d == -1).count();
     let tensor = Tensor::i64([dims.len()], &dims);
     let fits = bytes::initializer(&g.value(target).name, &tensor) <= bytes::freed_with_source(g, source, MAX_CONE);
     let same_type = g.value(target).ty.as_ref().is_none_or(|ty| ty.agrees(&tensor.ty()));

@@ -1,4 +1,5 @@
-//! Merges nodes that compute the same from the same inputs, and constants of the same content.
+//! Merges nodes that compute the same from the same inputs, and constants of the same content. A matrix that is stored a
+//! second time as its transpose becomes a Transpose of the first.
 //!
 //! Only operators whose meaning is known are compared, and none that draws random numbers. Two outputs of the model
 //! keep their two names, and so their two nodes. Vectors of a number for each channel (biases, scales, slopes) stay apart
@@ -30,11 +31,16 @@
 //! ```
 
 use crate::error::Result;
-use crate::ir::{Graph, NodeId, Patch, Tensor, ValueId};
+use crate::ir::names::derived;
+use crate::ir::op::transpose::Transpose;
+use crate::ir::{DType, Graph, NodeId, Patch, Tensor, ValueId};
 use crate::passes::{Context, Fidelity, Part, Pass, Phase, Reason, Site, Together, Verdict};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Bytes of a matrix from which on a node in its place is worth it.
+const WORTH_A_NODE: usize = 4096;
 
 /// A node, and the values that it reads once equal ones are merged.
 type Seen = (NodeId, Vec<Option<ValueId>>);
@@ -83,6 +89,8 @@ struct Merge {
     site: Site,
     /// Values, each with the one that stands for it.
     pairs: Vec<(ValueId, ValueId)>,
+    /// Whether that is the transpose of what it stands for.
+    turned: bool,
     what: Result<String, String>,
 }
 
@@ -102,7 +110,12 @@ fn merges(cx: &Context<'_>) -> Vec<Merge> {
             [other] => format!("stands for \"{}\" too", g.value(*other).name),
             others => format!("stands for {} equal constants too", others.len()),
         });
-        merges.push(Merge { site: Site::Value(first), pairs: others.iter().map(|&v| (v, first)).collect(), what });
+        merges.push(Merge {
+            site: Site::Value(first),
+            pairs: others.iter().map(|&v| (v, first)).collect(),
+            turned: false,
+            what,
+        });
     }
     let mut seen: HashMap<u64, Vec<Seen>> = HashMap::new();
     // Nodes whose results have names that must stay, or will have.
@@ -135,16 +148,57 @@ fn merges(cx: &Context<'_>) -> Vec<Merge> {
             }
         }
         let what = what.map(|()| format!("merged into \"{}\"", g.label(m)));
-        merges.push(Merge { site: Site::Node(n), pairs, what });
+        merges.push(Merge { site: Site::Node(n), pairs, turned: false, what });
+    }
+    for (first, other) in transposes(g, &stands) {
+        let name = &g.value(first).name;
+        let what = allowed(Site::Value(other)).map(|()| format!("stored once, with \"{name}\", whose transpose it is"));
+        merges.push(Merge { site: Site::Value(other), pairs: vec![(other, first)], turned: true, what });
     }
     merges
+}
+
+/// Matrices each with an earlier one whose transpose they are, that are larger than a node.
+fn transposes(g: &Graph, stands: &HashMap<ValueId, ValueId>) -> Vec<(ValueId, ValueId)> {
+    let large = |t: &Tensor| t.dtype().is_float() && t.byte_len() >= WORTH_A_NODE;
+    let matrix =
+        |v: &ValueId| g.value(*v).constant().is_some_and(|t| matches!(*t.shape(), [a, b] if a.min(b) > 1) && large(t));
+    let mut seen: HashMap<(DType, &[usize]), Vec<ValueId>> = HashMap::new();
+    let mut found = Vec::new();
+    for v in g.values().filter(matrix).filter(|v| candidate(g, *v) && !stands.contains_key(v)) {
+        let Some(tensor) = g.value(v).constant() else { continue };
+        let turned: Vec<usize> = tensor.shape().iter().rev().copied().collect();
+        let others = seen.get(&(tensor.dtype(), &turned[..])).map_or(&[][..], |o| o);
+        let is = |&&other: &&ValueId| g.value(other).constant().is_some_and(|t| is_transpose(t, tensor));
+        match others.iter().find(is) {
+            Some(&first) => found.push((first, v)),
+            None => seen.entry((tensor.dtype(), tensor.shape())).or_default().push(v),
+        }
+    }
+    found
+}
+
+/// Whether `b` is the transpose of `a`, which has its shape the other way round.
+fn is_transpose(a: &Tensor, b: &Tensor) -> bool {
+    let (Some(x), Some(y), &[rows, columns]) = (a.bytes(), b.bytes(), a.shape()) else { return false };
+    let Some(width) = a.dtype().bytes() else { return false };
+    let same = |i: usize, j: usize| {
+        let (p, q) = ((i * columns + j) * width, (j * rows + i) * width);
+        x[p..p + width] == y[q..q + width]
+    };
+    (0..rows).all(|i| (0..columns).all(|j| same(i, j)))
 }
 
 /// The patch of all merges that are done. A value whose own name must stay comes last: it takes the place of the one that
 /// stands for it.
 fn patch(g: &Graph, merges: &[Merge]) -> Patch {
     let mut patch = Patch::at_graph(g).revealing();
-    let pairs = merges.iter().filter(|m| m.what.is_ok()).flat_map(|m| &m.pairs);
+    for &(other, first) in merges.iter().filter(|m| m.what.is_ok() && m.turned).flat_map(|m| &m.pairs) {
+        let name = derived(&g.value(other).name, "turned");
+        let turned = patch.node_named(&name, Transpose { perm: vec![1, 0] }, &[Some(first.into())]);
+        patch.replace(other, turned);
+    }
+    let pairs = merges.iter().filter(|m| m.what.is_ok() && !m.turned).flat_map(|m| &m.pairs);
     let (held, free): (Vec<_>, Vec<_>) = pairs.partition(|p| g.is_held(p.0));
     free.into_iter().chain(held).for_each(|&(old, new)| patch.replace(old, new));
     patch

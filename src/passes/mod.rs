@@ -22,12 +22,15 @@ pub mod options;
 mod prune_channels;
 mod prune_weights;
 pub mod refit;
+mod remove_metadata;
 mod remove_no_ops;
 mod remove_unused;
 mod separate_convs;
 pub mod sharing;
 mod shrink;
 mod split;
+pub mod storage;
+mod store_weights;
 
 use crate::analysis::cost::{Cost, cost};
 use crate::analysis::linear::Linear;
@@ -118,6 +121,17 @@ impl Site {
         };
         let nodes = self.nodes(graph);
         own.into_iter().chain(nodes.iter().map(|&n| graph.label(n))).map(str::to_string).collect()
+    }
+
+    /// The constants that the site is about.
+    pub fn constants(&self, graph: &Graph) -> Vec<ValueId> {
+        match self {
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => vec![*v],
+            Site::Node(n) | Site::Layer(n) => options::weight(graph, *n).map(|w| w.1).into_iter().collect(),
+            Site::Channels { producers, .. } => {
+                producers.iter().flat_map(|&n| graph.node_inputs(n)).flatten().collect()
+            }
+        }
     }
 
     /// Whether the file contradicts the operator's definition at a node of the site, if the site is one of nodes.
@@ -542,6 +556,7 @@ pub const REGISTRY: &[Entry] = registry![
     fold_pad::FoldPad = "fold-pad",
     merge_duplicates::MergeDuplicates = "merge-duplicates",
     remove_unused::RemoveUnused = "remove-unused",
+    remove_metadata::RemoveMetadata = "remove-metadata",
     separate_convs::SeparateConvs = "separate-convs",
     factorize_linear::FactorizeLinear = "factorize-linear",
     factorize_convs::FactorizeConvs = "factorize-convs",
@@ -550,12 +565,16 @@ pub const REGISTRY: &[Entry] = registry![
     prune_weights::PruneWeights = "prune-weights",
     match_statistics::MatchStatistics = "match-statistics",
     cluster_weights::ClusterWeights = "cluster-weights",
+    store_weights::StoreWeights = "store-weights",
 ];
 
 /// The pass of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {
     REGISTRY.iter().find(|e| e.name == name)
 }
+
+/// The Clean pass that a `clean` which keeps metadata leaves out.
+pub const REMOVE_METADATA: &str = remove_metadata::RemoveMetadata::NAME;
 
 /// All Clean passes, in the order in which one round of cleaning runs them.
 pub fn clean() -> Vec<Box<dyn Pass>> {

@@ -1,11 +1,15 @@
 //! Options of passes: how tables become them, and the selection of sites that every pass shares.
 
-use crate::ir::{Graph, NodeId, Op};
+pub use crate::analysis::readers::{layers, weight};
+use crate::ir::{Graph, NodeId};
 use crate::passes::Site;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use wildmatch::WildMatch;
+
+/// Smaller constants are worth no row of a step without `min-weights`.
+const WORTH_A_WORD: usize = 512;
 
 /// Why options could not be read: the key, if one is to blame, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,8 +136,8 @@ pub struct Selection {
     pub skip: Vec<String>,
     /// Globs over node names: if there are any, all others are left alone.
     pub only: Vec<String>,
-    /// The first layers, in graph order, are left alone.
-    pub skip_first: usize,
+    /// The first layers, in graph order, are left alone: so many, or a tenth of them if that is less and nothing is given.
+    pub skip_first: SkipFirst,
     /// The last layers, in graph order, are left alone.
     pub skip_last: usize,
     /// Layers with fewer weights are left alone.
@@ -151,12 +155,29 @@ impl Default for Selection {
         Selection {
             skip: Vec::new(),
             only: Vec::new(),
-            skip_first: 0,
+            skip_first: SkipFirst::Exactly(0),
             skip_last: 0,
             min_weights: 0,
             repair: Repair::Full,
             max_loss: Share(0.5),
             best_effort: false,
+        }
+    }
+}
+
+/// How many of the first layers are left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipFirst {
+    Exactly(usize),
+    /// A tenth of all, rounded up, and at most so many.
+    Tenth(usize),
+}
+
+impl SkipFirst {
+    fn of(self, layers: usize) -> usize {
+        match self {
+            SkipFirst::Exactly(n) => n,
+            SkipFirst::Tenth(most) => layers.div_ceil(10).min(most),
         }
     }
 }
@@ -195,8 +216,9 @@ impl Selection {
                 Some(_) => return Err(wrong(key, "a list of node names")),
             }
         }
+        let mut skip_first = usize::MAX;
         let counts = [
-            ("skip-first", &mut self.skip_first),
+            ("skip-first", &mut skip_first),
             ("skip-last", &mut self.skip_last),
             ("min-weights", &mut self.min_weights),
         ];
@@ -206,6 +228,9 @@ impl Selection {
                 Some(toml::Value::Integer(i)) if i >= 0 => *count = i as usize,
                 Some(_) => return Err(wrong(key, "a number, 0 or more")),
             }
+        }
+        if skip_first != usize::MAX {
+            self.skip_first = SkipFirst::Exactly(skip_first);
         }
         match table.remove("repair").as_ref().map(|v| v.as_str()) {
             None => {}
@@ -234,7 +259,7 @@ impl Selection {
             rule: self,
             skip: matching(graph, "skip", &self.skip)?,
             only: matching(graph, "only", &self.only)?,
-            first: layers.iter().take(self.skip_first).copied().collect(),
+            first: layers.iter().take(self.skip_first.of(layers.len())).copied().collect(),
             last: layers.iter().rev().take(self.skip_last).copied().collect(),
         })
     }
@@ -276,24 +301,6 @@ pub fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> Strin
     }
 }
 
-/// Conv, ConvTranspose, Gemm and MatMul nodes with a constant weight, in graph order: what `skip-first` and `skip-last`
-/// count.
-pub fn layers(graph: &Graph) -> Vec<NodeId> {
-    let order = graph.topological().unwrap_or_default();
-    order.into_iter().filter(|&n| weight(graph, n).is_some()).collect()
-}
-
-/// The constant weight of a Conv, ConvTranspose, Gemm or MatMul and its input slot.
-pub fn weight(graph: &Graph, n: NodeId) -> Option<(usize, crate::ir::ValueId)> {
-    let slots: &[usize] = match graph.node(n).op {
-        Op::Conv(_) | Op::ConvTranspose(_) => &[1],
-        Op::Gemm(_) | Op::MatMul(_) => &[1, 0],
-        _ => &[],
-    };
-    let constant = |&s: &usize| graph.input(n, s).filter(|&v| graph.value(v).constant().is_some()).map(|v| (s, v));
-    slots.iter().find_map(constant)
-}
-
 /// A selection resolved against a graph.
 pub struct Selected<'a> {
     rule: &'a Selection,
@@ -312,6 +319,11 @@ impl Selected<'_> {
     /// The share of a layer's output that a budget may cost it.
     pub fn max_loss(&self) -> f64 {
         self.rule.max_loss.0
+    }
+
+    /// From how many elements on a constant is worth a word.
+    pub fn least(&self) -> usize {
+        if self.rule.min_weights > 0 { self.rule.min_weights } else { WORTH_A_WORD }
     }
 
     /// Whether a budget that cannot be reached is no error.
@@ -346,7 +358,10 @@ impl Selected<'_> {
             }
         }
         if any(&self.first) {
-            return Some(format!("among the first {} layers (`skip-first`)", self.rule.skip_first));
+            let count = self.first.len();
+            let layers =
+                if count == 1 { "it is the first layer".into() } else { format!("among the first {count} layers") };
+            return Some(format!("{layers} (`skip-first`)"));
         }
         if any(&self.last) {
             return Some(format!("among the last {} layers (`skip-last`)", self.rule.skip_last));

@@ -34,7 +34,8 @@
 //!     (Hassibi & Stork 1993, Optimal Brain Surgeon, by units.)
 //! * `round-to`: round the number of units that stay down to a multiple of this, but to no less than once this; a group of
 //!   fewer units stays whole.
-//! * `skip-first` is 3 unless set: a group is left alone if one of its producers is among the first three layers.
+//! * `skip-first`: a group is left alone if one of its producers is among the first layers: unless set, a tenth of all, at most
+//!   three.
 //!
 //! Data is used for the importance also with `repair = "none"`. A group with a unit that no reader can be asked about (one
 //! with too many inputs, say, or a ConvTranspose) goes by `l1`, and its row says why.
@@ -91,7 +92,7 @@ use crate::ir::{Graph, NodeId, Patch};
 use crate::passes::budget::{Budget, Part as Held, Reach as Least, WHOLE};
 use crate::passes::by_layer::{self, ByLayer};
 use crate::passes::importance::{Importance, Scored, Scores};
-use crate::passes::options::{OptionsError, Selection, Share, one_of};
+use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, one_of};
 use crate::passes::{
     Choice, Context, Fidelity, Offer, Offers, Part, Pass, Phase, Reason, Resolved, SensitivityQuery, Site, Together,
     Verdict, Why,
@@ -149,7 +150,7 @@ impl Pass for PruneChannels {
     }
 
     fn selection(&self) -> Selection {
-        Selection { skip_first: 3, ..Selection::default() }
+        Selection { skip_first: SkipFirst::Tenth(3), ..Selection::default() }
     }
 
     fn check(&self) -> Result<(), String> {

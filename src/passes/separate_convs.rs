@@ -59,7 +59,7 @@ use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
-use crate::passes::options::{OptionsError, Selection, Share, not_zero};
+use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, not_zero};
 use crate::passes::split::{self, NO_SVD, Reader, Size, Weight, convs, note};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Order, Pass, Phase, SensitivityQuery, Site, Verdict, refit,
@@ -164,7 +164,7 @@ impl Pass for SeparateConvs {
     }
 
     fn selection(&self) -> Selection {
-        Selection { skip_first: 1, ..Selection::default() }
+        Selection { skip_first: SkipFirst::Exactly(1), ..Selection::default() }
     }
 
     /// Those behind have nothing to be fitted to before it is trained.

@@ -126,7 +126,7 @@ impl Run<'_, '_> {
         let mut fitting = Fitting::new(self.session, data, reference, graph)?;
         if task.pass.only_repairs() && !fitting.reference.changed {
             self.note(task.pass.name(), "nothing to do: nothing was lost before it", false);
-            self.passed_by(graph, task.pass);
+            self.passed_by(graph, task.pass, Vec::new());
             return Ok(());
         }
         self.visit_all(graph, task, Some(&mut fitting)).map(drop)

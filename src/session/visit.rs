@@ -3,15 +3,17 @@
 use super::{Effect, Observer, Session, State};
 use crate::analysis::cost::{Cost, Costs};
 use crate::analysis::sizes::InputSizes;
+use crate::analysis::readers::{self, Unmentioned};
 use crate::error::{Error, Result};
 use crate::ir::patch::Applied;
-use crate::ir::{Graph, NodeId, Op, Patch, Tensor, ValueId};
-use crate::onnx;
+use crate::ir::{Graph, Model, NodeId, Op, Patch, Tensor, ValueId};
+use crate::onnx::{self, Inlined};
 use crate::passes::options::{self, Selected, Selection};
+use crate::passes::storage::Storage;
 use crate::passes::{self, Context, Fitted, Pass, Phase, Reason, Sensitivity, Site, Together, Verdict, Why, sharing};
 use crate::recipe::{Action, Step};
 use crate::report::Row;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Rounds of cleaning after which passes that still find something must be undoing each other.
 const MAX_ROUNDS: usize = 50;
@@ -134,9 +136,11 @@ impl<'s, 'a> Run<'s, 'a> {
         let at_step = |e: Error| e.at(step.place());
         match action {
             Action::Nothing => Ok(Effect::default()),
-            Action::Clean => {
+            Action::Clean { keep_metadata } => {
                 let all = passes::clean();
-                self.clean(&mut state.student.graph, &all.iter().map(|pass| &**pass).collect::<Vec<_>>(), None)?;
+                let left_out = |pass: &dyn Pass| *keep_metadata && pass.name() == passes::REMOVE_METADATA;
+                let all: Vec<_> = all.iter().map(|pass| &**pass).filter(|pass| !left_out(*pass)).collect();
+                self.clean(&mut state.student.graph, &all, None)?;
                 Ok(Effect::default())
             }
             Action::Pass(pass, selection) => {
@@ -155,11 +159,25 @@ impl<'s, 'a> Run<'s, 'a> {
     /// Runs a pass over the student of a state, with calibration data if there is any.
     fn pass(&mut self, state: &mut State<'a>, step: &Step, pass: &dyn Pass, selection: &Selection) -> Result<()> {
         let located = |e| step.error(e);
+        if pass.phase() == Phase::Clean {
+            selection.resolve(&state.student.graph).map_err(located)?;
+            return self.clean(&mut state.student.graph, &[pass], Some(selection));
+        }
+        let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
+        let storage = Storage::unpack(&mut state.student.graph, &put)?;
+        self.change(state, step, pass, selection)?;
+        let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
+        let lost = storage.pack(&mut state.student.graph, &put)?;
+        let row = |(name, what)| told(pass.name(), name, true, what);
+        self.rows.extend(lost.into_iter().map(row));
+        Ok(())
+    }
+
+    /// Runs a pass that changes the function over the student of a state, of whose weights all are plain.
+    fn change(&mut self, state: &mut State<'a>, step: &Step, pass: &dyn Pass, selection: &Selection) -> Result<()> {
+        let located = |e| step.error(e);
         let graph = &mut state.student.graph;
         let selected = &selection.resolve(graph).map_err(located)?;
-        if pass.phase() == Phase::Clean {
-            return self.clean(graph, &[pass], Some(selection));
-        }
         pass.fits(graph).map_err(located)?;
         let task =
             Task { pass, selected, repairs: false, sensitivity: None, sizes: &self.session.sizes, place: step.place() };
@@ -257,6 +275,7 @@ impl<'s, 'a> Run<'s, 'a> {
         let task = Task { pass, ..task };
         let cx = task.context(graph, None);
         let mut sites = pass.sites(&cx);
+        let rest = rest(graph, task, &sites);
         let together = match sites.is_empty() {
             true => None,
             false => pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?,
@@ -303,7 +322,7 @@ impl<'s, 'a> Run<'s, 'a> {
             }
         }
         if pass.phase() != Phase::Clean {
-            self.passed_by(graph, pass);
+            self.passed_by(graph, pass, rest);
         }
         Ok(self.rows[before..].iter().any(|r| r.done))
     }
@@ -371,34 +390,53 @@ impl<'s, 'a> Run<'s, 'a> {
         Ok(done)
     }
 
-    /// Passes that change the function work on the main graph and on floats alone, and say what they passed by.
-    pub fn passed_by(&mut self, graph: &Graph, pass: &dyn Pass) {
-        for n in graph.nodes() {
-            if matches!(graph.node(n).op, Op::QConv(_) | Op::QMatMul(_)) {
-                let mut row = row(graph, pass, &Site::Node(n));
-                let why = "it computes with integers: passes that change weights take floats";
-                row.leave(Reason::new(Why::OutOfReach, why));
-                self.rows.push(row);
-            }
-            let all = Selection::default();
-            let count = |body: &Graph| match all.resolve(body) {
-                Ok(selected) => pass.sites(&Task::without_data(pass, &selected).context(body, None)).len(),
-                Err(_) => 0,
-            };
-            let sites: usize = graph.node(n).bodies().map(count).sum();
-            if sites > 0 {
-                let mut row = row(graph, pass, &Site::Node(n));
-                let what = if sites == 1 { "1 site is".into() } else { format!("{sites} sites are") };
-                let why = format!("{what} inside its bodies: only clean passes enter bodies of control flow");
-                row.leave(Reason::new(Why::OutOfReach, why));
-                self.rows.push(row);
-            }
+    /// Says what a pass that changes the function passed by: what computes with integers, and the constants that it has no
+    /// site for.
+    pub fn passed_by(&mut self, graph: &Graph, pass: &dyn Pass, rest: Vec<Unmentioned>) {
+        for n in graph.nodes().filter(|&n| matches!(graph.node(n).op, Op::QConv(_) | Op::QMatMul(_))) {
+            let mut row = row(graph, pass, &Site::Node(n));
+            let why = "it computes with integers: passes that change weights take floats";
+            row.leave(Reason::new(Why::OutOfReach, why));
+            self.rows.push(row);
         }
+        for Unmentioned { value, name, why } in rest {
+            let mut row = told(pass.name(), name, false, String::new());
+            row.leave(Reason::new(if value.is_some() { Why::Form } else { Why::OutOfReach }, why));
+            self.rows.push(row);
+        }
+    }
+
+    /// Puts local functions where they are called.
+    pub fn inline_functions(&mut self, student: &mut Model) -> Result<()> {
+        let Some(Inlined { model, calls, stay }) = onnx::inline_functions(student)? else { return Ok(()) };
+        if calls > 0 {
+            *student = model;
+            let what = if calls == 1 { "1 call".into() } else { format!("{calls} calls") };
+            self.note("clean", &format!("{what} of local functions replaced by what they do"), true);
+        }
+        let stays = |(name, why)| told("clean", name, false, format!("a function: {why}"));
+        self.rows.extend(stay.into_iter().map(stays));
+        Ok(())
     }
 
     pub fn note(&mut self, pass: &str, what: &str, done: bool) {
         self.rows.push(Row { pass: pass.into(), site: "model".into(), done, note: what.into(), ..Row::default() });
     }
+}
+
+/// The constants of a graph that a pass which changes the function has no site for, before it changes any.
+fn rest(graph: &Graph, task: Task<'_>, sites: &[Site]) -> Vec<Unmentioned> {
+    if task.pass.phase() == Phase::Clean || task.pass.only_repairs() {
+        return Vec::new();
+    }
+    let mentioned: HashSet<ValueId> = sites.iter().flat_map(|site| site.constants(graph)).collect();
+    let tensors = readers::tensors(graph, task.selected.least()).into_iter();
+    tensors.filter(|t| t.value.is_none_or(|v| !mentioned.contains(&v))).collect()
+}
+
+/// A row of a pass that tells of no site.
+fn told(pass: &str, site: String, done: bool, note: String) -> Row {
+    Row { pass: pass.into(), site, done, note, ..Row::default() }
 }
 
 pub(super) fn row(graph: &Graph, pass: &dyn Pass, site: &Site) -> Row {

@@ -199,8 +199,11 @@ impl Operator for Binary {
                 (Mul, _) | (Div | Pow, 1) => 1.0,
                 _ => return false,
             };
-            let all =
-                |c: &Tensor| c.len() <= 1 << 16 && kernel::reals(c).is_some_and(|v| v.iter().all(|&v| v == value));
+            let is = |v: f64| v == value;
+            let all = |c: &Tensor| match c.iter_floats() {
+                Some(mut values) => values.all(is),
+                None => c.ints().is_some_and(|v| v.into_iter().all(|v| is(v as f64))),
+            };
             cx.constant(slot).is_some_and(all)
         };
         let keeps = |slot| {
@@ -270,7 +273,10 @@ impl Binary {
 
     /// What is known of the content of a small integer result: numbers from numbers, symbols through x + 0 and the like.
     fn shape_arithmetic(&self, cx: &Infer<'_>) -> Option<Vec<Dim>> {
-        if !matches!(self.0, Add | Sub | Mul | Div | Mod | Min | Max) || !cx.dtype(0)?.is_int() || cx.n_inputs() != 2 {
+        if !matches!(self.0, Add | Sub | Mul | Div | Mod | Min | Max | Equal)
+            || !cx.dtype(0)?.is_int()
+            || cx.n_inputs() != 2
+        {
             return None;
         }
         let (a, b) = (cx.numbers(0)?, cx.numbers(1)?);
@@ -286,6 +292,7 @@ impl Binary {
                     Add => a.checked_add(b),
                     Sub => a.checked_sub(b),
                     Mul => a.checked_mul(b),
+                    Equal => Some(i64::from(a == b)),
                     _ => kind.integer(a, b),
                 };
                 exact.and_then(|n| u64::try_from(n).ok()).map_or(Dim::Unknown, Dim::Known)
@@ -295,6 +302,9 @@ impl Binary {
             (Add, Ok(0), Err(d)) | (Mul, Ok(1), Err(d)) => d,
             (Sub, Err(a), Err(b)) if a == b && a != Dim::Unknown => Dim::Known(0),
             (Min | Max, Err(a), Err(b)) if a == b => a,
+            // No dim is negative.
+            (Equal, Err(Dim::Sym(_)), Ok(n)) | (Equal, Ok(n), Err(Dim::Sym(_))) if n < 0 => Dim::Known(0),
+            (Equal, Err(Dim::Sym(a)), Err(Dim::Sym(b))) if a == b => Dim::Known(1),
             _ => Dim::Unknown,
         }
     }
@@ -319,6 +329,13 @@ mod tests {
             ty(8, "input %a : f32[2] input %b : f32[1] input %c : f32[3,1] %y : ? = Sum(%a, %b, %c)"),
             "f32[3,2]"
         );
+    }
+
+    #[test]
+    fn no_dim_is_negative() {
+        let given = "input %x : f32[N,6] const %m : i64[2] = {-1,-1} const %o : i64[2] = {1,1} %s : ? = Shape(%x)";
+        let chosen = "%e : ? = Equal(%s, %m) %y : ? = Where(%e, %o, %s)";
+        assert_eq!(ints(13, &format!("{given} {chosen}")).unwrap(), "[N,6]");
     }
 
     #[test]

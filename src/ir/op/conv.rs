@@ -2,7 +2,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
-use crate::ir::op::{Operator, Sizes};
+use crate::ir::op::{Operator, Role, Sizes, Weight};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
@@ -293,6 +293,10 @@ impl Operator for Conv {
             return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
         };
         Ok(vec![Fact::tensor(cx.dtype(0), Some(self.output(x, w)?))])
+    }
+
+    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
+        vec![Weight { slot: 1, role: Role::Layer, outputs: 0, inputs: Some(1), bias: Some(2) }]
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::{AutoPad, Conv, Kernel, Window, product};
-use crate::ir::op::{Operator, Sizes};
+use crate::ir::op::{Operator, Role, Sizes, Weight};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
@@ -137,6 +137,10 @@ impl Operator for ConvTranspose {
             y.push(self.output(i, axes, n, k)?);
         }
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+
+    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
+        vec![Weight { slot: 1, role: Role::Layer, outputs: 1, inputs: Some(0), bias: Some(2) }]
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
-use crate::ir::op::{Operator, Sizes};
+use crate::ir::op::{Operator, Role, Sizes, Weight};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::Ties;
 use std::collections::BTreeMap;
@@ -97,6 +97,22 @@ impl Operator for Einsum {
             y.extend(after.iter().map(dim).collect::<Result<Vec<_>, _>>()?);
         }
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
+    }
+
+    /// Of two factors, either: its first index that the output has and the other has not counts outputs.
+    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+        let [left, right] = &self.terms[..] else { return Vec::new() };
+        let factor = |(slot, own, other): (usize, &Term, &Term)| {
+            let (axes, _) = own.bind(cx.shape(slot)?.rank())?;
+            let has = |term: &Term, letter| term.letters().any(|l| l == letter);
+            let find = |in_output, in_other| {
+                let fits = |c: char| has(&self.output, c) == in_output && has(other, c) == in_other;
+                axes.iter().find(|(letter, _)| fits(*letter)).map(|a| a.1)
+            };
+            let (outputs, inputs) = (find(true, false)?, find(false, true)?);
+            Some(Weight { slot, role: Role::Einsum, outputs, inputs: Some(inputs), bias: None })
+        };
+        [(1, right, left), (0, left, right)].into_iter().filter_map(factor).collect()
     }
 
     /// Of a product of two tensors: the product of the sizes of all indices.

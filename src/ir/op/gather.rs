@@ -4,8 +4,8 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
-use crate::ir::op::Operator;
 use crate::ir::op::pick::{self, Axis, input, pick, place, strides};
+use crate::ir::op::{Operator, Role, Weight};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{Change, Kept, Ties};
@@ -47,6 +47,12 @@ impl Operator for Gather {
             _ => None,
         };
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(dims))).with_ints(ints.filter(|_| indices.rank() <= 1))])
+    }
+
+    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+        let at = cx.shape(0).and_then(|x| axis(self.axis, x.rank()).ok());
+        let table = |outputs| Weight { slot: 0, role: Role::Table, outputs, inputs: None, bias: None };
+        at.map(table).into_iter().collect()
     }
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {

@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::conv::product;
-use crate::ir::op::{Operator, Sizes};
+use crate::ir::op::{Operator, Role, Sizes, Weight};
 use crate::ir::shape::Shape;
 use crate::ir::ties::Ties;
 
@@ -68,6 +68,18 @@ impl Operator for Gemm {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(vec![m.clone(), n.clone()])))])
     }
 
+    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
+        let [on_right, on_left] = [self.trans_b, !self.trans_a].map(usize::from);
+        let layer = |slot, inputs: usize, bias| Weight {
+            slot,
+            role: Role::Layer,
+            outputs: 1 - inputs,
+            inputs: Some(inputs),
+            bias,
+        };
+        vec![layer(1, on_right, Some(2)), layer(0, on_left, None)]
+    }
+
     fn macs(&self, sizes: &Sizes) -> Option<u64> {
         let a = sizes.input(0)?;
         let k = if self.trans_a { a.first()? } else { a.get(1)? };
@@ -127,6 +139,16 @@ impl Operator for MatMul {
             return Ok(vec![Fact::tensor(cx.dtype(0), None)]);
         };
         Ok(vec![Fact::tensor(cx.dtype(0), Some(matmul(a, b)?))])
+    }
+
+    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+        // A vector has one output.
+        let layer = |(slot, outputs, inputs)| {
+            let rank = cx.shape(slot).map(Shape::rank).filter(|&rank| rank > 0)?;
+            let [outputs, inputs] = [outputs, inputs].map(|from_end: usize| rank.saturating_sub(from_end));
+            Some(Weight { slot, role: Role::Layer, outputs, inputs: Some(inputs), bias: None })
+        };
+        [(1, 1, 2), (0, 2, 1)].into_iter().filter_map(layer).collect()
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

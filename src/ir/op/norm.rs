@@ -7,7 +7,7 @@ use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::Operator;
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{DType, Dim, Shape};
-use crate::ir::ties::{self, Ties};
+use crate::ir::ties::{self, Change, Kept, Ties};
 
 const EPSILON: f32 = 1e-5;
 
@@ -163,9 +163,22 @@ impl Operator for Norm {
         Ok(vec![Fact { ty: cx.ty(0).cloned(), ints: None }])
     }
 
-    /// What it works across stays whole.
+    /// What it works across stays whole; the channels of a group of GroupNormalization go together.
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let rank = t.cx().shape(0).map_or(0, Shape::rank);
+        if let Norm::Group { groups, .. } = self
+            && let Some(size) = group_size(t.cx(), *groups)
+        {
+            t.pass((0, 0), (0, 0));
+            t.pass((0, 1), (0, 1));
+            t.tie((0, 1), (0, 1), &|i| i / size * size);
+            // Before opset 21 scale and bias have a number a group.
+            let by_group = t.cx().opset() < 21;
+            for slot in [1, 2] {
+                t.tie((0, 1), (slot, 0), &|i| if by_group { i / size } else { i });
+            }
+            return true;
+        }
         let across = match self {
             Norm::Instance { .. } => (2..rank).collect(),
             Norm::Group { .. } => (1..rank).collect(),
@@ -179,6 +192,15 @@ impl Operator for Norm {
             t.pass((2, 0), (0, 1));
         }
         true
+    }
+
+    /// A GroupNormalization has as many groups as are left.
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let Norm::Group { epsilon, groups, stash } = self else { return Some(Vec::new()) };
+        let Some(stay) = kept.input((0, 1)) else { return Some(Vec::new()) };
+        let size = group_size(kept.cx(), *groups)?;
+        let groups = i64::try_from(stay.len() / size).ok()?;
+        Some(vec![Change::Op(Norm::Group { epsilon: *epsilon, groups, stash: *stash }.into())])
     }
 }
 
@@ -236,6 +258,13 @@ impl Operator for LayerNorm {
         (0..axis(self.axis, rank).unwrap_or(0)).for_each(|a| t.pass((0, a), (0, a)));
         true
     }
+}
+
+/// Channels in each group of a GroupNormalization.
+fn group_size(cx: &Infer<'_>, groups: i64) -> Option<usize> {
+    let channels = usize::try_from(cx.shape(0)?.0.get(1)?.known()?).ok()?;
+    let groups = usize::try_from(groups).ok()?;
+    (channels > 0 && channels.is_multiple_of(groups)).then(|| channels / groups)
 }
 
 #[cfg(test)]

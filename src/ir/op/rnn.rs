@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::product;
-use crate::ir::op::{Operator, Sizes};
+use crate::ir::op::{Operator, Role, Sizes, Weight};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::Ties;
 
@@ -124,6 +124,11 @@ impl Operator for Rnn {
         };
         let state = Fact::tensor(cx.dtype(0), Some(Shape(state)));
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y))), state.clone(), state])
+    }
+
+    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
+        let gates = |slot| Weight { slot, role: Role::Recurrent, outputs: 1, inputs: Some(2), bias: Some(3) };
+        vec![gates(1), gates(2)]
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

@@ -8,6 +8,22 @@ use rayon::prelude::*;
 /// tract folds a constant of at most so many bytes.
 const FOLDABLE: usize = 4 << 20;
 
+/// How a tensor is cut into what has codebooks of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Codebooks are for blocks along this axis.
+    pub axis: usize,
+    /// The most bytes of a part.
+    pub limit: usize,
+}
+
+impl Cut {
+    /// Into parts that are folded.
+    pub fn along(axis: usize) -> Cut {
+        Cut { axis, limit: FOLDABLE }
+    }
+}
+
 /// A tensor as codes and codebooks.
 pub struct Clustered {
     pub levels: usize,
@@ -26,18 +42,12 @@ pub struct Part {
 
 impl Clustered {
     /// Centroids take each weight as often as `weights` says. `None` for no weights, and for ones that are not finite.
-    pub fn new(
-        tensor: &Tensor,
-        axis: usize,
-        levels: usize,
-        groups: usize,
-        weights: Option<&[f32]>,
-    ) -> Option<Clustered> {
+    pub fn new(tensor: &Tensor, cut: Cut, levels: usize, groups: usize, weights: Option<&[f32]>) -> Option<Clustered> {
         let values = tensor.as_f32()?;
         let pin_zero = values.iter().filter(|&&w| w == 0.0).count() > values.len() / 100;
         let (mut rest, mut rest_weights) = (&*values, weights);
         let mut jobs = Vec::new();
-        let layouts = layouts(tensor, axis, levels, groups)?;
+        let layouts = layouts(tensor, cut, levels, groups)?;
         for (_, layout) in &layouts {
             let (here, after) = rest.split_at(layout.len);
             let (here_weights, after_weights) = rest_weights.map(|w| w.split_at(layout.len)).unzip();
@@ -52,7 +62,7 @@ impl Clustered {
         let found: Vec<_> = jobs.par_iter().map(cluster).collect::<Option<_>>()?;
         let used = found.iter().map(|f| f.0.len()).max()?.max(2);
         if used < levels {
-            return Clustered::new(tensor, axis, used, groups, weights);
+            return Clustered::new(tensor, cut, used, groups, weights);
         }
         let mut found = found.into_iter();
         let parts = layouts.into_iter().map(|(shape, layout)| {
@@ -62,6 +72,14 @@ impl Clustered {
             Part { shape, layout, books, codes: layout.join(&codes) }
         });
         Some(Clustered { levels, parts: parts.collect() })
+    }
+
+    /// Whether every row of a matrix has bytes of its own, and the same codebooks for the same of them.
+    pub fn is_by_row(&self) -> bool {
+        let [Part { shape, layout, .. }] = &self.parts[..] else { return false };
+        let (&[rows, columns], per_byte) = (&shape[..], codes::codes_per_byte(self.levels)) else { return false };
+        let aligned = layout.groups == 1 || layout.groups * layout.run == columns;
+        rows > 0 && aligned && columns.is_multiple_of(per_byte)
     }
 
     /// Bytes of codes and codebooks.
@@ -125,17 +143,17 @@ impl Clustered {
 }
 
 /// The parts of a tensor: their shapes, and which codebook each weight of them uses.
-pub fn layouts(tensor: &Tensor, axis: usize, levels: usize, groups: usize) -> Option<Vec<(Vec<usize>, Layout)>> {
+pub fn layouts(tensor: &Tensor, cut: Cut, levels: usize, groups: usize) -> Option<Vec<(Vec<usize>, Layout)>> {
     let width = tensor.byte_len().checked_div(tensor.len())?;
     let per_byte = codes::codes_per_byte(levels);
     let layout = |shape: Vec<usize>| {
-        let axis = axis.min(shape.len() - 1);
+        let axis = cut.axis.min(shape.len() - 1);
         let around = [shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product()];
         let affordable = shape.iter().product::<usize>().div_ceil(per_byte) / (16 * levels * width);
         let layout = Layout::new(around, per_byte, groups.min(affordable));
         (shape, layout)
     };
-    Some(parts(tensor.shape(), FOLDABLE / width.max(4)).into_iter().map(layout).collect())
+    Some(parts(tensor.shape(), cut.limit / width.max(4)).into_iter().map(layout).collect())
 }
 
 /// Shapes of the parts, of at most `limit` weights each, whose rows one after the other make up the tensor; of vectors,

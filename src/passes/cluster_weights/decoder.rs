@@ -8,7 +8,7 @@ use crate::ir::op::concat::Concat;
 use crate::ir::op::gather::Gather;
 use crate::ir::op::reshape::Reshape;
 use crate::ir::op::slice::{Bounds, Slice};
-use crate::ir::{DType, Graph, Op, Patch, Ref, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::codes::{self, Layout};
 use std::collections::BTreeMap;
 
@@ -45,6 +45,44 @@ impl<'a> Decoder<'a> {
         let joined = self.node(&format!("{tag}.parts"), Concat { axis: 0 }, &parts);
         let flat = clustered.parts.iter().any(|p| p.shape.len() != shape.len());
         if flat { self.reshape(&format!("{tag}.weights"), joined, whole) } else { joined }
+    }
+
+    /// For each node that looks up rows of a matrix whose bytes are its rows' own, what it gives, and the same decoded from
+    /// the codes of these rows.
+    pub fn rows(&mut self, clustered: &Clustered, lookups: &[NodeId]) -> Vec<(ValueId, Ref)> {
+        let (Some(part), tag, levels) = (clustered.parts.first(), self.tag.clone(), clustered.levels) else {
+            return Vec::new();
+        };
+        let (m, groups) = (codes::codes_per_byte(levels), part.layout.groups);
+        let (rows, columns) = (part.shape[0], part.shape[1]);
+        let bytes = codes::pack(&part.codes, levels);
+        let stored = Tensor::new(DType::U8, vec![rows, columns / m], bytes.into()).expect("one byte for m codes");
+        let stored = self.patch.constant_named(format!("{tag}.codes"), stored);
+        let offsets = (groups > 1).then(|| {
+            let step = if m == 1 { levels } else { 256 };
+            let of_byte = |b: usize| (b * m / part.layout.run * step) as i64;
+            let offsets = Tensor::from_ints(DType::I32, [columns / m], (0..columns / m).map(of_byte));
+            self.patch.constant_named(format!("{tag}.offsets"), offsets)
+        });
+        let table = self.table(&tag, part, levels);
+        let lookup = |&n: &NodeId| {
+            let (ids, y) = (self.graph.input(n, 1)?, self.graph.output(n)?);
+            let own = &self.graph.node(n).name;
+            let name = if own.is_empty() { format!("{tag}.looked-up") } else { own.clone() };
+            let bytes = self.node(&format!("{tag}.bytes"), Gather { axis: 0 }, &[stored, ids.into()]);
+            let mut index = self.node(&format!("{tag}.index"), Cast::new(DType::I32), &[bytes]);
+            if let Some(offsets) = offsets {
+                index = self.node(&format!("{tag}.row"), Binary(Kind::Add), &[index, offsets]);
+            }
+            if m == 1 {
+                return Some((y, self.node(&name, Gather { axis: 0 }, &[table, index])));
+            }
+            let decoded = self.node(&format!("{tag}.decoded"), Gather { axis: 0 }, &[table, index]);
+            let mut shape = vec![0; self.graph.value(ids).rank()?];
+            shape.push(columns as i64);
+            Some((y, self.reshape(&name, decoded, shape)))
+        };
+        lookups.iter().filter_map(lookup).collect()
     }
 
     fn part(&mut self, tag: &str, part: &Part, levels: usize, target: Vec<i64>) -> Ref {

@@ -1,6 +1,6 @@
 //! How many values each weight gets where a budget decides.
 
-use super::clustered::{Clustered, layouts};
+use super::clustered::{Clustered, Cut, layouts};
 use super::{ClusterWeights, NODES, open};
 use crate::analysis::cost::Cost;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
@@ -25,7 +25,8 @@ pub fn query<'a>(pass: &'a ClusterWeights, cx: &Context<'a>) -> SensitivityQuery
 }
 
 fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
-    let (tensor, axis) = open(graph, fitted.linear.weight)?;
+    let open = open(graph, fitted.linear.weight)?;
+    let (tensor, cut) = (open.tensor, Cut::along(open.axis));
     let all: f64 = fitted.layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
     if all <= 0.0 {
         return Err("what it gives does not vary".into());
@@ -34,7 +35,7 @@ fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec
     let weights = super::fitted::importance(fitted.layer, fitted.linear, tensor.len());
     let scale = fitted.linear.scale().powi(2);
     let share = |levels: usize| {
-        let new = Clustered::new(tensor, axis, levels, pass.groups(levels), Some(&weights))?;
+        let new = Clustered::new(tensor, cut, levels, pass.groups(levels), Some(&weights))?;
         let each = values.iter().zip(new.weights()).zip(&weights);
         let lost: f64 = each.map(|((&w, rounded), &x)| f64::from(x) * (f64::from(w) - rounded).powi(2)).sum();
         Some(scale * lost / all)
@@ -44,7 +45,8 @@ fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec
 
 /// What may be done with a weight.
 pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result<Offers, String> {
-    let (tensor, axis) = open(cx.graph, value)?;
+    let open = open(cx.graph, value)?;
+    let tensor = open.tensor;
     if let Some(why) = cx.selected.refuses(cx.graph, &Site::Codes(value)) {
         return Err(why);
     }
@@ -53,12 +55,14 @@ pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result
     let told = layer.and_then(|n| cx.measured(n, Measure::Levels));
     let parameters = tensor.len() as u64;
     let stored = |bytes: usize| Cost { parameters, macs: Some(0), stored: bytes as u64 };
+    let whole = cx.graph.value(value).stored_len();
     let mut list = Vec::new();
     for (i, levels) in LEVELS.into_iter().enumerate() {
         let groups = pass.groups(levels);
-        let bytes = bytes(tensor, axis, levels, groups).ok_or("its shape cannot be cut into parts")? + NODES;
-        if bytes < tensor.byte_len() {
-            let plain = || Some(Clustered::new(tensor, axis, levels, groups, None)?.error(tensor));
+        let cut = open.cut(levels, pass.encode).unwrap_or(Cut::along(open.axis));
+        let bytes = bytes(tensor, cut, levels, groups).ok_or("its shape cannot be cut into parts")? + NODES;
+        if bytes < whole {
+            let plain = || Some(Clustered::new(tensor, cut, levels, groups, None)?.error(tensor));
             let loss = match told {
                 Some(told) => told.get(i).copied(),
                 None if cx.max_loss.is_infinite() => Some(0.0),
@@ -67,12 +71,12 @@ pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result
             list.push(Offer { choice: Choice::Levels(levels), cost: stored(bytes), loss: loss.ok_or(NOT_FINITE)? });
         }
     }
-    Ok(Offers { whole: stored(tensor.byte_len()), list })
+    Ok(Offers { whole: stored(whole), list })
 }
 
 /// Bytes of codes and codebooks.
-fn bytes(tensor: &Tensor, axis: usize, levels: usize, groups: usize) -> Option<usize> {
+fn bytes(tensor: &Tensor, cut: Cut, levels: usize, groups: usize) -> Option<usize> {
     let width = tensor.byte_len().checked_div(tensor.len())?;
     let part = |l: Layout| l.padded() / codes_per_byte(levels) + l.groups * levels * width;
-    Some(layouts(tensor, axis, levels, groups)?.into_iter().map(|(_, layout)| part(layout)).sum())
+    Some(layouts(tensor, cut, levels, groups)?.into_iter().map(|(_, layout)| part(layout)).sum())
 }
