@@ -3,6 +3,7 @@
 mod channels;
 mod compare;
 mod exits;
+mod judge;
 mod judging;
 mod measure;
 mod reading;
@@ -27,6 +28,7 @@ use crate::onnx;
 use compare::Scores;
 use exits::Told;
 pub use exits::{End, Exits, Point};
+pub use judge::{Judge, Score};
 pub use judging::Judging;
 pub use measure::Times;
 pub use reading::Kind;
@@ -189,23 +191,25 @@ pub fn check_as(
     same_interface(&teacher, &student, probe.is_some())?;
     feed.hold([0])?;
     let runner = teacher.runner(&shapes)?;
-    let judge = judging.judge(&teacher, &runner, &feed, data)?;
+    let graph = onnx::load(teacher.path())?.model.graph;
+    let criteria = judging.criteria(&graph, teacher.inputs(), &runner, &feed, data)?;
+    drop(graph);
     let ready = student.ready(&shapes, || feed.chunk(0))?;
     let probe = probe.map(|p| p.planned(&ready));
     let mut warnings = feed.warnings().to_vec();
     warnings.extend(teacher.widened().or_else(|| student.widened()));
-    let pair = Pair { teacher: runner, student: ready, probe, feed, data, judge };
+    let pair = Pair { teacher: runner, student: ready, probe, feed, data, criteria };
 
     let latency = pair.latency()?;
     let (tallies, samples) = pair.run(progress)?;
     let names = pair.teacher.outputs();
-    for ((name, tally), judged) in names.iter().zip(&tallies).zip(&pair.judge.outputs) {
+    for ((name, tally), judged) in names.iter().zip(&tallies).zip(&pair.criteria.outputs) {
         tally.refuse(name, judged.is_some(), data)?;
     }
     let outputs: BTreeMap<String, OutputDiff> = names
         .iter()
         .zip(&tallies)
-        .zip(&pair.judge.outputs)
+        .zip(&pair.criteria.outputs)
         .map(|((n, t), j)| (n.clone(), t.finish(j.as_ref())))
         .collect();
     let labelled = pair.feed.labels().is_some();
@@ -246,7 +250,7 @@ pub fn check_as(
         samples: samples.len(),
         teacher: teacher_side?,
         student: student_side?,
-        scored: scores.as_ref().and(pair.judge.scored).map(|i| names[i].clone()),
+        scored: scores.as_ref().and(pair.criteria.scored).map(|i| names[i].clone()),
         agreement: scores.as_ref().and_then(|rows| share(rows, |row| row.agree)),
         kl: scores.as_ref().and_then(|rows| mean_kl(rows)),
         outputs,

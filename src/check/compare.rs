@@ -8,6 +8,8 @@ pub(super) struct Scores {
     /// The place of the label among the teacher's and the student's scores, from 0; the last place of all if a score is
     /// NaN.
     pub places: Option<[usize; 2]>,
+    /// What the teacher and the student say; `None` if a score is NaN.
+    pub best: [Option<usize>; 2],
     pub agree: bool,
     /// The teacher's row lies in 0..1 and sums to 1.
     pub probabilities: bool,
@@ -66,10 +68,11 @@ impl Scores {
         Some(Scores {
             classes,
             places: label.filter(|&label| label < classes).map(|label| [place(t, label), place(s, label)]),
+            best: [best_t, best_s],
             agree: best_t.is_some() && best_t == best_s,
-            probabilities: t.iter().all(|v| (0.0..=1.0).contains(v)) && (t.iter().sum::<f64>() - 1.0).abs() < 1e-3,
-            kl_logits: kl(log_softmax(t), log_softmax(s)),
-            kl_probabilities: kl(log_share(t), log_share(s)),
+            probabilities: are_probabilities(t),
+            kl_logits: divergence(t, s, false),
+            kl_probabilities: divergence(t, s, true),
         })
     }
 }
@@ -108,6 +111,19 @@ fn log_share(row: &[f64]) -> Vec<f64> {
     let floor = |v: f64| if v.is_nan() { v } else { v.max(1e-12) };
     let sum: f64 = row.iter().map(|&v| floor(v)).sum();
     row.iter().map(|&v| (floor(v) / sum).ln()).collect()
+}
+
+/// Whether scores are probabilities: from 0 to 1, with the sum 1.
+pub(super) fn are_probabilities(row: &[f64]) -> bool {
+    row.iter().all(|v| (0.0..=1.0).contains(v)) && (row.iter().sum::<f64>() - 1.0).abs() < 1e-3
+}
+
+/// KL(teacher ‖ student) in nats of two rows of probabilities or of logits; not finite if a row is not.
+pub(super) fn divergence(teacher: &[f64], student: &[f64], probabilities: bool) -> f64 {
+    match probabilities {
+        true => kl(log_share(teacher), log_share(student)),
+        false => kl(log_softmax(teacher), log_softmax(student)),
+    }
 }
 
 fn kl(teacher: Vec<f64>, student: Vec<f64>) -> f64 {

@@ -9,8 +9,8 @@ use crate::analysis::ending::{Ending, ending};
 use crate::analysis::reach::weighted_outputs;
 use crate::data::{Dataset, Feed, InputSpec, evenly};
 use crate::error::{Error, Result};
-use crate::exec::{Network, Runner};
-use crate::onnx;
+use crate::exec::Runner;
+use crate::ir::Graph;
 
 /// Samples of the teacher's answers that show what its outputs are.
 const LOOKED_AT: usize = 32;
@@ -60,15 +60,21 @@ impl Judging {
         }
     }
 
-    /// What every output of the teacher is, found out on a few samples.
+    /// What every output of the teacher, whose graph this is, is: found out on a few samples.
     ///
     /// # Errors
-    /// If the teacher cannot be read or run, or a metric does not fit what an output is.
-    pub(super) fn judge(&self, teacher: &Network, runner: &Runner, feed: &Feed<'_>, data: &Dataset) -> Result<Judge> {
-        let graph = onnx::load(teacher.path())?.model.graph;
+    /// If the teacher cannot be run, or a metric does not fit what an output is.
+    pub(super) fn criteria(
+        &self,
+        graph: &Graph,
+        inputs: &[InputSpec],
+        runner: &Runner,
+        feed: &Feed<'_>,
+        data: &Dataset,
+    ) -> Result<Criteria> {
         let names = runner.outputs();
         let place = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
-        let weighted = weighted_outputs(&graph);
+        let weighted = weighted_outputs(graph);
         let mut reached: Vec<bool> =
             names.iter().map(|n| place(n).is_none_or(|i| weighted.get(i) == Some(&true))).collect();
         // A network without weights has nothing that could be lost, and all outputs say the same of it.
@@ -81,7 +87,7 @@ impl Judging {
         let looked_at: Vec<usize> = evenly(LOOKED_AT.div_ceil(feed.batch()), feed.chunks()).collect();
         feed.hold(looked_at.iter().copied())?;
         for i in looked_at {
-            let outputs = runner.run(&finite(feed, i, teacher.inputs(), data)?)?;
+            let outputs = runner.run(&finite(feed, i, inputs, data)?)?;
             for (o, output) in outputs.iter().enumerate() {
                 (ranks[o], integers[o]) = (output.shape().len(), !output.dtype().is_float());
             }
@@ -92,7 +98,7 @@ impl Judging {
         let boxes: Vec<&[usize]> = rows.iter().filter_map(|r| Some(&*r.first()?.shape)).collect();
         let mut outputs = Vec::new();
         for (o, name) in names.iter().enumerate() {
-            let end = place(name).map_or(Ending::default(), |i| ending(&graph, i));
+            let end = place(name).map_or(Ending::default(), |i| ending(graph, i));
             let shape = rows[o].first().map_or(&[][..], |r| &r.shape);
             let facts = Facts {
                 name,
@@ -131,7 +137,7 @@ impl Judging {
             outputs.push(Some(Judged { reading, metric, first }));
         }
         let scored = outputs.iter().position(|j| j.as_ref().is_some_and(|j| Scored::of(j, labels).is_some()));
-        Ok(Judge { outputs, scored, labels, inputs: teacher.inputs().to_vec() })
+        Ok(Criteria { outputs, scored, labels, inputs: inputs.to_vec() })
     }
 }
 
@@ -149,7 +155,7 @@ fn are_boxes(boxes: &[usize], scores: &[usize]) -> bool {
 }
 
 /// How every output is judged. It knows no files and runs nothing: answers come in, sums go out.
-pub(super) struct Judge {
+pub(super) struct Criteria {
     /// `None` for an output that is not judged.
     pub outputs: Vec<Option<Judged>>,
     /// The output that names a class for each sample.
@@ -187,7 +193,7 @@ impl Scored {
     }
 }
 
-impl Judge {
+impl Criteria {
     /// Teacher and student on one sample, by output.
     pub fn compare(&self, teacher: &[Row], student: &[Row]) -> Vec<Tally> {
         let pairs = teacher.iter().zip(student).zip(&self.outputs);

@@ -1,8 +1,8 @@
-//! Teacher and student run on the same samples; what they answer is handed to the judge.
+//! Teacher and student run on the same samples; what they answer is handed to the criteria.
 
 use super::compare::{Row, Scores, split};
 use super::exits::Told;
-use super::judging::Judge;
+use super::judging::Criteria;
 use super::measure::{self, Times};
 use super::subject::{Probe, Ready};
 use super::tally::Tally;
@@ -25,7 +25,7 @@ pub(super) struct Pair<'a> {
     pub probe: Option<Probe>,
     pub feed: Feed<'a>,
     pub data: &'a Dataset,
-    pub judge: Judge,
+    pub criteria: Criteria,
 }
 
 /// What is kept of one sample.
@@ -100,7 +100,7 @@ impl Pair<'_> {
     }
 
     fn chunk(&self, i: usize) -> Result<Vec<(Vec<Tally>, Sample)>> {
-        let inputs = finite(&self.feed, i, &self.judge.inputs, self.data)?;
+        let inputs = finite(&self.feed, i, &self.criteria.inputs, self.data)?;
         let range = self.feed.rows(i);
         let rows = |outputs: &[Array]| answers(outputs, self.teacher.outputs(), self.feed.batch(), range.len());
         let (mut teacher, mut student) = (rows(&self.teacher.run(&inputs)?)?, rows(&self.student.run(&inputs)?)?);
@@ -113,21 +113,21 @@ impl Pair<'_> {
             let take = |rows: &mut Vec<Vec<_>>| rows.iter_mut().filter_map(Vec::pop).collect::<Vec<Row>>();
             let (teacher, student) = (take(&mut teacher), take(&mut student));
             let label = self.feed.labels().map(|labels| labels[sample]);
-            let scores = self.judge.scores(&teacher, &student, label);
+            let scores = self.criteria.scores(&teacher, &student, label);
             let answers = asked.iter_mut().filter_map(|(rows, sure)| Some((rows.pop()?, *sure)));
             let answers: Vec<(Row, f32)> = answers.collect();
             let mut told = None;
             if let (Some(probe), Some(t), Some(s)) = (&self.probe, teacher.first(), student.first()) {
                 told = Told::new(t, s, &answers, &probe.thresholds, label);
             }
-            if let (Some(label), Some(scores), Some(output)) = (label, &scores, self.judge.scored)
+            if let (Some(label), Some(scores), Some(output)) = (label, &scores, self.criteria.scored)
                 && label >= scores.classes
             {
                 return Err(Error::input(format!("label {label} of sample {sample} is not a class of the model"))
                     .at(self.data.name())
                     .because(format!("output `{}` has {} classes", self.teacher.outputs()[output], scores.classes)));
             }
-            samples.push((self.judge.compare(&teacher, &student), Sample { scores, told }));
+            samples.push((self.criteria.compare(&teacher, &student), Sample { scores, told }));
         }
         samples.reverse();
         Ok(samples)

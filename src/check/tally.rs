@@ -240,6 +240,11 @@ impl Tally {
         out
     }
 
+    /// The mean square error of all numbers, as a share of the variance of the teacher's; of its square if it does not vary.
+    pub fn variance_lost(&self) -> f64 {
+        self.channels.lost().unwrap_or_else(|| self.channels.relative())
+    }
+
     /// Whether the teacher's answer depends on the sample.
     fn moves(&self) -> bool {
         match self.samples {
