@@ -114,6 +114,11 @@ impl<'a> Calibration<'a> {
         InputSizes::known(self.feed.named_shapes())
     }
 
+    /// The samples that are used, by their index in the data.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        self.picks.iter().flat_map(|&i| self.feed.rows(i))
+    }
+
     pub fn samples(&self) -> usize {
         self.picks.iter().map(|&i| self.feed.rows(i).len()).sum()
     }
@@ -211,6 +216,14 @@ pub fn ranges(
 /// If the data does not fit the model.
 pub fn sizes(data: &Dataset, normalise: &Normalise, model: &Model) -> Result<InputSizes> {
     Ok(InputSizes::known(data.feed(&specs(model)?, normalise)?.named_shapes()))
+}
+
+/// How many samples the data has for a model.
+///
+/// # Errors
+/// If the data does not fit the model.
+pub fn available(data: &Dataset, normalise: &Normalise, model: &Model) -> Result<usize> {
+    Ok(data.feed(&specs(model)?, normalise)?.samples())
 }
 
 fn specs(model: &Model) -> Result<Vec<InputSpec>> {

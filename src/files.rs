@@ -3,7 +3,7 @@
 mod content;
 mod temporary;
 
-pub use content::{Data, Named, Placed, called_data_of, is_called_data_of, is_data_of};
+pub use content::{Data, Named, Placed, called_data_of, digest, is_called_data_of, is_data_of};
 pub use temporary::{Leftover, abandon, abandon_at_once, identity, leftovers};
 
 use crate::error::{Error, Result, io};

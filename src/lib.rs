@@ -28,6 +28,8 @@ pub mod passes;
 pub mod plain;
 pub mod recipe;
 pub mod report;
+#[cfg(feature = "exec")]
+pub mod search;
 pub mod session;
 
 pub use error::{Error, Result};

@@ -359,6 +359,11 @@ impl State<'_> {
         &self.done
     }
 
+    /// Targets of its steps that were missed.
+    pub fn missed(&self) -> &[String] {
+        &self.missed
+    }
+
     /// An account of every step that was run.
     pub fn steps(&self) -> &[StepReport] {
         &self.steps

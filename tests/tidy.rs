@@ -46,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("compress", &["ir", "recipe", "session"]),
+    ("search", &["files", "analysis", "passes", "check", "recipe", "report", "session"]),
     (
         "cli",
         &[
@@ -57,6 +58,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "passes",
             "recipe",
             "report",
+            "session",
+            "search",
             "compress",
             "data",
             "exec",

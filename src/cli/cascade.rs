@@ -56,6 +56,8 @@ impl Args {
             train: self.train,
             check: CheckArgs { test: self.test, gates: GateArgs::default(), test_output: Vec::new() },
             output: self.output,
+            #[cfg(feature = "exec")]
+            found: None,
             dump_ir: None,
             stop_after: None,
         };

@@ -6,6 +6,8 @@ use super::job::TrainArgs;
 #[cfg(feature = "exec")]
 use super::job::{CalibArgs, CheckArgs};
 use super::output::OutputArgs;
+#[cfg(feature = "exec")]
+use super::search::SearchArgs;
 use super::sizes::SizeArgs;
 use crate::error::Result;
 use crate::recipe::{Recipe, Step};
@@ -15,10 +17,13 @@ use std::process::ExitCode;
 /// Write a smaller model, with a report of what was done
 #[derive(clap::Args)]
 #[command(after_help = "\
-Without -r and -p the recipe is `clean`, then `cluster-weights:bits=8`: safe, and about four times smaller.
+Without -r and -p the recipe is `clean`, then `cluster-weights:bits=8`: safe, and about four times smaller. With --calib and a
+target (--target-size, --target-weights, --target-macs, --max-drop) it is looked for: `tutee explain search`.
 
 Examples:
   tutee compress teacher.onnx -o student.onnx
+  tutee compress teacher.onnx -o student.onnx --target-size 20x --calib inputs.npz
+  tutee compress teacher.onnx -o student.onnx --max-drop 1% --calib labelled.npz --save-recipe found.toml
   tutee compress teacher.onnx -o student.onnx -p clean -p separate-convs:rank=3
   tutee compress teacher.onnx -o student.onnx -p clean -p prune-channels:width-mult=0.5 -p distill:epochs=5 --train train.npz
   tutee compress teacher.onnx -o student.onnx -r mobile.toml --report report.html")]
@@ -45,6 +50,9 @@ pub struct Args {
     #[cfg(feature = "exec")]
     #[command(flatten)]
     check: CheckArgs,
+    #[cfg(feature = "exec")]
+    #[command(flatten)]
+    search: SearchArgs,
     #[command(flatten)]
     output: OutputArgs,
     /// Say what the recipe would do, as far as that takes no data, and write nothing
@@ -59,7 +67,13 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> Result<ExitCode> {
+    #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
+    pub fn run(mut self) -> Result<ExitCode> {
+        #[cfg(feature = "exec")]
+        let found = match self.recipe.is_none() && self.pass.is_empty() {
+            true => self.search.answer(&self.teacher, &self.sizes, &mut self.calib, &mut self.check, &self.output)?,
+            false => None,
+        };
         let mut recipe = match &self.recipe {
             Some(path) => Recipe::load(path)?,
             None if self.pass.is_empty() => Recipe { steps: Recipe::default_steps(), ..Recipe::default() },
@@ -68,6 +82,10 @@ impl Args {
                 Recipe { steps, ..Recipe::default() }
             }
         };
+        #[cfg(feature = "exec")]
+        if let Some(found) = &found {
+            recipe = found.recipe.clone();
+        }
         if self.best_effort {
             recipe.go_as_far_as_possible();
         }
@@ -89,6 +107,8 @@ impl Args {
             #[cfg(feature = "exec")]
             check: self.check,
             output: self.output,
+            #[cfg(feature = "exec")]
+            found,
             dump_ir: self.dump_ir,
             stop_after: self.stop_after,
         };

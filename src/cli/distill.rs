@@ -51,6 +51,8 @@ impl Args {
             train: self.train,
             check: self.check,
             output: self.output,
+            #[cfg(feature = "exec")]
+            found: None,
             dump_ir: None,
             stop_after: None,
         };

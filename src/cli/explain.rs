@@ -16,9 +16,12 @@ const BUDGETS: &str = "budgets";
 /// The page on options that take values by layer.
 const TABLES: &str = "tables";
 
+/// The page on how a recipe is looked for.
+const SEARCH: &str = "search";
+
 /// Print the manual page of a pass or a subject: what it does, its options, an example
 #[derive(clap::Args)]
-#[command(after_help = "Subjects: quantize, prune, low-rank, data, targets, budgets, recipe.
+#[command(after_help = "Subjects: quantize, prune, low-rank, data, targets, budgets, recipe, search.
 
 Examples:
   tutee explain cluster-weights
@@ -40,6 +43,8 @@ impl Args {
             None if self.pass == NONE => {
                 super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))
             }
+            #[cfg(feature = "exec")]
+            None if self.pass == SEARCH => super::print(&format!("{SEARCH}\n\n{}", crate::search::manual())),
             None if self.pass == BUDGETS => super::print(&format!("{BUDGETS}\n\n{}", budget::manual())),
             None if self.pass == TABLES => super::print(&format!("{TABLES}\n\n{}", by_layer::manual())),
             #[cfg(feature = "exec")]
@@ -54,7 +59,7 @@ impl Args {
             None => match words::topic(&self.pass) {
                 Some(topic) => super::print(topic.page),
                 None => {
-                    let subjects = TOPICS.iter().map(|t| t.name).chain([BUDGETS, TABLES]);
+                    let subjects = TOPICS.iter().map(|t| t.name).chain([BUDGETS, TABLES, SEARCH]);
                     Err(Error::input(format!("unknown pass `{}`", self.pass))
                         .help(suggest(&self.pass, names().chain(subjects))))
                 }

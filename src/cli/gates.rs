@@ -11,7 +11,7 @@ pub struct GateArgs {
     /// Exit code 2 if the student loses more of any output: points of top-1 accuracy with labels, else of agreement,
     /// cosine or variance: 0.01 or 1%
     #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
-    max_drop: Option<Share>,
+    pub(super) max_drop: Option<Share>,
     /// Exit code 2 if it agrees less on any output: the share of equal answers, the cosine, or the share of the variance
     /// that is kept: 0.99 or 99%
     #[arg(long, value_name = "SHARE", value_parser = Share::parse)]
@@ -32,6 +32,11 @@ impl GateArgs {
             min_agreement: self.min_agreement.or(recipe.min_agreement).map(|s| s.0),
             max_error: self.max_error.or(recipe.max_error).map(|s| s.0),
         }
+    }
+
+    /// The share that may be lost, as arguments say.
+    pub fn max_drop(&self) -> Option<f64> {
+        self.max_drop.map(|s| s.0)
     }
 
     /// How outputs are judged; `outputs` says what they are, as `NAME=KIND`.

@@ -7,6 +7,8 @@ use super::gates::GateArgs;
 use super::output::OutputArgs;
 use super::places;
 use super::progress::Progress;
+#[cfg(feature = "exec")]
+use super::search::Answer;
 use super::sizes::SizeArgs;
 use super::summary::Told;
 use crate::analysis::sizes::InputSizes;
@@ -30,9 +32,7 @@ use crate::report::DataUse;
 #[cfg(feature = "exec")]
 use crate::report::Size;
 use crate::report::{Report, Run};
-#[cfg(feature = "exec")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Whether a model has exits, which are taken out of the bodies of `If` nodes if they are there.
@@ -60,12 +60,20 @@ pub struct Job {
     #[cfg(feature = "exec")]
     pub check: CheckArgs,
     pub output: OutputArgs,
+    /// The search that the recipe is from.
+    #[cfg(feature = "exec")]
+    pub found: Option<Answer>,
     pub dump_ir: Option<PathBuf>,
     pub stop_after: Option<usize>,
 }
 
 impl Job {
-    pub fn run(self) -> Result<ExitCode> {
+    #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
+    pub fn run(mut self) -> Result<ExitCode> {
+        #[cfg(feature = "exec")]
+        let made = self.found.as_mut().and_then(|found| found.found.outcome.take());
+        #[cfg(not(feature = "exec"))]
+        let made = None;
         let (quiet, recipe, to_stdout) = (self.output.quiet, &self.recipe, self.output.to_stdout());
         super::threads::start(self.output.threads)?;
         let plan = recipe.plan()?;
@@ -192,7 +200,11 @@ impl Job {
             training: training.as_ref(),
             ..data
         };
-        let outcome = compress_on(data, &loaded.model, loaded.bytes, &self.as_run(), self.stop_after, &progress);
+        let run = || compress_on(data, &loaded.model, loaded.bytes, &self.as_run(), self.stop_after, &progress);
+        let outcome = match made {
+            Some(made) => self.told(made),
+            None => run(),
+        };
         progress.finish();
         let Outcome { mut student, mut report } = outcome?;
         report.warnings.splice(..0, warnings);
@@ -219,6 +231,11 @@ impl Job {
         report.missed.extend(prepared.missed());
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
         let mut failed = None;
+        #[cfg(feature = "exec")]
+        if let Some(found) = &self.found {
+            report.missed.clone_from(&found.found.missed);
+            report.search = Some(found.report());
+        }
         #[cfg(feature = "exec")]
         if let (Some(test), Some(written)) = (&test, prepared.student()) {
             match test.run(reference, written, &progress) {
@@ -272,6 +289,8 @@ impl Job {
             #[cfg(feature = "exec")]
             fitted: !blind,
         };
+        #[cfg(feature = "exec")]
+        self.found.iter().filter(|_| !quiet).for_each(Answer::tell);
         match (quiet, to_stdout) {
             (true, _) => {}
             (false, true) => super::say(&told.text(&report).trim_end()),
@@ -299,6 +318,13 @@ impl Job {
             self.check.test.reading.tell(data);
         }
         recipe
+    }
+
+    /// A student that was made before, with the whole recipe in its report.
+    fn told(&self, mut made: Outcome) -> Result<Outcome> {
+        let steps = Recipe::parse(&made.report.recipe, "the recipe as run")?.steps;
+        made.report.recipe = Recipe { steps, ..self.as_run() }.moved_to(Path::new("")).to_toml()?;
+        Ok(made)
     }
 
     /// Refuses what is asked of exits where there will be none.
@@ -362,19 +388,19 @@ impl Job {
 pub struct CalibArgs {
     /// Unlabelled data, in the form `tutee check` takes: weights are then fitted to what the teacher gives on it
     #[arg(long, value_name = "DATA")]
-    calib: Option<PathBuf>,
+    pub(super) calib: Option<PathBuf>,
     /// Samples of the calibration data to use, evenly chosen; 512 if neither this nor the recipe says otherwise
     #[arg(long, value_name = "N")]
-    calib_samples: Option<usize>,
+    pub(super) calib_samples: Option<usize>,
 }
 
 #[cfg(feature = "exec")]
 impl CalibArgs {
-    fn samples(&self, recipe: &Recipe) -> usize {
+    pub(super) fn samples(&self, recipe: &Recipe) -> usize {
         self.calib_samples.or(recipe.data.calib_samples).unwrap_or(calibrate::SAMPLES)
     }
 
-    fn load(&self, recipe: &Recipe, pictures: &Pictures) -> Result<Option<(PathBuf, Dataset)>> {
+    pub(super) fn load(&self, recipe: &Recipe, pictures: &Pictures) -> Result<Option<(PathBuf, Dataset)>> {
         let path = self.calib.clone().or(recipe.data.calib.clone());
         if path.is_none() && self.calib_samples.is_some() {
             return Err(Error::input("--calib-samples without calibration data").help("give --calib DATA too"));
@@ -456,9 +482,9 @@ pub struct CheckArgs {
 pub struct TestArgs {
     /// Data to check the student on at the end, as for `tutee check`
     #[arg(long, value_name = "DATA")]
-    test: Option<PathBuf>,
+    pub(super) test: Option<PathBuf>,
     #[command(flatten)]
-    reading: DataArgs,
+    pub(super) reading: DataArgs,
 }
 
 /// Test data and what the student must reach on it.

@@ -24,6 +24,8 @@ mod output;
 mod passes;
 mod places;
 mod progress;
+#[cfg(feature = "exec")]
+mod search;
 mod show;
 mod signals;
 mod sizes;

@@ -2,10 +2,13 @@
 
 use crate::error::{Error, Result};
 use rayon::{ThreadBuilder, ThreadPoolBuilder};
+use std::sync::Once;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::available_parallelism;
 
-/// Starts the pool, with as many threads as are asked for, at most one a core, and as many as can be had: in the worst case
+static STARTED: Once = Once::new();
+
+/// Starts the pool, the first time, with as many threads as are asked for, at most one a core, and as many as can be had: in the worst case
 /// everything runs on this one.
 ///
 /// # Errors
@@ -14,6 +17,10 @@ pub fn start(threads: Option<usize>) -> Result<()> {
     if threads == Some(0) {
         return Err(Error::input("--threads 0 leaves nothing to run on").help("give 1 or more"));
     }
+    if STARTED.is_completed() {
+        return Ok(());
+    }
+    STARTED.call_once(|| {});
     // Threads beyond the cores only cost memory.
     let cores = available_parallelism().map_or(1, |c| c.get());
     // A pool that could not start all of its threads is lost: it gets those that are there.

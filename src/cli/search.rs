@@ -1,0 +1,334 @@
+//! `tutee compress TEACHER -o STUDENT --target-size 10x --calib DATA`: the recipe is looked for.
+
+use super::job::{CalibArgs, CheckArgs};
+use super::output::OutputArgs;
+use super::places;
+use super::signals;
+use super::sizes::SizeArgs;
+use crate::calibrate::{Calibration, available};
+use crate::check::Judge;
+use crate::data::evenly;
+use crate::error::{Error, Result, io};
+use crate::files::digest;
+use crate::onnx;
+use crate::passes::options::suggest;
+use crate::plain;
+use crate::recipe::{self, Recipe, Step};
+use crate::report::{self, Size};
+use crate::search::{
+    Amount, CANDIDATES, Candidate, Found, Goal, Inputs, Limits, Options, Store, TECHNIQUES, Watch, search,
+};
+use crate::session::{Data, Observer, Session, measure_at};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Samples that candidates are chosen by, at most.
+const CHOOSE: usize = 2000;
+/// The share of little data that students are fitted to; the rest is to choose by.
+const FIT: f64 = 0.7;
+/// Samples below which a choice is no more than luck.
+const FEW: usize = 8;
+const MINUTES: f64 = 10.0;
+
+/// Look for the recipe (`tutee explain search`)
+#[derive(clap::Args)]
+pub struct SearchArgs {
+    /// The largest file: 10x, 40% or 250kB
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["recipe", "pass"])]
+    target_size: Option<Amount>,
+    /// The most weights: 10x, 40% or 200k
+    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
+    target_weights: Option<Amount>,
+    /// The most multiply-accumulates: 4x, 25% or 5M
+    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
+    target_macs: Option<Amount>,
+    /// When the search ends, if nothing else ends it [default: 10]
+    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
+    minutes: Option<f64>,
+    /// How many students are tried, at most [default: 12]
+    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
+    candidates: Option<usize>,
+    /// Passes to compose, or with a minus in front, to leave out: prune-channels,cluster-weights
+    #[arg(long, value_name = "PASS,…", value_delimiter = ',', allow_hyphen_values = true, conflicts_with_all = ["recipe", "pass"])]
+    techniques: Vec<String>,
+    /// Layers to leave alone, by globs over node names, as `skip` in a recipe. May be repeated
+    #[arg(long, value_name = "GLOB", conflicts_with_all = ["recipe", "pass"])]
+    skip: Vec<String>,
+    /// Keep what was measured in this file, and take up what is there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipe", "pass"])]
+    state: Option<PathBuf>,
+}
+
+/// What a search found, for the job that makes the student.
+pub struct Answer {
+    pub recipe: Recipe,
+    pub found: Found,
+    /// Samples that candidates were chosen by.
+    choose: usize,
+    seconds: f64,
+}
+
+impl SearchArgs {
+    /// Whether the recipe is to be looked for.
+    fn asked(&self, max_drop: Option<f64>, calib: bool) -> bool {
+        let targets = self.target_size.or(self.target_weights).or(self.target_macs).is_some();
+        let words = self.minutes.is_some() || self.candidates.is_some() || !self.techniques.is_empty();
+        targets || words || self.state.is_some() || !self.skip.is_empty() || (max_drop.is_some() && calib)
+    }
+
+    /// What a search finds, if the recipe is to be looked for. Arguments that it has used up are changed: what it fitted to is
+    /// fitted to again, and what it chose by is no test.
+    ///
+    /// # Errors
+    /// As [`SearchArgs::run`].
+    pub fn answer(
+        &self,
+        model: &Path,
+        sizes: &SizeArgs,
+        calib: &mut CalibArgs,
+        check: &mut CheckArgs,
+        output: &OutputArgs,
+    ) -> Result<Option<Answer>> {
+        if !self.asked(check.gates.max_drop(), calib.calib.is_some()) {
+            return Ok(None);
+        }
+        let answer = self.run(model, sizes, calib, check, output)?;
+        calib.calib_samples = answer.recipe.data.calib_samples;
+        if check.test.test.is_none() {
+            check.gates.max_drop = None;
+        }
+        Ok(Some(answer))
+    }
+
+    /// Looks for the recipe.
+    ///
+    /// # Errors
+    /// If the arguments, the model or the data are not good for it.
+    fn run(
+        &self,
+        model: &Path,
+        sizes: &SizeArgs,
+        calib: &CalibArgs,
+        check: &CheckArgs,
+        output: &OutputArgs,
+    ) -> Result<Answer> {
+        let began = Instant::now();
+        let (candidates, minutes) = (self.candidates.unwrap_or(CANDIDATES), self.minutes.unwrap_or(MINUTES));
+        if candidates == 0 {
+            return Err(Error::input("--candidates 0 leaves nothing to try").help("give 1 or more"));
+        }
+        if !(minutes > 0.0 && minutes.is_finite()) {
+            return Err(Error::input("--minutes must be more than 0").help("give a number, such as 10 or 0.5"));
+        }
+        let techniques = techniques(&self.techniques)?;
+        super::threads::start(output.threads)?;
+        output.check()?;
+        let loaded = onnx::load(model)?;
+        let none = recipe::Data::default();
+        let (normalise, pictures) = (check.test.reading.normalise(&none)?, check.test.reading.pictures(&none)?);
+        let Some((path, data)) = calib.load(&Recipe::default(), &pictures)? else {
+            return Err(Error::input("a search measures its candidates, and there is no data to do it on")
+                .help("give --calib DATA: some hundred inputs, without labels or with them"));
+        };
+        let mut written: Vec<places::Named<'_>> = Vec::new();
+        written.extend(self.state.iter().map(|p| ("the state", p.as_path())));
+        let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
+        read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
+        places::check(&written, &read)?;
+
+        let all = calib.samples(&Recipe::default());
+        let available = available(&data, &normalise, &loaded.model)?;
+        let fit = all.min((FIT * available as f64) as usize).max(1);
+        let calibration = Calibration::new(&data, &normalise, &loaded.model, fit)?;
+        let fitted: HashSet<usize> = calibration.rows().collect();
+        let others: Vec<usize> = (0..available).filter(|row| !fitted.contains(row)).collect();
+        let choose: Vec<usize> = evenly(CHOOSE, others.len()).map(|i| others[i]).collect();
+        if choose.len() < FEW {
+            return Err(Error::input("there is too little calibration data to choose by")
+                .at(path.display().to_string())
+                .because(format!(
+                    "of {available} samples {} are fitted to, and {} are left",
+                    fitted.len(),
+                    choose.len()
+                ))
+                .help("give a hundred or more"));
+        }
+        let judging = check.gates.judging(&check.test_output, &recipe::Target::default())?;
+        let judge = Judge::new(&loaded.model, &data, &normalise, &choose, &judging)?;
+        let given = sizes.sizes(&loaded.model.graph)?.unwrap_or_else(|| calibration.sizes());
+        let data_of = Data { sizes: given, calibration: Some(&calibration), ..Data::default() };
+        let at = data_of.sizes_for(&loaded.model);
+        let teacher = Size { bytes: loaded.bytes, ..measure_at(&loaded.model, &at)? };
+        let goal = Goal {
+            size: self.target_size,
+            weights: self.target_weights,
+            macs: self.target_macs,
+            max_drop: check.gates.max_drop(),
+        };
+        let limits = goal.limits(&teacher)?;
+        let inputs = Inputs {
+            model: digests(&loaded.files)?,
+            data: format!("{:016x}", judge.digest()?),
+            fit_samples: fitted.len(),
+            choose_samples: judge.samples(),
+            tutee: env!("CARGO_PKG_VERSION").into(),
+        };
+        let store = Store::open(self.state.as_deref(), inputs)?;
+        if !output.quiet {
+            loaded.warnings.iter().chain(&calibration.warnings).for_each(|w| super::warn(w));
+            super::say(&format!(
+                "searching: {} samples fit, {} choose; {candidates} candidates or {minutes} minutes at most",
+                fitted.len(),
+                judge.samples()
+            ));
+            if store.found > 0 {
+                super::say(&format!("{} measurements are taken up from the state", store.found));
+            }
+        }
+        let show = Show::new(output.quiet, Duration::from_secs_f64(60.0 * minutes), minutes, &limits);
+        let session = Session::new(&loaded.model, loaded.bytes, data_of, &show);
+        let common: Vec<String> = self.skip.iter().map(|glob| format!("skip={glob}")).collect();
+        let options = Options { candidates, techniques, common: common.join(",") };
+        signals::training(true);
+        let found = search(&session, &judge, &limits, store, &options, &show);
+        signals::training(false);
+        show.bar.finish_and_clear();
+        let found = found?;
+        let steps = found.best.steps.iter().map(|s| Step::parse(s)).collect::<Result<_>>()?;
+        let (scale, mean, std) = (normalise.scale, normalise.mean.clone(), normalise.std.clone());
+        let recipe = Recipe {
+            data: recipe::Data {
+                calib_samples: Some(fit),
+                scale: (scale != 1.0).then(|| scale.to_string()),
+                mean,
+                std,
+                ..recipe::Data::default()
+            },
+            steps,
+            ..Recipe::default()
+        };
+        Ok(Answer { recipe, found, choose: judge.samples(), seconds: began.elapsed().as_secs_f64() })
+    }
+}
+
+/// The passes that may be used: those named, or all but those with a minus.
+fn techniques(words: &[String]) -> Result<Vec<String>> {
+    let (less, more): (Vec<&String>, Vec<&String>) = words.iter().partition(|w| w.starts_with('-'));
+    let named = |word: &String| word.trim_start_matches('-').to_string();
+    if let Some(word) = words.iter().map(named).find(|w| !TECHNIQUES.contains(&w.as_str())) {
+        return Err(Error::input(format!("\"{word}\" is nothing that a search composes"))
+            .at("--techniques")
+            .help(suggest(&word, TECHNIQUES.iter().copied())));
+    }
+    if !less.is_empty() && !more.is_empty() {
+        return Err(Error::input("--techniques names passes to use and passes to leave out")
+            .help("name only those to use, or put a minus before each"));
+    }
+    let kept = TECHNIQUES.iter().filter(|t| match more.is_empty() {
+        true => !less.iter().any(|w| named(w) == **t),
+        false => more.iter().any(|w| w == *t),
+    });
+    let kept: Vec<String> = kept.map(ToString::to_string).collect();
+    match kept.is_empty() {
+        true => Err(Error::input("--techniques leaves out everything that could be done").help("leave it away")),
+        false => Ok(kept),
+    }
+}
+
+fn digests(files: &[PathBuf]) -> Result<String> {
+    let of = |path: &PathBuf| {
+        let digest = File::open(path).and_then(digest).map_err(|e| io("read", path, &e))?;
+        Ok(format!("{digest:016x}"))
+    };
+    Ok(files.iter().map(of).collect::<Result<Vec<_>>>()?.join(" "))
+}
+
+/// A candidate in a few words, against its teacher.
+fn in_short(c: &Candidate, teacher: &Size) -> String {
+    let times = teacher.bytes as f64 / c.size.bytes.max(1) as f64;
+    format!("{times:.1}x, {:+.2} points", -100.0 * c.score.drop)
+}
+
+/// Progress: on a terminal a bar, else a line a candidate.
+struct Show {
+    quiet: bool,
+    bar: ProgressBar,
+    began: Instant,
+    time: Duration,
+    minutes: f64,
+    teacher: Size,
+}
+
+impl Show {
+    fn new(quiet: bool, time: Duration, minutes: f64, limits: &Limits) -> Show {
+        let shown = !quiet && std::io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+            bar.set_style(style);
+        }
+        Show { quiet, bar, began: Instant::now(), time, minutes, teacher: limits.teacher }
+    }
+}
+
+impl Observer for Show {}
+
+impl Watch for Show {
+    fn candidate(&self, number: usize, of: usize, what: &str, best: Option<&Candidate>) {
+        let best = best.map(|c| format!("; best {}", in_short(c, &self.teacher))).unwrap_or_default();
+        let left = self.time.saturating_sub(self.began.elapsed()).as_secs();
+        let line = format!("{number}/{of} {what}{best}; {}:{:02} left", left / 60, left % 60);
+        match (self.quiet, self.bar.is_hidden()) {
+            (true, _) => {}
+            (false, true) => super::say(&line),
+            (false, false) => self.bar.set_message(plain::line(&line).into_owned()),
+        }
+    }
+
+    fn tried(&self, candidate: &Candidate) {
+        let line =
+            format!("  {}: {}, loss {:.4}", candidate.what, in_short(candidate, &self.teacher), candidate.score.loss);
+        match (self.quiet, self.bar.is_hidden()) {
+            (true, _) => {}
+            (false, true) => super::say(&line),
+            (false, false) => self.bar.println(plain::line(&line)),
+        }
+    }
+
+    fn ends(&self) -> Option<String> {
+        if signals::asked() {
+            return Some("it was interrupted".into());
+        }
+        (self.began.elapsed() >= self.time).then(|| format!("{} minutes are over", self.minutes))
+    }
+}
+
+impl Answer {
+    /// All that was tried, for the report.
+    pub fn report(&self) -> report::Search {
+        let tried = |c: &Candidate| report::Tried {
+            recipe: c.steps.join(" "),
+            bytes: c.size.bytes,
+            loss: c.score.drop,
+            chosen: c.steps == self.found.best.steps,
+        };
+        report::Search { tried: self.found.tried.iter().map(tried).collect() }
+    }
+
+    /// Says what was found, how good it is on what it was chosen by, and why the search ended.
+    pub fn tell(&self) {
+        let (found, best) = (&self.found, &self.found.best);
+        let lost = match best.score.accuracy {
+            Some([t, s]) => format!("accuracy {:.2} % of {:.2} %", 100.0 * s, 100.0 * t),
+            None => format!("{:.2} points lost", 100.0 * best.score.drop),
+        };
+        super::say(&format!("Found: {}", best.what));
+        super::say(&format!("{lost}, loss {:.4}, on {} samples that it was chosen by", best.score.loss, self.choose));
+        super::say(&format!("Ended: {}; {} candidates, {:.0} s", found.why, found.tried.len(), self.seconds));
+        found.missed.iter().for_each(|missed| super::say(&format!("MISSED {}", plain::line(missed))));
+    }
+}

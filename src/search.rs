@@ -1,0 +1,162 @@
+//! Composes a recipe: says what a student must reach, and gets the student.
+//!
+//! `tutee compress teacher.onnx -o student.onnx --target-size 20x --calib DATA` looks for the most accurate student of that
+//! size. `--max-drop 1%` instead looks for the smallest that loses no more; both together for one that does both (exit code 2
+//! if none was found: the best compromise is written all the same). Without either it takes the knee of the front, where the
+//! next bytes begin to cost more than those before. `--target-weights` and `--target-macs` bound what the network computes
+//! with; all of these take `10x`, `40%` or a number (`250kB`, `5M`).
+//!
+//! Passes are composed: channels are pruned, what is left is split into thin layers, and the weights that are left become
+//! codes, of which the size that is asked for decides how many bits each layer gets. How far each of these goes is what is
+//! searched. A candidate is a recipe; the samples of `--calib` are divided: to some the student is fitted (512, or
+//! `--calib-samples`), by others candidates are chosen. `--test` is only for the last check, and chooses nothing.
+//!
+//! What counts is the loss: KL(teacher ‖ student) of class scores, mean over the samples, and of other outputs the share of
+//! their variance. It needs no labels, and it tells more of each sample than right or wrong does. What a stage costs follows a
+//! power law of how far it goes; each candidate adds a measurement to these laws, the next is where they say the loss is
+//! least. Candidates that begin alike share that work.
+//!
+//! The result depends on the model, the data, the goal and the number of candidates (`--candidates`), not on threads or
+//! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. `--state FILE` keeps what was
+//! measured, and the next run takes it up, for another goal too. `--save-recipe FILE` keeps the answer: `-r FILE` makes the
+//! same bytes again.
+
+mod curve;
+mod goal;
+mod maker;
+mod plan;
+mod predict;
+mod run;
+mod store;
+
+pub use goal::{Amount, Goal, Limits};
+use plan::{Plan, Unit};
+pub use store::{Inputs, Store, Trial};
+
+use crate::check::{Judge, Score};
+use crate::error::{Error, Result};
+use crate::passes;
+use crate::report::Size;
+use crate::session::{Outcome, Session};
+use maker::Maker;
+use predict::Space;
+use run::Run;
+use serde::Serialize;
+
+/// Candidates if nobody says how many, and time allows.
+pub const CANDIDATES: usize = 12;
+
+/// Passes that split layers.
+const SPLITTERS: [&str; 3] = ["factorize-convs", "factorize-linear", "separate-convs"];
+/// All passes that a search composes.
+pub const TECHNIQUES: [&str; 5] = ["prune-channels", SPLITTERS[0], SPLITTERS[1], SPLITTERS[2], "cluster-weights"];
+
+/// What a search may do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub candidates: usize,
+    /// Those of [`TECHNIQUES`] that may be used.
+    pub techniques: Vec<String>,
+    /// Options that every pass is given, as `skip=conv1,skip=fc`.
+    pub common: String,
+}
+
+/// What happens while a search runs.
+pub trait Watch {
+    /// Before candidate `number` (from 1) of at most `of`; `best` is what there is so far.
+    fn candidate(&self, _number: usize, _of: usize, _what: &str, _best: Option<&Candidate>) {}
+
+    /// After a candidate.
+    fn tried(&self, _candidate: &Candidate) {}
+
+    /// Why it is to end now, if it is.
+    fn ends(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A complete student that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Candidate {
+    /// What was done, in a few words.
+    pub what: String,
+    /// The steps that make it, in the form `PASS:key=value,…`.
+    pub steps: Vec<String>,
+    /// Parameters and MACs are those before weights became codes.
+    pub size: Size,
+    pub score: Score,
+}
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Found {
+    pub best: Candidate,
+    /// The best student, where it was made in this run.
+    pub outcome: Option<Outcome>,
+    /// In the order they were tried.
+    pub tried: Vec<Candidate>,
+    /// Why no more were tried.
+    pub why: String,
+    /// What was asked for and not reached.
+    pub missed: Vec<String>,
+    /// Students that were scored, and steps that were run, in this run.
+    pub scored: usize,
+    pub steps: usize,
+}
+
+/// Looks for the student that meets the limits best.
+///
+/// # Errors
+/// If a candidate cannot be made, or the time does not suffice for one.
+pub fn search<'a>(
+    session: &Session<'a>,
+    judge: &Judge<'_>,
+    limits: &Limits,
+    store: Store,
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<Found> {
+    let may = |pass: &str| options.techniques.iter().any(|t| t == pass);
+    let unit = if limits.macs.is_some() { Unit::Macs } else { Unit::Params };
+    let share = |limit: Option<u64>, whole: u64| limit.map(|limit| limit as f64 / whole.max(1) as f64);
+    let product = match unit {
+        Unit::Macs => share(limits.macs, limits.teacher.cost.macs.unwrap_or(0)),
+        Unit::Params => share(limits.weights, limits.teacher.cost.parameters),
+    };
+    let mut maker = Maker::new(session, judge, store);
+    let clean = maker.trial(&Plan::whole().steps(&options.common), true)?;
+    let own = clean.size.bytes.saturating_sub(clean.stored);
+    if let Some(bytes) = limits.size.filter(|&bytes| bytes <= own) {
+        return Err(Error::input("--target-size is out of reach")
+            .because(format!("names and nodes alone take {own} bytes, and at most {bytes} are asked for"))
+            .help(format!("ask for at least {}", 2 * own)));
+    }
+    let splitter = splitter(&may);
+    let space = Space {
+        prunes: may("prune-channels"),
+        splits: splitter.is_some(),
+        encodes: may("cluster-weights"),
+        product,
+        overhead: 2.0 * own as f64,
+        least_bits: 0.0,
+        weights: limits.teacher.cost.parameters as f64,
+        least_split: 0.0,
+    };
+    Run::new(maker, limits, options, watch, space, unit, splitter.unwrap_or_default()).search()
+}
+
+/// The manual page: the doc comment that heads this file.
+pub fn manual() -> String {
+    passes::manual(include_str!("search.rs"))
+}
+
+/// The pass that splits layers: `shrink` where it may choose between several, each layer its own.
+fn splitter(may: &dyn Fn(&str) -> bool) -> Option<String> {
+    let open: Vec<&str> = SPLITTERS.into_iter().filter(|pass| may(pass)).collect();
+    match open[..] {
+        [] => None,
+        [one] => Some(one.into()),
+        [..] if open.len() == SPLITTERS.len() => Some("shrink".into()),
+        [..] => Some(format!("shrink:techniques={}", open.join(",techniques="))),
+    }
+}

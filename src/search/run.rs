@@ -1,0 +1,344 @@
+//! The search itself: from candidate to candidate, until one is the answer.
+
+use super::maker::Maker;
+use super::plan::{Plan, Unit, WHOLE};
+use super::predict::{Aim, Laws, Space, Stages};
+use super::store::Trial;
+use super::{Candidate, Found, Limits, Options, Watch};
+use crate::error::{Error, Result};
+use crate::report::Size;
+use crate::session::State;
+
+/// Times that the encoding is tried to come to a size.
+const ENCODINGS: usize = 4;
+/// A file this much smaller than it may be is of that size.
+const CLOSE: f64 = 0.985;
+/// How many times smaller students are where neither a size nor a loss is asked for.
+const LADDER: [f64; 5] = [8.0, 16.0, 32.0, 64.0, 128.0];
+/// Sizes that are tried where only a loss is asked for: each so many times smaller than the one before.
+const STEP: f64 = 1.08;
+const SMALLEST: f64 = 2000.0;
+/// Two sizes this near are one.
+const SAME: f64 = 1.04;
+/// Candidates of a size before the laws are believed where they say that nothing better is left, and how much worse than the
+/// best may be what is tried even so.
+const ENOUGH: usize = 3;
+const HOPE: f64 = 1.1;
+/// A step that leaves this share has found nothing to do.
+const UNCHANGED: f64 = 0.985;
+
+pub struct Run<'s, 'a> {
+    pub maker: Maker<'s, 'a>,
+    pub limits: &'s Limits,
+    pub options: &'s Options,
+    pub watch: &'s dyn Watch,
+    pub space: Space,
+    pub unit: Unit,
+    pub splitter: String,
+    laws: Laws,
+    tried: Vec<Candidate>,
+    /// Plans of `tried`, with the bytes that each aimed at.
+    plans: Vec<(u32, u32, Option<u64>)>,
+    /// The best candidate's student, and its steps.
+    state: Option<(Vec<String>, State<'a>)>,
+}
+
+/// What is searched for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mode {
+    /// The least loss of a file of so many bytes,
+    Size(u64),
+    /// of a network within other limits,
+    Cost,
+    /// the smallest file that loses no more than this,
+    Drop(f64),
+    /// or where the front bends.
+    Knee,
+}
+
+impl<'s, 'a> Run<'s, 'a> {
+    pub fn new(
+        maker: Maker<'s, 'a>,
+        limits: &'s Limits,
+        options: &'s Options,
+        watch: &'s dyn Watch,
+        space: Space,
+        unit: Unit,
+        splitter: String,
+    ) -> Run<'s, 'a> {
+        let (laws, tried, plans, state) = Default::default();
+        Run { maker, limits, options, watch, space, unit, splitter, laws, tried, plans, state }
+    }
+
+    fn mode(&self) -> Mode {
+        match (self.limits.size, self.limits.max_drop) {
+            (Some(bytes), _) => Mode::Size(bytes),
+            _ if self.limits.has_cost() => Mode::Cost,
+            (None, Some(drop)) => Mode::Drop(drop),
+            (None, None) => Mode::Knee,
+        }
+    }
+
+    /// Tries candidates until one of the reasons to end.
+    ///
+    /// # Errors
+    /// If a candidate cannot be made, or the time does not suffice for one.
+    pub fn search(mut self) -> Result<Found> {
+        let why = loop {
+            if self.tried.len() >= self.options.candidates {
+                break "as many candidates as it was given".into();
+            }
+            if let Some(why) = self.watch.ends().filter(|_| !self.tried.is_empty()) {
+                break why;
+            }
+            let Some(aim) = self.next() else { break "nothing left is likely to be better".into() };
+            if !self.attempt(aim)? {
+                break self.watch.ends().unwrap_or_default();
+            }
+        };
+        let best = self.best().cloned().ok_or_else(|| Error::internal("no candidate was tried"))?;
+        let missed = self.limits.missed(&best.size, &best.score, "on the samples that it was chosen by");
+        let state = self.state.take().filter(|s| s.0 == best.steps);
+        let outcome = state.map(|s| self.maker.finish(s.1)).transpose()?;
+        Ok(Found { best, outcome, tried: self.tried, why, missed, scored: self.maker.scored, steps: self.maker.steps })
+    }
+
+    /// What is to be tried next, if anything is likely to be better than what there is.
+    fn next(&mut self) -> Option<Aim> {
+        match self.mode() {
+            Mode::Size(bytes) => self.within(Some(bytes)),
+            Mode::Cost => self.within(None),
+            Mode::Drop(drop) => self.smaller(drop),
+            Mode::Knee => self.ladder(),
+        }
+    }
+
+    /// The most promising plan of a size.
+    fn within(&self, bytes: Option<u64>) -> Option<Aim> {
+        let near = |other: Option<u64>| match (bytes, other) {
+            (Some(a), Some(b)) => (a as f64 / b as f64).max(b as f64 / a as f64) < SAME,
+            (a, b) => a == b,
+        };
+        let here: Vec<usize> = (0..self.plans.len()).filter(|&i| near(self.plans[i].2)).collect();
+        let tried = |prune: u32, split: u32| here.iter().any(|&i| (self.plans[i].0, self.plans[i].1) == (prune, split));
+        let aim = self.space.best(&self.laws, bytes, &tried)?;
+        let least = here.iter().map(|&i| self.tried[i].score.loss).fold(f64::INFINITY, f64::min);
+        (here.len() < ENOUGH || aim.loss < HOPE * least).then_some(aim)
+    }
+
+    /// The smallest size of which the laws say that a student keeps within the loss, if that is smaller than what there is.
+    fn smaller(&self, drop: f64) -> Option<Aim> {
+        let kept = self.best().filter(|c| self.limits.keeps(&c.score)).map(|c| c.size.bytes as f64);
+        let teacher = self.limits.teacher.bytes as f64;
+        let mut found = None;
+        let mut bytes = teacher / 2.0;
+        while bytes > teacher / SMALLEST {
+            if kept.is_none_or(|kept| bytes < kept / STEP.sqrt())
+                && let Some(aim) = self.within(Some(bytes as u64))
+            {
+                if self.laws.drop(aim.loss) > drop {
+                    // The first is tried even so, where there is none yet.
+                    return found.or(Some(aim).filter(|_| kept.is_none()));
+                }
+                found = Some(aim);
+            }
+            bytes /= STEP;
+        }
+        found
+    }
+
+    /// Sizes far apart, then the best student where the front bends.
+    fn ladder(&mut self) -> Option<Aim> {
+        let teacher = self.limits.teacher.bytes as f64;
+        match LADDER.get(self.tried.len()) {
+            Some(times) => self.within(Some((teacher / times) as u64)),
+            None => self.within(Some(self.knee()?.size.bytes)),
+        }
+    }
+
+    /// The candidate where the front bends: farthest below the line between its ends, over the logarithm of the size.
+    fn knee(&self) -> Option<&Candidate> {
+        let mut front: Vec<&Candidate> = Vec::new();
+        let mut all: Vec<&Candidate> = self.tried.iter().filter(|c| c.score.loss.is_finite()).collect();
+        all.sort_by_key(|c| c.size.bytes);
+        for c in all {
+            if front.last().is_none_or(|last| c.score.loss < last.score.loss) {
+                front.push(c);
+            }
+        }
+        let (smallest, largest) = (front.first()?, front.last()?);
+        let place = |c: &Candidate| (c.size.bytes as f64).ln();
+        let (width, height) = (place(largest) - place(smallest), smallest.score.loss - largest.score.loss);
+        let below = |c: &Candidate| {
+            let x = (place(largest) - place(c)) / width.max(f64::MIN_POSITIVE);
+            let y = (c.score.loss - largest.score.loss) / height.max(f64::MIN_POSITIVE);
+            x - y
+        };
+        front.into_iter().max_by(|a, b| below(a).total_cmp(&below(b)))
+    }
+
+    /// What answers the question best so far.
+    pub fn best(&self) -> Option<&Candidate> {
+        let by_bytes = |c: &&Candidate| c.size.bytes;
+        let by_loss = |a: &&Candidate, b: &&Candidate| a.score.loss.total_cmp(&b.score.loss);
+        match self.mode() {
+            Mode::Knee => self.knee(),
+            Mode::Drop(_) => {
+                let kept = self.tried.iter().filter(|c| self.limits.keeps(&c.score)).min_by_key(by_bytes);
+                kept.or_else(|| self.tried.iter().min_by(by_loss))
+            }
+            Mode::Size(_) | Mode::Cost => {
+                let fitting = || self.tried.iter().filter(|c| self.limits.fits(&c.size));
+                let kept = fitting().filter(|c| self.limits.keeps(&c.score)).min_by(by_loss);
+                let excess = |c: &&Candidate| self.limits.excess(&c.size);
+                kept.or_else(|| fitting().min_by(by_loss))
+                    .or_else(|| self.tried.iter().min_by(|a, b| excess(a).total_cmp(&excess(b))))
+            }
+        }
+    }
+
+    /// Makes and scores a student, and those on the way to it. `false` if the time was over before that was done.
+    fn attempt(&mut self, aim: Aim) -> Result<bool> {
+        let (number, scored) = (self.tried.len() + 1, self.maker.scored);
+        let mut plan = Plan { unit: self.unit, splitter: self.splitter.clone(), ..Plan::whole() };
+        (plan.prune, plan.split) = (aim.prune, aim.split);
+        self.watch.candidate(number, self.options.candidates, &plan.to_string(), self.best());
+        let pruned = self.made(&Plan { split: WHOLE, ..plan.clone() })?;
+        plan.prune = pruned.0.prune;
+        let pruned = pruned.1;
+        if self.ends()? {
+            return Ok(false);
+        }
+        let (plan, bare) = self.made(&plan)?;
+        if self.ends()? {
+            return Ok(false);
+        }
+        let (plan, trial) = match aim.bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes) {
+            Some(bytes) => self.encoded(plan, &bare, bytes)?,
+            None => (plan, bare.clone()),
+        };
+        let made = self.maker.scored > scored;
+        let whole = self.cost(&self.limits.teacher);
+        let [after_pruning, after_split] = [&pruned, &bare].map(|trial| (self.cost(&trial.size) / whole).min(1.0));
+        let bits = plan.encode.map(|_| 8.0 * trial.stored as f64 / bare.size.cost.parameters as f64);
+        self.laws.learn(&Stages {
+            pruned: (after_pruning, loss(&pruned)),
+            split: (after_split, loss(&bare)),
+            encoded: bits.map(|bits| (bits, loss(&trial))),
+        });
+        self.learn_limits(&plan, aim, after_pruning, after_split);
+        let candidate = Candidate {
+            what: plan.to_string(),
+            steps: plan.steps(&self.options.common),
+            size: Size { cost: bare.size.cost, ..trial.size },
+            score: trial.score.ok_or_else(|| Error::internal("a candidate has no score"))?,
+        };
+        self.laws.learn_drop(candidate.score.loss, candidate.score.drop);
+        self.watch.tried(&candidate);
+        self.tried.push(candidate);
+        self.plans.push((aim.prune, aim.split, aim.bytes));
+        // While it is there: a run that takes up a state may never have it.
+        if let Some(best) = self.best().map(|best| best.steps.clone())
+            && made
+            && self.state.as_ref().is_none_or(|s| s.0 != best)
+        {
+            self.state = Some((best.clone(), self.maker.state(&best)?));
+        }
+        Ok(true)
+    }
+
+    /// Where asking for less leaves no less.
+    fn learn_limits(&mut self, plan: &Plan, aim: Aim, pruned: f64, split: f64) {
+        if aim.prune < WHOLE && pruned > UNCHANGED {
+            self.space.prunes = false;
+        }
+        let left = split / pruned;
+        if aim.split < WHOLE && left > UNCHANGED {
+            self.space.splits = false;
+        } else if plan.split > aim.split {
+            self.space.least_split = self.space.least_split.max(left);
+        }
+    }
+
+    fn cost(&self, size: &Size) -> f64 {
+        match self.unit {
+            Unit::Params => size.cost.parameters as f64,
+            Unit::Macs => size.cost.macs.unwrap_or(0) as f64,
+        }
+    }
+
+    /// Whether the time is over.
+    ///
+    /// # Errors
+    /// If there is nothing to show for it.
+    fn ends(&self) -> Result<bool> {
+        match self.watch.ends() {
+            Some(why) if self.tried.is_empty() => Err(Error::input("the search ended before its first candidate")
+                .because(why)
+                .help("give more --minutes, or fewer samples with --calib-samples")),
+            why => Ok(why.is_some()),
+        }
+    }
+
+    /// The student of a plan without codes. Where a step falls short of its share, the plan asks for what was reached.
+    fn made(&mut self, plan: &Plan) -> Result<(Plan, Trial)> {
+        let trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
+        if trial.short.is_empty() {
+            return Ok((plan.clone(), trial));
+        }
+        let before = match plan.split < WHOLE {
+            true => {
+                let before = Plan { split: WHOLE, ..plan.clone() }.steps(&self.options.common);
+                self.maker.trial(&before, false)?.size
+            }
+            false => self.limits.teacher,
+        };
+        let before = self.cost(&before);
+        // A thousandth above, and a share of it, so that it is within reach.
+        let reached = (f64::from(WHOLE) * self.cost(&trial.size) / before).ceil() as u32 + 1;
+        let mut eased = plan.clone();
+        *(if plan.split < WHOLE { &mut eased.split } else { &mut eased.prune }) = reached.min(WHOLE);
+        let trial = self.maker.trial(&eased.steps(&self.options.common), true)?;
+        Ok((eased, trial))
+    }
+
+    /// A student whose weights are codes, such that its file has so many bytes at most and few less.
+    fn encoded(&mut self, plan: Plan, bare: &Trial, bytes: u64) -> Result<(Plan, Trial)> {
+        let stored = bare.stored.max(1) as f64;
+        let hundredths = |left: f64| (10_000.0 * left / stored).clamp(1.0, 9_999.0) as u32;
+        let mut share = hundredths(bytes as f64 - self.space.overhead);
+        let mut tried: Vec<(u32, u64)> = Vec::new();
+        while tried.len() < ENCODINGS && tried.iter().all(|t| t.0 != share) {
+            let encoded = Plan { encode: Some(share), ..plan.clone() };
+            let trial = self.maker.trial(&encoded.steps(&self.options.common), false)?;
+            let size = trial.size.bytes;
+            self.space.overhead = size.saturating_sub(trial.stored) as f64;
+            tried.push((share, size));
+            if size <= bytes && size as f64 >= CLOSE * bytes as f64 {
+                break;
+            }
+            let now = f64::from(share) / 10_000.0 * stored;
+            share = hundredths(now + bytes as f64 - size as f64 - if size > bytes { 1.0 } else { 0.0 });
+        }
+        let fitting = tried.iter().filter(|t| t.1 <= bytes).max_by_key(|t| t.1);
+        let best = fitting.or_else(|| tried.iter().min_by_key(|t| t.1)).map(|t| t.0);
+        let mut plan = Plan { encode: best, ..plan };
+        let mut trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
+        if !trial.short.is_empty() {
+            // No fewer bytes can be had: what can is asked for.
+            let weights = bare.size.cost.parameters.max(1) as f64;
+            self.space.least_bits = self.space.least_bits.max(8.0 * trial.stored as f64 / weights);
+            let reached = (10_000.0 * trial.stored as f64 / stored).ceil() as u32 + 1;
+            if reached >= 10_000 {
+                return Ok((Plan { encode: None, ..plan }, bare.clone()));
+            }
+            plan.encode = Some(reached);
+            trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
+        }
+        Ok((plan, trial))
+    }
+}
+
+fn loss(trial: &Trial) -> f64 {
+    trial.score.as_ref().map_or(f64::INFINITY, |s| s.loss)
+}

@@ -1,0 +1,128 @@
+//! A goal in, a student out: `compress` without a recipe.
+#![cfg(feature = "exec")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+use tutee::ir::text::parse;
+use tutee::onnx;
+
+const DATA: &str = "--calib calib.npy --calib-samples 40";
+
+/// Ten scores of small pictures.
+const TEACHER: &str = r#"model "teacher" opset 17 {
+  input %x : f32[N,3,8,8]
+  const %w1 : f32[24,3,3,3] = seed(1)
+  const %w2 : f32[48,24,3,3] = seed(2)
+  const %w3 : f32[64,48] = seed(3)
+  const %w4 : f32[10,64] = seed(4)
+
+  %a : f32[N,24,8,8] = Conv<pads=[1,1,1,1]>(%x, %w1) @conv1
+  %b : f32[N,24,8,8] = Relu(%a)
+  %c : f32[N,48,4,4] = Conv<pads=[1,1,1,1], strides=[2,2]>(%b, %w2) @conv2
+  %d : f32[N,48,4,4] = Relu(%c)
+  %e : f32[N,48,1,1] = GlobalAveragePool(%d)
+  %f : f32[N,48] = Flatten(%e)
+  %g : f32[N,64] = Gemm<transB=1>(%f, %w3) @fc1
+  %h : f32[N,64] = Relu(%g)
+  %logits : f32[N,10] = Gemm<transB=1>(%h, %w4) @fc2
+
+  output %logits
+}"#;
+const SAMPLES: usize = 120;
+
+/// A folder with a teacher and data for it.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = parse::model(TEACHER).unwrap();
+    std::fs::write(folder.path().join("teacher.onnx"), onnx::to_bytes(&teacher).unwrap()).unwrap();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({SAMPLES}, 3, 8, 8), }}");
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.bytes());
+    npy.extend(parse::noise(7).take(SAMPLES * 3 * 64).flat_map(|v| (v as f32).to_le_bytes()));
+    std::fs::write(folder.path().join("calib.npy"), npy).unwrap();
+    folder
+}
+
+fn run(folder: &Path, arguments: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    command.args(["compress", "teacher.onnx"]).args(arguments.split(' ')).current_dir(folder).output().unwrap()
+}
+
+/// What it said, of a run that ended with `code`.
+fn said(output: &Output, code: i32) -> String {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    text
+}
+
+fn read(folder: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+#[test]
+fn the_answer_is_a_recipe_and_does_not_depend_on_threads() {
+    let folder = folder();
+    let at = folder.path();
+    let search = format!("--target-size 5x --candidates 2 {DATA}");
+    let told = said(&run(at, &format!("-o one.onnx --threads 1 --save-recipe found.toml --state s.json {search}")), 0);
+    for word in ["Found: ", "Ended: ", "2 candidates", "one.onnx"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(told.lines().all(|line| line.chars().count() <= 80), "{told}");
+    let one = read(at, "one.onnx");
+    assert!(one.len() * 5 <= read(at, "teacher.onnx").len() && one.len() * 7 > read(at, "teacher.onnx").len());
+    said(&run(at, &format!("-o two.onnx --threads 2 -q {search}")), 0);
+    assert!(one == read(at, "two.onnx"), "another student with two threads");
+    said(&run(at, &format!("-o again.onnx -q -r found.toml --calib calib.npy")), 0);
+    assert!(one == read(at, "again.onnx"), "the recipe makes another student");
+    // What was measured is not measured again.
+    let resumed = said(&run(at, &format!("-o three.onnx --state s.json {search}")), 0);
+    assert!(resumed.contains("measurements are taken up") && one == read(at, "three.onnx"), "{resumed}");
+    let other = said(&run(at, &format!("-o four.onnx --state s.json {search}").replace("40", "41")), 1);
+    assert!(other.contains("is no state of this search"), "{other}");
+}
+
+#[test]
+fn a_loss_that_is_allowed_is_kept_and_one_that_is_not_is_told() {
+    let folder = folder();
+    let at = folder.path();
+    let told = said(&run(at, &format!("-o small.onnx --max-drop 80% --candidates 2 {DATA}")), 0);
+    assert!(read(at, "small.onnx").len() * 3 < read(at, "teacher.onnx").len(), "{told}");
+    let told = said(&run(at, &format!("-o both.onnx --target-size 5x --max-drop 0% --candidates 1 {DATA}")), 2);
+    assert!(told.contains("MISSED") && told.contains("points are lost"), "{told}");
+    assert!(read(at, "both.onnx").len() * 5 <= read(at, "teacher.onnx").len());
+}
+
+#[test]
+fn bounds_on_what_is_computed_are_kept() {
+    let folder = folder();
+    let at = folder.path();
+    for target in ["--target-macs 2x", "--target-weights 50%"] {
+        let told = said(&run(at, &format!("-o s.onnx {target} --candidates 1 {DATA}")), 0);
+        assert!(!told.contains("MISSED"), "{target}: {told}");
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_before_the_work() {
+    let folder = folder();
+    let at = folder.path();
+    let cases = [
+        ("--target-size 10x", "there is no data to do it on"),
+        (&format!("--target-size 0.5x {DATA}"), "no smaller than the teacher"),
+        (&format!("--target-size 2MB {DATA}"), "--target-size is met already"),
+        (&format!("--target-size 300B {DATA}"), "names and nodes alone"),
+        (&format!("--target-size 10x --candidates 0 {DATA}"), "--candidates 0"),
+        (&format!("--target-size 10x --minutes 0 {DATA}"), "--minutes must be more than 0"),
+        (&format!("--target-size 10x --techniques prune {DATA}"), "did you mean `prune-channels`"),
+        (&format!("--target-size 10x -p clean {DATA}"), "cannot be used with"),
+        (&format!("--target-size 10x --minutes 0.00001 {DATA}"), "ended before its first candidate"),
+        (&format!("--target-size 10x --state calib.npy {DATA}"), "the state would be written over"),
+    ];
+    for (arguments, reason) in cases {
+        let told = said(&run(at, &format!("-o student.onnx {arguments}")), 1);
+        assert!(told.contains(reason), "{arguments}: {told}");
+        assert!(!at.join("student.onnx").exists(), "{arguments}");
+    }
+}
