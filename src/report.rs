@@ -15,7 +15,7 @@ use crate::passes::{Reason, Why};
 pub use diff::{Diff, Operators};
 pub use layers::{LayerReport, layers};
 pub use reasons::{LeftAlone, left_alone};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version of the JSON form: raised when a field changes its meaning or goes.
 pub const VERSION: u32 = 1;
@@ -118,7 +118,7 @@ pub struct Time {
 }
 
 /// How large a model is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     /// Nodes, `Constant` nodes and those of control-flow bodies included.
     pub nodes: u64,

@@ -82,7 +82,6 @@ pub struct Candidate {
     pub what: String,
     /// The steps that make it, in the form `PASS:key=value,…`.
     pub steps: Vec<String>,
-    /// Parameters and MACs are those before weights became codes.
     pub size: Size,
     pub score: Score,
 }
@@ -121,7 +120,7 @@ pub fn search<'a>(
     let share = |limit: Option<u64>, whole: u64| limit.map(|limit| limit as f64 / whole.max(1) as f64);
     let product = match unit {
         Unit::Macs => share(limits.macs, limits.teacher.cost.macs.unwrap_or(0)),
-        Unit::Params => share(limits.weights, limits.teacher.cost.parameters),
+        Unit::Params => share(limits.weights, limits.teacher.weights),
     };
     let mut maker = Maker::new(session, judge, store);
     let clean = maker.trial(&Plan::whole().steps(&options.common), true)?;

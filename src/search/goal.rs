@@ -113,7 +113,7 @@ impl Goal {
         Ok(Limits {
             teacher: *teacher,
             size: limit(self.size, Some(teacher.bytes), "target-size", "bytes")?,
-            weights: limit(self.weights, Some(teacher.cost.parameters), "target-weights", "weights")?,
+            weights: limit(self.weights, Some(teacher.weights), "target-weights", "weights")?,
             macs: limit(self.macs, teacher.cost.macs, "target-macs", "MACs")?,
             max_drop: self.max_drop,
         })
@@ -137,7 +137,7 @@ impl Limits {
             (None, Some(_)) => f64::INFINITY,
         };
         over(Some(size.bytes), self.size)
-            .max(over(Some(size.cost.parameters), self.weights))
+            .max(over(Some(size.weights), self.weights))
             .max(over(size.cost.macs, self.macs))
     }
 
@@ -162,7 +162,7 @@ impl Limits {
             }
         };
         over(Some(size.bytes), self.size, "bytes");
-        over(Some(size.cost.parameters), self.weights, "weights");
+        over(Some(size.weights), self.weights, "weights");
         over(size.cost.macs, self.macs, "MACs");
         if let Some(most) = self.max_drop.filter(|_| !self.keeps(score)) {
             let (lost, most) = (100.0 * score.drop, 100.0 * most);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn size(bytes: u64, parameters: u64, macs: Option<u64>) -> Size {
-        Size { nodes: 1, cost: Cost { parameters, macs, stored: bytes }, bytes }
+        Size { nodes: 1, weights: parameters, cost: Cost { parameters, macs, stored: bytes }, bytes }
     }
 
     #[test]

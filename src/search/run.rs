@@ -230,7 +230,7 @@ impl<'s, 'a> Run<'s, 'a> {
         let candidate = Candidate {
             what: plan.to_string(),
             steps: plan.steps(&self.options.common),
-            size: Size { cost: bare.size.cost, ..trial.size },
+            size: trial.size,
             score: trial.score.ok_or_else(|| Error::internal("a candidate has no score"))?,
         };
         self.laws.learn_drop(candidate.score.loss, candidate.score.drop);
