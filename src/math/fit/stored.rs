@@ -4,7 +4,7 @@ use super::{Layer, Mean, Part, Set};
 use crate::math::moments::Centred;
 use ndarray::{Array1, Array2};
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 impl Layer {
     /// Writes what was seen of the layer.
@@ -46,7 +46,7 @@ impl Layer {
             Ok(Set { samples, intercept, means })
         };
         let sets = (0..counted(from)?).map(|_| set(from)).collect::<Result<_>>()?;
-        Ok(Layer { parts, sets, samples })
+        Ok(Layer { parts, sets, samples, lambda: OnceLock::new() })
     }
 }
 
@@ -74,7 +74,7 @@ fn centred_from(from: &mut dyn Read) -> Result<Centred> {
     let yx = Array2::from_shape_vec((m, n), numbers_from(from, m * n)?);
     let yx = yx.map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
     let [yy, x, y, nonzero] = [vector_from(from)?, vector_from(from)?, vector_from(from)?, vector_from(from)?];
-    Ok(Centred { xx: Arc::new(xx), yx, yy, x, y, nonzero })
+    Ok(Centred { xx: Arc::new(xx.into()), yx, yy, x, y, nonzero })
 }
 
 fn vector(to: &mut dyn Write, v: &Array1<f64>) -> Result<()> {
