@@ -149,10 +149,4 @@ mod tests {
         let rule = "out/a b.onnx: one.onnx two\\ words.toml $$x C:\\d\\#.npz\n";
         assert_eq!(sources(rule), ["one.onnx", "two words.toml", "$x", "C:\\d#.npz"]);
     }
-
-    #[test]
-    fn only_a_build_script_compiles() {
-        let e = Compiler::new("nothing.onnx").pass("clean").compile().unwrap_err();
-        assert!(e.to_string().contains("OUT_DIR"), "{e}");
-    }
 }
