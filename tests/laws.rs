@@ -10,7 +10,7 @@ use tutee::calibrate::Calibration;
 use tutee::compress::{Data, Outcome, Silent, compress, compress_on, measure};
 use tutee::data::{Array, Dataset, Normalise};
 use tutee::exec::Network;
-use tutee::ir::{Graph, Model, Op, Source, text};
+use tutee::ir::{Graph, Model, Op, Source, ValueId, text};
 use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::{Fidelity, Pass, REGISTRY};
 use tutee::recipe::{Recipe, Step};
@@ -554,11 +554,27 @@ fn choices_cost_what_is_offered() {
     assert!(done.into_inner() >= 800);
 }
 
+/// Nodes that read a value, and those that read what these make of it where it is all that is not constant.
+fn all_readers(graph: &Graph, v: ValueId) -> Vec<String> {
+    let mut found = Vec::new();
+    for n in graph.readers(v) {
+        found.push(graph.label(n).to_string());
+        let is_alone = |other: ValueId| other == v || graph.value(other).constant().is_some();
+        if let Some(y) = graph.output(n)
+            && graph.node_inputs(n).into_iter().flatten().all(is_alone)
+        {
+            found.push(graph.value(y).name.clone());
+            found.extend(all_readers(graph, y));
+        }
+    }
+    found
+}
+
 /// Constant float tensors that nodes of a graph and of the bodies in it read: names, elements, and the nodes.
 fn float_tensors(graph: &Graph) -> Vec<(String, usize, Vec<String>)> {
     let float = |v: &_| graph.value(*v).constant().is_some_and(|t| t.dtype().is_float()) && graph.is_used(*v);
-    let readers = |v| graph.readers(v).map(|n| graph.label(n).to_string()).collect();
-    let tensor = |v| (graph.value(v).name.clone(), graph.value(v).constant().map_or(0, |t| t.len()), readers(v));
+    let tensor =
+        |v| (graph.value(v).name.clone(), graph.value(v).constant().map_or(0, |t| t.len()), all_readers(graph, v));
     let own = graph.values().filter(float).map(tensor);
     let inner = graph.nodes().flat_map(|n| graph.node(n).bodies()).flat_map(float_tensors);
     own.chain(inner).collect()

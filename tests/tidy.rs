@@ -68,6 +68,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "calibrate",
         ],
     ),
+    ("build", &["cli"]),
 ];
 
 /// `crate, the only files that may name it`.

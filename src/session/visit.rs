@@ -2,8 +2,8 @@
 
 use super::{Effect, Observer, Session, State};
 use crate::analysis::cost::{Cost, Costs};
-use crate::analysis::sizes::InputSizes;
 use crate::analysis::readers::{self, Unmentioned};
+use crate::analysis::sizes::InputSizes;
 use crate::error::{Error, Result};
 use crate::ir::patch::Applied;
 use crate::ir::{Graph, Model, NodeId, Op, Patch, Tensor, ValueId};
