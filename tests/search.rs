@@ -74,7 +74,7 @@ fn the_answer_is_a_recipe_and_does_not_depend_on_threads() {
     assert!(one.len() * 5 <= read(at, "teacher.onnx").len() && one.len() * 7 > read(at, "teacher.onnx").len());
     said(&run(at, &format!("-o two.onnx --threads 2 -q {search}")), 0);
     assert!(one == read(at, "two.onnx"), "another student with two threads");
-    said(&run(at, &format!("-o again.onnx -q -r found.toml --calib calib.npy")), 0);
+    said(&run(at, "-o again.onnx -q -r found.toml --calib calib.npy"), 0);
     assert!(one == read(at, "again.onnx"), "the recipe makes another student");
     // What was measured is not measured again.
     let resumed = said(&run(at, &format!("-o three.onnx --state s.json {search}")), 0);

@@ -37,7 +37,7 @@ enum Form {
     /// Floats of this type behind a Cast.
     Half(DType),
     /// Integers behind a DequantizeLinear.
-    Integers { dtype: DType, axis: usize, scale: Named, zero: Option<Named> },
+    Integers { dtype: DType, axis: usize, scale: Box<Named>, zero: Option<Box<Named>> },
 }
 
 #[derive(Clone)]
@@ -126,7 +126,7 @@ impl Storage {
                 Form::Half(dtype) => Form::Half(*dtype),
                 Form::Integers { dtype, .. } => {
                     let scale = Named { name: format!("{name}.scale"), tensor: Tensor::f32([0], &[]) };
-                    Form::Integers { dtype: *dtype, axis: outputs, scale, zero: None }
+                    Form::Integers { dtype: *dtype, axis: outputs, scale: Box::new(scale), zero: None }
                 }
             };
             let stored = Stored { value, form, node: format!("{name}.plain"), name: format!("{name}.stored") };
@@ -148,7 +148,7 @@ fn form(graph: &Graph, n: NodeId) -> Option<(ValueId, Form)> {
         Op::DequantizeLinear(op) if matches!(x.dtype(), DType::I8 | DType::U8) && op.scales.block == 0 => {
             let named = |slot| {
                 let v = graph.input(n, slot)?;
-                Some(Named { name: graph.value(v).name.clone(), tensor: graph.value(v).constant()?.clone() })
+                Some(Box::new(Named { name: graph.value(v).name.clone(), tensor: graph.value(v).constant()?.clone() }))
             };
             let scale = named(1)?;
             // A single scale is of no axis.
