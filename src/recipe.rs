@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 /// The option of `clean` that keeps what exporters note of nodes and values.
 const KEEP_METADATA: &str = "keep-metadata";
+/// The option of `prune-rows` that may be a file.
+const KEEP_ROWS: &str = "keep-rows";
 
 /// The step that runs all Clean passes until none finds anything.
 pub const CLEAN: &str = "clean";
@@ -435,9 +437,27 @@ impl Step {
         for key in Selection::KEYS {
             chosen.extend(options.remove(key).map(|v| (key.to_string(), v)));
         }
+        if let Some(list) = options.get_mut(KEEP_ROWS).filter(|list| list.is_str()) {
+            *list = self.ids(list.as_str().unwrap_or_default())?;
+        }
         let pass = entry.make(options).map_err(located)?;
         let selection = pass.selection().take(&mut chosen).map_err(located)?;
         Ok(Action::Pass(pass, selection))
+    }
+
+    /// The ids that a file lists, one a line.
+    fn ids(&self, path: &str) -> Result<toml::Value> {
+        let path = self.folder.join(path);
+        let text = read_text("read the ids", &path).map_err(|e| e.at(self.place_of(KEEP_ROWS)))?;
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let id = |(i, line): (usize, &str)| match line.trim().parse::<u32>() {
+            Ok(id) => Ok(toml::Value::Integer(id.into())),
+            Err(_) => Err(Error::input(format!("\"{}\" is no id of a row", line.trim()))
+                .at(format!("{}:{}", path.display(), i + 1))
+                .because(format!("`{KEEP_ROWS}` lists rows, counted from 0"))
+                .help("write one whole number a line")),
+        };
+        Ok(toml::Value::Array(lines.map(id).collect::<Result<_>>()?))
     }
 
     fn place_of(&self, key: &str) -> String {

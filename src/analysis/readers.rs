@@ -223,7 +223,9 @@ fn what_reads(graph: &Graph, v: ValueId) -> String {
         Some(Role::Table) if is_fixed(graph, n) => {
             format!("{kind} \"{label}\" reads it by constant indices, as a codebook")
         }
-        Some(Role::Table) => format!("{kind} \"{label}\" looks up its entries: the pass changes layers alone"),
+        Some(Role::Table) => {
+            format!("{kind} \"{label}\" looks up its entries: the pass takes no tables, or none that others read, too")
+        }
         Some(Role::Recurrent) => {
             format!("it is a weight of {kind} \"{label}\", a recurrent layer: the pass changes none")
         }

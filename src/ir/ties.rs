@@ -43,6 +43,9 @@ pub trait Ties {
     /// The weight axis, `times` over, makes the channels of the output axis: they can be chosen here.
     fn produce(&mut self, weight: Axis, output: Axis, times: usize);
 
+    /// The weight axis has a part in making the channels that it carries by now.
+    fn made_by(&mut self, weight: Axis);
+
     /// The node has weights, but makes no channels that could be told apart; `why` goes on where a sentence begins with the
     /// node.
     fn make_none(&mut self, why: &str);

@@ -146,7 +146,7 @@ impl Pass for FactorizeConvs {
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
         self.scheme.fits(graph, "scheme", &[])?;
-        self.size.fits(graph)
+        self.size.fits(graph, &[])
     }
 
     fn budget(&self) -> Option<Budget> {

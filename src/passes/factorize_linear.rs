@@ -7,6 +7,10 @@
 //! A weight that several layers share is split once, for all of them, and they share its factors; fitted, to what all of them
 //! read and give. It stays if something else reads it, too, such as the Gather of a tied embedding.
 //!
+//! A table that Gather looks up rows of becomes a thin table and a matrix behind it, and what a recurrent layer makes of its
+//! inputs a matrix before it; both by their weights alone. What a recurrent layer feeds back to itself stays: its operator
+//! takes it whole.
+//!
 //! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
 //! ‖Y − Y'‖ / ‖Y − ȳ‖ of the layer itself that its moments predict on the samples it was fitted to, and the error behind its
 //! activation on held-back samples, before and after the fit.
@@ -48,6 +52,8 @@
 //! }
 //! ```
 
+mod others;
+
 use crate::error::Result;
 use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
@@ -61,6 +67,7 @@ use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, options, sharing,
 };
 use ndarray::{Array2, ArrayView2};
+use others::Other;
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 
@@ -119,7 +126,8 @@ impl Pass for FactorizeLinear {
     }
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
-        self.size.fits(graph)
+        let tables: Vec<String> = others::values(graph).into_iter().map(|v| graph.value(v).name.clone()).collect();
+        self.size.fits(graph, &tables)
     }
 
     fn budget(&self) -> Option<Budget> {
@@ -153,6 +161,11 @@ impl Pass for FactorizeLinear {
     }
 
     fn stays(&self, cx: &Context<'_>, site: &Site) -> Option<String> {
+        if let Site::Weight(_) = site {
+            let other = Other::at(cx.graph, site, self.min_side);
+            return other
+                .map_or_else(Some, |o| self.size.at(cx.graph, site).map_or_else(Some, |rank| o.no_gain(*rank)));
+        }
         let matrices = match split::layer(site).and_then(|n| self.matrices(cx.graph, n)) {
             Ok(matrices) => matrices,
             Err(why) => return Some(why),
@@ -165,11 +178,16 @@ impl Pass for FactorizeLinear {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        linear(cx.graph).into_iter().map(Site::Layer).collect()
+        let layers = linear(cx.graph).into_iter().map(Site::Layer);
+        layers.chain(others::values(cx.graph).into_iter().map(Site::Weight)).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        Ok(Verdict::of(self.split(cx, &site)))
+        let g = cx.graph;
+        Ok(Verdict::of(match site {
+            Site::Weight(_) => Other::at(g, &site, self.min_side).and_then(|o| o.split(g, *self.size.at(g, &site)?)),
+            _ => self.split(cx, &site),
+        }))
     }
 }
 
@@ -235,12 +253,17 @@ impl FactorizeLinear {
     }
 
     fn offers_at(&self, cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, String> {
-        let (graph, n) = (cx.graph, split::layer(site)?);
+        let graph = cx.graph;
+        let refused = || cx.selected.refuses(graph, site).map_or(Ok(()), Err);
+        if let Site::Weight(_) = site {
+            let other = Other::at(graph, site, self.min_side)?;
+            refused()?;
+            return other.offers(sized, self.size.budget(), cx.max_loss.is_infinite());
+        }
+        let n = split::layer(site)?;
         let matrices = self.matrices(graph, n)?;
         let &Matrix { ref weight, rows, columns, .. } = matrices.first().ok_or("it is no layer")?;
-        if let Some(why) = cx.selected.refuses(graph, site) {
-            return Err(why);
-        }
+        refused()?;
         let plain = || split::plain_lost(ArrayView2::from_shape((rows, columns), &weight.data).ok()?);
         let lost = budget::losses(cx, (n, Measure::LowRank), rows.min(columns), plain).ok_or(split::NO_SVD)?;
         let readers = matrices.iter().map(|m| (m.node, Some(1.0))).collect();

@@ -3,7 +3,7 @@
 
 use crate::analysis::channels::{Channels, Group};
 use crate::analysis::evaluate::Evaluator;
-use crate::ir::{Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Op, Tensor, ValueId};
 use crate::math::worth;
 use crate::passes::refit::current;
 use crate::passes::{Fitted, Measure, Sensitivity, SensitivityQuery};
@@ -93,10 +93,10 @@ impl Importance {
     }
 }
 
-/// Layers that sum over channels, each with the units of what it reads, by position.
+/// Layers that sum over channels, each with the units of what it reads, by position: recurrent ones read their own, too.
 fn readers(graph: &Graph, channels: &Channels) -> Vec<(NodeId, Vec<u32>)> {
-    let data = channels.contractions().iter().filter(|c| c.slot == 0);
-    data.filter_map(|c| Some((c.node, channels.units(graph.input(c.node, 0)?, c.axis)?))).collect()
+    let data = channels.contractions().iter().filter(|c| c.slot == 0 || matches!(graph.node(c.node).op, Op::Rnn(_)));
+    data.filter_map(|c| Some((c.node, channels.units(graph.input(c.node, c.slot)?, c.axis)?))).collect()
 }
 
 /// Scores of the units of a graph.

@@ -20,6 +20,7 @@ mod match_statistics;
 mod merge_duplicates;
 pub mod options;
 mod prune_channels;
+mod prune_rows;
 mod prune_weights;
 pub mod refit;
 mod remove_metadata;
@@ -562,6 +563,7 @@ pub const REGISTRY: &[Entry] = registry![
     factorize_convs::FactorizeConvs = "factorize-convs",
     shrink::Shrink = "shrink",
     prune_channels::PruneChannels = "prune-channels",
+    prune_rows::PruneRows = "prune-rows",
     prune_weights::PruneWeights = "prune-weights",
     match_statistics::MatchStatistics = "match-statistics",
     cluster_weights::ClusterWeights = "cluster-weights",

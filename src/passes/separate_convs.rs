@@ -185,7 +185,7 @@ impl Pass for SeparateConvs {
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
         self.order.fits(graph, "order", &[])?;
-        self.size.fits(graph)
+        self.size.fits(graph, &[])
     }
 
     fn budget(&self) -> Option<Budget> {

@@ -204,7 +204,9 @@ impl Pass for Shrink {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
-        sharing::first(cx.graph, |n| weight(cx.graph, n).is_some()).into_iter().map(Site::Layer).collect()
+        let layers = sharing::first(cx.graph, |n| weight(cx.graph, n).is_some()).into_iter().map(Site::Layer);
+        let others = self.techniques.iter().flat_map(|t| t.0.sites(cx)).filter(|s| matches!(s, Site::Weight(_)));
+        layers.chain(others).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {

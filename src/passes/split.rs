@@ -160,12 +160,12 @@ impl<R> Size<R> {
         self.budget.filter(|_| self.rank.is_none())
     }
 
-    /// Whether a table names what is there.
+    /// Whether a table names nodes that are there, or one of `more`.
     ///
     /// # Errors
     /// If it does not.
-    pub fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
-        self.rank.as_ref().map_or(Ok(()), |(key, rank)| rank.fits(graph, key, &[]))
+    pub fn fits(&self, graph: &Graph, more: &[String]) -> Result<(), OptionsError> {
+        self.rank.as_ref().map_or(Ok(()), |(key, rank)| rank.fits(graph, key, more))
     }
 
     /// The rank that the layer at a site is to get.

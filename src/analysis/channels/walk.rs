@@ -390,6 +390,15 @@ impl Ties for Walk<'_> {
         self.channels.produced.push(Produced { node: self.node, weight, labels, whole: None });
     }
 
+    fn made_by(&mut self, weight: Axis) {
+        let labels = self.in_labels(weight);
+        if let Some((labels, v)) = labels.zip(self.in_value(weight.0)) {
+            self.grouped = true;
+            let weight = Some((v, weight.1));
+            self.channels.produced.push(Produced { node: self.node, weight, labels, whole: None });
+        }
+    }
+
     fn make_none(&mut self, why: &str) {
         self.grouped = true;
         let whole = Some(self.why(why));

@@ -6,6 +6,7 @@ use crate::ir::attr::{Attr, AttrReader, AttrValue};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::Operator;
 use crate::ir::op::cast::convert;
+use crate::ir::op::expand::Where;
 use crate::ir::op::pick::{input, place, room};
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
@@ -71,16 +72,23 @@ impl Operator for ConstantOfShape {
         Some(vec![Tensor::new(self.value.dtype(), shape, data.into())?])
     }
 
-    /// Weights that the graph makes itself.
+    /// Weights that the graph makes itself, or states to begin with, of which some dims are known only at run time.
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        if t.cx().constant(0).is_some() {
-            (0..t.out_shape(0).map_or(0, Shape::rank)).for_each(|axis| t.make((0, axis)));
-        }
+        (0..t.out_shape(0).map_or(0, Shape::rank)).for_each(|axis| t.make((0, axis)));
         true
     }
 
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        let old = kept.cx().constant(0)?.ints()?;
+        let Some(old) = kept.cx().constant(0) else {
+            let rank = kept.out_shape(0)?.rank();
+            let stay: Vec<_> = (0..rank).map(|axis| kept.output((0, axis)).map_or(0, |p| p.len() as i64)).collect();
+            if stay.iter().all(|&n| n == 0) {
+                return Some(Vec::new());
+            }
+            let mask = Tensor::from_ints(DType::BOOL, [rank], stay.iter().map(|&n| (n > 0).into()));
+            return Some(vec![Change::Through(0, Where.into(), vec![mask, Tensor::i64([rank], &stay)])]);
+        };
+        let old = old.ints()?;
         let size = |(axis, n): (usize, &i64)| kept.output((0, axis)).map_or(*n, |p| p.len() as i64);
         let new: Vec<i64> = old.iter().enumerate().map(size).collect();
         Some(vec![Change::Constant(0, Tensor::i64([new.len()], &new))])

@@ -5,7 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::product;
 use crate::ir::op::{Operator, Role, Sizes, Weight};
 use crate::ir::shape::{Dim, Shape};
-use crate::ir::ties::Ties;
+use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
 /// X[steps, batch, input], W[directions, gates·hidden, input], R[directions, gates·hidden, hidden], … to
 /// Y[steps, directions, batch, hidden], the last state [directions, batch, hidden] and (LSTM) the last cell.
@@ -136,11 +136,58 @@ impl Operator for Rnn {
         weights.checked_mul(product(sizes.input(0)?.get(..2)?)?)
     }
 
-    /// Every gate of every direction sums over what comes in. The hidden units stay.
+    /// Every gate of every direction sums over what comes in, and over the hidden units of the step before. A unit has a place in
+    /// every gate, in the states and in the peepholes; it goes out of both directions.
     fn ties(&self, t: &mut dyn Ties) -> bool {
         t.contract((0, 2), (1, 2), 1);
-        t.make_none("has hidden units that feed back into all of its gates: they stay");
+        if let Some(open) = (1..4).chain([7]).find(|&slot| t.cx().has(slot) && !t.is_weight(slot)) {
+            let why = open_weight(t.cx(), open);
+            t.make_none(&why);
+            return true;
+        }
+        let Some(hidden) = self.units(t.cx()) else {
+            t.make_none("has weights whose sizes do not go together");
+            return true;
+        };
+        t.produce((2, 2), (0, 3), 1);
+        t.pass((2, 2), (1, 2));
+        t.pass((2, 2), (2, 2));
+        t.contract((2, 2), (2, 2), 1);
+        let given: Vec<usize> = (0..8).filter(|&slot| t.cx().has(slot)).collect();
+        for slot in [2, 1, 3, 7].into_iter().filter(|slot| given.contains(slot)) {
+            t.tie((slot, 1), (2, 2), &|i| i % hidden);
+        }
+        t.made_by((1, 1));
+        t.made_by((2, 1));
+        for slot in [5, 6].into_iter().filter(|slot| given.contains(slot)) {
+            t.tie((slot, 2), (2, 2), &|i| i);
+        }
         true
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        let (Some(stay), Some(_)) = (kept.input((2, 2)), self.hidden) else { return Some(Vec::new()) };
+        let hidden = Some(i64::try_from(stay.len()).ok()?);
+        Some(vec![Change::Op(Rnn { hidden, ..self.clone() }.into())])
+    }
+}
+
+impl Rnn {
+    fn gates(&self) -> usize {
+        match self.cell {
+            Cell::Rnn => 1,
+            Cell::Gru { .. } => 3,
+            Cell::Lstm { .. } => 4,
+        }
+    }
+
+    /// Hidden units, if the sizes of all weights say the same.
+    fn units(&self, cx: &Infer<'_>) -> Option<usize> {
+        let size = |slot, axis: usize| usize::try_from(cx.shape(slot)?.0.get(axis)?.known()?).ok();
+        let hidden = size(2, 2).filter(|&h| h > 0)?;
+        let holds = |slot, blocks: usize| !cx.has(slot) || size(slot, 1) == blocks.checked_mul(hidden);
+        let fits = holds(1, self.gates()) && holds(2, self.gates()) && holds(3, 2 * self.gates()) && holds(7, 3);
+        (fits && self.hidden.is_none_or(|h| usize::try_from(h) == Ok(hidden))).then_some(hidden)
     }
 }
 

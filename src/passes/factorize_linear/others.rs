@@ -1,0 +1,192 @@
+//! Weights of others than layers: tables that Gather looks up rows of, and what recurrent layers make of their inputs.
+
+use crate::analysis::cost::{Cost, batch_symbol};
+use crate::analysis::readers::{self, Reader};
+use crate::ir::op::Role;
+use crate::ir::op::gather::Gather;
+use crate::ir::op::gemm::MatMul;
+use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Use, ValueId};
+use crate::math::Rank;
+use crate::passes::budget::Budget;
+use crate::passes::split::{self, Weight, factorize};
+use crate::passes::{Choice, Offer, Offers, Site};
+use ndarray::{Array2, ArrayView2};
+
+/// A weight that can be split, seen as a matrix.
+pub struct Other<'a> {
+    value: ValueId,
+    weight: Weight<'a>,
+    rows: usize,
+    columns: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Nodes that look up rows.
+    Table(Vec<NodeId>),
+    /// A node that sums over the columns.
+    Recurrent(NodeId),
+}
+
+/// The weights that only such nodes read, in the order in which they are read.
+pub fn values(graph: &Graph) -> Vec<ValueId> {
+    let other = |r: &Reader| matches!(r.role, Role::Table | Role::Recurrent);
+    let ours = |v: &ValueId| readers::readers(graph, *v).is_ok_and(|r| !r.is_empty() && r.iter().all(other));
+    readers::constants(graph).into_iter().filter(ours).collect()
+}
+
+impl<'a> Other<'a> {
+    /// The weight at a site.
+    ///
+    /// # Errors
+    /// Why it stays whole.
+    pub fn at(graph: &'a Graph, site: &Site, min_side: usize) -> Result<Other<'a>, String> {
+        let Site::Weight(value) = *site else { return Err("it is not a layer".into()) };
+        let (kind, node, slot) = kind(graph, value)?;
+        let weight = Weight::at(graph, node, slot)?;
+        let (rows, columns) = match *weight.tensor.shape() {
+            [rows, columns] => (rows, columns),
+            [directions, gates, columns] => (directions * gates, columns),
+            _ => return Err("it is no matrix".into()),
+        };
+        if rows.min(columns) < min_side {
+            return Err(format!("it is {rows} × {columns}, narrower than `min-side` = {min_side}"));
+        }
+        Ok(Other { value, weight, rows, columns, kind })
+    }
+
+    fn matrix(&self) -> Result<ArrayView2<'_, f32>, String> {
+        ArrayView2::from_shape((self.rows, self.columns), &self.weight.data).map_err(|e| e.to_string())
+    }
+
+    /// Why so many terms are no gain, as far as that takes little to find out.
+    pub fn no_gain(&self, rank: Rank) -> Option<String> {
+        split::no_gain(rank, self.rows, self.columns, &self.weight)
+    }
+
+    /// Two factors in place of the weight, and how that reads in a report.
+    ///
+    /// # Errors
+    /// Why they are no gain.
+    pub fn split(&self, graph: &Graph, rank: Rank) -> Result<(Patch, String), String> {
+        let (factors, what) = factorize(rank, self.matrix()?, &self.weight)?;
+        let name = &graph.value(self.value).name;
+        let mut patch = Patch::at_value(graph, self.value);
+        let tensor = |shape: &[usize], f: &Array2<f32>| self.weight.like(shape, f.iter().copied());
+        let (left, right) = (factors.left, factors.right);
+        match &self.kind {
+            Kind::Table(nodes) => {
+                let thin = patch.constant_named(format!("{name}.down"), tensor(left.shape(), &left));
+                let wide = patch.constant_named(format!("{name}.up"), tensor(right.shape(), &right));
+                for &n in nodes {
+                    let (Some(ids), Some(y)) = (graph.input(n, 1), graph.output(n)) else {
+                        return Err("a node that looks up its rows is incomplete".into());
+                    };
+                    let label = graph.label(n);
+                    let lookup = [Some(thin), Some(Ref::Old(ids))];
+                    let rows = patch.node_named(&format!("{label}.down"), Gather::default(), &lookup);
+                    let all = patch.node_named(&format!("{label}.up"), MatMul, &[Some(rows), Some(wide)]);
+                    patch.replace(y, all);
+                }
+            }
+            Kind::Recurrent(n) => {
+                let shape = [&self.weight.tensor.shape()[..2], &[left.ncols()]].concat();
+                let up = patch.constant_named(format!("{name}.up"), tensor(&shape, &left));
+                let right = right.reversed_axes();
+                let down = patch.constant_named(format!("{name}.down"), tensor(right.shape(), &right));
+                let mut inputs: Vec<_> = graph.node_inputs(*n).into_iter().map(|v| v.map(Ref::Old)).collect();
+                let label = format!("{}.down", graph.label(*n));
+                inputs[0] = Some(patch.node_named(&label, MatMul, &[inputs[0], Some(down)]));
+                inputs[1] = Some(up);
+                patch.set_inputs(*n, &inputs);
+            }
+        }
+        Ok((patch, what))
+    }
+
+    /// What each rank costs and loses; nothing is lost where any loss will do.
+    ///
+    /// # Errors
+    /// Why there is nothing to choose.
+    pub fn offers(&self, sized: &Graph, budget: Option<Budget>, any: bool) -> Result<Offers, String> {
+        let (whole, term) = (self.weight.tensor.len(), self.rows + self.columns);
+        let (before, after) = match (&self.kind, budget) {
+            (Kind::Table(_), Some(Budget::Macs(_))) => {
+                return Err("rows of it are looked up: factors take more multiply-accumulates, not fewer".into());
+            }
+            (Kind::Table(nodes), _) => {
+                let each = nodes.iter().map(|&n| positions(sized, sized.input(n, 1)?, 0));
+                (Some(0), each.sum::<Option<u64>>().map(|p| p * self.columns as u64))
+            }
+            (Kind::Recurrent(n), _) => {
+                let steps = sized.input(*n, 0).and_then(|x| positions(sized, x, 1));
+                (steps.map(|p| p * whole as u64), steps.map(|p| p * term as u64))
+            }
+        };
+        let width = self.weight.tensor.byte_len() / whole.max(1);
+        let cost = |parameters: usize, macs| {
+            let stored = (parameters * width) as u64;
+            Cost { parameters: parameters as u64, macs, stored }
+        };
+        let full = self.rows.min(self.columns);
+        let lost = if any { Some(vec![0.0; full + 1]) } else { split::plain_lost(self.matrix()?) };
+        let lost = lost.ok_or(split::NO_SVD)?;
+        let ranks = lost.iter().enumerate().skip(1).take_while(|(rank, _)| rank * term < whole);
+        let offer = |(rank, &loss): (usize, &f64)| Offer {
+            choice: Choice::LowRank(rank),
+            cost: cost(rank * term, after.map(|a| a * rank as u64)),
+            loss,
+        };
+        Ok(Offers { whole: cost(whole, before), list: ranks.map(offer).collect() })
+    }
+}
+
+/// What reads a weight, with the first node and the slot where it does.
+fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> {
+    if graph.is_held(value) {
+        return Err("it is an output of the model, or named outside the graph".into());
+    }
+    let uses = graph.uses(value);
+    let mut places = Vec::new();
+    for u in &uses {
+        let n = u.node();
+        let (kind, label) = (graph.node(n).kind(), graph.label(n));
+        let Use::Input(_, slot) = *u else {
+            return Err(format!("a body of {kind} \"{label}\" reads it: factors would have to be there, too"));
+        };
+        if graph.node(n).inconsistent {
+            return Err("the file contradicts the operator's definition here".into());
+        }
+        match &graph.node(n).op {
+            Op::Gather(op) if op.axis == 0 && slot == 0 => {}
+            Op::Gather(_) => return Err(format!("Gather \"{label}\" looks up columns of it, not rows")),
+            Op::Rnn(_) if slot == 1 && uses.len() == 1 => {}
+            Op::Rnn(_) if slot == 1 => return Err(format!("several nodes share it, {kind} \"{label}\" among them")),
+            Op::Rnn(_) => {
+                return Err(format!(
+                    "{kind} \"{label}\" feeds its hidden units back through it and takes it whole; `prune-channels` \
+                     makes it smaller"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "{kind} \"{label}\" gives it another form first, which `clean` may do once for all"
+                ));
+            }
+        }
+        places.push((n, slot));
+    }
+    let &(first, slot) = places.first().ok_or("nothing reads it")?;
+    match graph.node(first).op {
+        Op::Rnn(_) => Ok((Kind::Recurrent(first), first, slot)),
+        _ => Ok((Kind::Table(places.into_iter().map(|p| p.0).collect()), first, slot)),
+    }
+}
+
+/// Elements of a value but for its last `less` axes, for one sample, if that is known.
+fn positions(sized: &Graph, value: ValueId, less: usize) -> Option<u64> {
+    let batch = batch_symbol(sized);
+    let dims = &sized.value(value).ty.as_ref()?.shape()?.0;
+    let size = |d: &Dim| if Some(d) == batch.as_ref() { Some(1) } else { d.known() };
+    dims[..dims.len().checked_sub(less)?].iter().try_fold(1u64, |all, d| all.checked_mul(size(d)?))
+}
