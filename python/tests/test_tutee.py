@@ -6,12 +6,15 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
+import tracemalloc
+from typing import Callable
 
 import numpy as np
 import pytest
 
 import tutee
+from tutee._data import path_of
+from tutee._run import binary
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
 TEACHER = FIXTURES / "resnet_small_bn.onnx"
@@ -24,6 +27,15 @@ def images() -> dict[str, np.ndarray]:
         return {key: data[key][:64] for key in data.files}
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, np.ndarray]:
+    """A teacher that is quick to search for, and pictures."""
+    file = str(tmp_path_factory.mktemp("small") / "teacher.onnx")
+    arguments = ["new", "student-net", "--classes", "10", "--input", "1x8x8", "--base", "4", "-o", file]
+    subprocess.run([binary(), *arguments], check=True, capture_output=True)
+    return file, np.random.default_rng(1).normal(size=(80, 1, 8, 8)).astype(np.float32)
+
+
 def test_arrays_in_report_out(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
     student = tmp_path / "student.onnx"
     report = tutee.compress(
@@ -34,12 +46,66 @@ def test_arrays_in_report_out(tmp_path: pathlib.Path, images: dict[str, np.ndarr
     assert str(report) and dict(report)["version"] == 1
 
 
-def test_the_recipe_of_a_report_gives_the_same_student(tmp_path: pathlib.Path) -> None:
-    recipe = tutee.Recipe().step("clean").step("factorize-linear", params="90%", best_effort=True)
+def test_the_recipe_of_a_report_gives_the_same_student(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
+    recipe = tutee.Recipe().data(**NORMALISE).step("clean").step("factorize-convs", params="80%")
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
-    report = tutee.compress(TEACHER, first, recipe=recipe, raise_missed=False, progress=False)
-    tutee.compress(TEACHER, second, recipe=report.recipe, progress=False)
+    report = tutee.compress(TEACHER, first, recipe=recipe, calib=images["x"], progress=False)
+    assert "rank = {" in str(report.recipe) and "calib =" not in str(report.recipe)
+    tutee.compress(TEACHER, second, recipe=report.recipe, calib=images["x"], progress=False)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_size_is_enough(tmp_path: pathlib.Path, small: tuple[str, np.ndarray]) -> None:
+    teacher, pictures = small
+    student = tmp_path / "student.onnx"
+    report = tutee.compress(teacher, student, target_size=0.5, candidates=1, calib=pictures, progress=False)
+    assert report.ratio >= 2 and len(report["search"]["tried"]) == 1
+    assert report.recipe != tutee.Recipe() and "calib =" not in str(report.recipe)
+
+
+def test_no_folder_that_is_gone_is_named(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
+    student = tmp_path / "student.onnx"
+    report = tutee.compress(
+        TEACHER, student, passes=["none"], calib=images["x"], test=images, progress=False, **NORMALISE
+    )
+    for text in (str(report), str(dict(report)), report.html, str(report.recipe)):
+        assert "tutee-" not in text
+    with pytest.raises(tutee.Error) as error:
+        tutee.compress(TEACHER, student, recipe=tutee.Recipe().step("cleen"), progress=False)
+    assert "recipe.toml" in error.value.place[-1] and "/" not in error.value.place[-1]
+
+
+def test_a_report_shows_itself(tmp_path: pathlib.Path) -> None:
+    report = tutee.compress(TEACHER, tmp_path / "student.onnx", progress=False)
+    shown = report._repr_html_()
+    assert shown.startswith("<iframe") and "resnet_small_bn" in shown
+    assert "tutee.Report: " in repr(report) and str(report).splitlines()[1].startswith("file")
+
+
+@pytest.mark.parametrize("order", ["C", "F", "channels last", "every second", "float16", "float64", "int64"])
+def test_arrays_of_any_form_are_the_same_data(tmp_path: pathlib.Path, images: dict[str, np.ndarray], order: str) -> None:
+    x = np.repeat(images["x"], 2, axis=0)
+    forms = {
+        "C": lambda: images["x"],
+        "F": lambda: np.asfortranarray(images["x"]),
+        "channels last": lambda: np.ascontiguousarray(images["x"].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+        "every second": lambda: x[::2],
+    }
+    given = forms[order]() if order in forms else images["x"].astype(order)
+    check = tutee.check(TEACHER, TEACHER, {"x": given, "y": images["y"]}, progress=False, **NORMALISE)
+    want = tutee.check(TEACHER, TEACHER, images, progress=False, **NORMALISE)
+    assert check["teacher"]["top1"] == want["teacher"]["top1"] and check.agreement == 1.0
+
+
+@pytest.mark.parametrize("as_mapping", [True, False])
+@pytest.mark.parametrize("form", [lambda a: a, lambda a: a[::2], lambda a: a.transpose(0, 3, 1, 2)])
+def test_arrays_are_not_copied(tmp_path: pathlib.Path, form: Callable[[np.ndarray], np.ndarray], as_mapping: bool) -> None:
+    array = form(np.zeros((100, 300, 300, 3), np.float32))
+    tracemalloc.start()
+    path_of({"x": array} if as_mapping else array, "calib", tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < array.nbytes
 
 
 def test_a_check_says_which_targets_are_missed(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
@@ -89,16 +155,48 @@ def test_recipes_are_text() -> None:
         recipe.step("clean", x=object())
 
 
+class Interruptible:
+    """A call in a process of its own, which Ctrl-C reaches once the command has said a certain word."""
+
+    def __init__(self, teacher: str | pathlib.Path, call: str) -> None:
+        code = (
+            "import sys, tutee, tutee._progress as p\n"
+            "p.Progress.show = lambda self, message: print(message, flush=True)\n"
+            f"try:\n    r = tutee.compress({str(teacher)!r}, {call}, progress=False)\n"
+            "    print('interrupted', r.interrupted)\n"
+            "except KeyboardInterrupt as e:\n    print(type(e).__name__)\n"
+        )
+        self.child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+    def after(self, word: str) -> str:
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            if word in line:
+                break
+        self.child.send_signal(signal.SIGINT)
+        return self.child.communicate(timeout=300)[0].splitlines()[-1]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_the_command(tmp_path: pathlib.Path) -> None:
-    code = (
-        "import sys, tutee\n"
-        f"r = tutee.compress({str(TEACHER)!r}, {str(tmp_path / 's.onnx')!r}, passes=['clean', 'distill:epochs=500'], "
-        f"train={str(FIXTURES / 'fashion_test.npz')!r}, scale='1/255', progress=False)\n"
-        "print('interrupted', r.interrupted)\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    time.sleep(15)
-    child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=120)
-    assert out.strip() == "interrupted True" and (tmp_path / "s.onnx").exists()
+def test_ctrl_c_gives_what_was_learned_so_far(tmp_path: pathlib.Path, small: tuple[str, np.ndarray]) -> None:
+    student, data = tmp_path / "s.onnx", tmp_path / "x.npy"
+    np.save(data, small[1])
+    step = "distill:epochs=5000,learning-rate=0.001"
+    run = Interruptible(small[0], f"{str(student)!r}, passes=['clean', {step!r}], train={str(data)!r}")
+    assert run.after("epoch 0") == "interrupted True" and student.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_gives_the_best_that_was_found(tmp_path: pathlib.Path, small: tuple[str, np.ndarray]) -> None:
+    student, data = tmp_path / "s.onnx", tmp_path / "x.npy"
+    np.save(data, small[1])
+    run = Interruptible(small[0], f"{str(student)!r}, target_size='2x', candidates=1000, calib={str(data)!r}")
+    assert run.after("'done': 1,") == "interrupted True" and student.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_before_there_is_anything(tmp_path: pathlib.Path) -> None:
+    student = tmp_path / "s.onnx"
+    data = str(FIXTURES / "fashion_calib.npz")
+    run = Interruptible(TEACHER, f"{str(student)!r}, passes=['clean', 'cluster-weights:bits=4'], calib={data!r}")
+    assert run.after("clean") == "Interrupted" and not student.exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any, Iterable, Sequence, Union
 
@@ -55,7 +57,7 @@ def compress(
 ) -> Report:
     """Writes a smaller model and says what was done.
 
-    With a target (`target_size="10x"`, `"40%"`, `"250kB"`, and the same of weights and MACs) or `max_drop` and no `recipe` or
+    With a target (`target_size="10x"`, `"40%"` or 0.4, `"250kB"` or 250000, and the same of weights and MACs) or `max_drop` and no `recipe` or
     `passes`, the recipe is searched for. `passes` are steps as on the command line, `"cluster-weights:bits=4"`.
 
     `calib` (no labels needed), `train` and `test` are an array [N, …], a mapping of input names (or `x`, and labels `y`) to
@@ -66,18 +68,18 @@ def compress(
     """
     with tempfile.TemporaryDirectory(prefix="tutee-") as name:
         folder = pathlib.Path(name)
-        files = {"json": folder / "report.json", "html": folder / "report.html", "recipe": folder / "recipe.toml"}
+        files = {"json": folder / "report.json", "html": folder / "report.html", "recipe": folder / "found.toml"}
         arguments = ["compress", os.fspath(teacher), "-o", os.fspath(student)]
         arguments += ["--report", str(files["json"]), "--report", str(files["html"]), "--save-recipe", str(files["recipe"])]
         arguments += _values(
-            target_size=target_size, target_weights=target_weights, target_macs=target_macs, max_drop=max_drop,
+            target_size=_amount(target_size), target_weights=_amount(target_weights), target_macs=_amount(target_macs), max_drop=max_drop,
             min_agreement=min_agreement, max_error=max_error, calib_samples=calib_samples, minutes=minutes,
             candidates=candidates, threads=threads,
         )  # fmt: skip
         arguments += _flags(best_effort=best_effort, external_data=external_data, in_place=in_place)
         if isinstance(recipe, Recipe):
-            recipe.save(folder / "given.toml")
-            recipe = folder / "given.toml"
+            recipe.save(folder / "recipe.toml")
+            recipe = folder / "recipe.toml"
         if recipe is not None:
             arguments += ["--recipe", os.fspath(recipe)]
         for step in passes:
@@ -86,12 +88,16 @@ def compress(
             if data is not None:
                 arguments += [f"--{key}", path_of(data, key, folder)]
         arguments += _normalise(scale, mean, std)
-        done = run([*arguments, *options], progress)
-        text = {key: path.read_text(encoding="utf-8") if path.exists() else "" for key, path in files.items()}
-    interrupted = done.interrupted
-    data = json.loads(text["json"])
-    report = Report(data, html=text["html"], text=done.out, recipe=text["recipe"], interrupted=interrupted)
-    if done.code == 2 and raise_missed and not interrupted:
+        done = run([*arguments, *options], progress, name)
+        written = {key: path.read_text(encoding="utf-8") if path.exists() else "" for key, path in files.items()}
+    report = Report(
+        _without(json.loads(written["json"]), os.path.join(name, "")),
+        html=written["html"].replace(html.escape(os.path.join(name, "")), ""),
+        text=re.sub(r", report in report.json.*", "", done.out),
+        recipe="".join(line for line in written["recipe"].splitlines(True) if not _is_array(line, name)),
+        interrupted=done.interrupted,
+    )
+    if done.code == 2 and raise_missed and not done.interrupted:
         raise TargetMissed(report)
     return report
 
@@ -119,7 +125,7 @@ def check(
             max_drop=max_drop, min_agreement=min_agreement, max_error=max_error, threads=threads
         )  # fmt: skip
         arguments += _normalise(scale, mean, std)
-        done = run([*arguments, *options], progress)
+        done = run([*arguments, *options], progress, name)
     return Check(json.loads(done.out), _missed(done))
 
 
@@ -140,13 +146,18 @@ def sensitivity(
         arguments = ["sensitivity", os.fspath(model), "--json", "--calib", path_of(calib, "calib", pathlib.Path(name))]
         arguments += _values(calib_samples=calib_samples, threads=threads)
         arguments += _normalise(scale, mean, std)
-        done = run([*arguments, *options], progress)
+        done = run([*arguments, *options], progress, name)
     return Sensitivity(json.loads(done.out))
 
 
 def _values(**values: Any) -> list[str]:
     given = {key: value for key, value in values.items() if value is not None}
     return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def _amount(target: Target | None) -> str | None:
+    """A share is a percentage to the command."""
+    return f"{100 * target:.10g}%" if isinstance(target, float) and 0 < target < 1 else None if target is None else str(target)
 
 
 def _flags(**flags: bool) -> list[str]:
@@ -159,6 +170,20 @@ def _normalise(scale: float | str | None, mean: Sequence[float] | None, std: Seq
         if values is not None:
             words.append(f"--{key}={','.join(str(float(v)) for v in values)}")
     return words
+
+
+def _without(value: Any, path: str) -> Any:
+    """A JSON value, the names of temporary files in it without their folder."""
+    if isinstance(value, dict):
+        return {key: _without(item, path) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without(item, path) for item in value]
+    return value.replace(path, "") if isinstance(value, str) else value
+
+
+def _is_array(line: str, folder: str) -> bool:
+    """Whether a line of a recipe names data that was an array, and is gone with its file."""
+    return re.match(r"(calib|train|test) = ", line) is not None and json.dumps(folder)[1:-1] in line
 
 
 def _missed(done: Done) -> list[str]:

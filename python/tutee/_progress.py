@@ -14,7 +14,7 @@ class Progress:
         self._bar: Any = None
         self._width = 0
         self._line = shown and sys.stderr.isatty()
-        self._title = ""
+        self._title = "search"
         if shown:
             try:
                 from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
@@ -41,7 +41,7 @@ class Progress:
             if share is not None:
                 self._bar.n = round(100 * share)
             self._bar.set_description_str(self._title, refresh=False)
-            self._bar.set_postfix_str(words[:40])
+            self._bar.set_postfix_str(words[:60])
         elif self._line:
             percent = "" if share is None else f"{100 * share:3.0f} % "
             text = f"{self._title} {percent}{words}"[:79]

@@ -41,25 +41,26 @@ class Done:
     warnings: list[str] = field(default_factory=list)
 
 
-def run(arguments: Iterable[str], progress: bool) -> Done:
-    """Runs the command with these arguments.
+def run(arguments: Iterable[str], progress: bool, folder: str = "") -> Done:
+    """Runs the command with these arguments. What it says of files in `folder`, which nobody knows, has their names alone.
 
     Raises `Error` where it ended with exit code 1 or 3, and `Interrupted` where a signal ended it with nothing written.
     Ctrl-C is passed on, and the command is waited for: it may have something to show.
     """
     command = [binary(), *arguments, "--message-format", "json"]
-    # A session of its own: the terminal's Ctrl-C reaches it once, through here.
+    # A session of its own: the terminal's Ctrl-C reaches it once, through here. On Windows it comes from the console.
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
         errors="replace", start_new_session=True,
     )  # fmt: skip
     done = Done(0, "")
+    path = os.path.join(folder, "") if folder else ""
     with Progress(progress) as bar:
         out: list[str] = []
         assert child.stdout is not None and child.stderr is not None
         readers = [
             threading.Thread(target=lambda stream: out.append(stream.read()), args=(child.stdout,), daemon=True),
-            threading.Thread(target=_listen, args=(child.stderr, done, bar.show), daemon=True),
+            threading.Thread(target=_listen, args=(child.stderr, done, bar.show, path), daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -67,7 +68,8 @@ def run(arguments: Iterable[str], progress: bool) -> Done:
             child.wait()
         except KeyboardInterrupt:
             done.interrupted = True
-            child.send_signal(signal.SIGINT)
+            if os.name != "nt":
+                child.send_signal(signal.SIGINT)
             _wait_or_kill(child)
         except BaseException:
             child.kill()
@@ -75,6 +77,8 @@ def run(arguments: Iterable[str], progress: bool) -> Done:
         for reader in readers:
             reader.join()
     done.code, done.out = child.returncode, "".join(out)
+    if path:
+        done.out = done.out.replace(_in_json(path), "").replace(path, "")
     for what in done.warnings:
         warnings.warn(what, stacklevel=3)
     if done.code in (130, 143) or done.code < 0:
@@ -96,8 +100,13 @@ def _wait_or_kill(child: subprocess.Popen[str]) -> None:
         raise
 
 
-def _listen(stream: Iterable[str], done: Done, show: Callable[[dict[str, Any]], None]) -> None:
+def _in_json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _listen(stream: Iterable[str], done: Done, show: Callable[[dict[str, Any]], None], path: str) -> None:
     for line in stream:
+        line = line.replace(_in_json(path), "") if path else line
         try:
             message = json.loads(line)
         except ValueError:

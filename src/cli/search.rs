@@ -1,6 +1,7 @@
 //! `tutee compress TEACHER -o STUDENT --target-size 10x --calib DATA`: the recipe is looked for.
 
 use super::job::{CalibArgs, CheckArgs};
+use super::messages;
 use super::output::OutputArgs;
 use super::places;
 use super::signals;
@@ -284,6 +285,7 @@ impl Watch for Show {
         let line = format!("{number}/{of} {what}{best}; {}:{:02} left", left / 60, left % 60);
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
+            (false, true) if messages::is_json() => messages::progress(number as u64 - 1, of as u64, &line, None),
             (false, true) => super::say(&line),
             (false, false) => self.bar.set_message(plain::line(&line).into_owned()),
         }
