@@ -1,4 +1,4 @@
-//! What README says to run, run.
+//! What README and the book say to run, run.
 #![cfg(feature = "exec")]
 
 mod common;
@@ -9,41 +9,68 @@ mod example {
     }
 }
 
-use common::root;
+use common::{files, name, root};
 use std::process::{Command, Output};
 
-/// The contents of README's blocks of one language.
-fn blocks(language: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+/// The contents of a text's blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(text)).unwrap();
     let fence = format!("```{language}\n");
-    readme.split(&fence).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
+    text.split(&fence).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
 }
 
-/// Runs a command line of README in a folder that has the fixtures.
+/// Runs a command line in a folder that has the fixtures.
 fn run(line: &str, folder: &std::path::Path) -> Option<Output> {
     let arguments = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("tutee "))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
     Some(command.args(arguments.split_whitespace()).current_dir(folder).output().unwrap())
 }
 
-#[test]
-fn commands_do_what_they_say() {
+/// A folder that has the fixtures, and how many commands of a text ran there.
+fn run_all(text: &str) -> (tempfile::TempDir, usize) {
     let folder = tempfile::tempdir().unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink(root().join("fixtures"), folder.path().join("fixtures")).unwrap();
     let mut ran = 0;
-    for line in blocks("sh").iter().flat_map(|b| b.lines()) {
+    for line in blocks(text, "sh").iter().flat_map(|b| b.lines()) {
         let Some(output) = run(line, folder.path()) else {
             assert!(["cargo test --locked", "cargo install --path ."].contains(&line), "not run: {line}");
             continue;
         };
-        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
-        assert!(!output.stdout.is_empty() || line.contains("--quiet"), "{line} printed nothing");
+        assert!(output.status.success(), "{text}: {line}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stdout.is_empty() || line.contains("--quiet"), "{text}: {line} printed nothing");
         ran += 1;
     }
+    (folder, ran)
+}
+
+#[test]
+fn commands_do_what_they_say() {
+    let (folder, ran) = run_all("README.md");
     assert!(ran >= 8, "only {ran} commands found");
     let rule = std::fs::read_to_string(folder.path().join("student.d")).unwrap();
     assert_eq!(rule, "student.onnx: fixtures/resnet_small_bn.onnx\n");
+}
+
+#[test]
+fn commands_of_the_book_do_what_they_say() {
+    let ran: usize = files("docs/src", "md").iter().map(|page| run_all(&name(page)).1).sum();
+    assert!(ran >= 15, "only {ran} commands found");
+}
+
+/// Every page is in the summary, and every link leads to a page.
+#[test]
+fn links_of_the_book_lead_somewhere() {
+    let summary = std::fs::read_to_string(root().join("docs/src/SUMMARY.md")).unwrap();
+    for page in files("docs/src", "md") {
+        let file = page.file_name().unwrap().to_str().unwrap();
+        assert!(file == "SUMMARY.md" || summary.contains(&format!("]({file})")), "{file} is not in the summary");
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let there = page.with_file_name(link.split('#').next().unwrap());
+            assert!(link.contains("://") || there.exists(), "{file} links to {link}");
+        }
+    }
 }
 
 /// The claims in words: the default recipe makes the file about four times smaller, and 4 bits are 4 bits.
@@ -66,12 +93,12 @@ fn sizes_are_as_claimed() {
 #[test]
 fn the_recipe_is_the_one_that_is_run() {
     let file = std::fs::read_to_string(root().join("fixtures/fashion.toml")).unwrap();
-    assert_eq!(blocks("toml"), [file]);
+    assert_eq!(blocks("README.md", "toml"), [file]);
 }
 
 #[test]
 fn the_rust_example_runs() {
     let text = std::fs::read_to_string(root().join("tests/readme/example.rs")).unwrap();
-    assert_eq!(blocks("rust"), [text]);
+    assert_eq!(blocks("README.md", "rust"), [text]);
     example::run().unwrap();
 }
