@@ -31,9 +31,9 @@ def images() -> dict[str, np.ndarray]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, np.ndarray]:
     """A teacher that is quick to search for, and pictures."""
     file = str(tmp_path_factory.mktemp("small") / "teacher.onnx")
-    arguments = ["new", "student-net", "--classes", "10", "--input", "1x8x8", "--base", "4", "-o", file]
+    arguments = ["new", "student-net", "--classes", "10", "--input", "1x16x16", "--base", "4", "-o", file]
     subprocess.run([binary(), *arguments], check=True, capture_output=True)
-    return file, np.random.default_rng(1).normal(size=(80, 1, 8, 8)).astype(np.float32)
+    return file, np.random.default_rng(1).normal(size=(80, 1, 16, 16)).astype(np.float32)
 
 
 def test_arrays_in_report_out(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
