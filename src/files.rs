@@ -22,6 +22,17 @@ pub struct Atomic {
     replaces: Vec<PathBuf>,
 }
 
+/// Where a file of this name is: elsewhere, if the name is a link.
+///
+/// # Errors
+/// If it is a link to nothing.
+pub fn followed(path: &Path) -> Result<PathBuf> {
+    match path.is_symlink() {
+        true => path.canonicalize().map_err(|e| io("follow the link", path, &e)),
+        false => Ok(path.to_path_buf()),
+    }
+}
+
 impl Atomic {
     /// What a killed run to the same place left behind is removed.
     ///
@@ -29,10 +40,7 @@ impl Atomic {
     /// If the folder of `path` cannot be written to, or something other than a file stands there.
     pub fn create(path: &Path) -> Result<Atomic> {
         let cannot = |why: String| Error::input(format!("cannot write {}", path.display())).because(why);
-        let real = match path.is_symlink() {
-            true => path.canonicalize().map_err(|e| io("follow the link", path, &e))?,
-            false => path.to_path_buf(),
-        };
+        let real = followed(path)?;
         match real.metadata() {
             Ok(m) if m.is_dir() => return Err(cannot("it is a folder".into()).help("name a file in it")),
             Ok(m) if !m.is_file() => {
