@@ -137,16 +137,68 @@ impl std::error::Error for Error {}
 /// Texts that people write are far shorter.
 const MAX_TEXT: u64 = 1 << 24;
 
+/// How long a pipe may be without a writer.
+#[cfg(unix)]
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// A text file, or what a pipe gives, of sensible size.
 pub(crate) fn read_text(doing: &str, path: &std::path::Path) -> Result<String> {
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|e| io(doing, path, &e))?;
+    let failed = |e: std::io::Error| io(doing, path, &e);
+    let file = open_text(path).map_err(failed)?;
     let read = std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_TEXT), &mut text);
-    match read.map_err(|e| io(doing, path, &e))? as u64 {
+    match read.map_err(failed)? as u64 {
         MAX_TEXT => {
             Err(Error::input(format!("cannot {doing} {}", path.display())).because("it goes on for over 16 MiB"))
         }
         _ => Ok(text),
+    }
+}
+
+/// Opens what is to be read; of a pipe that stays without a writer, an error.
+#[cfg(unix)]
+fn open_text(path: &std::path::Path) -> std::io::Result<Box<dyn std::io::Read>> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    if !std::fs::metadata(path)?.file_type().is_fifo() {
+        return Ok(Box::new(std::fs::File::open(path)?));
+    }
+    // Opened like this, a pipe does not wait for its writer.
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    Ok(Box::new(Pipe { file, begun: false, since: std::time::Instant::now() }))
+}
+
+#[cfg(not(unix))]
+fn open_text(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::open(path)
+}
+
+/// A pipe: it ends where its writer leaves, and it is an error if none comes.
+#[cfg(unix)]
+struct Pipe {
+    file: std::fs::File,
+    /// Whether there was a writer.
+    begun: bool,
+    since: std::time::Instant,
+}
+
+#[cfg(unix)]
+impl std::io::Read for Pipe {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.file.read(to) {
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => self.begun = true,
+                Ok(0) if !self.begun && !to.is_empty() => {
+                    if self.since.elapsed() > PATIENCE {
+                        return Err(std::io::Error::other("it is a pipe, and nothing writes to it"));
+                    }
+                }
+                read => {
+                    self.begun = true;
+                    return read;
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }
 
