@@ -45,6 +45,11 @@ const COLUMNS: usize = 1024;
 /// Samples and positions that a fit is made from, for each column of W, and at least.
 const ROWS_AN_INPUT: usize = 50;
 const MIN_ROWS: usize = 50_000;
+/// Rounds of new targets and a solution that a fit takes.
+const ROUNDS: f64 = 9.0;
+/// What it takes to gather a row of a group, and each of its numbers, in multiplications: measured.
+const A_ROW: f64 = 3000.0;
+const A_NUMBER: f64 = 20.0;
 /// Columns of W beyond which second moments are not worth their memory.
 const MAX_INPUTS: usize = 12_000;
 /// A float input that goes beyond this is hardly what a network was trained on.
@@ -123,16 +128,19 @@ impl<'a> Calibration<'a> {
         self.picks.iter().map(|&i| self.feed.rows(i).len()).sum()
     }
 
-    /// About how many multiplications it takes to run a layer of student and teacher and to fit it.
-    pub fn work(&self, graph: &Graph, layer: &Linear) -> u64 {
+    /// About how many multiplications, or what takes as long, it takes to run a layer of student and teacher and to look at
+    /// it, and if it is `fitted`, to fit it. `sized` has the sizes of its inputs.
+    pub fn work(&self, sized: &Graph, layer: &Linear, fitted: bool) -> u64 {
         let (n, m, groups) = (layer.inputs as f64, layer.outputs as f64, layer.groups as f64);
-        let dims = graph.value(layer.y).ty.as_ref().and_then(Type::shape).map_or(&[][..], |s| &s.0);
+        let dims = sized.value(layer.y).ty.as_ref().and_then(Type::shape).map_or(&[][..], |s| &s.0);
         let outputs: f64 = dims.iter().skip(1).filter_map(Dim::known).map(|d| d as f64).product();
         let positions = (outputs / (m * groups)).max(1.0) * self.samples() as f64;
         let rows = positions.min((ROWS_AN_INPUT as f64 * n).max(MIN_ROWS as f64));
-        // Moments once, and some rounds of new targets and a solution in double precision.
-        let fit = rows * n * (n / 2.0 + 9.0 * m) + 16.0 * (n * n * n / 3.0 + 2.0 * n * n * m);
-        (groups * (2.0 * positions * n * m + fit)) as u64
+        // Moments once, and where outputs are bounded, new targets some rounds.
+        let rounds = if fitted && bounds(sized, layer.y).is_some() { ROUNDS } else { 1.0 };
+        let seen = rows * (rounds * (A_ROW + A_NUMBER * n) + n * (n / 2.0 + rounds * m));
+        let solved = if fitted { 16.0 } else { 4.0 } * (n * n * n / 3.0 + 2.0 * n * n * m);
+        (groups * (2.0 * positions * n * m + seen + solved)) as u64
     }
 
     fn chunks(&self) -> usize {

@@ -146,10 +146,11 @@ impl Moments for Fitting<'_> {
         }
         let layers = self.begin(graph)?;
         let asked = |n: &NodeId| queries.iter().any(|query| query.layers.contains(n));
-        self.work.plan(self.data, graph, layers.iter().copied().filter(asked));
+        // What is to be fitted is planned first: layers are looked at first.
         if task.repairs {
-            self.work.plan(self.data, graph, layers.iter().copied());
+            self.work.plan(self.data, graph, layers.iter().copied(), true);
         }
+        self.work.plan(self.data, graph, layers.iter().copied().filter(asked), false);
         for n in layers {
             let open = queries.iter().filter(|q| q.layers.contains(&n) && !told.contains_key(&(n, q.measure)));
             let open: Vec<_> = open.collect();
@@ -185,7 +186,7 @@ impl Moments for Fitting<'_> {
             changed |= rewritten;
             (rewritten || others && changed) && !task.selected.skips(*n)
         };
-        self.work.plan(self.data, graph, layers.into_iter().filter(looked_at));
+        self.work.plan(self.data, graph, layers.into_iter().filter(looked_at), true);
         Ok(())
     }
 
@@ -236,10 +237,12 @@ struct Work {
 }
 
 impl Work {
-    /// Adds layers to what is to be done.
-    fn plan(&mut self, data: &Calibration<'_>, graph: &Graph, layers: impl Iterator<Item = NodeId>) {
+    /// Adds layers to what is to be done: to be looked at, or to be `fitted`.
+    fn plan(&mut self, data: &Calibration<'_>, graph: &Graph, layers: impl Iterator<Item = NodeId>, fitted: bool) {
+        let sizes = data.sizes();
+        let sized = sizes.at(graph);
         for n in layers {
-            let work = Linear::of(graph, n).map_or(0, |linear| data.work(graph, &linear));
+            let work = Linear::of(graph, n).map_or(0, |linear| data.work(&sized, &linear, fitted));
             self.layers.insert(n, work);
             self.all += work;
         }
