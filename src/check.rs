@@ -24,6 +24,7 @@ use crate::data::{Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::Network;
 use crate::figures::percent;
+use crate::math::chance;
 use crate::onnx;
 use compare::Scores;
 use exits::Told;
@@ -57,6 +58,9 @@ pub struct Check {
     /// Of a student with exits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
+    /// In what way the student is of no use, if it is: every target is then missed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ruined: Option<String>,
     /// Things the user should know that are no errors.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -245,6 +249,7 @@ pub fn check_as(
             samples.len()
         ));
     }
+    let ruined = scores.as_ref().and_then(|rows| ruined(rows, classes, pair.feed.labels()));
     let mut result = Check {
         version: 1,
         samples: samples.len(),
@@ -255,10 +260,11 @@ pub fn check_as(
         kl: scores.as_ref().and_then(|rows| mean_kl(rows)),
         outputs,
         exits,
+        ruined: ruined.map(|why| format!("the student is of no use: {why}")),
         warnings,
     };
     let strange = result.doubts();
-    result.warnings.extend(strange);
+    result.warnings.extend(result.ruined.iter().cloned().chain(strange));
     Ok(result)
 }
 
@@ -309,6 +315,13 @@ fn same_interface(teacher: &Network, student: &Subject, exits: bool) -> Result<(
         return Err(Error::input(format!("{} has no outputs", teacher.path().display())));
     }
     Ok(())
+}
+
+/// What shows in the classes that both name that the student knows nothing any more.
+fn ruined(rows: &[&Scores], classes: usize, labels: Option<&[usize]>) -> Option<String> {
+    // A score that is NaN names no class.
+    let named = |side: usize| rows.iter().map(|row| row.best[side].unwrap_or(classes)).collect::<Vec<_>>();
+    chance::ruined(classes, &named(1), Some(&named(0)), labels)
 }
 
 fn share(rows: &[&Scores], is: impl Fn(&Scores) -> bool) -> Option<f64> {

@@ -149,6 +149,49 @@ fn every_kind_of_output_has_a_gate() {
 }
 
 #[test]
+fn pooled_scores_of_classes_are_told_from_features() {
+    let model = |width: usize, name: &str| {
+        format!(
+            "model \"m\" opset 17 {{
+                input %x : f32[N,4,5,5]
+                const %w : f32[{width},4,1,1] = seed(2)
+                %c : ? = Conv(%x, %w)
+                %r : ? = Relu(%c)
+                %p : ? = GlobalAveragePool(%r)
+                %{name} : f32[N,{width}] = Flatten(%p)
+                output %{name}
+            }}"
+        )
+    };
+    let kind = |width: usize, name: &str, data: &Dataset| {
+        let check = Models::new(&model(width, name), str::to_owned).check(data, &Judging::default()).unwrap();
+        let verdict = check.outputs[name].verdict.as_ref().unwrap();
+        assert!(verdict.why.contains("comes last") || verdict.why.contains("labels"), "{}", verdict.why);
+        (verdict.kind, verdict.metric)
+    };
+    let data = noise(24, &[4, 5, 5]);
+    assert_eq!(kind(10, "pool10", &data), (Kind::Classes, Metric::Top1));
+    assert_eq!(kind(32, "y", &data), (Kind::Embedding, Metric::Cosine));
+    let x: Vec<f32> = text::parse::noise(7).take(24 * 100).map(|v| v as f32).collect();
+    let y = Array::new(Dtype::U8, vec![24], (0..24).collect()).unwrap();
+    let x = Array::from_f32(vec![24, 4, 5, 5], &x).unwrap();
+    let labelled = Dataset::from_arrays("labelled", [("x".to_owned(), x), ("y".to_owned(), y)]);
+    assert_eq!(kind(32, "pool", &labelled), (Kind::Classes, Metric::Top1));
+}
+
+#[test]
+fn a_student_that_knows_nothing_is_said_to_be_of_no_use() {
+    let model = network("4", "%y : f32[N,4] = MatMul(%x, %w)");
+    let zero = |text: &str| text.replace("seed(2)", &format!("{{{}}}", ["0"; 16].join(",")));
+    let result = Models::new(&model, zero).check(&noise(60, &[4]), &Judging::default()).unwrap();
+    assert!(result.warnings.iter().any(|w| w.contains("of no use: all 60 answers")), "{:?}", result.warnings);
+    let misses = result.misses(&targets(Some(1.0), None));
+    assert!(misses.len() == 1 && misses[0].contains("of no use"), "{misses:?}");
+    let same = Models::new(&model, str::to_owned).check(&noise(60, &[4]), &Judging::default()).unwrap();
+    assert_eq!(same.ruined, None);
+}
+
+#[test]
 fn the_user_has_the_last_word_on_what_an_output_is() {
     let model = network("9,4", "%y : f32[N,9,4] = MatMul(%x, %w)");
     let models = Models::new(&model, other_weights);

@@ -23,6 +23,8 @@ pub enum End {
     Sigmoid,
     /// A convolution or a matrix product.
     Linear,
+    /// Pooling of a convolution's channels that are a score a class, as far as one can see.
+    PooledScores,
     /// A norm of features, pooling, or an activation: no scores come out of these.
     Features,
     /// A recurrent layer.
@@ -37,6 +39,9 @@ pub enum Channels {
     #[default]
     Unknown,
 }
+
+/// Widths of features are multiples of this; numbers of classes are hardly ever.
+const FEATURES: u64 = 16;
 
 /// How output `index` of a graph comes about.
 pub fn ending(graph: &Graph, index: usize) -> Ending {
@@ -59,7 +64,8 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
         }
         let step = step(graph, n);
         if end.op_type.is_empty() && step.told {
-            (end.op, end.op_type) = (step.end, node.op_type.clone());
+            let scores = pools_scores(graph, n).then_some(End::PooledScores);
+            (end.op, end.op_type) = (scores.or(step.end), node.op_type.clone());
         }
         if let Some(axis) = step.channels {
             end.channels = match &axes {
@@ -92,6 +98,34 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
 /// The size of a value along an axis, whether its other sizes are known or not.
 fn size(graph: &Graph, v: ValueId, axis: usize) -> Option<u64> {
     graph.value(v).ty.as_ref()?.shape()?.0.get(axis)?.known()
+}
+
+/// Whether a node pools the channels of a convolution that has one for each class, as in SqueezeNet: a pointwise one with
+/// nothing between but an activation and Dropout, of a width that features do not have; or any without an activation.
+fn pools_scores(graph: &Graph, pool: NodeId) -> bool {
+    if !matches!(graph.node(pool).op, Op::Pool(_) | Op::GlobalPool(_) | Op::Reduce(_)) {
+        return false;
+    }
+    let (mut at, mut activated) = (graph.input(pool, 0), false);
+    // A graph with a cycle must not hold this up.
+    for _ in 0..graph.count_nodes() {
+        let Some((n, _)) = at.and_then(|v| graph.producer(v)) else { return false };
+        match &graph.node(n).op {
+            Op::Unary(Unary("Identity")) | Op::Dropout(_) | Op::Cast(_) => {}
+            Op::Unary(Unary("Relu")) | Op::Clip(_) | Op::Activation(_) => activated = true,
+            Op::Conv(_) => {
+                let shape = graph.input(n, 1).and_then(|w| graph.value(w).constant()).map(|t| t.shape());
+                let Some([outputs, _, taps @ ..]) = shape else { return false };
+                let width = graph.output(pool).and_then(|v| size(graph, v, 1));
+                let own = width == Some(*outputs as u64);
+                let classes = !(*outputs as u64).is_multiple_of(FEATURES) && taps.iter().all(|&t| t == 1);
+                return own && *outputs > 1 && (!activated || classes);
+            }
+            _ => return false,
+        }
+        at = graph.input(n, 0);
+    }
+    false
 }
 
 /// What one node says, on the way back from an output.
@@ -153,6 +187,31 @@ mod tests {
 
     fn graph(body: &str) -> Graph {
         parse::model(&format!("model \"m\" opset 17 {{\n{body}\n}}")).unwrap().graph
+    }
+
+    #[test]
+    fn a_pooled_convolution_has_scores_or_features() {
+        let end = |outputs: usize, taps: usize, between: &str, pool: &str| {
+            let g = graph(&format!(
+                "input %x : f32[N,4,6,6]
+                 const %w : f32[{outputs},4,{taps},{taps}] = seed(1)
+                 const %s : f32[{outputs}] = seed(2)
+                 %c : ? = Conv(%x, %w)
+                 {between}
+                 %p : ? = {pool}
+                 %y : ? = Flatten(%p)
+                 output %y"
+            ));
+            ending(&g, 0).op
+        };
+        let (relu, mean) = ("%r : ? = Relu(%c)", "GlobalAveragePool(%r)");
+        assert_eq!(end(10, 1, relu, mean), Some(End::PooledScores));
+        assert_eq!(end(1000, 1, relu, "ReduceMean<axes=[2,3]>(%r)"), Some(End::PooledScores));
+        assert_eq!(end(64, 1, relu, mean), Some(End::Features));
+        assert_eq!(end(10, 3, relu, mean), Some(End::Features));
+        assert_eq!(end(64, 3, "", "GlobalAveragePool(%c)"), Some(End::PooledScores));
+        let normalised = "%b : ? = BatchNormalization(%c, %s, %s, %s, %s) %r : ? = Relu(%b)";
+        assert_eq!(end(10, 1, normalised, mean), Some(End::Features));
     }
 
     #[test]

@@ -173,6 +173,21 @@ impl Channels {
         }
     }
 
+    /// The channel that is farthest off for its length, with ‖student − teacher‖² / ‖teacher‖² of it. One that is nearly
+    /// always 0 is taken to have a small share of the usual length of the others.
+    pub fn worst_relative(&self) -> Option<(usize, f64)> {
+        let square = |c: &Channel| c.square() / c.count.max(1.0);
+        let mut squares: Vec<f64> = self.0.iter().map(square).filter(|&s| s > 0.0).collect();
+        squares.sort_by(f64::total_cmp);
+        let least = squares.get(squares.len() / 2).map_or(0.0, |s| s * LEAST_OF_ZEROS * LEAST_OF_ZEROS);
+        let seen = self.0.iter().enumerate().filter(|(_, c)| c.count > 0.0);
+        let off = seen.map(|(i, c)| match c.error / c.count {
+            0.0 => (i, 0.0),
+            error => (i, error / square(c).max(least)),
+        });
+        off.reduce(|worst, next| if next.1 > worst.1 { next } else { worst })
+    }
+
     /// The cosine between both once the teacher's mean answer is taken from them. `None` if the teacher's numbers do not
     /// vary.
     pub fn cosine(&self) -> Option<f64> {
@@ -202,6 +217,11 @@ mod tests {
         let (channel, lost) = channels(&[boxes, gone]).worst().unwrap();
         assert!(channel == 1 && lost > 1.0, "{channel} {lost}");
         assert!(channels(&[boxes, gone]).lost().unwrap() < 1e-4);
+        let (channel, lost) = channels(&[boxes, gone]).worst_relative().unwrap();
+        assert!(channel == 1 && lost == 1.0, "{channel} {lost}");
+        assert!(channels(&[boxes, gone]).relative() < 1e-4);
+        let still: &[(f64, f64)] = &[(0.0, 0.0), (0.0, 1e-9), (0.0, 0.0), (0.0, 0.0)];
+        assert!(channels(&[boxes, still]).worst_relative().unwrap().1 < 1e-6);
     }
 
     #[test]

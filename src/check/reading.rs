@@ -70,7 +70,9 @@ pub(super) struct Facts<'a> {
     pub beside_boxes: bool,
 }
 
-const EMBEDDINGS: &[&str] = &["embed", "feature", "pool", "hidden", "repr", "latent", "sentence", "vector", "encod"];
+/// A word that outputs of features and of scores have in their names: pooling may come last in both.
+const POOL: &str = "pool";
+const EMBEDDINGS: &[&str] = &["embed", "feature", POOL, "hidden", "repr", "latent", "sentence", "vector", "encod"];
 const NUMBERS: &[&str] =
     &["box", "coord", "loc", "offset", "regress", "landmark", "keypoint", "depth", "pose", "delta"];
 const SCORES: &[&str] = &["logit", "class", "cls", "score", "prob", "label", "pred"];
@@ -93,7 +95,8 @@ impl Reading {
         }
         let linear = matches!(end, Some(End::Linear));
         let by = |what: &str| format!("{} comes last: {what}", f.ending.op_type);
-        if let Some(word) = named(EMBEDDINGS).filter(|_| wide.len() <= 2) {
+        let scores = end == Some(End::PooledScores) || wide.len() == 1 && f.labels.is_some_and(|l| l < f.size(wide[0]));
+        if let Some(word) = named(EMBEDDINGS).filter(|&word| wide.len() <= 2 && !(word == POOL && scores)) {
             return reading(Kind::Embedding, axis, called(word));
         }
         if let Some(word) = named(NUMBERS) {
@@ -112,6 +115,11 @@ impl Reading {
                 _ if f.labels.is_some_and(|l| l < classes) => {
                     reading(Kind::Classes, axis, format!("the data has labels, and it has {classes} numbers"))
                 }
+                Some(End::PooledScores) => reading(
+                    Kind::Classes,
+                    axis,
+                    by(&format!("over a convolution with {classes} channels, a score a class")),
+                ),
                 Some(End::Features) if named(SCORES).is_none() => {
                     reading(Kind::Embedding, axis, by("features, not scores"))
                 }

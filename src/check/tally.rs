@@ -268,9 +268,14 @@ impl Tally {
                 let mean = self.cosine / self.positions.max(1) as f64;
                 (1.0 - self.channels.cosine().map_or(mean, |about_mean| mean.min(about_mean)), None, None)
             }
-            Metric::L2 => (self.channels.relative().sqrt(), Some(self.channels.relative()), None),
-            Metric::Rmse => {
-                let (channel, lost) = self.channels.worst().unwrap_or((0, 0.0));
+            // The numbers of a vector are no channels.
+            Metric::L2 if judged.reading.kind == Kind::Embedding => {
+                (self.channels.relative().sqrt(), Some(self.channels.relative()), None)
+            }
+            Metric::L2 | Metric::Rmse => {
+                let l2 = judged.metric == Metric::L2;
+                let worst = if l2 { self.channels.worst_relative() } else { self.channels.worst() };
+                let (channel, lost) = worst.unwrap_or((0, 0.0));
                 (lost.sqrt(), Some(lost), Some(channel).filter(|_| self.channels.count() > 1))
             }
         };

@@ -21,7 +21,7 @@ pub enum Metric {
     /// The root of the mean square error of the worst channel, as a share of its standard deviation.
     #[serde(rename = "rmse")]
     Rmse,
-    /// ‖student − teacher‖ / ‖teacher‖
+    /// ‖student − teacher‖ / ‖teacher‖ of the worst channel; of an embedding, of all of it.
     #[serde(rename = "l2")]
     L2,
     /// The share of equal numbers.
@@ -91,7 +91,7 @@ impl Verdict {
     pub fn figure(&self) -> String {
         match (self.metric, self.channel) {
             (Metric::Cosine, _) => format!("{:.6}", 1.0 - self.error),
-            (Metric::Rmse, Some(channel)) => format!("{} off, channel {channel}", percent(self.error)),
+            (Metric::Rmse | Metric::L2, Some(channel)) => format!("{} off, channel {channel}", percent(self.error)),
             (Metric::Rmse | Metric::L2, _) => format!("{} off", percent(self.error)),
             _ => percent(1.0 - self.error),
         }
@@ -163,7 +163,11 @@ impl Check {
                 (None, metric) => {
                     let what = match metric {
                         Metric::Cosine => format!("the cosine is {}", v.figure()),
-                        Metric::L2 => format!("the error is {} of the answer's length", percent(v.error)),
+                        Metric::L2 => format!(
+                            "the error{} is {} of the answer's length",
+                            v.channel.map_or(String::new(), |c| format!(" of channel {c}")),
+                            percent(v.error)
+                        ),
                         _ => format!(
                             "the error{} is {} of the spread",
                             v.channel.map_or(String::new(), |c| format!(" of channel {c}")),
@@ -258,6 +262,7 @@ impl Check {
         if !targets.any() {
             return misses;
         }
+        misses.extend(self.ruined.clone());
         let Targets { max_drop, min_agreement, max_error } = *targets;
         if !self.judged().any(|(_, v)| v.moves) {
             misses
