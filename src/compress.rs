@@ -39,7 +39,12 @@ pub fn compress_on(
 ) -> Result<Outcome> {
     let session = Session::new(teacher, teacher_bytes, data, observer);
     let mut state = session.start_for(recipe, stop_after)?;
-    for step in &recipe.steps[..state.planned()] {
+    let steps = &recipe.steps[..state.planned()];
+    let exact = steps.iter().take_while(|step| step.action().is_ok_and(|action| action.is_exact())).count();
+    for (i, step) in steps.iter().enumerate() {
+        if i == exact {
+            session.forecast(&state, &steps[i..])?;
+        }
         session.advance(&mut state, step)?;
     }
     let resolved = Recipe { steps: state.resolved().to_vec(), ..recipe.clone() };

@@ -26,6 +26,7 @@ mod checkpoint;
 mod distill;
 #[cfg(feature = "exec")]
 mod early_exit;
+mod forecast;
 #[cfg(feature = "exec")]
 mod frozen;
 mod inputs;

@@ -58,6 +58,79 @@ fn a_run_ends_in_a_short_summary() {
 }
 
 #[test]
+fn what_an_output_is_can_be_said_of_the_test_too() {
+    let folder = folder();
+    let told = |more: &[&str]| {
+        let run = [&["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-p", "clean", "--json"][..], &DATA, more];
+        let run = tutee(folder.path(), &run.concat());
+        let json: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap_or_default();
+        let output = json["check"]["outputs"].as_object().and_then(|o| Some(o.values().next()?["verdict"].clone()));
+        (run.status.code(), output.unwrap_or_default(), text(&run.stderr))
+    };
+    let (code, verdict, _) = told(&[]);
+    assert!(code == Some(0) && verdict["kind"] == "classes", "{verdict}");
+    let (code, verdict, _) = told(&["--test-output", "logits=value", "--max-error", "1%"]);
+    assert!(code == Some(0) && verdict["kind"] == "value" && verdict["metric"] == "rmse", "{verdict}");
+    assert_eq!(verdict["why"], "as you said");
+    std::fs::write(
+        folder.path().join("r.toml"),
+        "version = 1\n[target]\noutput = { logits = \"embedding\" }\n[[step]]\npass = \"clean\"\n",
+    )
+    .unwrap();
+    let run = [&["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-r", "r.toml", "--json"][..], &DATA].concat();
+    let run = tutee(folder.path(), &run);
+    assert!(text(&run.stdout).contains("\"kind\": \"embedding\""), "{}{}", text(&run.stdout), text(&run.stderr));
+    let (code, _, error) = told(&["--test-output", "scores=value"]);
+    assert!(code == Some(1) && error.contains("no output `scores`") && error.contains("`logits`"), "{error}");
+    let (code, _, error) = told(&["--test-output", "logits=picture"]);
+    assert!(code == Some(1) && error.contains("classes|sequence"), "{error}");
+}
+
+#[test]
+fn a_budget_that_no_step_can_reach_is_refused_before_the_first_one() {
+    let folder = folder();
+    let model = "model \"m\" opset 17 {
+        input %x : f32[N,64,8]
+        const %places : f32[64,8] = seed(1)
+        const %w : f32[8,8] = seed(2)
+        %s : f32[N,64,8] = Add(%x, %places)
+        %y : f32[N,64,8] = MatMul(%s, %w)
+        output %y
+    }";
+    let model = tutee::ir::text::parse::model(model).unwrap();
+    std::fs::write(folder.path().join("m.onnx"), tutee::onnx::to_bytes(&model).unwrap()).unwrap();
+    let run = |budget: &str| {
+        let last = format!("factorize-linear:params={budget}");
+        let steps = ["-p", "clean", "-p", "factorize-linear:rank=2", "-p", &last, "--message-format", "json"];
+        let run = tutee(folder.path(), &[&["compress", "m.onnx", "-o", "s.onnx"][..], &steps].concat());
+        (run.status.code(), text(&run.stderr))
+    };
+    let (code, told) = run("50%");
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("whatever the steps before it leave") && told.contains("step 3"), "{told}");
+    assert!(!told.contains("\"step\":2"), "{told}");
+    // Within reach of what is known before: the step itself finds out.
+    let (_, told) = run("99%");
+    assert!(told.contains("\"step\":2") && !told.contains("whatever the steps"), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_recipe_may_come_from_a_pipe_and_one_without_a_writer_is_an_error() {
+    let folder = folder();
+    assert!(Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
+    let run = || tutee(folder.path(), &["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-r", "pipe"]);
+    let alone = run();
+    assert_eq!(alone.status.code(), Some(1));
+    assert!(text(&alone.stderr).contains("nothing writes to it"), "{}", text(&alone.stderr));
+    let pipe = folder.path().join("pipe");
+    let writer = std::thread::spawn(move || std::fs::write(pipe, "version = 1\n[[step]]\npass = \"clean\"\n"));
+    let fed = run();
+    assert_eq!(fed.status.code(), Some(0), "{}", text(&fed.stderr));
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_page_needs_nothing_else() {
     let folder = folder();
     let whole = [&["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "--report", "r.html"][..], &DATA].concat();

@@ -25,6 +25,11 @@ pub struct Reach {
     max_loss: f64,
     whole: u64,
     least: u64,
+    /// What is left at the least of each part, and of bodies.
+    rests: Vec<(Part, u64)>,
+    inside: u64,
+    /// Whether steps that have yet to run come before.
+    behind: bool,
     /// What is left at the least: in what, and how much; the most first.
     held: Vec<(String, u64)>,
 }
@@ -40,11 +45,11 @@ impl Reach {
     ) -> Option<Reach> {
         let sized = cx.sized();
         let whole = budget.of(cx.cost())?;
-        let (mut held, mut inside, mut least) = (Held::default(), whole, 0);
+        let (mut held, mut inside, mut rests) = (Held::default(), whole, Vec::new());
         for (part, cost) in parts(&sized, budget)? {
             inside = inside.saturating_sub(cost);
             let rest = left(part, cost).min(cost);
-            least += rest;
+            rests.push((part, rest));
             match stays.get(&part) {
                 Some((name, why)) if rest == cost => held.add(rest, name, &format!(": {why}")),
                 _ if rest < cost => held.add(rest, "", "what is left of the layers that can be cut"),
@@ -54,7 +59,16 @@ impl Reach {
         held.add(inside, "", "bodies of control flow, which only clean passes enter");
         let added = budget.of(biases(cx))?;
         held.add(added, "", "biases that fitting to data may add");
-        Some(Reach { budget, max_loss: cx.max_loss, whole, least: least + inside + added, held: held.told() })
+        let least = rests.iter().map(|r| r.1).sum::<u64>() + inside + added;
+        Some(Reach { budget, max_loss: cx.max_loss, whole, least, rests, inside, behind: false, held: held.told() })
+    }
+
+    /// The same behind steps that have yet to run, as far as it is certain: whatever these leave of the rest, what `stays` is
+    /// as it is now. They add no more than `added`.
+    #[must_use]
+    pub fn behind_others(self, stays: impl Fn(Part) -> bool, added: u64) -> Reach {
+        let kept = self.rests.iter().filter(|(part, _)| stays(*part)).map(|r| r.1).sum::<u64>();
+        Reach { least: kept + self.inside, whole: self.whole + added, behind: true, ..self }
     }
 
     /// The error that says so, if what `pass` is to leave is less than the least.
@@ -71,6 +85,7 @@ impl Reach {
                 format!(" where no layer loses more than {} of its output", self.max_loss),
                 ", or for a larger `max-loss`",
             ),
+            false if self.behind => (", whatever the steps before it leave".into(), " or more"),
             false => (String::new(), " or more, as far as `max-loss` lets it"),
         };
         let mut named: Vec<String> =

@@ -1,0 +1,106 @@
+//! Budgets of later steps that are out of reach whatever the steps before them do: told before any of them calibrates.
+//!
+//! A budget is a share of what the model has when its step begins. What no step before it touches is then as it is now, and
+//! the rest is no larger than now: so the share of what can be neither cut before nor by the step itself is at least what it
+//! is now. Anything else cannot be known before: what layers lose, and what earlier steps leave of layers that they cut.
+
+use super::{Session, State};
+use crate::analysis::channels::Channels;
+use crate::analysis::linear::Linear;
+use crate::error::{Error, Result};
+use crate::ir::{Graph, ValueId};
+use crate::passes::budget::{Budget, Part};
+use crate::passes::options::{self, Selection, SkipFirst};
+use crate::passes::storage::Storage;
+use crate::passes::{Context, Pass, Phase, Site};
+use crate::recipe::{Action, Step};
+use std::collections::HashSet;
+
+/// Passes that decide by a weight and its readers alone what can be made of it.
+const LOCAL: [&str; 3] = ["factorize-linear", "factorize-convs", "separate-convs"];
+/// Passes that change what their sites name, and nothing else's size.
+const AT_SITES: [&str; 6] =
+    ["factorize-linear", "factorize-convs", "separate-convs", "prune-weights", "match-statistics", "cluster-weights"];
+const PRUNE_CHANNELS: &str = "prune-channels";
+
+impl Session<'_> {
+    /// Refuses a budget of a later step that is certain to be out of reach; `steps` are those that are still to run.
+    ///
+    /// # Errors
+    /// If there is such a step.
+    pub(crate) fn forecast(&self, state: &State<'_>, steps: &[Step]) -> Result<()> {
+        let mut graph = state.student.graph.clone();
+        Storage::unpack(&mut graph, &|graph, patch| graph.apply(patch).map(drop))?;
+        let mut touched: HashSet<ValueId> = HashSet::new();
+        for (i, step) in steps.iter().enumerate() {
+            let action = step.action()?;
+            let Action::Pass(pass, selection) = &action else {
+                // Training changes no size; exits, and a network in front, do.
+                if action.is_exact() || step.name == "distill" {
+                    continue;
+                }
+                return Ok(());
+            };
+            if pass.phase() == Phase::Clean {
+                continue;
+            }
+            if i > 0 && LOCAL.contains(&pass.name()) {
+                let refused = self.refused(&graph, &**pass, selection, &touched);
+                refused.map_or(Ok(()), |e| Err(e.at(step.place())))?;
+            }
+            match touches(&graph, &**pass) {
+                Some(more) => touched.extend(more),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a budget is out of reach, if it is, behind steps that touch no more than this.
+    fn refused(
+        &self,
+        graph: &Graph,
+        pass: &dyn Pass,
+        selection: &Selection,
+        touched: &HashSet<ValueId>,
+    ) -> Option<Error> {
+        pass.budget().filter(|budget| matches!(budget, Budget::Params(_)))?;
+        // Which layers are the first and the last may change.
+        let selection = Selection { skip_first: SkipFirst::Exactly(0), skip_last: 0, ..selection.clone() };
+        let selected = &selection.resolve(graph).ok().filter(|selected| !selected.best_effort())?;
+        pass.fits(graph).ok()?;
+        let (sizes, max_loss) = (&self.sizes, f64::INFINITY);
+        let cx = Context { graph, selected, repairs: false, sizes, max_loss, sensitivity: None, fitted: None };
+        let reach = pass.reach(&cx)?;
+        let stays = |part| matches!(part, Part::Constant(v) if !touched.contains(&v));
+        reach.behind_others(stays, biases(graph)).refuses(pass.name())
+    }
+}
+
+/// What a step may make smaller, or nothing if that is not known.
+fn touches(graph: &Graph, pass: &dyn Pass) -> Option<HashSet<ValueId>> {
+    if pass.name() == PRUNE_CHANNELS {
+        let channels = Channels::of(graph).ok()?;
+        let groups = channels.groups();
+        let open = groups.iter().filter(|group| group.frozen.is_none()).map(|group| &*group.units);
+        return Some(channels.reach(graph, open).into_iter().flatten().map(|place| place.value).collect());
+    }
+    if !AT_SITES.contains(&pass.name()) {
+        return None;
+    }
+    let selection = Selection { min_weights: 0, ..Selection::default() };
+    let selected = &selection.resolve(graph).ok()?;
+    let sizes = &crate::analysis::sizes::InputSizes::AS_DECLARED;
+    let cx =
+        Context { graph, selected, repairs: false, sizes, max_loss: f64::INFINITY, sensitivity: None, fitted: None };
+    let sites = pass.sites(&cx);
+    let read =
+        |site: &Site| site.nodes(graph).into_iter().flat_map(|n| graph.node_inputs(n)).flatten().collect::<Vec<_>>();
+    Some(sites.iter().flat_map(|site| [site.constants(graph), read(site)].concat()).collect())
+}
+
+/// Parameters that fitting may add: a bias to every layer, and to the two that may take its place.
+fn biases(graph: &Graph) -> u64 {
+    let layers = options::layers(graph).into_iter().filter_map(|n| Linear::of(graph, n).ok());
+    layers.map(|l| 2 * (l.groups * (l.outputs + l.inputs)) as u64).sum()
+}
