@@ -144,7 +144,9 @@ fn every_kind_of_output_has_a_gate() {
         assert!(same.misses(&strict).is_empty(), "{model}: {:?}", same.misses(&strict));
         let destroyed = Models::new(&model, other_weights).check(&data, &Judging::default()).unwrap();
         let loose = Targets { max_drop: Some(0.1), min_agreement: Some(0.9), max_error: Some(0.1) };
-        assert_eq!(destroyed.misses(&loose).len(), 3, "{model}: {destroyed}");
+        let misses = destroyed.misses(&loose);
+        let gates = misses.iter().filter(|miss| !miss.contains("of no use")).count();
+        assert_eq!(gates, 3, "{model}: {destroyed}");
     }
 }
 
