@@ -591,7 +591,7 @@ fn every_weight_has_a_row() {
         let given = file.split("---- expect").next()?.split("---- error").next()?;
         Some((name(&path), text::parse::model(given).ok()?))
     });
-    let models: Vec<(String, Model)> = loaded.chain(written).collect();
+    let models: Vec<(String, Model)> = loaded.chain(written).chain(common::zoo()).collect();
     let passes = REGISTRY.iter().map(|e| make(e.name)).filter(|p| p.fidelity() == Fidelity::Approximate);
     let passes: Vec<_> = passes.filter(|p| !p.only_repairs()).collect();
     let cases: Vec<_> = models.iter().flat_map(|model| passes.iter().map(move |pass| (model, pass))).collect();

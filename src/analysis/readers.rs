@@ -237,6 +237,6 @@ fn what_reads(graph: &Graph, v: ValueId) -> String {
         None if moved(graph, n) > 0 => {
             format!("{kind} \"{label}\" reads it: the pass takes weights that layers read themselves")
         }
-        None => format!("{kind} \"{label}\" reads it, and not as a weight"),
+        Some(Role::Added) | None => format!("{kind} \"{label}\" reads it, and not as a weight"),
     }
 }

@@ -99,6 +99,8 @@ pub enum Role {
     Table,
     /// The output is a sum of products over indices that an equation names.
     Einsum,
+    /// The output is its elements and what is fed, added: a table of positions.
+    Added,
 }
 
 /// Whether output 0 has the shape of input 0 for sure.

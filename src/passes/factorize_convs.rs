@@ -1,9 +1,9 @@
 //! Splits a convolution into two smaller ones through fewer channels, by truncated singular value decomposition.
 //!
 //! `spatial` makes a k_h×1 convolution to r channels and a 1×k_w from them (Jaderberg et al., Speeding up Convolutional Neural
-//! Networks with Low Rank Expansions, BMVC 2014): the kernel must have two axes. `channel` makes one of the whole kernel to r
-//! channels and a 1×1 from them (Zhang et al., Accelerating Very Deep Convolutional Networks, 2015). What they make can be split
-//! further by `separate-convs`. A rank that would not make the layer smaller is refused.
+//! Networks with Low Rank Expansions, BMVC 2014). `channel` makes one of the whole kernel to r channels and a 1×1 from them (Zhang
+//! et al., Accelerating Very Deep Convolutional Networks, 2015); in one dimension, or three, it is what there is. What they make
+//! can be split further by `separate-convs`. A rank that would not make the layer smaller is refused.
 //!
 //! A weight that several layers share is split once, for all of them, and they share its factors; fitted, to what all of them
 //! read and give. It stays if something else reads it, too.
@@ -175,7 +175,7 @@ impl Pass for FactorizeConvs {
             let ours = |n: &NodeId| {
                 let site = Site::Layer(*n);
                 let wanted = self.schemes(g, &site).is_ok_and(|all| all.contains(&scheme));
-                wanted && selected.refuses(g, &site).is_none() && same_convs(g, *n, scheme).is_ok()
+                wanted && selected.refuses(g, &site).is_none() && same_convs(g, *n).is_ok()
             };
             let layers = convs(g).into_iter().filter(ours).collect();
             let note = move |fitted: &Fitted<'_>| match scheme {
@@ -209,7 +209,7 @@ impl Pass for FactorizeConvs {
             Ok(at) => at,
             Err(why) => return Some(why),
         };
-        let layers = match split::layer(site).and_then(|n| same_convs(cx.graph, n, scheme)) {
+        let layers = match split::layer(site).and_then(|n| same_convs(cx.graph, n)) {
             Ok(layers) => layers,
             Err(why) => return Some(why),
         };
@@ -241,12 +241,12 @@ fn measure(scheme: Scheme) -> Measure {
 }
 
 /// A convolution and those that share its weight.
-fn same_convs(graph: &Graph, n: NodeId, scheme: Scheme) -> Result<Vec<(NodeId, Weight<'_>, Kernel)>, String> {
-    sharing::all(graph, n, |n| conv(graph, n, scheme).map(|(_, weight, kernel)| (n, weight, kernel)))
+fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<(NodeId, Weight<'_>, Kernel)>, String> {
+    sharing::all(graph, n, |n| conv(graph, n).map(|(_, weight, kernel)| (n, weight, kernel)))
 }
 
 /// A convolution that can be split.
-fn conv(graph: &Graph, n: NodeId, scheme: Scheme) -> Result<(&Conv, Weight<'_>, Kernel), String> {
+fn conv(graph: &Graph, n: NodeId) -> Result<(&Conv, Weight<'_>, Kernel), String> {
     let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
     let weight = Weight::at(graph, n, 1)?;
     let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
@@ -255,9 +255,6 @@ fn conv(graph: &Graph, n: NodeId, scheme: Scheme) -> Result<(&Conv, Weight<'_>, 
     }
     if kernel.taps() == 1 {
         return Err("it is 1×1: `factorize-linear` splits it".into());
-    }
-    if scheme == Scheme::Spatial && kernel.size.len() != 2 {
-        return Err("its kernel has not two axes: `scheme = \"channel\"` splits it".into());
     }
     Ok((conv, weight, kernel))
 }
@@ -274,7 +271,7 @@ fn ops(scheme: Scheme, conv: &Conv, kernel: &Kernel) -> [Op; 2] {
 
 fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Result<Offers, String> {
     let (graph, n) = (cx.graph, split::layer(site)?);
-    let layers = same_convs(graph, n, scheme)?;
+    let layers = same_convs(graph, n)?;
     let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
     if let Some(why) = cx.selected.refuses(graph, site) {
         return Err(why);
@@ -298,9 +295,11 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Re
 }
 
 impl FactorizeConvs {
-    /// The schemes that a layer may be split by.
+    /// The schemes that a layer may be split by: one whose kernel has not two axes by that of channels alone.
     fn schemes(&self, graph: &Graph, site: &Site) -> Result<&'static [Scheme], String> {
-        Ok(self.scheme.at(graph, "scheme", &site.names(graph))?.schemes())
+        let schemes = self.scheme.at(graph, "scheme", &site.names(graph))?.schemes();
+        let rank = split::layer(site).ok().and_then(|n| graph.value(graph.input(n, 1)?).rank());
+        Ok(if rank.is_some_and(|rank| rank != 4) { &[Scheme::Channel] } else { schemes })
     }
 
     /// How the layer at a site is to be split.
@@ -312,10 +311,8 @@ impl FactorizeConvs {
     fn split(&self, cx: &Context<'_>, site: &Site) -> Result<(Patch, String), String> {
         let n = split::layer(site)?;
         // What stands in the way of any scheme is worth more words than what nobody asked for.
-        let wanted = self.schemes(cx.graph, site);
-        same_convs(cx.graph, n, wanted.as_ref().map_or(Scheme::Channel, |w| w[0]))?;
+        let layers = same_convs(cx.graph, n)?;
         let (rank, scheme) = self.at(cx.graph, site)?;
-        let layers = same_convs(cx.graph, n, scheme)?;
         let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
         let (what, factors, b) = match scheme {
             Scheme::Spatial => spatial(cx, rank, kernel, weight)?,
@@ -324,7 +321,7 @@ impl FactorizeConvs {
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
         let what = what + &sharing::note(layers.len());
         let reader = |(node, ..): &(NodeId, _, _)| {
-            let (conv, _, kernel) = conv(cx.graph, *node, scheme)?;
+            let (conv, _, kernel) = conv(cx.graph, *node)?;
             Ok(Reader { node: *node, slot: 1, ops: ops(scheme, conv, &kernel), turned: false })
         };
         let readers = layers.iter().map(reader).collect::<Result<_, String>>()?;

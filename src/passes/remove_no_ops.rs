@@ -2,7 +2,8 @@
 //!
 //! Passed on: Identity, Dropout outside training, Cast to the same type, Reshape and its kin to the same shape, Transpose
 //! that moves nothing, Pad by nothing, Slice of everything, Expand and Tile by one, Concat, Sum, Min, Max and Mean of one
-//! input, adding 0, multiplying by 1. Joined: Transpose, Reshape and its kin, Cast (if the first loses nothing), Concat.
+//! input, adding 0, multiplying by 1. Joined: Transpose, Reshape and its kin, Cast (if the first loses nothing), Concat. LSTM,
+//! GRU and RNN begin with zeros if nothing is fed: states of zeros that the graph makes for them go.
 //!
 //! ```text
 //! # run = [{ pass = "remove-no-ops" }]
@@ -28,6 +29,7 @@
 //! ```
 
 use crate::analysis::bytes;
+use crate::analysis::readers::moved;
 use crate::error::Result;
 use crate::ir::infer::axis;
 use crate::ir::op::cast::{Cast, widens};
@@ -37,6 +39,10 @@ use crate::ir::op::transpose::Transpose;
 use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Ref, Shape, Tensor, Use, ValueId, infer::Infer};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
+
+/// Input slots of the states that a recurrent layer begins with.
+const STATE: usize = 5;
+const CELL: usize = 6;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -65,6 +71,7 @@ impl Pass for RemoveNoOps {
         match plan(cx.graph, n) {
             Some(Plan::PassOn(from)) => pass_on(cx.graph, n, from),
             Some(Plan::Join(patch)) => Ok(Verdict::Patch(patch, "joined with what comes before it".into())),
+            Some(Plan::Start(patch)) => Ok(Verdict::Patch(patch, "begins with zeros by itself".into())),
             None => Verdict::skip("it does something by now"),
         }
     }
@@ -74,6 +81,8 @@ enum Plan {
     /// Output 0 is this value.
     PassOn(ValueId),
     Join(Patch),
+    /// It needs no state to begin with.
+    Start(Patch),
 }
 
 fn plan(g: &Graph, n: NodeId) -> Option<Plan> {
@@ -87,6 +96,7 @@ fn plan(g: &Graph, n: NodeId) -> Option<Plan> {
         Op::Transpose(t) => join_transposes(g, n, t),
         Op::Cast(c) => join_casts(g, n, c),
         Op::Concat(c) => join_concats(g, n, c),
+        Op::Rnn(_) => start_from_zeros(g, n),
         op if is_view(op) => join_views(g, n),
         _ => None,
     }
@@ -113,6 +123,38 @@ fn pass_on(g: &Graph, n: NodeId, from: ValueId) -> Result<Verdict> {
     let mut patch = Patch::at_node(g, n).revealing();
     patch.replace(y, from);
     Ok(Verdict::Patch(patch, "removed: it passes its input on".into()))
+}
+
+fn start_from_zeros(g: &Graph, n: NodeId) -> Option<Plan> {
+    let mut inputs: Vec<Option<Ref>> = g.node_inputs(n).into_iter().map(|v| v.map(Ref::Old)).collect();
+    let zero = |slot: &usize| g.input(n, *slot).is_some_and(|v| is_zero(g, v));
+    let zeros: Vec<usize> = [STATE, CELL].into_iter().filter(zero).collect();
+    zeros.iter().for_each(|&slot| inputs[slot] = None);
+    let used = inputs.iter().rposition(Option::is_some)?;
+    let mut patch = Patch::at_node(g, n).revealing();
+    patch.set_inputs(n, &inputs[..=used]);
+    (!zeros.is_empty()).then_some(Plan::Start(patch))
+}
+
+/// Whether all elements of a value are 0 for sure.
+fn is_zero(g: &Graph, v: ValueId) -> bool {
+    let mut open = vec![v];
+    while let Some(v) = open.pop() {
+        let zeros = |t: &Tensor| t.iter_floats().is_some_and(|mut all| all.all(|x| x == 0.0));
+        if let Some(tensor) = g.value(v).constant() {
+            if !zeros(tensor) {
+                return false;
+            }
+            continue;
+        }
+        let Some((p, _)) = g.producer(v).filter(|p| !g.node(p.0).inconsistent) else { return false };
+        match (&g.node(p).op, moved(g, p)) {
+            (Op::ConstantOfShape(op), _) if zeros(&op.value) => {}
+            (_, 0) => return false,
+            (_, all) => open.extend((0..all).filter_map(|slot| g.input(p, slot))),
+        }
+    }
+    true
 }
 
 /// The node that computes an input of `n`, and whether `n` is its only reader.

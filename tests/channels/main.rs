@@ -65,6 +65,27 @@ fn fixtures_keep_the_law() {
     assert!(cut >= 24, "only {cut} of {} prunings of fixtures cut anything", cases.len());
 }
 
+#[test]
+fn the_zoo_keeps_the_law() {
+    let one = |model: &Model, width: Option<f64>| -> Result<(), String> {
+        let channels = Channels::of(&model.graph).map_err(|e| e.to_string())?;
+        let (student, gone) = match width {
+            Some(width) => law::pruned(model, &channels, width)?,
+            None => {
+                let gone = some(model, &channels, &mut Random(1));
+                (law::removed(model, &channels, &gone)?, gone)
+            }
+        };
+        if gone.is_empty() { Ok(()) } else { law::holds(model, &channels, &gone, &student, Size::Fixture) }
+    };
+    let cases: Vec<_> = common::zoo().into_iter().flat_map(|m| [Some(0.5), None].map(|w| (m.clone(), w))).collect();
+    let broken = |((name, model), width): &((String, Model), Option<f64>)| {
+        one(model, *width).err().map(|e| format!("{name} at {width:?}: {e}"))
+    };
+    let broken: Vec<String> = cases.par_iter().filter_map(broken).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
 /// Eight convolutions with BatchNormalization and ReLU6 and a classifier: 2.17 million parameters.
 fn plain_cnn() -> String {
     let mut lines = vec!["input %x0 : f32[N,3,32,32]".to_string(), "const %zero : f32[] = {0.0}".into()];

@@ -183,6 +183,22 @@ pub const STEPS: &[(&str, &str)] = &[
          %y = MatMul(%p, #w[(?2|1),m,4])",
     ),
     ("hidden", "%a = (?Gemm(%v, #w[d,m], #w[m])|Gemm<transB=1>(%v, #w[m,d])|MatMul(%v, #w[d,m])); %y = ACT(%a)"),
+    (
+        // No GRU: tract 0.23 stops at some layouts of what it reads.
+        "recurrent",
+        "%p = Transpose<perm=[1,0,2]>(%t); \
+         (?%q = LSTM<hidden_size=$m>(%p, #w[1,4*m,d], #w[1,4*m,m], #w[1,8*m])|\
+           %q = RNN<direction=\"reverse\", hidden_size=$m>(%p, #w[1,m,d], #w[1,m,m])); \
+         %s = (!Squeeze<axes=[1]>(%q)|Squeeze(%q, #i[1])); %r = Transpose<perm=[1,0,2]>(%s); %y = MatMul(%r, #w[m,d])",
+    ),
+    (
+        // Both directions side by side, and the last state.
+        "recurrent-both",
+        "%p = Transpose<perm=[1,0,2]>(%t); \
+         %q, %k = LSTM<direction=\"bidirectional\", hidden_size=$m>(%p, #w[2,4*m,d], #w[2,4*m,m], #w[2,8*m]); \
+         %u = Transpose<perm=[2,0,1,3]>(%q); %f = Reshape(%u, #r[n,2*m]); %y1 = MatMul(%f, #w[2*m,d]); \
+         %b = Transpose<perm=[1,0,2]>(%k); %y2 = MatMul(%b, #w[m,4])",
+    ),
     // Positions mixed: the weight is on the left.
     ("mix", "%a = MatMul(#w[m,n], %t); %b = ACT(%a); %y = MatMul(#w[n,m], %b)"),
     (

@@ -39,6 +39,15 @@ pub fn teachers() -> Vec<PathBuf> {
     files("fixtures", "onnx").into_iter().filter(|p| p.parent() == Some(&top)).collect()
 }
 
+/// Small networks of many families, each written as its exporter does.
+pub fn zoo() -> Vec<(String, Model)> {
+    let read = |path: PathBuf| {
+        let model = text::parse::model(&std::fs::read_to_string(&path).unwrap());
+        (name(&path), model.unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    };
+    files("tests/zoo", "ir").into_iter().map(read).collect()
+}
+
 pub fn name(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }

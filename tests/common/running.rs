@@ -20,7 +20,10 @@ pub fn inputs(network: &Network, batch: usize) -> Vec<Array> {
         let noise: Vec<f64> = text::parse::noise(i as u64 + 1).take(n).collect();
         match spec.dtype {
             Dtype::F32 => Array::from_f32(shape, &noise.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap(),
-            Dtype::I64 => Array::new(Dtype::I64, shape, 16000i64.to_le_bytes().repeat(n)).unwrap(),
+            Dtype::I64 => {
+                let number = |i: usize| if spec.name == "sr" { 16000i64 } else { i as i64 % 7 };
+                Array::new(Dtype::I64, shape, (0..n).flat_map(|i| number(i).to_le_bytes()).collect()).unwrap()
+            }
             other => panic!("no inputs of type {other}"),
         }
     };

@@ -2,7 +2,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
-use crate::ir::op::{Operator, kernel};
+use crate::ir::op::{Operator, Role, Weight, kernel};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{self, Ties};
@@ -189,6 +189,24 @@ impl Operator for Binary {
     }
 
     /// One input alone, or a neutral number that does not make the shape larger.
+    /// What is added is a weight if it is a matrix or more, no vector.
+    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+        let wide = |slot: usize| {
+            let mut wide = cx.shape(slot)?.0.iter().enumerate().filter(|d| *d.1 != Dim::Known(1)).map(|d| d.0);
+            wide.next().filter(|_| wide.next().is_some())
+        };
+        let constant = |slot: &usize| cx.constant(*slot).is_some_and(|t| t.dtype().is_float());
+        let (weights, data): (Vec<usize>, Vec<usize>) = (0..cx.n_inputs()).partition(constant);
+        if self.0 != Add || data.is_empty() {
+            return Vec::new();
+        }
+        let added = |slot: usize| {
+            let outputs = wide(slot)?;
+            Some(Weight { slot, role: Role::Added, outputs, inputs: None, bias: None })
+        };
+        weights.into_iter().filter_map(added).collect()
+    }
+
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
         if cx.n_inputs() == 1 {
             return matches!(self.0, Min | Max | Sum | Mean).then_some(0);
