@@ -331,10 +331,12 @@ impl Step {
     pub fn new(name: &str, options: &str, place: &str) -> Result<Step> {
         let (rest, place) = (options, place.to_string());
         let mut options = toml::Table::new();
-        let mut depth = 0;
+        let (mut depth, mut quoted, mut escaped) = (0, false, false);
         let outside = |c: char| {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            c == ',' && depth == 0
+            quoted ^= c == '"' && !escaped;
+            escaped = quoted && c == '\\' && !escaped;
+            depth += i32::from(c == '{' && !quoted) - i32::from(c == '}' && !quoted);
+            c == ',' && depth == 0 && !quoted
         };
         for item in rest.split(outside).filter(|i| !i.is_empty()) {
             let Some((key, text)) = item.split_once('=') else {

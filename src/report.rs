@@ -5,6 +5,7 @@ mod html;
 mod layers;
 mod markdown;
 mod reasons;
+mod sensitivity;
 mod summary;
 mod text;
 
@@ -15,6 +16,7 @@ use crate::passes::{Reason, Why};
 pub use diff::{Diff, Operators};
 pub use layers::{LayerReport, layers};
 pub use reasons::{LeftAlone, left_alone};
+pub use sensitivity::{Sensitivity, SensitivityReport};
 use serde::{Deserialize, Serialize};
 
 /// Version of the JSON form: raised when a field changes its meaning or goes.

@@ -8,8 +8,12 @@
 //!
 //! Passes are composed: channels are pruned, what is left is split into thin layers, and the weights that are left become
 //! codes, of which the size that is asked for decides how many bits each layer gets. How far each of these goes is what is
-//! searched. A candidate is a recipe; the samples of `--calib` are divided: to some the student is fitted (512, or
-//! `--calib-samples`), by others candidates are chosen. `--test` is only for the last check, and chooses nothing.
+//! searched. A candidate is a recipe; the samples of `--calib` are divided: to some the student is fitted (2,048, fewer of
+//! large networks, or `--calib-samples`), by others candidates are chosen. `--test` is only for the last check, and chooses nothing.
+//!
+//! Within a stage the budget goes to the layers that lose least by it, as calibration data predicts it. What the model's output
+//! loses by that is another matter: near the best plan, the losses of one layer after the other are counted twice or half as
+//! much, and what that is good for is kept.
 //!
 //! What counts is the loss: KL(teacher ‖ student) of class scores, mean over the samples, and of other outputs the share of
 //! their variance. It needs no labels, and it tells more of each sample than right or wrong does. What a stage costs follows a
@@ -26,7 +30,9 @@ mod goal;
 mod maker;
 mod plan;
 mod predict;
+mod refine;
 mod run;
+pub mod sensitivity;
 mod store;
 
 pub use goal::{Amount, Goal, Limits};
@@ -44,7 +50,7 @@ use run::Run;
 use serde::Serialize;
 
 /// Candidates if nobody says how many, and time allows.
-pub const CANDIDATES: usize = 12;
+pub const CANDIDATES: usize = 40;
 
 /// Passes that split layers.
 const SPLITTERS: [&str; 3] = ["factorize-convs", "factorize-linear", "separate-convs"];

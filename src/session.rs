@@ -54,7 +54,7 @@ use crate::calibrate::{Calibration, TeacherRun};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Type};
 use crate::onnx;
-use crate::passes::Phase;
+use crate::passes::{Offers, Phase};
 use crate::recipe::{Action, Recipe, Step};
 use crate::report::{self, Packed, Point, Report, Size, StepReport};
 use measure::{nonzero, packed, same_interface};
@@ -126,6 +126,9 @@ pub struct Outcome {
     pub student: Model,
     pub report: Report,
 }
+
+/// The names of a site, the most telling first, and what a pass offers there, or why it does not.
+pub type Offered = (Vec<String>, Result<Offers, String>);
 
 /// What a step did besides its rows.
 #[derive(Default)]
@@ -304,6 +307,18 @@ impl<'a> Session<'a> {
         state.steps.push(StepReport { name: step.name.clone(), before: state.size, after, zstd_bytes, rows, curve });
         (state.size, state.encoded) = (after, after.bytes);
         self.observer.model(index + 1, &step.name, &state.student)
+    }
+
+    /// What the pass of a step offers at each of its sites, by the names of the site, with what is lost as calibration data, if
+    /// there is any, predicts it. The state stays as it is.
+    ///
+    /// # Errors
+    /// If the step is no pass that chooses, or does not fit the model or the data.
+    pub fn offers(&self, state: &State<'a>, step: &Step) -> Result<Vec<Offered>> {
+        match step.action()? {
+            Action::Pass(pass, selection) => Run::new(self).offers(&mut state.clone(), step, &*pass, &selection),
+            _ => Err(Error::input("it is no pass that chooses").at(step.place())),
+        }
     }
 
     /// The student with the report of its steps.

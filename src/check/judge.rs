@@ -5,7 +5,7 @@ use super::judging::{Criteria, Judging};
 use super::reading::Kind;
 use super::run::{answers, finite};
 use super::tally::{Judged, Tally};
-use crate::data::{Array, Dataset, Feed, InputSpec, Normalise};
+use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
 use crate::ir::Model;
@@ -117,7 +117,8 @@ impl<'a> Judge<'a> {
             feed,
         };
         let runner = if batch > 1 { network.runner(&judge.shapes)? } else { runner };
-        judge.answers = judge.walk(&runner, |_, rows| Ok(rows))?;
+        let all: Vec<usize> = (0..judge.runs.len()).collect();
+        judge.answers = judge.walk(&runner, &all, |_, rows| Ok(rows))?;
         let mut tallies = vec![Tally::default(); judge.outputs.len()];
         for rows in &judge.answers {
             tallies.iter_mut().zip(judge.criteria.compare(rows, rows)).for_each(|(all, next)| all.merge(&next));
@@ -160,21 +161,40 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// If it cannot be run.
     pub fn score(&self, student: &Model) -> Result<Score> {
+        self.score_some(student, usize::MAX)
+    }
+
+    /// As [`Judge::score`], on about so many samples, evenly spread.
+    ///
+    /// # Errors
+    /// If the student cannot be run.
+    pub fn score_some(&self, student: &Model, samples: usize) -> Result<Score> {
         let runner = read(student, "the student")?.runner(&self.shapes)?;
+        let wanted = samples.div_ceil(self.batch.max(1)).clamp(1, self.runs.len().max(1));
+        let some: Vec<usize> = evenly(wanted, self.runs.len()).collect();
         let mut sums = Sums::default();
-        self.walk(&runner, |sample, rows| self.add(&mut sums, sample, &rows))?;
+        self.walk(&runner, &some, |sample, rows| self.add(&mut sums, sample, &rows))?;
         Ok(self.sum(&sums))
     }
 
-    /// Runs all samples, many at a time, and hands the answers to each to `hear` in order.
-    fn walk<T>(&self, runner: &Runner, mut hear: impl FnMut(usize, Vec<Row>) -> Result<T>) -> Result<Vec<T>> {
+    /// Runs some of the runs, many at a time, and hands the answers to each sample to `hear` in order.
+    fn walk<T>(
+        &self,
+        runner: &Runner,
+        runs: &[usize],
+        mut hear: impl FnMut(usize, Vec<Row>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let samples = |run: &Vec<usize>| run.iter().map(|&i| self.feed.rows(i).len()).sum::<usize>();
+        let starts: Vec<usize> =
+            self.runs.iter().scan(0, |at, run| Some(std::mem::replace(at, *at + samples(run)))).collect();
         let mut heard = Vec::new();
-        let mut sample = 0;
-        for some in self.runs.chunks(AT_ONCE * rayon::current_num_threads()) {
-            let answers: Vec<Result<Vec<Vec<Row>>>> = some.par_iter().map(|run| self.run(runner, run)).collect();
-            for rows in answers.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
-                heard.push(hear(sample, rows)?);
-                sample += 1;
+        for some in runs.chunks(AT_ONCE * rayon::current_num_threads()) {
+            let answers: Vec<Result<Vec<Vec<Row>>>> =
+                some.par_iter().map(|&run| self.run(runner, &self.runs[run])).collect();
+            for (&run, rows) in some.iter().zip(answers) {
+                for (i, rows) in rows?.into_iter().enumerate() {
+                    heard.push(hear(starts[run] + i, rows)?);
+                }
             }
         }
         Ok(heard)

@@ -26,6 +26,8 @@ mod places;
 mod progress;
 #[cfg(feature = "exec")]
 mod search;
+#[cfg(feature = "exec")]
+mod sensitivity;
 mod show;
 mod signals;
 mod sizes;
@@ -84,6 +86,8 @@ enum Command {
     Cascade(cascade::Args),
     #[cfg(feature = "exec")]
     Check(check::Args),
+    #[cfg(feature = "exec")]
+    Sensitivity(Box<sensitivity::Args>),
     Show(show::Args),
     Diff(diff::Args),
     Passes(passes::Args),
@@ -102,6 +106,8 @@ impl Command {
             Command::Cascade(args) => args.run(),
             #[cfg(feature = "exec")]
             Command::Check(args) => args.run(),
+            #[cfg(feature = "exec")]
+            Command::Sensitivity(args) => args.run(),
             Command::Show(args) => args.run(),
             Command::Diff(args) => args.run(),
             Command::Passes(args) => args.run(),

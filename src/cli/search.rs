@@ -6,11 +6,12 @@ use super::output::OutputArgs;
 use super::places;
 use super::signals;
 use super::sizes::SizeArgs;
-use crate::calibrate::{Calibration, available};
+use crate::calibrate::{self, Calibration, available};
 use crate::check::Judge;
-use crate::data::evenly;
+use crate::data::{Dataset, Normalise, evenly};
 use crate::error::{Error, Result, io};
 use crate::files::digest;
+use crate::ir::Model;
 use crate::onnx;
 use crate::passes::options::suggest;
 use crate::plain;
@@ -31,6 +32,10 @@ use std::time::{Duration, Instant};
 const CHOOSE: usize = 2000;
 /// The share of little data that students are fitted to; the rest is to choose by.
 const FIT: f64 = 0.7;
+/// Samples that students are fitted to, if nobody says how many: as many as take so many multiply-accumulates to run.
+const MOST: usize = 2048;
+const LEAST: usize = 64;
+const WORK: u64 = 400_000_000_000;
 /// Samples below which a choice is no more than luck.
 const FEW: usize = 8;
 const MINUTES: f64 = 10.0;
@@ -141,29 +146,16 @@ impl SearchArgs {
         read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
         places::check(&written, &read)?;
 
-        let all = calib.samples(&Recipe::default());
-        let available = available(&data, &normalise, &loaded.model)?;
-        let fit = all.min((FIT * available as f64) as usize).max(1);
-        let calibration = Calibration::new(&data, &normalise, &loaded.model, fit)?;
-        let fitted: HashSet<usize> = calibration.rows().collect();
-        let others: Vec<usize> = (0..available).filter(|row| !fitted.contains(row)).collect();
-        let choose: Vec<usize> = evenly(CHOOSE, others.len()).map(|i| others[i]).collect();
-        if choose.len() < FEW {
-            return Err(Error::input("there is too little calibration data to choose by")
-                .at(path.display().to_string())
-                .because(format!(
-                    "of {available} samples {} are fitted to, and {} are left",
-                    fitted.len(),
-                    choose.len()
-                ))
-                .help("give a hundred or more"));
-        }
+        let given = match sizes.sizes(&loaded.model.graph)? {
+            Some(given) => given,
+            None => calibrate::sizes(&data, &normalise, &loaded.model)?,
+        };
+        let teacher = Size { bytes: loaded.bytes, ..measure_at(&loaded.model, &given)? };
+        let Split { calibration, fit, choose } =
+            split(&path, &data, &normalise, &loaded.model, calib, teacher.cost.macs)?;
         let judging = check.gates.judging(&check.test_output, &recipe::Target::default())?;
         let judge = Judge::new(&loaded.model, &data, &normalise, &choose, &judging)?;
-        let given = sizes.sizes(&loaded.model.graph)?.unwrap_or_else(|| calibration.sizes());
         let data_of = Data { sizes: given, calibration: Some(&calibration), ..Data::default() };
-        let at = data_of.sizes_for(&loaded.model);
-        let teacher = Size { bytes: loaded.bytes, ..measure_at(&loaded.model, &at)? };
         let goal = Goal {
             size: self.target_size,
             weights: self.target_weights,
@@ -174,7 +166,7 @@ impl SearchArgs {
         let inputs = Inputs {
             model: digests(&loaded.files)?,
             data: format!("{:016x}", judge.digest()?),
-            fit_samples: fitted.len(),
+            fit_samples: calibration.samples(),
             choose_samples: judge.samples(),
             tutee: env!("CARGO_PKG_VERSION").into(),
         };
@@ -183,7 +175,7 @@ impl SearchArgs {
             loaded.warnings.iter().chain(&calibration.warnings).for_each(|w| super::warn(w));
             super::say(&format!(
                 "searching: {} samples fit, {} choose; {candidates} candidates or {minutes} minutes at most",
-                fitted.len(),
+                calibration.samples(),
                 judge.samples()
             ));
             if store.found > 0 {
@@ -214,6 +206,46 @@ impl SearchArgs {
         };
         Ok(Answer { recipe, found, choose: judge.samples(), seconds: began.elapsed().as_secs_f64() })
     }
+}
+
+/// Calibration data, divided.
+pub(super) struct Split<'a> {
+    /// What students are fitted to.
+    pub calibration: Calibration<'a>,
+    /// As many were asked for: the same number picks the same samples.
+    pub fit: usize,
+    /// The samples to judge them by, evenly spread over the others.
+    pub choose: Vec<usize>,
+}
+
+/// Divides calibration data for a model of so many MACs a sample.
+///
+/// # Errors
+/// If the data does not fit the model, or there is too little of it.
+pub(super) fn split<'a>(
+    path: &Path,
+    data: &'a Dataset,
+    normalise: &Normalise,
+    model: &Model,
+    calib: &CalibArgs,
+    macs: Option<u64>,
+) -> Result<Split<'a>> {
+    let affordable = macs.map_or(calibrate::SAMPLES, |macs| (WORK / macs.max(1)) as usize);
+    let wanted = calib.calib_samples.unwrap_or(affordable.clamp(LEAST, MOST));
+    let available = available(data, normalise, model)?;
+    let fit = wanted.min((FIT * available as f64) as usize).max(1);
+    let calibration = Calibration::new(data, normalise, model, fit)?;
+    let fitted: HashSet<usize> = calibration.rows().collect();
+    let others: Vec<usize> = (0..available).filter(|row| !fitted.contains(row)).collect();
+    let choose: Vec<usize> = evenly(CHOOSE, others.len()).map(|i| others[i]).collect();
+    if choose.len() < FEW {
+        let why = format!("of {available} samples {} are fitted to, and {} are left", fitted.len(), choose.len());
+        return Err(Error::input("there is too little calibration data to choose by")
+            .at(path.display().to_string())
+            .because(why)
+            .help("give a hundred or more"));
+    }
+    Ok(Split { calibration, fit, choose })
 }
 
 /// The passes that may be used: those named, or all but those with a minus.
@@ -313,7 +345,7 @@ impl Answer {
     /// All that was tried, for the report.
     pub fn report(&self) -> report::Search {
         let tried = |c: &Candidate| report::Tried {
-            recipe: c.steps.join(" "),
+            recipe: c.what.clone(),
             bytes: c.size.bytes,
             loss: c.score.drop,
             chosen: c.steps == self.found.best.steps,

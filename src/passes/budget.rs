@@ -203,8 +203,9 @@ pub fn choose(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>)
     let item = |cost: Cost, loss: f64| Some(knapsack::Item { cost: budget.of(cost)?, loss });
     let places: Vec<Vec<knapsack::Item>> = open
         .iter()
-        .map(|(_, offers)| {
-            let smaller = offers.within(cx.max_loss).map(|offer| item(offer.cost, offer.loss));
+        .map(|(site, offers)| {
+            let counts = cx.selected.sensitivity(cx.graph, &site.names(cx.graph));
+            let smaller = offers.within(cx.max_loss).map(|offer| item(offer.cost, counts * offer.loss));
             std::iter::once(item(offers.whole, 0.0)).chain(smaller).collect()
         })
         .collect::<Option<_>>()?;

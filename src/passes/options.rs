@@ -3,6 +3,7 @@
 pub use crate::analysis::readers::{layers, weight};
 use crate::ir::{Graph, NodeId};
 use crate::passes::Site;
+use crate::passes::by_layer::ByLayer;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -148,6 +149,9 @@ pub struct Selection {
     pub max_loss: Share,
     /// Whether a budget that cannot be reached is gone towards as far as that goes.
     pub best_effort: bool,
+    /// How much more the model's output suffers from what one layer loses than from what another does: where a budget decides,
+    /// losses count that many times. Globs over node names; 1 where none matches.
+    pub sensitivity: Option<ByLayer<f64>>,
 }
 
 impl Default for Selection {
@@ -161,6 +165,7 @@ impl Default for Selection {
             repair: Repair::Full,
             max_loss: Share(0.5),
             best_effort: false,
+            sensitivity: None,
         }
     }
 }
@@ -192,8 +197,8 @@ pub enum Repair {
 }
 
 impl Selection {
-    pub const KEYS: [&str; 8] =
-        ["skip", "only", "skip-first", "skip-last", "min-weights", "repair", "max-loss", "best-effort"];
+    pub const KEYS: [&str; 9] =
+        ["skip", "only", "skip-first", "skip-last", "min-weights", "repair", "max-loss", "best-effort", "sensitivity"];
 
     /// Takes the selection's keys out of a step's table; what the table does not say stays as it is.
     ///
@@ -246,6 +251,12 @@ impl Selection {
             Some(toml::Value::Boolean(yes)) => self.best_effort = yes,
             Some(_) => return Err(wrong("best-effort", "true or false")),
         }
+        if let Some(value) = table.remove("sensitivity") {
+            let table: Option<ByLayer<f64>> = value.try_into().ok();
+            let positive = |s: &ByLayer<f64>| s.is_table() && s.values().all(|v| v.is_finite() && *v > 0.0);
+            let wanted = "a table of layers with numbers above 0, such as { \"conv*\" = 2.5 }";
+            self.sensitivity = Some(table.filter(positive).ok_or_else(|| wrong("sensitivity", wanted))?);
+        }
         Ok(self)
     }
 
@@ -255,6 +266,10 @@ impl Selection {
     /// If a glob matches no node.
     pub fn resolve(&self, graph: &Graph) -> Result<Selected<'_>, OptionsError> {
         let layers = layers(graph);
+        if let Some(sensitivity) = &self.sensitivity {
+            let wholes = graph.nodes().flat_map(|n| with_wholes(graph.label(n))).map(str::to_string);
+            sensitivity.fits(graph, "sensitivity", &wholes.collect::<Vec<_>>())?;
+        }
         Ok(Selected {
             rule: self,
             skip: matching(graph, "skip", &self.skip)?,
@@ -301,6 +316,11 @@ pub fn near_node<'a>(glob: &str, labels: impl Iterator<Item = &'a str>) -> Strin
     }
 }
 
+/// A name, and those of what it may be a part of: `conv1.v` is of `conv1`.
+fn with_wholes(name: &str) -> impl Iterator<Item = &str> {
+    std::iter::once(name).chain(name.rmatch_indices('.').map(|(at, _)| &name[..at]))
+}
+
 /// A selection resolved against a graph.
 pub struct Selected<'a> {
     rule: &'a Selection,
@@ -329,6 +349,13 @@ impl Selected<'_> {
     /// Whether a budget that cannot be reached is no error.
     pub fn best_effort(&self) -> bool {
         self.rule.best_effort
+    }
+
+    /// How many times the losses of a layer that goes by these names count. What a layer was split into goes by its name, too.
+    pub fn sensitivity<S: AsRef<str>>(&self, graph: &Graph, names: &[S]) -> f64 {
+        let Some(table) = &self.rule.sensitivity else { return 1.0 };
+        let names: Vec<String> = names.iter().flat_map(|name| with_wholes(name.as_ref())).map(str::to_string).collect();
+        table.at(graph, "sensitivity", &names).copied().unwrap_or(1.0)
     }
 
     /// Whether `skip` names a node: then its weights stay, too.

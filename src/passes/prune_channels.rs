@@ -210,7 +210,7 @@ impl Pass for PruneChannels {
         let channels = Channels::of(cx.graph).ok()?;
         let groups = channels.groups();
         let scored = self.scored(cx, &channels, &groups);
-        let plan = Plan::new(cx, &channels, &groups, &scored);
+        let plan = Plan::new(cx, &channels, &groups, &scored, self.budget());
         let counts = self.counts(cx, &plan, &groups);
         let names = names(cx.graph, &groups);
         let cut = counts.iter().enumerate().filter(|&(i, &count)| count < plan.all(i));
@@ -224,7 +224,7 @@ impl Pass for PruneChannels {
         let channels = Channels::of(cx.graph).ok()?;
         let groups = channels.groups();
         let scored = self.scored(cx, &channels, &groups);
-        let plan = Plan::new(cx, &channels, &groups, &scored);
+        let plan = Plan::new(cx, &channels, &groups, &scored, self.budget());
         let turns = plan.turns(cx.max_loss, |_| 0);
         let counts = plan.after(&turns, turns.len(), |i, left, least| self.between(left, least, plan.all(i)));
         let tally = plan.without(&plan.gone(|i| counts[i]));
@@ -272,7 +272,7 @@ impl Pass for PruneChannels {
         let groups = channels.groups();
         let by_key: HashMap<Key<'_>, usize> = keys(&groups).zip(0..).collect();
         let scored = self.scored(cx, &channels, &groups);
-        let plan = Plan::new(cx, &channels, &groups, &scored);
+        let plan = Plan::new(cx, &channels, &groups, &scored, self.budget());
         let at = |site: &Site| {
             let Site::Channels { producers, nth } = site else { return Err(NO_GROUP.into()) };
             let &i = by_key.get(&(producers.as_slice(), *nth)).ok_or(NO_GROUP)?;
@@ -439,7 +439,7 @@ impl PruneChannels {
     /// Which units of every group go, and how they were found; or why it is left alone.
     fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<(Vec<u32>, String), String>> {
         let scored = self.scored(cx, channels, groups);
-        let plan = Plan::new(cx, channels, groups, &scored);
+        let plan = Plan::new(cx, channels, groups, &scored, self.budget());
         let counts = self.counts(cx, &plan, groups);
         let gone = plan.gone(|i| counts[i]);
         let of = |group: &Group| group.units.iter().copied().filter(|u| gone.contains(u)).collect();

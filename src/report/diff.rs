@@ -104,7 +104,7 @@ fn sizes(a: &Size, b: &Size) -> String {
     table(&["", "before", "after", ""], rows.into_iter(), u16::MAX)
 }
 
-fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>, width: u16) -> String {
+pub(super) fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>, width: u16) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if width < u16::MAX {

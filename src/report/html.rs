@@ -18,13 +18,7 @@ impl Report {
             (Some(student), Some(teacher)) => format!("{}, made from {}", file_name(student), file_name(teacher)),
             _ => "Compression report".into(),
         };
-        let mut page = Page(String::new());
-        let title = plain::html(&title);
-        page.put(&format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
-        ));
+        let mut page = Page::new(&title);
         self.verdict(&mut page);
         self.size_table(&mut page);
         self.steps(&mut page);
@@ -35,8 +29,7 @@ impl Report {
         self.output_table(&mut page);
         self.every_row(&mut page);
         self.origin(&mut page);
-        page.put("</main>\n</body>\n</html>\n");
-        page.0
+        page.end()
     }
 
     /// Targets and warnings: what a reader must not miss.
@@ -266,10 +259,24 @@ fn shape(dims: &[u64]) -> String {
 }
 
 /// HTML as it grows. Cells and headings are text, and escaped; what is `put` is HTML.
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
-    fn put(&mut self, html: &str) {
+    pub(super) fn new(title: &str) -> Page {
+        let title = plain::html(title);
+        Page(format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+        ))
+    }
+
+    pub(super) fn end(mut self) -> String {
+        self.put("</main>\n</body>\n</html>\n");
+        self.0
+    }
+
+    pub(super) fn put(&mut self, html: &str) {
         self.0.push_str(html);
     }
 
@@ -283,7 +290,7 @@ impl Page {
     }
 
     /// A table that is opened by its title.
-    fn folded<const N: usize>(&mut self, title: &str, head: &[&str; N], rows: &[[String; N]], open: bool) {
+    pub(super) fn folded<const N: usize>(&mut self, title: &str, head: &[&str; N], rows: &[[String; N]], open: bool) {
         let open = if open { " open" } else { "" };
         let _ = writeln!(self.0, "<details{open}><summary>{}</summary>", plain::html(title));
         self.rows(head, rows);

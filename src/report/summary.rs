@@ -112,7 +112,7 @@ impl Report {
             let mut said = format!("{}: {done} of {} changed", plain::line(&step.name), count(done + sites, "site"));
             if let Some(most) = left.first() {
                 let share = about((weights as f64 / all).min(1.0));
-                said.push_str(&format!("; left {share} of the weights ({})", most.why.words()));
+                said.push_str(&format!("; {share} of the weights left alone ({})", most.why.words()));
             }
             told.push((weights, said));
         }
@@ -245,7 +245,7 @@ MACs       1,000,000  1,000,000
 operators         47         23
 
 trained 3 epochs: held-back loss 1.500 → 0.250, agreement 98.00 % there
-x: 0 of 1 site changed; left 2 % of the weights (no gain)
+x: 0 of 1 site changed; 2 % of the weights left alone (no gain)
 1 fit of layers to data: mean error 20.00 % → 10.00 %
 ";
         assert_eq!(text, want);

@@ -3,6 +3,8 @@
 use super::store::{Store, Trial};
 use crate::check::Judge;
 use crate::error::Result;
+use crate::ir::{NodeId, Tensor};
+use crate::passes::options::{layers, weight};
 use crate::recipe::Step;
 use crate::session::{Outcome, Session, State};
 
@@ -70,6 +72,20 @@ impl<'s, 'a> Maker<'s, 'a> {
             }
         }
         Ok(state)
+    }
+
+    /// Layers of the student of some steps, the largest weights first.
+    ///
+    /// # Errors
+    /// If a step cannot be run.
+    pub fn layers(&mut self, steps: &[String]) -> Result<Vec<String>> {
+        let state = self.state(steps)?;
+        let graph = &state.student().graph;
+        let len = |n: &NodeId| weight(graph, *n).and_then(|w| graph.value(w.1).constant()).map_or(0, Tensor::len);
+        let mut layers = layers(graph);
+        layers.retain(|n| len(n) > 0);
+        layers.sort_by_key(|n| std::cmp::Reverse(len(n)));
+        Ok(layers.into_iter().map(|n| graph.label(n).to_string()).collect())
     }
 
     /// The student of a state, with the report of its steps.

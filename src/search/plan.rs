@@ -1,6 +1,7 @@
 //! A point of the space that is searched: how far the channels are pruned, how far the layers that are left are split, and
 //! with how many bytes the weights that are left are encoded.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What the first two steps are to cut.
@@ -22,7 +23,12 @@ pub struct Plan {
     pub splitter: String,
     /// The share of the bytes of all constants that encoding leaves, in hundredths of a percent.
     pub encode: Option<u32>,
+    /// How often what a layer loses is doubled where the budget of a step is dealt out; not at all where it is not named.
+    pub doubled: Doubled,
 }
+
+/// By the names of layers.
+pub type Doubled = BTreeMap<String, i32>;
 
 /// All of something, in thousandths.
 pub const WHOLE: u32 = 1000;
@@ -30,7 +36,8 @@ pub const WHOLE: u32 = 1000;
 impl Plan {
     /// A plan that changes nothing.
     pub fn whole() -> Plan {
-        Plan { unit: Unit::Params, prune: WHOLE, split: WHOLE, splitter: String::new(), encode: None }
+        let doubled = Doubled::new();
+        Plan { unit: Unit::Params, prune: WHOLE, split: WHOLE, splitter: String::new(), encode: None, doubled }
     }
 
     /// The steps, in the form `PASS:key=value,…`; `common` is added to each that is a pass.
@@ -40,10 +47,18 @@ impl Plan {
             Unit::Params => "params",
             Unit::Macs => "macs",
         };
-        let mut add = |pass: &str, options: String| {
-            let comma = if common.is_empty() { "" } else { "," };
+        let entry = |(layer, doubled): (&String, &i32)| format!("{}={:?}", quoted(layer), f64::from(*doubled).exp2());
+        let table: Vec<String> = self.doubled.iter().filter(|d| *d.1 != 0).map(entry).collect();
+        let mut add = |pass: &str, mut options: String| {
             let colon = if pass.contains(':') { "," } else { ":" };
-            steps.push(format!("{pass}{colon}{options},best-effort=true{comma}{common}"));
+            options.push_str(",best-effort=true");
+            if !common.is_empty() {
+                options.push_str(&format!(",{common}"));
+            }
+            if !table.is_empty() {
+                options.push_str(&format!(",sensitivity={{{}}}", table.join(",")));
+            }
+            steps.push(format!("{pass}{colon}{options}"));
         };
         if self.prune < WHOLE {
             add("prune-channels", format!("{key}={}%,skip-first=0", f64::from(self.prune) / 10.0));
@@ -56,6 +71,16 @@ impl Plan {
         }
         steps
     }
+}
+
+/// As a basic string of TOML.
+fn quoted(name: &str) -> String {
+    let escape = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", name.chars().map(escape).collect::<String>())
 }
 
 /// For tables of what was tried.
@@ -71,7 +96,30 @@ impl fmt::Display for Plan {
         if let Some(share) = self.encode {
             parts.push(format!("encode {}%", f64::from(share) / 100.0));
         }
+        if self.doubled.values().any(|&doubled| doubled != 0) {
+            parts.push("weighed".into());
+        }
         let all = if parts.is_empty() { "clean".into() } else { parts.join(", ") };
         f.pad(&all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Step;
+
+    #[test]
+    fn steps_are_read_back() {
+        let doubled = Doubled::from([("a.b,c={\"d\"".to_string(), 1), ("conv1".into(), -2), ("fc".into(), 0)]);
+        let plan = Plan { prune: 250, encode: Some(1234), doubled, ..Plan::whole() };
+        let steps = plan.steps("skip=head");
+        assert_eq!(steps.len(), 3);
+        let step = Step::parse(&steps[2]).unwrap();
+        assert_eq!(step.options["size"].as_str(), Some("12.34%"));
+        assert_eq!(step.options["skip"].as_str(), Some("head"));
+        let table = step.options["sensitivity"].as_table().unwrap();
+        let read: Vec<_> = table.iter().map(|(k, v)| (k.as_str(), v.as_float().unwrap())).collect();
+        assert_eq!(read, [("a.b,c={\"d\"", 2.0), ("conv1", 0.25)]);
     }
 }

@@ -3,6 +3,7 @@
 use super::maker::Maker;
 use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
+use super::refine::Refine;
 use super::store::Trial;
 use super::{Candidate, Found, Limits, Options, Watch};
 use crate::error::{Error, Result};
@@ -37,8 +38,10 @@ pub struct Run<'s, 'a> {
     pub splitter: String,
     laws: Laws,
     tried: Vec<Candidate>,
-    /// Plans of `tried`, with the bytes that each aimed at.
-    plans: Vec<(u32, u32, Option<u64>)>,
+    /// What each of `tried` aimed at.
+    aims: Vec<Aim>,
+    /// Layers that losses may count more or less of, the largest first, and how that went.
+    refine: Refine,
     /// The best candidate's student, and its steps.
     state: Option<(Vec<String>, State<'a>)>,
 }
@@ -66,8 +69,8 @@ impl<'s, 'a> Run<'s, 'a> {
         unit: Unit,
         splitter: String,
     ) -> Run<'s, 'a> {
-        let (laws, tried, plans, state) = Default::default();
-        Run { maker, limits, options, watch, space, unit, splitter, laws, tried, plans, state }
+        let (laws, tried, aims, refine, state) = Default::default();
+        Run { maker, limits, options, watch, space, unit, splitter, laws, tried, aims, refine, state }
     }
 
     fn mode(&self) -> Mode {
@@ -91,7 +94,7 @@ impl<'s, 'a> Run<'s, 'a> {
             if let Some(why) = self.watch.ends().filter(|_| !self.tried.is_empty()) {
                 break why;
             }
-            let Some(aim) = self.next() else { break "nothing left is likely to be better".into() };
+            let Some(aim) = self.next()? else { break "nothing left is likely to be better".into() };
             if !self.attempt(aim)? {
                 break self.watch.ends().unwrap_or_default();
             }
@@ -103,14 +106,24 @@ impl<'s, 'a> Run<'s, 'a> {
         Ok(Found { best, outcome, tried: self.tried, why, missed, scored: self.maker.scored, steps: self.maker.steps })
     }
 
-    /// What is to be tried next, if anything is likely to be better than what there is.
-    fn next(&mut self) -> Option<Aim> {
-        match self.mode() {
+    /// What is to be tried next, if anything is likely to be better than what there is: another plan, or else the best one with
+    /// layers weighed otherwise.
+    fn next(&mut self) -> Result<Option<Aim>> {
+        let plan = match self.mode() {
             Mode::Size(bytes) => self.within(Some(bytes)),
             Mode::Cost => self.within(None),
             Mode::Drop(drop) => self.smaller(drop),
             Mode::Knee => self.ladder(),
+        };
+        if plan.is_some() {
+            return Ok(plan);
         }
+        let Some(best) = self.best_index() else { return Ok(None) };
+        if self.refine.layers.is_none() {
+            self.refine.layers = Some(self.maker.layers(&Plan::whole().steps(&self.options.common))?);
+        }
+        let (aim, loss) = (&self.aims[best], self.tried[best].score.loss);
+        Ok(self.refine.next(aim, loss, &self.aims))
     }
 
     /// The most promising plan of a size.
@@ -119,9 +132,11 @@ impl<'s, 'a> Run<'s, 'a> {
             (Some(a), Some(b)) => (a as f64 / b as f64).max(b as f64 / a as f64) < SAME,
             (a, b) => a == b,
         };
-        let here: Vec<usize> = (0..self.plans.len()).filter(|&i| near(self.plans[i].2)).collect();
-        let tried = |prune: u32, split: u32| here.iter().any(|&i| (self.plans[i].0, self.plans[i].1) == (prune, split));
+        let here: Vec<usize> = (0..self.aims.len()).filter(|&i| near(self.aims[i].bytes)).collect();
+        let tried =
+            |prune: u32, split: u32| here.iter().any(|&i| (self.aims[i].prune, self.aims[i].split) == (prune, split));
         let aim = self.space.best(&self.laws, bytes, &tried)?;
+        let aim = Aim { doubled: self.refine.best.clone(), ..aim };
         let least = here.iter().map(|&i| self.tried[i].score.loss).fold(f64::INFINITY, f64::min);
         (here.len() < ENOUGH || aim.loss < HOPE * least).then_some(aim)
     }
@@ -177,6 +192,11 @@ impl<'s, 'a> Run<'s, 'a> {
         front.into_iter().max_by(|a, b| below(a).total_cmp(&below(b)))
     }
 
+    fn best_index(&self) -> Option<usize> {
+        let best = self.best()?;
+        self.tried.iter().position(|c| std::ptr::eq(c, best))
+    }
+
     /// What answers the question best so far.
     pub fn best(&self) -> Option<&Candidate> {
         let by_bytes = |c: &&Candidate| c.size.bytes;
@@ -201,7 +221,7 @@ impl<'s, 'a> Run<'s, 'a> {
     fn attempt(&mut self, aim: Aim) -> Result<bool> {
         let (number, scored) = (self.tried.len() + 1, self.maker.scored);
         let mut plan = Plan { unit: self.unit, splitter: self.splitter.clone(), ..Plan::whole() };
-        (plan.prune, plan.split) = (aim.prune, aim.split);
+        (plan.prune, plan.split, plan.doubled) = (aim.prune, aim.split, aim.doubled.clone());
         self.watch.candidate(number, self.options.candidates, &plan.to_string(), self.best());
         let pruned = self.made(&Plan { split: WHOLE, ..plan.clone() })?;
         plan.prune = pruned.0.prune;
@@ -226,7 +246,7 @@ impl<'s, 'a> Run<'s, 'a> {
             split: (after_split, loss(&bare)),
             encoded: bits.map(|bits| (bits, loss(&trial))),
         });
-        self.learn_limits(&plan, aim, after_pruning, after_split);
+        self.learn_limits(&plan, &aim, after_pruning, after_split);
         let candidate = Candidate {
             what: plan.to_string(),
             steps: plan.steps(&self.options.common),
@@ -236,7 +256,10 @@ impl<'s, 'a> Run<'s, 'a> {
         self.laws.learn_drop(candidate.score.loss, candidate.score.drop);
         self.watch.tried(&candidate);
         self.tried.push(candidate);
-        self.plans.push((aim.prune, aim.split, aim.bytes));
+        self.aims.push(aim);
+        if let Some(best) = self.best_index() {
+            self.refine.best.clone_from(&self.aims[best].doubled);
+        }
         // While it is there: a run that takes up a state may never have it.
         if let Some(best) = self.best().map(|best| best.steps.clone())
             && made
@@ -248,7 +271,7 @@ impl<'s, 'a> Run<'s, 'a> {
     }
 
     /// Where asking for less leaves no less.
-    fn learn_limits(&mut self, plan: &Plan, aim: Aim, pruned: f64, split: f64) {
+    fn learn_limits(&mut self, plan: &Plan, aim: &Aim, pruned: f64, split: f64) {
         if aim.prune < WHOLE && pruned > UNCHANGED {
             self.space.prunes = false;
         }

@@ -1,6 +1,8 @@
 //! One step: a pass goes over its sites, each of which gets a patch or a reason, and a row.
 
-use super::{Effect, Observer, Session, State};
+#[cfg(feature = "exec")]
+use super::repairs::Fitting;
+use super::{Effect, Observer, Offered, Session, State};
 use crate::analysis::cost::{Cost, Costs};
 use crate::analysis::readers::{self, Unmentioned};
 use crate::analysis::sizes::InputSizes;
@@ -202,6 +204,35 @@ impl<'s, 'a> Run<'s, 'a> {
             }
         }
         self.visit_without_data(graph, task)
+    }
+
+    /// What a pass offers at its sites, with calibration data if there is any. The student is as it was after that, but for how
+    /// its weights are stored.
+    pub fn offers(
+        &mut self,
+        state: &mut State<'a>,
+        step: &Step,
+        pass: &dyn Pass,
+        selection: &Selection,
+    ) -> Result<Vec<Offered>> {
+        let located = |e| step.error(e);
+        let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
+        Storage::unpack(&mut state.student.graph, &put)?;
+        let graph = &state.student.graph;
+        let selected = &selection.resolve(graph).map_err(located)?;
+        let sizes = &self.session.sizes;
+        let task = Task { pass, selected, repairs: false, sensitivity: None, sizes, place: step.place() };
+        #[cfg(feature = "exec")]
+        let told = match self.session.data.calibration {
+            Some(data) => Fitting::new(self.session, data, &mut state.reference, graph)?.survey(self, graph, task)?,
+            None => None,
+        };
+        #[cfg(not(feature = "exec"))]
+        let told: Option<Sensitivity> = None;
+        let task = Task { sensitivity: told.as_ref(), ..task };
+        let cx = task.context(graph, None);
+        let sites = pass.sites(&cx);
+        Ok(sites.iter().map(|site| site.names(graph)).zip(pass.offers(&cx, &sites)).collect())
     }
 
     /// Runs passes over a graph and the bodies in it, round after round, until a whole round changes nothing.

@@ -5,6 +5,7 @@ use crate::analysis::cost::Cost;
 use crate::analysis::removal::Tally;
 use crate::ir::Graph;
 use crate::passes::Context;
+use crate::passes::budget::Budget;
 use crate::passes::importance::{Loser, Scored, relative};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -18,18 +19,48 @@ pub struct Plan<'a> {
     scored: &'a [Result<Scored, String>],
     /// The scores, by group, over their mean.
     scores: Vec<Vec<f64>>,
+    /// The same, as they compare between groups.
+    turns: Vec<Vec<f64>>,
 }
 
 impl<'a> Plan<'a> {
+    /// With a budget, groups compare by what their units cost the output for what they save of it, where all were judged by
+    /// layers that read them; else by the scores over their mean.
     pub fn new(
         cx: &Context<'a>,
         channels: &'a Channels,
         groups: &'a [Group],
         scored: &'a [Result<Scored, String>],
+        budget: Option<Budget>,
     ) -> Plan<'a> {
         let relative = |s: &Result<Scored, String>| s.as_ref().map_or(Vec::new(), |s| relative(&s.scores));
-        let scores = scored.iter().map(relative).collect();
-        Plan { graph: cx.graph, sized: cx.sized(), channels, groups, scored, scores }
+        let scores: Vec<Vec<f64>> = scored.iter().map(relative).collect();
+        let turns = scores.clone();
+        let mut plan = Plan { graph: cx.graph, sized: cx.sized(), channels, groups, scored, scores, turns };
+        if let Some(turns) = budget.and_then(|budget| plan.prices(cx, budget)) {
+            plan.turns = turns;
+        }
+        plan
+    }
+
+    /// For every unit, what the output loses for each parameter (or MAC, or byte) that is saved without it. `None` if that is
+    /// not known.
+    fn prices(&self, cx: &Context<'a>, budget: Budget) -> Option<Vec<Vec<f64>>> {
+        let whole = budget.of(self.without(&HashSet::new()).cost())?;
+        let price = |(i, scored): (usize, &Result<Scored, String>)| {
+            let Ok(scored) = scored else { return Some(Vec::new()) };
+            let one: HashSet<u32> = self.groups[i].units.first().copied().into_iter().collect();
+            let saved = whole.saturating_sub(budget.of(self.without(&one).cost())?).max(1) as f64;
+            let lost = |losses: &Vec<(Loser, f64)>| {
+                let each = losses.iter().map(|&(who, loss)| match who {
+                    Loser::Reader(n) => Some(cx.selected.sensitivity(cx.graph, &[cx.graph.label(n)]) * loss),
+                    Loser::Group(_) => None,
+                });
+                Some(each.sum::<Option<f64>>()? / saved)
+            };
+            scored.losses.iter().map(lost).collect()
+        };
+        self.scored.iter().enumerate().map(price).collect()
     }
 
     /// Units of a group, if it has scores.
@@ -73,7 +104,12 @@ impl<'a> Plan<'a> {
         let mut turns: Vec<(f64, f64, usize, usize)> = Vec::new();
         for (i, scores) in self.scores.iter().enumerate() {
             let share = |rank: usize| (rank + 1) as f64 / scores.len() as f64;
-            turns.extend(order(scores).into_iter().enumerate().map(|(rank, u)| (scores[u], share(rank), i, u)));
+            // No unit has its turn before those of its group that are worth less.
+            let mut most = f64::NEG_INFINITY;
+            for (rank, u) in order(scores).into_iter().enumerate() {
+                most = most.max(self.turns[i][u]);
+                turns.push((most, share(rank), i, u));
+            }
         }
         turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
         let mut left: Vec<usize> = self.scores.iter().map(Vec::len).collect();
