@@ -167,6 +167,17 @@ fn half_precision_is_computed_in_f32_and_rounded_at_the_end() {
 }
 
 #[test]
+fn zeros_without_a_type_are_of_f32() {
+    let text = "model m opset 17 {
+        input %x : f32[N,2]
+        %s : i64[2] = Shape(%x)
+        %z : f32[N,2] = ConstantOfShape(%s)
+        output %z
+    }";
+    assert_eq!(outputs(&network(text), &[f32s(&[1, 2], &[1.0, 2.0])]), [f32s(&[1, 2], &[0.0, 0.0])]);
+}
+
+#[test]
 fn a_clustered_weight_is_one_constant_of_the_plan() {
     let network = Network::load(&small("codebook.onnx")).unwrap();
     let ops = network.runner(&[vec![1, 2, 5, 5]]).unwrap().plan_ops();

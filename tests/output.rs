@@ -107,7 +107,10 @@ fn a_budget_that_no_step_can_reach_is_refused_before_the_first_one() {
     };
     let (code, told) = run("50%");
     assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("whatever the steps before it leave") && told.contains("step 3"), "{told}");
+    assert!(
+        told.contains("whatever the steps before it leave") && told.contains("-p factorize-linear:params=50%\"]"),
+        "{told}"
+    );
     assert!(!told.contains("\"step\":2"), "{told}");
     // Within reach of what is known before: the step itself finds out.
     let (_, told) = run("99%");

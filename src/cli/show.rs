@@ -228,8 +228,10 @@ mod tests {
   cuts     w1 axis 0, scale axis 0, dw axis 0, w2 axis 0, w2 axis 1, w3 axis 1
 4 units made by Conv "head"
   cuts     w3 axis 0, lstm.w axis 2
-no units told apart in LSTM "lstm"
-  frozen   LSTM "lstm" has hidden units that feed back into all of its gates: they stay
+2 units made by LSTM "lstm"
+  tied by  LSTM "lstm"
+  cuts     lstm.w axis 1, lstm.r axis 1, lstm.r axis 2
+  frozen   "y" is an output of the model
 # 3 groups, 1 of them frozen
 "#;
         let model = text::parse::model(text).unwrap();

@@ -1,7 +1,7 @@
 //! What is done to a file before tract sees it, so that tract runs more of what ONNX allows, and faster.
 //!
 //! Nodes get names of their own. Absent inputs and outputs at the end of a node are left off, and other absent outputs
-//! get names, since tract counts both.
+//! get names, since tract counts both. Zeros that no type is said of are of f32: tract takes them for f64.
 //!
 //! Half precision is widened to f32, for which tract has kernels that are many times faster: weights, types of values,
 //! casts, and whatever else makes numbers of a type.
@@ -72,6 +72,7 @@ impl Preparation<'_> {
         name_apart(graph);
         for node in &mut graph.node {
             self.drop_absent(node);
+            type_zeros(node);
             for attribute in &mut node.attribute {
                 if TYPES.contains(&attribute.name.as_str())
                     && let Ok(mut number) = i32::try_from(attribute.i)
@@ -140,6 +141,21 @@ impl Preparation<'_> {
                 return name;
             }
         }
+    }
+}
+
+/// Says what a fill without a value fills with.
+fn type_zeros(node: &mut pb::NodeProto) {
+    if node.op_type == "ConstantOfShape" && node.attribute.iter().all(|a| a.name != "value") {
+        let zero = pb::TensorProto {
+            dims: vec![1],
+            data_type: DataType::Float as i32,
+            float_data: vec![0.0],
+            ..Default::default()
+        };
+        let r#type = pb::attribute_proto::AttributeType::Tensor as i32;
+        let value = pb::AttributeProto { name: "value".into(), r#type, t: Some(zero), ..Default::default() };
+        node.attribute.push(value);
     }
 }
 

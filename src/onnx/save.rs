@@ -38,7 +38,7 @@ impl Target {
     /// If a file cannot be written there.
     pub fn check(&self) -> Result<()> {
         match self {
-            Target::File(path) => create(path, &files::followed(path)?).map(drop),
+            Target::File(path) => create(path).map(drop),
             Target::Stdout => Ok(()),
         }
     }
@@ -79,11 +79,9 @@ pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<
 /// If writing fails.
 pub fn prepare(model: &Model, path: &Path, options: SaveOptions) -> Result<Atomic> {
     let mut proto = encode::model(model)?;
-    // Whoever reads the model looks for its data beside the file, not beside a link to it.
-    let real = &files::followed(path)?;
-    let mut file = create(path, real)?;
+    let mut file = create(path)?;
     let data = match proto.encoded_len() > MAX_FILE || options.external_data {
-        true => Some(externalize(&mut proto, real)?),
+        true => Some(externalize(&mut proto, path)?),
         false => None,
     };
     file.write(|w| stream(&proto, w))?;
@@ -91,16 +89,17 @@ pub fn prepare(model: &Model, path: &Path, options: SaveOptions) -> Result<Atomi
     if let Some(data) = data {
         file.needs(data.place()?);
     }
-    file.replaces(external::data_of(real, real));
+    file.replaces(external::data_of(path, path));
     Ok(file)
 }
 
-/// A new file for a model. Of a model that a killed run left behind, the data goes too.
-fn create(path: &Path, real: &Path) -> Result<Atomic> {
-    for left in files::leftovers(real) {
-        let mut data = external::data_of(left.path(), real);
+/// A new file for a model. Of a model that a killed run left behind, the data goes too. Where the name is a link, the model is
+/// beside what it is to, and the data beside the link: whoever opens a model by a name looks for its data beside that name.
+fn create(path: &Path) -> Result<Atomic> {
+    for left in files::leftovers(&files::followed(path)?) {
+        let mut data = external::data_of(left.path(), path);
         if !data.is_empty() {
-            let stays = external::data_of(real, real);
+            let stays = external::data_of(path, path);
             data.retain(|d| !stays.contains(d));
         }
         data.iter().for_each(|d| drop(std::fs::remove_file(d)));

@@ -112,11 +112,14 @@ fn answers(model: &Model, size: Size, optimize: bool) -> Result<Vec<Array>, Stri
     outputs.map_err(|e| format!("tract: {e}"))
 }
 
-/// What an optimized student answers; where tract cannot optimize the teacher either, one that is not.
+/// What an optimized student answers; where tract cannot optimize the teacher either, one that is not. Nor can it optimize an
+/// RNN of one unit that reads one channel: it moves a reshape in front of it to the weight.
 fn student_answers(teacher: &Model, student: &Model, size: Size) -> Result<Vec<Array>, String> {
-    answers(student, size, true).or_else(|e| match answers(teacher, size, true) {
-        Ok(_) => Err(e),
-        Err(_) => answers(student, size, false),
+    let reshaped =
+        |e: &str| e.contains("Xt_WiT") && e.contains("Incompatible reshape for shape [Val(1), Val(1), Val(1)]");
+    answers(student, size, true).or_else(|e| match reshaped(&e) || answers(teacher, size, true).is_err() {
+        false => Err(e),
+        true => answers(student, size, false),
     })
 }
 
