@@ -7,8 +7,9 @@
 //! with; all of these take `10x`, `40%` or a number (`250kB`, `5M`).
 //!
 //! Passes are composed: channels are pruned, what is left is split into thin layers, and the weights that are left become
-//! codes, of which the size that is asked for decides how many bits each layer gets. How far each of these goes is what is
-//! searched. A candidate is a recipe; the samples of `--calib` are divided: to some the student is fitted (2,048, fewer of
+//! codes, of which the size that is asked for decides how many bits each layer gets. Biases and codebooks are stored in half
+//! precision then, and names inside of the model are made short (`--techniques -strip-names` keeps them). How far each of
+//! these goes is what is searched. A candidate is a recipe; the samples of `--calib` are divided: to some the student is fitted (4,096, fewer of
 //! large networks, or `--calib-samples`), by others candidates are chosen. `--test` is only for the last check, and chooses nothing.
 //!
 //! Within a stage the budget goes to the layers that lose least by it, as calibration data predicts it. What the model's output
@@ -55,7 +56,10 @@ pub const CANDIDATES: usize = 40;
 /// Passes that split layers.
 const SPLITTERS: [&str; 3] = ["factorize-convs", "factorize-linear", "separate-convs"];
 /// All passes that a search composes.
-pub const TECHNIQUES: [&str; 5] = ["prune-channels", SPLITTERS[0], SPLITTERS[1], SPLITTERS[2], "cluster-weights"];
+pub const TECHNIQUES: [&str; 7] =
+    ["prune-channels", SPLITTERS[0], SPLITTERS[1], SPLITTERS[2], "cluster-weights", PACKS[0], PACKS[1]];
+/// Those that only make the file smaller.
+const PACKS: [&str; 2] = [plan::STORE, "strip-names"];
 
 /// What a search may do.
 #[derive(Debug, Clone)]
@@ -129,7 +133,9 @@ pub fn search<'a>(
         Unit::Params => share(limits.weights, limits.teacher.weights),
     };
     let mut maker = Maker::new(session, judge, store);
-    let clean = maker.trial(&Plan::whole().steps(&options.common), true)?;
+    let packs: Vec<&str> = PACKS.into_iter().filter(|pack| may(pack)).collect();
+    let whole = Plan { packs: packs.clone(), ..Plan::whole() };
+    let clean = maker.trial(&whole.steps(&options.common), false)?;
     let own = clean.size.bytes.saturating_sub(clean.stored);
     if let Some(bytes) = limits.size.filter(|&bytes| bytes <= own) {
         return Err(Error::input("--target-size is out of reach")
@@ -147,7 +153,8 @@ pub fn search<'a>(
         weights: limits.teacher.cost.parameters as f64,
         least_split: 0.0,
     };
-    Run::new(maker, limits, options, watch, space, unit, splitter.unwrap_or_default()).search()
+    let plan = Plan { unit, splitter: splitter.unwrap_or_default(), packs, ..Plan::whole() };
+    Run::new(maker, limits, options, watch, space, plan).search()
 }
 
 /// The manual page: the doc comment that heads this file.

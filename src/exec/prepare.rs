@@ -51,6 +51,17 @@ fn half_type(number: i32) -> Option<Dtype> {
     }
 }
 
+/// Names that nothing but nodes which cast to f32 read.
+fn only_cast(graph: &pb::GraphProto) -> HashSet<String> {
+    let to_float = |node: &pb::NodeProto| {
+        let to = node.attribute.iter().find(|a| a.name == "to").map(|a| a.i);
+        node.op_type == "Cast" && to == Some(i64::from(DataType::Float as i32))
+    };
+    let read = |cast: bool| graph.node.iter().filter(move |n| to_float(n) == cast).flat_map(|n| &n.input).cloned();
+    let others: HashSet<String> = read(false).chain(graph.output.iter().map(|o| o.name.clone())).collect();
+    read(true).filter(|name| !others.contains(name)).collect()
+}
+
 /// A file on its way to tract.
 struct Preparation<'a> {
     dir: Option<&'a str>,
@@ -68,7 +79,13 @@ impl Preparation<'_> {
                 self.widen_type(&mut ty.elem_type);
             }
         }
-        graph.initializer.iter_mut().try_for_each(|tensor| self.widen(tensor))?;
+        let stored: HashSet<String> = only_cast(graph);
+        for tensor in &mut graph.initializer {
+            let before = self.widened;
+            self.widen(tensor)?;
+            // What is stored in half precision and read as f32 is computed as the file says.
+            self.widened = before || self.widened && !stored.contains(&tensor.name);
+        }
         name_apart(graph);
         for node in &mut graph.node {
             self.drop_absent(node);

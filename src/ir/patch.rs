@@ -35,6 +35,7 @@ enum Edit {
     Drop { value: ValueId },
     ForgetNode { node: NodeId },
     ForgetValue { value: ValueId },
+    Rename { nodes: Vec<(NodeId, String)>, values: Vec<(ValueId, String)> },
 }
 
 /// Edits around one site, applied together. New names are the site's name with a suffix.
@@ -207,6 +208,11 @@ impl Patch {
     /// Drops the metadata of a value.
     pub fn forget_value(&mut self, value: ValueId) {
         self.edits.push(Edit::ForgetValue { value });
+    }
+
+    /// Gives nodes and values other names, all at once: one may get the name that another had.
+    pub fn rename(&mut self, nodes: Vec<(NodeId, String)>, values: Vec<(ValueId, String)>) {
+        self.edits.push(Edit::Rename { nodes, values });
     }
 
     /// The tensors that come into the graph.
@@ -508,6 +514,16 @@ impl<'g> Run<'g> {
             Edit::Drop { value } => self.suspects.push(value),
             Edit::ForgetNode { node } => self.graph.node_mut(node).metadata = Default::default(),
             Edit::ForgetValue { value } => self.graph.value_mut(value).listing.metadata = Default::default(),
+            Edit::Rename { nodes, values } => {
+                // Names that no file has make room for the new ones.
+                for (i, (v, _)) in values.iter().enumerate() {
+                    self.graph.rename_value(*v, format!("\0{i}"));
+                }
+                for (v, name) in values {
+                    self.graph.rename_value(v, name);
+                }
+                nodes.into_iter().for_each(|(n, name)| self.graph.rename_node(n, name));
+            }
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ mod shrink;
 mod split;
 pub mod storage;
 mod store_weights;
+mod strip_names;
 
 use crate::analysis::cost::{Cost, cost};
 use crate::analysis::linear::Linear;
@@ -568,6 +569,7 @@ pub const REGISTRY: &[Entry] = registry![
     match_statistics::MatchStatistics = "match-statistics",
     cluster_weights::ClusterWeights = "cluster-weights",
     store_weights::StoreWeights = "store-weights",
+    strip_names::StripNames = "strip-names",
 ];
 
 /// The pass of that name.

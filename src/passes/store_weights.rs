@@ -1,8 +1,8 @@
 //! Stores constants in half precision, behind one Cast each, which runtimes fold when they load the model.
 //!
 //! Layers compute as before, on weights that were rounded to 11 bits: half the bytes, and an error of some 0.02 %. It takes any
-//! constant of floats, also those that `cluster-weights` is not for: position tables, normalization, biases. A tensor of at
-//! most 256 values stays: its codebook is smaller, and exact. So does one with numbers beyond the range of the type.
+//! constant of floats, also those that `cluster-weights` is not for: position tables, normalization, biases. A tensor of so
+//! few values that its codebook is smaller, and exact, stays. So does one with numbers beyond the range of the type.
 //!
 //! Options: `store` = "f16" (default, the only one so far); `min-weights` (default 512).
 //!
@@ -100,10 +100,11 @@ fn stored(g: &Graph, v: ValueId, dtype: DType) -> Result<(Patch, String), String
     if g.is_held(v) {
         return Err("it is an output of the model, or named outside the graph".into());
     }
-    if let Some(values) = few_values(tensor) {
+    let half = convert(tensor, dtype).ok_or("its numbers cannot be read")?;
+    let smaller = |values: &usize| values * tensor.byte_len() / tensor.len() + tensor.len() < half.byte_len();
+    if let Some(values) = few_values(tensor).filter(smaller) {
         return Err(format!("it has {values} different values: a codebook (`cluster-weights`) is smaller, and exact"));
     }
-    let half = convert(tensor, dtype).ok_or("its numbers cannot be read")?;
     let (mut error, mut all) = (0.0, 0.0);
     for (w, h) in tensor.iter_floats().into_iter().flatten().zip(half.iter_floats().into_iter().flatten()) {
         if w.is_finite() && !h.is_finite() {

@@ -23,6 +23,9 @@ pub struct Plan {
     pub splitter: String,
     /// The share of the bytes of all constants that encoding leaves, in hundredths of a percent.
     pub encode: Option<u32>,
+    /// Passes that make the file smaller once everything else is decided: `store-weights` where there are codes, and
+    /// `strip-names`.
+    pub packs: Vec<&'static str>,
     /// How often what a layer loses is doubled where the budget of a step is dealt out; not at all where it is not named.
     pub doubled: Doubled,
 }
@@ -30,14 +33,18 @@ pub struct Plan {
 /// By the names of layers.
 pub type Doubled = BTreeMap<String, i32>;
 
+/// The pass that takes half of the bytes of codebooks and biases, and from how many numbers on that pays.
+pub const STORE: &str = "store-weights";
+const STORED: usize = 32;
+
 /// All of something, in thousandths.
 pub const WHOLE: u32 = 1000;
 
 impl Plan {
     /// A plan that changes nothing.
     pub fn whole() -> Plan {
-        let doubled = Doubled::new();
-        Plan { unit: Unit::Params, prune: WHOLE, split: WHOLE, splitter: String::new(), encode: None, doubled }
+        let (splitter, packs, doubled) = Default::default();
+        Plan { unit: Unit::Params, prune: WHOLE, split: WHOLE, splitter, encode: None, packs, doubled }
     }
 
     /// The steps, in the form `PASS:key=value,…`; `common` is added to each that is a pass.
@@ -68,6 +75,14 @@ impl Plan {
         }
         if let Some(share) = self.encode {
             add("cluster-weights", format!("size={}%", f64::from(share) / 100.0));
+        }
+        let skip = if common.is_empty() { String::new() } else { format!(",{common}") };
+        for &pack in &self.packs {
+            match pack {
+                STORE if self.encode.is_some() => steps.push(format!("{STORE}:min-weights={STORED}{skip}")),
+                STORE => {}
+                _ => steps.push(pack.into()),
+            }
         }
         steps
     }
@@ -112,9 +127,10 @@ mod tests {
     #[test]
     fn steps_are_read_back() {
         let doubled = Doubled::from([("a.b,c={\"d\"".to_string(), 1), ("conv1".into(), -2), ("fc".into(), 0)]);
-        let plan = Plan { prune: 250, encode: Some(1234), doubled, ..Plan::whole() };
+        let packs = vec![STORE, "strip-names"];
+        let plan = Plan { prune: 250, encode: Some(1234), doubled, packs, ..Plan::whole() };
         let steps = plan.steps("skip=head");
-        assert_eq!(steps.len(), 3);
+        assert_eq!(steps[3..], ["store-weights:min-weights=32,skip=head", "strip-names"]);
         let step = Step::parse(&steps[2]).unwrap();
         assert_eq!(step.options["size"].as_str(), Some("12.34%"));
         assert_eq!(step.options["skip"].as_str(), Some("head"));

@@ -23,8 +23,8 @@ const SMALLEST: f64 = 2000.0;
 const SAME: f64 = 1.04;
 /// Candidates of a size before the laws are believed where they say that nothing better is left, and how much worse than the
 /// best may be what is tried even so.
-const ENOUGH: usize = 3;
-const HOPE: f64 = 1.1;
+const ENOUGH: usize = 6;
+const HOPE: f64 = 1.2;
 /// A step that leaves this share has found nothing to do.
 const UNCHANGED: f64 = 0.985;
 
@@ -34,8 +34,8 @@ pub struct Run<'s, 'a> {
     pub options: &'s Options,
     pub watch: &'s dyn Watch,
     pub space: Space,
-    pub unit: Unit,
-    pub splitter: String,
+    /// What plans have in common.
+    pub plan: Plan,
     laws: Laws,
     tried: Vec<Candidate>,
     /// What each of `tried` aimed at.
@@ -66,11 +66,10 @@ impl<'s, 'a> Run<'s, 'a> {
         options: &'s Options,
         watch: &'s dyn Watch,
         space: Space,
-        unit: Unit,
-        splitter: String,
+        plan: Plan,
     ) -> Run<'s, 'a> {
         let (laws, tried, aims, refine, state) = Default::default();
-        Run { maker, limits, options, watch, space, unit, splitter, laws, tried, aims, refine, state }
+        Run { maker, limits, options, watch, space, plan, laws, tried, aims, refine, state }
     }
 
     fn mode(&self) -> Mode {
@@ -122,8 +121,8 @@ impl<'s, 'a> Run<'s, 'a> {
         if self.refine.layers.is_none() {
             self.refine.layers = Some(self.maker.layers(&Plan::whole().steps(&self.options.common))?);
         }
-        let (aim, loss) = (&self.aims[best], self.tried[best].score.loss);
-        Ok(self.refine.next(aim, loss, &self.aims))
+        let free = self.space.product.is_none() && self.space.prunes && self.space.splits;
+        Ok(self.refine.next(&self.aims[best], &self.aims, free))
     }
 
     /// The most promising plan of a size.
@@ -220,7 +219,7 @@ impl<'s, 'a> Run<'s, 'a> {
     /// Makes and scores a student, and those on the way to it. `false` if the time was over before that was done.
     fn attempt(&mut self, aim: Aim) -> Result<bool> {
         let (number, scored) = (self.tried.len() + 1, self.maker.scored);
-        let mut plan = Plan { unit: self.unit, splitter: self.splitter.clone(), ..Plan::whole() };
+        let mut plan = Plan { packs: Vec::new(), ..self.plan.clone() };
         (plan.prune, plan.split, plan.doubled) = (aim.prune, aim.split, aim.doubled.clone());
         self.watch.candidate(number, self.options.candidates, &plan.to_string(), self.best());
         let pruned = self.made(&Plan { split: WHOLE, ..plan.clone() })?;
@@ -233,9 +232,10 @@ impl<'s, 'a> Run<'s, 'a> {
         if self.ends()? {
             return Ok(false);
         }
+        let plan = Plan { packs: self.plan.packs.clone(), ..plan };
         let (plan, trial) = match aim.bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes) {
             Some(bytes) => self.encoded(plan, &bare, bytes)?,
-            None => (plan, bare.clone()),
+            None => self.plain(plan)?,
         };
         let made = self.maker.scored > scored;
         let whole = self.cost(&self.limits.teacher);
@@ -284,7 +284,7 @@ impl<'s, 'a> Run<'s, 'a> {
     }
 
     fn cost(&self, size: &Size) -> f64 {
-        match self.unit {
+        match self.plan.unit {
             Unit::Params => size.cost.parameters as f64,
             Unit::Macs => size.cost.macs.unwrap_or(0) as f64,
         }
@@ -325,6 +325,13 @@ impl<'s, 'a> Run<'s, 'a> {
         Ok((eased, trial))
     }
 
+    /// A student whose weights are no codes.
+    fn plain(&mut self, plan: Plan) -> Result<(Plan, Trial)> {
+        let plan = Plan { encode: None, ..plan };
+        let trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
+        Ok((plan, trial))
+    }
+
     /// A student whose weights are codes, such that its file has so many bytes at most and few less.
     fn encoded(&mut self, plan: Plan, bare: &Trial, bytes: u64) -> Result<(Plan, Trial)> {
         let stored = bare.stored.max(1) as f64;
@@ -353,7 +360,7 @@ impl<'s, 'a> Run<'s, 'a> {
             self.space.least_bits = self.space.least_bits.max(8.0 * trial.stored as f64 / weights);
             let reached = (10_000.0 * trial.stored as f64 / stored).ceil() as u32 + 1;
             if reached >= 10_000 {
-                return Ok((Plan { encode: None, ..plan }, bare.clone()));
+                return self.plain(plan);
             }
             plan.encode = Some(reached);
             trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
