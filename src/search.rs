@@ -9,8 +9,11 @@
 //! Passes are composed: channels are pruned, what is left is split into thin layers, and the weights that are left become
 //! codes, of which the size that is asked for decides how many bits each layer gets. Biases and codebooks are stored in half
 //! precision then, and names inside of the model are made short (`--techniques -strip-names` keeps them). How far each of
-//! these goes is what is searched. A candidate is a recipe; the samples of `--calib` are divided: to some the student is fitted (4,096, fewer of
-//! large networks, or `--calib-samples`), by others candidates are chosen. `--test` is only for the last check, and chooses nothing.
+//! these goes is what is searched.
+//!
+//! A candidate is a recipe. The samples of `--calib` are divided: to some students are fitted (256 to 8,192, fewer of larger
+//! networks, or `--calib-samples`; at most 70 % of all), by up to 2,000 others candidates are chosen. `--test` is only for the
+//! last check, and chooses nothing.
 //!
 //! Within a stage the budget goes to the layers that lose least by it, as calibration data predicts it. What the model's output
 //! loses by that is another matter: near the best plan, the losses of one layer after the other are counted twice or half as
