@@ -27,7 +27,8 @@
 //! The result depends on the model, the data, the goal and the number of candidates (`--candidates`), not on threads or
 //! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. `--state FILE` keeps what was
 //! measured, and the next run takes it up, for another goal too. `--save-recipe FILE` keeps the answer: `-r FILE` makes the
-//! same bytes again.
+//! same bytes again. `--front DIR` writes all students of which none that is smaller loses less, each with its recipe, and a
+//! table of them.
 
 mod curve;
 mod goal;
@@ -45,6 +46,7 @@ pub use store::{Inputs, Store, Trial};
 
 use crate::check::{Judge, Score};
 use crate::error::{Error, Result};
+use crate::ir::Model;
 use crate::passes;
 use crate::report::Size;
 use crate::session::{Outcome, Session};
@@ -72,6 +74,8 @@ pub struct Options {
     pub techniques: Vec<String>,
     /// Options that every pass is given, as `skip=conv1,skip=fc`.
     pub common: String,
+    /// Whether all students of the front are made.
+    pub front: bool,
 }
 
 /// What happens while a search runs.
@@ -107,6 +111,8 @@ pub struct Found {
     pub outcome: Option<Outcome>,
     /// In the order they were tried.
     pub tried: Vec<Candidate>,
+    /// Those of which none that is smaller loses less, the smallest first, if they are asked for.
+    pub front: Vec<(Candidate, Model)>,
     /// Why no more were tried.
     pub why: String,
     /// What was asked for and not reached.

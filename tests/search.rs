@@ -95,6 +95,25 @@ fn a_loss_that_is_allowed_is_kept_and_one_that_is_not_is_told() {
 }
 
 #[test]
+fn a_front_is_students_with_their_recipes() {
+    let folder = folder();
+    let at = folder.path();
+    said(&run(at, &format!("-o best.onnx --target-size 6x --candidates 3 --front front {DATA}")), 0);
+    let table = std::fs::read_to_string(at.join("front/front.md")).unwrap();
+    let sizes: Vec<usize> = (1..)
+        .map(|i| format!("front/{i:02}.onnx"))
+        .take_while(|f| at.join(f).exists())
+        .map(|f| read(at, &f).len())
+        .collect();
+    assert!(!sizes.is_empty() && table.lines().count() == 2 + sizes.len(), "{table}");
+    assert!(sizes.is_sorted() && sizes.iter().all(|n| table.contains(&format!("{n} bytes"))), "{sizes:?} {table}");
+    said(&run(at, "-o again.onnx -q -r front/01.toml --calib calib.npy"), 0);
+    assert_eq!(read(at, "again.onnx"), read(at, "front/01.onnx"));
+    let told = said(&run(at, &format!("-o best.onnx --target-size 6x --front front {DATA}")), 1);
+    assert!(told.contains("front exists already"), "{told}");
+}
+
+#[test]
 fn bounds_on_what_is_computed_are_kept() {
     let folder = folder();
     let at = folder.path();

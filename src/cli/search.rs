@@ -12,7 +12,7 @@ use crate::data::{Dataset, Normalise, evenly};
 use crate::error::{Error, Result, io};
 use crate::files::digest;
 use crate::ir::Model;
-use crate::onnx;
+use crate::onnx::{self, SaveOptions, Target};
 use crate::passes::options::suggest;
 use crate::plain;
 use crate::recipe::{self, Recipe, Step};
@@ -64,6 +64,9 @@ pub struct SearchArgs {
     /// Layers to leave alone, by globs over node names, as `skip` in a recipe. May be repeated
     #[arg(long, value_name = "GLOB", conflicts_with_all = ["recipe", "pass"])]
     skip: Vec<String>,
+    /// Write all students of which none that is smaller loses less into this new folder, with their recipes and a table
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "pass"])]
+    front: Option<PathBuf>,
     /// Keep what was measured in this file, and take up what is there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["recipe", "pass"])]
     state: Option<PathBuf>,
@@ -82,7 +85,8 @@ impl SearchArgs {
     /// Whether the recipe is to be looked for.
     fn asked(&self, max_drop: Option<f64>, calib: bool) -> bool {
         let targets = self.target_size.or(self.target_weights).or(self.target_macs).is_some();
-        let words = self.minutes.is_some() || self.candidates.is_some() || !self.techniques.is_empty();
+        let words =
+            self.minutes.is_some() || self.candidates.is_some() || !self.techniques.is_empty() || self.front.is_some();
         targets || words || self.state.is_some() || !self.skip.is_empty() || (max_drop.is_some() && calib)
     }
 
@@ -131,6 +135,11 @@ impl SearchArgs {
             return Err(Error::input("--minutes must be more than 0").help("give a number, such as 10 or 0.5"));
         }
         let techniques = techniques(&self.techniques)?;
+        if let Some(folder) = self.front.as_deref().filter(|f| f.exists()) {
+            return Err(Error::input(format!("{} exists already", folder.display()))
+                .because("--front writes into a new folder, so that nothing in it is of another search")
+                .help("give another name, or remove it"));
+        }
         super::threads::start(output.threads)?;
         output.check()?;
         let loaded = onnx::load(model)?;
@@ -185,27 +194,65 @@ impl SearchArgs {
         let show = Show::new(output.quiet, Duration::from_secs_f64(60.0 * minutes), minutes, &limits);
         let session = Session::new(&loaded.model, loaded.bytes, data_of, &show);
         let common: Vec<String> = self.skip.iter().map(|glob| format!("skip={glob}")).collect();
-        let options = Options { candidates, techniques, common: common.join(",") };
+        let options = Options { candidates, techniques, common: common.join(","), front: self.front.is_some() };
         signals::training(true);
         let found = search(&session, &judge, &limits, store, &options, &show);
         signals::training(false);
         show.bar.finish_and_clear();
         let found = found?;
-        let steps = found.best.steps.iter().map(|s| Step::parse(s)).collect::<Result<_>>()?;
         let (scale, mean, std) = (normalise.scale, normalise.mean.clone(), normalise.std.clone());
-        let recipe = Recipe {
-            data: recipe::Data {
-                calib_samples: Some(fit),
-                scale: (scale != 1.0).then(|| scale.to_string()),
-                mean,
-                std,
-                ..recipe::Data::default()
-            },
-            steps,
-            ..Recipe::default()
+        let data = recipe::Data {
+            calib_samples: Some(fit),
+            scale: (scale != 1.0).then(|| scale.to_string()),
+            mean,
+            std,
+            ..recipe::Data::default()
         };
+        let recipe = |steps: &[String]| -> Result<Recipe> {
+            let steps = steps.iter().map(|s| Step::parse(s)).collect::<Result<_>>()?;
+            Ok(Recipe { data: data.clone(), steps, ..Recipe::default() })
+        };
+        if let Some(folder) = &self.front {
+            write_front(folder, &found, &teacher, &recipe)?;
+        }
+        let recipe = recipe(&found.best.steps)?;
         Ok(Answer { recipe, found, choose: judge.samples(), seconds: began.elapsed().as_secs_f64() })
     }
+}
+
+/// Writes the students of the front, their recipes and a table, into a folder that is there once all of it is.
+fn write_front(
+    folder: &Path,
+    found: &Found,
+    teacher: &Size,
+    recipe: &dyn Fn(&[String]) -> Result<Recipe>,
+) -> Result<()> {
+    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let new =
+        tempfile::Builder::new().prefix(".tutee-front-").tempdir_in(parent).map_err(|e| io("write", folder, &e))?;
+    let put = |name: &str, text: &str| {
+        let path = new.path().join(name);
+        std::fs::write(&path, text).map_err(|e| io("write", &path, &e))
+    };
+    let mut table =
+        String::from("| student | file | weights | drop | loss | what was done |\n|---|---|---|---|---|---|\n");
+    for (i, (candidate, student)) in found.front.iter().enumerate() {
+        let name = format!("{:02}", i + 1);
+        onnx::save(student, &Target::File(new.path().join(format!("{name}.onnx"))), SaveOptions::default())?;
+        put(&format!("{name}.toml"), &recipe(&candidate.steps)?.to_toml()?)?;
+        let times = teacher.bytes as f64 / candidate.size.bytes.max(1) as f64;
+        let Candidate { what, size, score, .. } = candidate;
+        table.push_str(&format!(
+            "| {name}.onnx | {} bytes, {times:.1}x | {} | {:+.2} points | {:.4} | {} |\n",
+            size.bytes,
+            size.weights,
+            -100.0 * score.drop,
+            score.loss,
+            plain::markdown(what)
+        ));
+    }
+    put("front.md", &table)?;
+    std::fs::rename(new.path(), folder).map_err(|e| io("write", folder, &e))
 }
 
 /// Calibration data, divided.

@@ -102,7 +102,13 @@ impl<'s, 'a> Run<'s, 'a> {
         let missed = self.limits.missed(&best.size, &best.score, "on the samples that it was chosen by");
         let state = self.state.take().filter(|s| s.0 == best.steps);
         let outcome = state.map(|s| self.maker.finish(s.1)).transpose()?;
-        Ok(Found { best, outcome, tried: self.tried, why, missed, scored: self.maker.scored, steps: self.maker.steps })
+        let mut front = Vec::new();
+        for candidate in front_of(&self.tried).into_iter().filter(|_| self.options.front) {
+            let state = self.maker.state(&candidate.steps)?;
+            front.push((candidate.clone(), self.maker.finish(state)?.student));
+        }
+        let Maker { scored, steps, .. } = self.maker;
+        Ok(Found { best, outcome, tried: self.tried, front, why, missed, scored, steps })
     }
 
     /// What is to be tried next, if anything is likely to be better than what there is: another plan, or else the best one with
@@ -172,14 +178,7 @@ impl<'s, 'a> Run<'s, 'a> {
 
     /// The candidate where the front bends: farthest below the line between its ends, over the logarithm of the size.
     fn knee(&self) -> Option<&Candidate> {
-        let mut front: Vec<&Candidate> = Vec::new();
-        let mut all: Vec<&Candidate> = self.tried.iter().filter(|c| c.score.loss.is_finite()).collect();
-        all.sort_by_key(|c| c.size.bytes);
-        for c in all {
-            if front.last().is_none_or(|last| c.score.loss < last.score.loss) {
-                front.push(c);
-            }
-        }
+        let front = front_of(&self.tried);
         let (smallest, largest) = (front.first()?, front.last()?);
         let place = |c: &Candidate| (c.size.bytes as f64).ln();
         let (width, height) = (place(largest) - place(smallest), smallest.score.loss - largest.score.loss);
@@ -367,6 +366,19 @@ impl<'s, 'a> Run<'s, 'a> {
         }
         Ok((plan, trial))
     }
+}
+
+/// Those of which none that is smaller loses less, the smallest first.
+fn front_of(tried: &[Candidate]) -> Vec<&Candidate> {
+    let mut all: Vec<&Candidate> = tried.iter().filter(|c| c.score.loss.is_finite()).collect();
+    all.sort_by(|a, b| a.size.bytes.cmp(&b.size.bytes).then(a.score.loss.total_cmp(&b.score.loss)));
+    let mut front: Vec<&Candidate> = Vec::new();
+    for c in all {
+        if front.last().is_none_or(|last| c.score.loss < last.score.loss) {
+            front.push(c);
+        }
+    }
+    front
 }
 
 fn loss(trial: &Trial) -> f64 {
