@@ -55,7 +55,7 @@ pub struct SearchArgs {
     /// When the search ends, if nothing else ends it [default: 10]
     #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
     minutes: Option<f64>,
-    /// How many students are tried, at most [default: 12]
+    /// How many students are tried, at most [default: 40]
     #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
     candidates: Option<usize>,
     /// Passes to compose, or with a minus in front, to leave out: prune-channels,cluster-weights
