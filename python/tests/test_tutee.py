@@ -63,6 +63,22 @@ def test_a_size_is_enough(tmp_path: pathlib.Path) -> None:
     assert "cluster-weights" in str(report.recipe) and "calib =" not in str(report.recipe)
 
 
+def test_layers_say_what_they_cost(small: tuple[str, np.ndarray]) -> None:
+    teacher, pictures = small
+    alone = tutee.sensitivity(teacher, pictures, skip=["block*"], progress=False)
+    assert {row["layer"] for row in alone.choices} == {"classifier.weight"}
+    assert alone["fit_samples"] + alone["choose_samples"] == len(pictures)
+    first, *others = tutee.sensitivity(teacher, pictures, calib_samples=40, progress=False).layers.items()
+    assert len(others) > 5 and all(loss <= first[1] for _, loss in others)
+    assert "heat" in alone._repr_html_() and "at 1 layers" in repr(alone)
+
+
+def test_a_layer_without_a_finite_loss_is_the_most_sensitive() -> None:
+    rows = [("a", 1.0), ("b", 2.0), ("c", None), ("b", 0.5)]
+    lost = tutee.Sensitivity({"choices": [{"layer": layer, "loss": loss} for layer, loss in rows]})
+    assert list(lost.layers.items()) == [("c", float("inf")), ("b", 2.0), ("a", 1.0)]
+
+
 def test_no_folder_that_is_gone_is_named(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
     student = tmp_path / "student.onnx"
     report = tutee.compress(

@@ -134,6 +134,7 @@ def sensitivity(
     calib: Data,
     *,
     calib_samples: int | None = None,
+    skip: Sequence[str] = (),
     scale: float | str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -141,13 +142,22 @@ def sensitivity(
     options: Iterable[str] = (),
     progress: bool = True,
 ) -> Sensitivity:
-    """What each layer's choices cost: predicted and measured output error."""
+    """What the model loses when one layer alone is pruned, split or encoded, for each layer and several settings.
+
+    Layers are fitted to some samples of `calib` (at most `calib_samples`), the model is judged by the others. `skip` are
+    globs over names of layers to leave alone.
+    """
     with tempfile.TemporaryDirectory(prefix="tutee-") as name:
-        arguments = ["sensitivity", os.fspath(model), "--json", "--calib", path_of(calib, "calib", pathlib.Path(name))]
+        folder = pathlib.Path(name)
+        page = folder / "layers.html"
+        arguments = ["sensitivity", os.fspath(model), "--json", "--report", str(page)]
+        arguments += ["--calib", path_of(calib, "calib", folder)]
         arguments += _values(calib_samples=calib_samples, threads=threads)
+        arguments += [f"--skip={glob}" for glob in skip]
         arguments += _normalise(scale, mean, std)
         done = run([*arguments, *options], progress, name)
-    return Sensitivity(json.loads(done.out))
+        shown = page.read_text(encoding="utf-8")
+    return Sensitivity(json.loads(done.out), html=shown)
 
 
 def _values(**values: Any) -> list[str]:

@@ -23,6 +23,14 @@ class _Data(Mapping[str, Any]):
         return len(self.data)
 
 
+def _frame(page: str) -> str:
+    """A page for a notebook. The frame keeps the page's style away from the notebook's."""
+    if not page:
+        return ""
+    page = page.replace("&", "&amp;").replace('"', "&quot;")
+    return f'<iframe srcdoc="{page}" sandbox style="width:100%;height:32em;border:0"></iframe>'
+
+
 class Check(_Data):
     """Teacher and student side by side on data; the mapping is what `tutee check --json` prints."""
 
@@ -43,7 +51,32 @@ class Check(_Data):
 
 
 class Sensitivity(_Data):
-    """What each layer's choices cost; the mapping is what `tutee sensitivity --json` prints."""
+    """What the model loses by each layer alone; the mapping is what `tutee sensitivity --json` prints."""
+
+    def __init__(self, data: Mapping[str, Any], *, html: str = "") -> None:
+        super().__init__(data)
+        self.html = html
+
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        """One row a layer and setting: `layer`, `pass`, `choice`, and what was lost as `predicted`, `loss` and `drop`."""
+        return list(self.data["choices"])
+
+    @property
+    def layers(self) -> dict[str, float]:
+        """The largest loss that was measured of each layer, the most sensitive layer first."""
+        worst: dict[str, float] = {}
+        for row in self.choices:
+            # JSON has no number for a loss that is not finite.
+            loss = float("inf") if row["loss"] is None else float(row["loss"])
+            worst[row["layer"]] = max(loss, worst.get(row["layer"], loss))
+        return dict(sorted(worst.items(), key=lambda item: -item[1]))
+
+    def _repr_html_(self) -> str:
+        return _frame(self.html)
+
+    def __repr__(self) -> str:
+        return f"<tutee.Sensitivity: {len(self.choices)} choices at {len(self.layers)} layers>"
 
 
 class Report(_Data):
@@ -84,11 +117,7 @@ class Report(_Data):
         return Recipe(self._recipe)
 
     def _repr_html_(self) -> str:
-        if not self.html:
-            return ""
-        # A frame keeps the page's style away from the notebook's.
-        page = self.html.replace("&", "&amp;").replace('"', "&quot;")
-        return f'<iframe srcdoc="{page}" sandbox style="width:100%;height:32em;border:0"></iframe>'
+        return _frame(self.html)
 
     def __str__(self) -> str:
         return self.text
