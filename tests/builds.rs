@@ -99,6 +99,58 @@ fn ninja_makes_every_recipe_on_every_model() {
 }
 
 #[test]
+fn a_sweep_makes_a_table_of_all_students() {
+    if !has("ninja") {
+        return;
+    }
+    let (folder, own) = example("sweep");
+    let fixtures = folder.path().join("fixtures");
+    std::fs::copy(fixtures.join("lenet300.onnx"), own.join("a model.onnx")).unwrap();
+    let lenet5 = fixtures.join("lenet5.onnx").display().to_string();
+    run(&own, &["sh", "configure.sh", "a model.onnx", &lenet5]);
+    run(&own, &["ninja"]);
+    let table = std::fs::read_to_string(own.join("table.tsv")).unwrap();
+    let rows: Vec<Vec<&str>> = table.lines().map(|row| row.split('\t').collect()).collect();
+    assert_eq!(rows.len(), 6, "{table}");
+    for row in rows {
+        let student = own.join(format!("{}.onnx", row[0]));
+        assert_eq!(row[2].parse(), Ok(student.metadata().unwrap().len()), "{table}");
+        assert!(row[3].parse::<f64>().unwrap() > 1.5, "{table}");
+    }
+    assert!(run(&own, &["ninja"]).contains("no work to do"));
+    touch(&own.join("recipes/8-bits.toml"));
+    let again = run(&own, &["ninja"]);
+    assert!(again.contains("8-bits") && !again.contains("low-rank") && again.contains("table.tsv"), "{again}");
+}
+
+/// Without Slurm, which would only set the number of the task.
+#[test]
+fn tasks_of_an_array_make_every_recipe_on_every_model() {
+    let (folder, own) = example("slurm");
+    copy(&root().join("examples/make"), &own.join("recipes"));
+    for model in ["lenet300.onnx", "lenet5.onnx"] {
+        let model = Path::new("models").join(model);
+        std::fs::create_dir_all(own.join("models")).unwrap();
+        let fixture = folder.path().join("fixtures").join(model.file_name().unwrap());
+        std::fs::copy(fixture, own.join(model)).unwrap();
+    }
+    assert_eq!(run(&own, &["sh", "array.sh", "models", "recipes"]), "3\n");
+    let task = |number: &str| {
+        let mut command = Command::new("sh");
+        command.args(["array.sh", "models", "recipes", "--quiet"]).current_dir(&own).env("TUTEE", TUTEE);
+        command.env("SLURM_ARRAY_TASK_ID", number).output().unwrap()
+    };
+    for number in ["0", "1", "2", "3"] {
+        assert!(task(number).status.success());
+    }
+    for student in ["lenet300/8-bits", "lenet300/low-rank", "lenet5/8-bits", "lenet5/low-rank"] {
+        assert!(own.join(format!("students/{student}.onnx")).exists(), "{student}");
+    }
+    let none = task("4");
+    assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("the last is 3"));
+}
+
+#[test]
 fn cmake_has_a_function() {
     if !has("cmake") || !has("ninja") {
         return;
