@@ -23,7 +23,9 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 fn run(line: &str, folder: &std::path::Path) -> Option<Output> {
     let arguments = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("tutee "))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
-    Some(command.args(arguments.split_whitespace()).current_dir(folder).output().unwrap())
+    // No argument has spaces in it, so that quotes are only for the shell.
+    let arguments = arguments.split_whitespace().map(|word| word.trim_matches('\''));
+    Some(command.args(arguments).current_dir(folder).output().unwrap())
 }
 
 /// A folder that has the fixtures, and how many commands of a text ran there.
