@@ -111,6 +111,14 @@ impl Operator for Rnn {
             Some(h) => Dim::Known(h),
             None => cx.shape(2).map_or(Dim::Unknown, |r| r.0[2].clone()),
         };
+        let rows = hidden.known().map_or(Dim::Unknown, |h| Dim::Known(h.saturating_mul(self.gates() as u64)));
+        let read = cx.shape(0).and_then(|x| x.0.get(2)).unwrap_or(&Dim::Unknown);
+        for (slot, columns) in [(1, read), (2, &hidden)] {
+            let Some(w) = cx.shape(slot) else { continue };
+            if !w.0[1].agrees(&rows) || !w.0[2].agrees(columns) {
+                return Err(format!("input {slot} of shape {w}, where it should be [{directions}, {rows}, {columns}]"));
+            }
+        }
         let (steps, batch) = match cx.shape(0).map(|x| x.0.as_slice()) {
             Some([batch, steps, _]) if self.batch_first => (steps.clone(), batch.clone()),
             Some([steps, batch, _]) => (steps.clone(), batch.clone()),
@@ -204,6 +212,13 @@ mod tests {
         assert_eq!(ty(14, &format!("{p} %y : ? = LSTM<hidden_size=5, layout=1>(%x, %w, %r)")), "f32[S,B,1,5]");
         assert_eq!(ty(13, &format!("{p} %y : ? = LSTM<hidden_size=5, layout=1>(%x, %w, %r)")), "opaque");
         assert_eq!(ty(7, &format!("{p} %y : ? = LSTM<direction=\"bidirectional\">(%x, %w, %r)")), "?");
+        for wrong in [
+            "input %x : f32[S,B,4] const %w : f32[1,20,3] const %r : f32[1,20,5]",
+            "input %x : f32[S,B,3] const %w : f32[1,24,3] const %r : f32[1,20,5]",
+            "input %x : f32[S,B,3] const %w : f32[1,20,3] const %r : f32[1,20,6]",
+        ] {
+            assert_eq!(ty(7, &format!("{wrong} %y : ? = LSTM<hidden_size=5>(%x, %w, %r)")), "?", "{wrong}");
+        }
         let g = "input %x : f32[7,B,3] const %w : f32[2,15,3] const %r : f32[2,15,5]";
         assert_eq!(ty(7, &format!("{g} %y : ? = GRU<direction=\"bidirectional\">(%x, %w, %r)")), "f32[7,2,B,5]");
     }
