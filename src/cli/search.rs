@@ -35,7 +35,7 @@ const FIT: f64 = 0.7;
 /// Samples that students are fitted to, if nobody says how many: as many as take so many multiply-accumulates to run.
 const MOST: usize = 8192;
 const LEAST: usize = 256;
-const WORK: u64 = 25_000_000_000;
+const WORK: u64 = 50_000_000_000;
 /// Samples below which a choice is no more than luck.
 const FEW: usize = 8;
 const MINUTES: f64 = 10.0;
