@@ -62,9 +62,10 @@ def run(arguments: Iterable[str], progress: bool, folder: str = "") -> Done:
             threading.Thread(target=lambda stream: out.append(stream.read()), args=(child.stdout,), daemon=True),
             threading.Thread(target=_listen, args=(child.stderr, done, bar.show, path), daemon=True),
         ]
-        for reader in readers:
-            reader.start()
         try:
+            # Ctrl-C may come as soon as the first reader has told of something.
+            for reader in readers:
+                reader.start()
             child.wait()
         except KeyboardInterrupt:
             done.interrupted = True
@@ -75,7 +76,8 @@ def run(arguments: Iterable[str], progress: bool, folder: str = "") -> Done:
             child.kill()
             raise
         for reader in readers:
-            reader.join()
+            if reader.ident is not None:
+                reader.join()
     done.code, done.out = child.returncode, "".join(out)
     if path:
         done.out = done.out.replace(_in_json(path), "").replace(path, "")
