@@ -18,7 +18,10 @@
 //! `[profile.dev.build-override]` with `opt-level = 2` pays for networks of more than a few megabytes.
 
 use crate::cli;
-use crate::error::{Error, Result, read_text};
+use crate::error::{Error, Result};
+use crate::job::Listener;
+use crate::plain;
+use crate::session::Observer;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -104,49 +107,42 @@ impl Compiler {
         })?;
         let name = self.name.clone().map(OsString::from).or_else(|| self.teacher.file_name().map(Into::into));
         let student = folder.join(name.unwrap_or_else(|| "student.onnx".into()));
-        let rule = student.with_extension("d");
         let mut arguments: Vec<OsString> = ["tutee", "compress", "--quiet", "-o"].map(Into::into).into();
-        arguments.extend([student.clone().into(), "--depfile".into(), rule.clone().into()]);
+        arguments.push(student.clone().into());
         arguments.extend(self.arguments.iter().cloned());
         arguments.extend(["--".into(), self.teacher.clone().into()]);
-        cli::run_in_build(&arguments)?;
-        for file in sources(&read_text("read", &rule)?) {
-            println!("cargo::rerun-if-changed={file}");
+        let sources = make(&arguments).inspect_err(tell)?;
+        for file in sources {
+            println!("cargo::rerun-if-changed={}", file.display());
         }
         Ok(student)
     }
 }
 
-/// The files that a make rule names behind its target.
-fn sources(rule: &str) -> Vec<String> {
-    let list = rule.split_once(": ").map_or("", |parts| parts.1).trim_end();
-    let (mut files, mut file, mut escaped) = (Vec::new(), String::new(), false);
-    for c in list.chars() {
-        match c {
-            '\\' | '$' if !escaped => escaped = true,
-            ' ' if !escaped => files.push(std::mem::take(&mut file)),
-            _ => {
-                // Only these are escaped.
-                if escaped && !matches!(c, ' ' | '#' | '$') {
-                    file.push('\\');
-                }
-                file.push(c);
-                escaped = false;
-            }
-        }
-    }
-    files.push(file);
-    files.retain(|f| !f.is_empty());
-    files
+/// Makes the student that arguments of `tutee compress` describe, and gives the files that it was made from.
+fn make(arguments: &[OsString]) -> Result<Vec<PathBuf>> {
+    let done = cli::compress_job(arguments)?.run(&Cargo)?;
+    let sources = done.sources.clone();
+    done.result().map(|_| sources)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Writes an error for cargo.
+fn tell(e: &Error) {
+    let text = e.to_string();
+    text.trim_start_matches("error: ").lines().for_each(|l| println!("cargo::error={}", plain::line(l)));
+}
 
-    #[test]
-    fn a_rule_names_its_sources() {
-        let rule = "out/a b.onnx: one.onnx two\\ words.toml $$x C:\\d\\#.npz\n";
-        assert_eq!(sources(rule), ["one.onnx", "two words.toml", "$x", "C:\\d#.npz"]);
+/// Says what cargo shows of a build: what is strange about the student on test data.
+struct Cargo;
+
+impl Observer for Cargo {}
+
+impl Listener for Cargo {
+    fn doubt(&self, what: &str) {
+        println!("cargo::warning={}", plain::line(what));
+    }
+
+    fn difference(&self, lines: &str) {
+        eprintln!("{}", plain::lines(lines));
     }
 }

@@ -6,7 +6,7 @@ pub use crate::session::{Data, Observer, Outcome, Silent, measure, measure_at};
 
 use crate::error::Result;
 use crate::ir::Model;
-use crate::recipe::Recipe;
+use crate::recipe::{Action, Recipe};
 use crate::session::Session;
 use std::path::Path;
 
@@ -37,15 +37,28 @@ pub fn compress_on(
     stop_after: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
+    let plan = recipe.plan()?;
+    compress_planned(data, teacher, teacher_bytes, (recipe, &plan), stop_after, observer)
+}
+
+/// As [`compress_on`], with the plan of the recipe.
+pub(crate) fn compress_planned(
+    data: Data<'_>,
+    teacher: &Model,
+    teacher_bytes: u64,
+    (recipe, plan): (&Recipe, &[(String, Action)]),
+    stop_after: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
     let session = Session::new(teacher, teacher_bytes, data, observer);
-    let mut state = session.start_for(recipe, stop_after)?;
+    let mut state = session.start_planned(recipe, plan, stop_after)?;
     let steps = &recipe.steps[..state.planned()];
-    let exact = steps.iter().take_while(|step| step.action().is_ok_and(|action| action.is_exact())).count();
-    for (i, step) in steps.iter().enumerate() {
+    let exact = plan[..steps.len()].iter().take_while(|(_, action)| action.is_exact()).count();
+    for (i, (step, (_, action))) in steps.iter().zip(plan).enumerate() {
         if i == exact {
             session.forecast(&state, &steps[i..])?;
         }
-        session.advance(&mut state, step)?;
+        session.run(&mut state, step, action)?;
     }
     let resolved = Recipe { steps: state.resolved().to_vec(), ..recipe.clone() };
     let mut outcome = session.finish(state)?;

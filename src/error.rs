@@ -12,7 +12,20 @@ use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Whose turn it is to act; decides the exit code.
+/// Whose turn it is to act; decides the exit code. Programs match on this, not on words.
+///
+/// ```
+/// use tutee::error::{Error, Kind};
+///
+/// fn answer(e: &Error) -> &'static str {
+///     match e.kind() {
+///         Kind::Input => "change what was given",
+///         Kind::Target => "ask for less",
+///         Kind::Internal => "report it",
+///     }
+/// }
+/// # assert_eq!(answer(&Error::target("missed")), "ask for less");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -42,14 +55,17 @@ impl Error {
         Error { kind, what: what.into(), at: Vec::new(), because: None, help: None }
     }
 
+    /// Something that was given is wrong.
     pub fn input(what: impl Into<String>) -> Self {
         Self::new(Kind::Input, what)
     }
 
+    /// A target was missed.
     pub fn target(what: impl Into<String>) -> Self {
         Self::new(Kind::Target, what)
     }
 
+    /// A bug.
     pub fn internal(what: impl Into<String>) -> Self {
         Self::new(Kind::Internal, format!("internal: {}", what.into()))
             .help("this is a bug in tutee; please report it with the model and the recipe")
@@ -61,23 +77,39 @@ impl Error {
         self
     }
 
+    /// Says why.
     pub fn because(mut self, why: impl Into<String>) -> Self {
         self.because = Some(why.into());
         self
     }
 
+    /// Says what to do.
     pub fn help(mut self, how: impl Into<String>) -> Self {
         self.help = Some(how.into());
         self
     }
 
     /// Calls a file by another name wherever the error names it.
-    #[cfg(feature = "exec")]
     pub(crate) fn calling(mut self, path: &std::path::Path, name: &std::path::Path) -> Self {
         let (path, name) = (path.display().to_string(), name.display().to_string());
         let texts = [&mut self.what].into_iter().chain(&mut self.at).chain(&mut self.because).chain(&mut self.help);
         texts.for_each(|text| *text = text.replace(&path, &name));
         self
+    }
+
+    /// What happened, in words for people.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Where: of a node in a file first the node, then the file. Empty where there is no place.
+    pub fn place(&self) -> &[String] {
+        &self.at
+    }
+
+    /// What to do, if that is known.
+    pub fn how(&self) -> Option<&str> {
+        self.help.as_deref()
     }
 
     /// Why, if it is known.
@@ -101,10 +133,12 @@ impl Error {
         }
     }
 
+    /// Whose turn it is to act.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
+    /// What the command exits with.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Input => 1,

@@ -22,6 +22,7 @@ pub mod exits;
 pub mod figures;
 pub mod files;
 pub mod ir;
+pub mod job;
 pub mod math;
 pub mod onnx;
 pub mod passes;

@@ -130,6 +130,15 @@ impl Action {
         self.is_clean() || matches!(self, Action::Pass(pass, _) if pass.phase() == Phase::Clean)
     }
 
+    /// Whether it gives the student exits.
+    pub(crate) fn makes_exits(&self) -> bool {
+        match self {
+            #[cfg(feature = "exec")]
+            Action::EarlyExit(_) | Action::Cascade(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether it trains the student.
     pub(crate) fn trains(&self) -> bool {
         match self {
@@ -155,16 +164,13 @@ impl Recipe {
         }
     }
 
-    /// What options of its steps could gain for nothing.
-    ///
-    /// # Errors
-    /// As [`Recipe::plan`].
-    pub fn advice(&self) -> Result<Vec<String>> {
+    /// What options of steps could gain for nothing.
+    pub fn advice(plan: &[(String, Action)]) -> Vec<String> {
         let advice = |(name, action): &(String, Action)| match action {
             Action::Pass(pass, _) => pass.advice().map(|what| format!("{name}: {what}")),
             _ => None,
         };
-        Ok(self.plan()?.iter().filter_map(advice).collect())
+        plan.iter().filter_map(advice).collect()
     }
 
     /// Reads a recipe file. Its paths are relative to it.

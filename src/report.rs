@@ -61,6 +61,16 @@ pub struct Report {
     pub run: Run,
 }
 
+impl Report {
+    /// Whether the student was run on test data.
+    pub fn is_checked(&self) -> bool {
+        #[cfg(feature = "exec")]
+        return self.check.is_some();
+        #[cfg(not(feature = "exec"))]
+        false
+    }
+}
+
 /// What a search tried.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Search {

@@ -169,7 +169,16 @@ impl<'a> Session<'a> {
     /// # Errors
     /// If the recipe cannot be run on such a model, with such data.
     pub fn start_for(&self, recipe: &Recipe, stop_after: Option<usize>) -> Result<State<'a>> {
-        let plan = recipe.plan()?;
+        self.start_planned(recipe, &recipe.plan()?, stop_after)
+    }
+
+    /// As [`Session::start_for`], with the plan of the recipe.
+    pub(crate) fn start_planned(
+        &self,
+        recipe: &Recipe,
+        plan: &[(String, Action)],
+        stop_after: Option<usize>,
+    ) -> Result<State<'a>> {
         let actions: Vec<&Action> = plan.iter().map(|(_, action)| action).collect();
         let lends = actions.iter().rposition(|action| action.trains()).unwrap_or(0);
         #[cfg(feature = "exec")]
@@ -240,10 +249,14 @@ impl<'a> Session<'a> {
     /// If the step is none that can follow, or does not fit the model or the data; the state is of no use then. As an internal
     /// error, if a pass broke the graph.
     pub fn advance(&self, state: &mut State<'a>, step: &Step) -> Result<()> {
-        let action = step.action()?;
+        self.run(state, step, &step.action()?)
+    }
+
+    /// As [`Session::advance`], with what the step does.
+    pub(crate) fn run(&self, state: &mut State<'a>, step: &Step, action: &Action) -> Result<()> {
         let index = state.steps.len();
-        step.follows(&action, state.encoder.as_deref())?;
-        self.data.suffices(&action, step, index < state.lends)?;
+        step.follows(action, state.encoder.as_deref())?;
+        self.data.suffices(action, step, index < state.lends)?;
         self.observer.step(index, state.planned.max(index + 1), &step.name);
         let mut run = Run::new(self);
         if index == 0 && state.renamed > 0 {
@@ -258,11 +271,11 @@ impl<'a> Session<'a> {
             state.encoded = state.encoded.max(onnx::encoded_len(&state.student)?);
         }
         let before = exact.then(|| state.student.clone());
-        let Effect { curve, missed } = run.step(state, step, &action)?;
+        let Effect { curve, missed } = run.step(state, step, action)?;
         state.missed.extend(missed.map(|what| format!("{}: {what}", step.place())));
         state.student.graph.infer_all()?;
         #[cfg(feature = "exec")]
-        run.after_exits(state, step, &action)?;
+        run.after_exits(state, step, action)?;
         if let Some(before) = before {
             let grown = onnx::encoded_len(&state.student)?.saturating_sub(state.encoded);
             if grown > 0 {
@@ -292,7 +305,7 @@ impl<'a> Session<'a> {
         }
         let after = measure_at(&state.student, &self.sizes)?;
         let mut zstd_bytes = None;
-        if let Action::Pass(pass, _) = &action {
+        if let Action::Pass(pass, _) = action {
             let what = pass.budget().and_then(|b| b.missed(state.size.cost, after.cost));
             state.missed.extend(what.map(|what| format!("{}: {what}", step.place())));
             if pass.phase() == Phase::Encode {

@@ -6,6 +6,12 @@ mod common;
 use common::root;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Mutex;
+use tutee::error::Kind;
+use tutee::job::{Job, Listener, Outputs};
+use tutee::passes::options::Share;
+use tutee::recipe::{Recipe, Step};
+use tutee::session::{Observer, Silent};
 
 fn tutee(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
@@ -184,4 +190,60 @@ fn two_models_are_compared_without_data_and_a_dry_run_writes_nothing() {
     // Normalization is folded, codes are what they stand for.
     let [before, after] = ["before", "after"].map(|side| json[side]["weights"].as_f64().unwrap());
     assert!((0.9..1.0).contains(&(after / before)), "{before} {after}");
+}
+
+/// What a job says, in order.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn step(&self, index: usize, count: usize, name: &str) {
+        self.0.lock().unwrap().push(format!("step {index}/{count} {name}"));
+    }
+}
+
+impl Listener for Heard {
+    fn warning(&self, what: &str) {
+        self.0.lock().unwrap().push(format!("warning {what}"));
+    }
+
+    fn unwritten(&self, is: bool) {
+        self.0.lock().unwrap().push(format!("unwritten {is}"));
+    }
+}
+
+#[test]
+fn a_job_needs_no_command_line() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let steps = ["clean", "prune-channels:width-mult=0.5"];
+    let arguments = ["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-q", "-p", steps[0], "-p", steps[1]];
+    assert!(tutee(folder.path(), &arguments).status.success());
+
+    let mut recipe = Recipe { steps: steps.map(|s| Step::parse(s).unwrap()).into(), ..Recipe::default() };
+    let job = |recipe: &Recipe, student: &str| Job {
+        output: Outputs { reports: vec![at("r.json")], ..Outputs::to(at(student)) },
+        ..Job::new(at("resnet_small_bn.onnx"), recipe.clone())
+    };
+    let heard = Heard::default();
+    let done = job(&recipe, "j.onnx").run(&heard).unwrap();
+    assert_eq!(std::fs::read(at("j.onnx")).unwrap(), std::fs::read(at("s.onnx")).unwrap());
+    assert_eq!((done.sources.clone(), done.fitted), (vec![at("resnet_small_bn.onnx")], false));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(at("r.json")).unwrap()).unwrap();
+    assert_eq!(report["student"]["bytes"], done.report.student.bytes);
+    assert_eq!(report["run"].get("command"), None);
+    assert!(done.result().is_ok());
+    let heard = heard.0.into_inner().unwrap();
+    assert_eq!(heard[0], "unwritten true");
+    assert!(heard[1].starts_with("warning few networks survive prune-channels without data;"), "{heard:?}");
+    assert_eq!(heard[2..], ["step 0/2 clean", "step 1/2 prune-channels", "unwritten false"]);
+
+    // What went wrong has a kind and a place.
+    let e = job(&recipe, "resnet_small_bn.onnx").run(&Silent).unwrap_err();
+    assert_eq!((e.kind(), e.place()), (Kind::Input, &[at("resnet_small_bn.onnx").display().to_string()][..]));
+    recipe.data.test = Some(at("fashion_test.npz"));
+    recipe.target.max_drop = Some(Share(0.0));
+    let done = job(&recipe, "j.onnx").run(&Silent).unwrap();
+    assert_eq!(done.asked, [("max-drop", 0.0)]);
+    assert_eq!(done.result().unwrap_err().kind(), Kind::Target);
 }

@@ -48,6 +48,23 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("compress", &["ir", "recipe", "session"]),
     ("search", &["ir", "files", "analysis", "passes", "check", "recipe", "report", "session"]),
     (
+        "job",
+        &[
+            "ir",
+            "files",
+            "onnx",
+            "analysis",
+            "data",
+            "exits",
+            "check",
+            "calibrate",
+            "recipe",
+            "report",
+            "session",
+            "compress",
+        ],
+    ),
+    (
         "cli",
         &[
             "ir",
@@ -61,14 +78,12 @@ const ROOMS: &[(&str, &[&str])] = &[
             "session",
             "search",
             "compress",
+            "job",
             "data",
-            "exec",
-            "exits",
             "check",
-            "calibrate",
         ],
     ),
-    ("build", &["cli"]),
+    ("build", &["session", "job", "cli"]),
 ];
 
 /// `crate, the only files that may name it`.

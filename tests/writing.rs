@@ -1,4 +1,5 @@
 //! What `compress` writes, and where.
+#![cfg(feature = "exec")]
 
 mod common;
 

@@ -1,11 +1,10 @@
 //! `tutee cascade SMALL BIG -o BOTH`
 
-use super::gates::GateArgs;
-#[cfg(feature = "exec")]
-use super::job::TrainArgs;
-use super::job::{CalibArgs, CheckArgs, Job, TestArgs};
+use super::job;
 use super::output::OutputArgs;
+use super::samples::{CalibArgs, TestArgs, TrainArgs};
 use crate::error::Result;
+use crate::job::Job;
 use crate::passes::options::Share;
 use crate::recipe::{Cascade, Recipe, Step};
 use std::path::PathBuf;
@@ -27,7 +26,6 @@ pub struct Args {
     big: PathBuf,
     #[command(flatten)]
     calib: CalibArgs,
-    #[cfg(feature = "exec")]
     #[command(flatten)]
     train: TrainArgs,
     #[command(flatten)]
@@ -46,21 +44,10 @@ impl Args {
         if let Some(Share(drop)) = self.max_drop {
             step.options.insert("max-drop".into(), toml::Value::Float(drop));
         }
-        let job = Job {
-            model: self.big,
-            recipe: Recipe { steps: vec![step], ..Recipe::default() },
-            sizes: Default::default(),
-            reference: None,
-            calib: self.calib,
-            #[cfg(feature = "exec")]
-            train: self.train,
-            check: CheckArgs { test: self.test, gates: GateArgs::default(), test_output: Vec::new() },
-            output: self.output,
-            #[cfg(feature = "exec")]
-            found: None,
-            dump_ir: None,
-            stop_after: None,
-        };
-        job.run()
+        let mut job = Job::new(self.big, Recipe { steps: vec![step], ..Recipe::default() });
+        self.calib.tell(&mut job.recipe.data)?;
+        self.train.tell(&mut job);
+        self.test.tell(&mut job.recipe.data)?;
+        job::run(job, &self.output, None)
     }
 }

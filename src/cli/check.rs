@@ -1,12 +1,12 @@
 //! `tutee check TEACHER STUDENT --data DATA`
 
-use super::data::{DataArgs, tell_classes};
+use super::data::DataArgs;
 use super::diff;
 use super::gates::GateArgs;
 use super::progress::Progress;
 use crate::check::check_as;
-use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::job::{Listener, classes, judging, load, missed, start_threads, targets};
 use crate::plain;
 use crate::recipe;
 use std::path::PathBuf;
@@ -59,10 +59,9 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        super::threads::start(self.threads)?;
-        let none = recipe::Data::default();
-        let target = recipe::Target::default();
-        let targets = self.gates.targets(&target);
+        start_threads(self.threads)?;
+        let gates = self.gates.gates(&self.output);
+        let targets = targets(&gates, &recipe::Target::default());
         let Some(data) = &self.data else {
             if targets.any() {
                 return Err(
@@ -71,19 +70,20 @@ impl Args {
             }
             return diff::print(&self.teacher, &self.student, &Default::default(), self.json);
         };
-        let data = Dataset::load_as(data, &self.reading.pictures(&none)?)?;
-        let normalise = self.reading.normalise(&none)?;
-        tell_classes(std::iter::once(&data).filter(|_| !self.quiet));
-        let progress = Progress::new(self.quiet, None);
-        let judging = self.gates.judging(&self.output, &target)?;
-        let told = |done, of| progress.samples(done, of);
+        let mut how = recipe::Data::default();
+        self.reading.tell(&mut how)?;
+        let (data, normalise) = load(data, &how)?;
+        let progress = Progress::new(self.quiet);
+        classes(std::iter::once(&data)).iter().for_each(|line| progress.news(line));
+        let judging = judging(&gates, &recipe::Target::default())?;
+        let told = |done, of| progress.checking(done, of);
         let result = check_as(&self.teacher, &self.student, &data, &normalise, &judging, &told);
-        progress.finish();
+        progress.ends();
         let mut result = result?;
         if let Some(exits) = result.exits.as_mut().filter(|_| !self.curve) {
             exits.curve.clear();
         }
-        result.warnings.iter().for_each(|w| super::warn(w));
+        result.warnings.iter().for_each(|w| progress.doubt(w));
         let text = match self.json {
             true => {
                 let json = serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?;
@@ -92,6 +92,6 @@ impl Args {
             false => result.to_string(),
         };
         super::print(&format!("{text}\n"))?;
-        super::targets(&result.misses(&targets))
+        missed(&result.misses(&targets)).map(|()| ExitCode::SUCCESS)
     }
 }

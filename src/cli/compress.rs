@@ -1,15 +1,11 @@
 //! `tutee compress TEACHER -o STUDENT`
 
-use super::job::Job;
-#[cfg(feature = "exec")]
-use super::job::TrainArgs;
-#[cfg(feature = "exec")]
-use super::job::{CalibArgs, CheckArgs};
+use super::job;
 use super::output::OutputArgs;
-#[cfg(feature = "exec")]
-use super::search::SearchArgs;
+use super::samples::{Answer, SampleArgs};
 use super::sizes::SizeArgs;
 use crate::error::Result;
+use crate::job::Job;
 use crate::recipe::{Recipe, Step};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,18 +37,8 @@ pub struct Args {
     best_effort: bool,
     #[command(flatten)]
     sizes: SizeArgs,
-    #[cfg(feature = "exec")]
     #[command(flatten)]
-    calib: CalibArgs,
-    #[cfg(feature = "exec")]
-    #[command(flatten)]
-    train: TrainArgs,
-    #[cfg(feature = "exec")]
-    #[command(flatten)]
-    check: CheckArgs,
-    #[cfg(feature = "exec")]
-    #[command(flatten)]
-    search: SearchArgs,
+    samples: SampleArgs,
     #[command(flatten)]
     output: OutputArgs,
     /// Say what the recipe would do, as far as that takes no data, and write nothing
@@ -67,51 +53,63 @@ pub struct Args {
 }
 
 impl Args {
-    #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
     pub fn run(mut self) -> Result<ExitCode> {
-        #[cfg(feature = "exec")]
-        let found = match self.recipe.is_none() && self.pass.is_empty() {
-            true => self.search.answer(&self.teacher, &self.sizes, &mut self.calib, &mut self.check, &self.output)?,
-            false => None,
-        };
-        let mut recipe = match &self.recipe {
-            Some(path) => Recipe::load(path)?,
-            None if self.pass.is_empty() => Recipe { steps: Recipe::default_steps(), ..Recipe::default() },
-            None => {
-                let steps = self.pass.iter().map(|p| Step::parse(p)).collect::<Result<_>>()?;
-                Recipe { steps, ..Recipe::default() }
-            }
-        };
-        #[cfg(feature = "exec")]
-        if let Some(found) = &found {
-            recipe = found.recipe.clone();
-        }
-        if self.best_effort {
-            recipe.go_as_far_as_possible();
-        }
+        let found = self.search()?;
         if self.dry_run {
+            let recipe = self.recipe(found.as_ref())?;
             let loaded = crate::onnx::load(&self.teacher)?;
             let sizes = self.sizes.sizes(&loaded.model.graph)?.unwrap_or_default();
             return super::dry_run::run(&loaded, &recipe, &sizes, self.output.json);
         }
-        let job = Job {
-            model: self.teacher,
-            recipe,
-            sizes: self.sizes,
-            #[cfg(feature = "exec")]
-            reference: None,
-            #[cfg(feature = "exec")]
-            calib: self.calib,
-            #[cfg(feature = "exec")]
-            train: self.train,
-            #[cfg(feature = "exec")]
-            check: self.check,
-            output: self.output,
-            #[cfg(feature = "exec")]
-            found,
-            dump_ir: self.dump_ir,
-            stop_after: self.stop_after,
+        let mut found = found;
+        let job = self.asked(found.as_mut())?;
+        job::run(job, &self.output, found.as_ref())
+    }
+
+    /// The job, after the search for its recipe if there is to be one.
+    ///
+    /// # Errors
+    /// If the arguments make no sense, or the search fails.
+    pub fn job(mut self) -> Result<Job> {
+        let mut found = self.search()?;
+        self.output.tell(self.asked(found.as_mut())?)
+    }
+
+    /// What a search finds, if the recipe is to be looked for.
+    fn search(&mut self) -> Result<Option<Answer>> {
+        match self.recipe.is_none() && self.pass.is_empty() {
+            true => self.samples.answer(&self.teacher, &self.sizes, &self.output),
+            false => Ok(None),
+        }
+    }
+
+    /// The recipe that is asked for, or found.
+    fn recipe(&self, found: Option<&Answer>) -> Result<Recipe> {
+        let mut recipe = match (&self.recipe, found) {
+            (Some(path), _) => Recipe::load(path)?,
+            (None, Some(found)) => found.recipe().clone(),
+            (None, None) if self.pass.is_empty() => Recipe { steps: Recipe::default_steps(), ..Recipe::default() },
+            (None, None) => {
+                let steps = self.pass.iter().map(|p| Step::parse(p)).collect::<Result<_>>()?;
+                Recipe { steps, ..Recipe::default() }
+            }
         };
-        job.run()
+        if self.best_effort {
+            recipe.go_as_far_as_possible();
+        }
+        Ok(recipe)
+    }
+
+    /// The job, but for where things are written.
+    fn asked(&self, found: Option<&mut Answer>) -> Result<Job> {
+        let mut job = Job {
+            sizes: self.sizes.input_shape.clone(),
+            dump: self.dump_ir.clone(),
+            stop_after: self.stop_after,
+            ..Job::new(&self.teacher, self.recipe(found.as_deref())?)
+        };
+        self.samples.tell(&mut job)?;
+        job.searched = found.map(Answer::searched);
+        Ok(job)
     }
 }

@@ -1,8 +1,10 @@
 //! `tutee distill STUDENT --teacher TEACHER --train DATA -o OUT`
 
-use super::job::{CalibArgs, CheckArgs, Job, TrainArgs};
+use super::job;
 use super::output::OutputArgs;
+use super::samples::{CheckArgs, TrainArgs};
 use crate::error::{Error, Result};
+use crate::job::Job;
 use crate::recipe::{Distill, Recipe, Step};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,20 +44,10 @@ impl Args {
         if step.options.insert("teachers".into(), toml::Value::Array(teachers)).is_some() {
             return Err(Error::input("`teachers` cannot be set here").help("give --teacher MODEL, once or more"));
         }
-        let job = Job {
-            model: self.student,
-            recipe: Recipe { steps: vec![step], ..Recipe::default() },
-            sizes: Default::default(),
-            reference: self.teacher.first().cloned(),
-            calib: CalibArgs::default(),
-            train: self.train,
-            check: self.check,
-            output: self.output,
-            #[cfg(feature = "exec")]
-            found: None,
-            dump_ir: None,
-            stop_after: None,
-        };
-        job.run()
+        let recipe = Recipe { steps: vec![step], ..Recipe::default() };
+        let mut job = Job { reference: self.teacher.first().cloned(), ..Job::new(self.student, recipe) };
+        self.train.tell(&mut job);
+        self.check.tell(&mut job)?;
+        job::run(job, &self.output, None)
     }
 }

@@ -1,9 +1,7 @@
 //! What a student must reach on data, and how its outputs are judged.
 
-use crate::check::{Judging, Targets};
-use crate::error::Result;
+use crate::job::Gates;
 use crate::passes::options::Share;
-use crate::recipe;
 
 /// What the student must reach
 #[derive(Default, clap::Args)]
@@ -25,33 +23,19 @@ pub struct GateArgs {
 }
 
 impl GateArgs {
-    /// The targets of arguments and recipe; arguments come first.
-    pub fn targets(&self, recipe: &recipe::Target) -> Targets {
-        Targets {
-            max_drop: self.max_drop.or(recipe.max_drop).map(|s| s.0),
-            min_agreement: self.min_agreement.or(recipe.min_agreement).map(|s| s.0),
-            max_error: self.max_error.or(recipe.max_error).map(|s| s.0),
-        }
-    }
-
     /// The share that may be lost, as arguments say.
     pub fn max_drop(&self) -> Option<f64> {
         self.max_drop.map(|s| s.0)
     }
 
-    /// How outputs are judged; `outputs` says what they are, as `NAME=KIND`.
-    ///
-    /// # Errors
-    /// If a kind or a metric is none.
-    pub fn judging(&self, outputs: &[String], recipe: &recipe::Target) -> Result<Judging> {
-        let mut judging = Judging::default();
-        let place = |e: crate::error::Error| e.at("[target] of the recipe");
-        for (name, kind) in &recipe.output {
-            judging.output(&format!("{name}={kind}")).map_err(place)?;
+    /// The gates, with what `outputs` are, as `NAME=KIND`.
+    pub fn gates(&self, outputs: &[String]) -> Gates {
+        Gates {
+            max_drop: self.max_drop(),
+            min_agreement: self.min_agreement.map(|s| s.0),
+            max_error: self.max_error.map(|s| s.0),
+            metrics: self.metric.clone(),
+            outputs: outputs.to_vec(),
         }
-        recipe.metric.iter().try_for_each(|m| judging.metric(m)).map_err(place)?;
-        outputs.iter().try_for_each(|o| judging.output(o))?;
-        self.metric.iter().try_for_each(|m| judging.metric(m))?;
-        Ok(judging)
     }
 }

@@ -1,5 +1,4 @@
-//! What is said on standard error: text for people or, with `--message-format json`, one JSON object a line for programs. In a
-//! build script, warnings and errors are what cargo shows.
+//! What is said on standard error: text for people or, with `--message-format json`, one JSON object a line for programs.
 //!
 //! Every object has a `type`: `step` (`step` from 1, `of`, `name`), `progress` (`done`, `all`, `site` and, once known,
 //! `seconds_left`), `news` (`what`), `warning` (`what`) and `error` (`kind`, `what`, `place`, `because`, `help`, `exit_code`).
@@ -17,9 +16,6 @@ use std::sync::OnceLock;
 pub enum Format {
     Text,
     Json,
-    /// Directives of a build script, on standard output.
-    #[value(skip)]
-    Cargo,
 }
 
 static FORMAT: OnceLock<Format> = OnceLock::new();
@@ -58,7 +54,6 @@ pub fn warn(what: &str) {
     match format() {
         Format::Json => object(&json!({ "type": "warning", "what": what })),
         Format::Text => talk(&format!("warning: {}", plain::line(what))),
-        Format::Cargo => println!("cargo::warning={}", plain::line(what)),
     }
 }
 
@@ -66,10 +61,6 @@ pub fn error(e: &Error) {
     match format() {
         Format::Json => object(&failed(e)),
         Format::Text => talk(&plain::lines(&e.to_string())),
-        Format::Cargo => {
-            let text = e.to_string();
-            text.trim_start_matches("error: ").lines().for_each(|l| println!("cargo::error={}", plain::line(l)));
-        }
     }
 }
 

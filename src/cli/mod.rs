@@ -15,15 +15,18 @@ mod dry_run;
 mod explain;
 #[cfg(feature = "exec")]
 mod gates;
-mod golden;
 mod job;
 mod memory;
 mod messages;
 mod new;
 mod output;
 mod passes;
-mod places;
 mod progress;
+#[cfg(feature = "exec")]
+mod samples;
+#[cfg(not(feature = "exec"))]
+#[path = "no_samples.rs"]
+mod samples;
 #[cfg(feature = "exec")]
 mod search;
 #[cfg(feature = "exec")]
@@ -33,21 +36,20 @@ mod signals;
 mod sizes;
 mod summary;
 mod terminal;
-mod threads;
 mod words;
 
 pub use memory::OrEnd;
 use messages::{say, warn};
 
 use crate::error::{Error, Result};
-use crate::onnx::Target;
+use crate::job::Job;
 use crate::plain;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use terminal::Stream;
 
@@ -118,14 +120,16 @@ impl Command {
     }
 }
 
-/// Runs a command inside of a build script: warnings and errors are written for cargo.
+/// The job that arguments of `tutee compress` ask for, after a search for its recipe if they ask for that.
 ///
 /// # Errors
-/// Those of the command, also if a target was missed.
-pub(crate) fn run_in_build(arguments: &[OsString]) -> Result<()> {
-    messages::choose(messages::Format::Cargo);
-    let cli = Cli::try_parse_from(arguments).map_err(|e| misused(&e.to_string()));
-    cli.and_then(|cli| cli.command.run()).map(drop).inspect_err(messages::error)
+/// If they make no sense, or the search fails.
+pub(crate) fn compress_job(arguments: &[OsString]) -> Result<Job> {
+    let cli = Cli::try_parse_from(arguments).map_err(|e| misused(&e.to_string()))?;
+    match cli.command {
+        Command::Compress(args) => args.job(),
+        _ => Err(Error::internal("arguments of another command")),
+    }
 }
 
 /// Runs the command that the process was called with.
@@ -186,11 +190,10 @@ fn tried(e: &clap::Error) -> Option<Error> {
     Some(Error::input(format!("there is no {what} `{word}`")).help(topic.advice))
 }
 
-/// The command that this process was called with, and `more`, as a shell reads it.
-fn again(more: &str) -> String {
+/// The command that this process was called with, as a shell reads it.
+fn again() -> String {
     let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
-    let more = Some(more.to_string()).filter(|m| !m.is_empty());
-    ["tutee".into()].into_iter().chain(words).chain(more).collect::<Vec<_>>().join(" ")
+    ["tutee".into()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell reads it.
@@ -219,19 +222,5 @@ fn write(text: &str) -> Result<ExitCode> {
             Err(crate::error::io("write to", Path::new("standard output"), &e))
         }
         _ => Ok(ExitCode::SUCCESS),
-    }
-}
-
-/// Where a model goes that is to be written to a file or, for `-` and what the system calls so, to standard output.
-fn target(output: PathBuf) -> Target {
-    let stdout = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].map(Path::new);
-    if stdout.contains(&output.as_path()) { Target::Stdout } else { Target::File(output) }
-}
-
-/// Exit code 2 if a target was missed, with every one named.
-fn targets(missed: &[String]) -> Result<ExitCode> {
-    match missed {
-        [] => Ok(ExitCode::SUCCESS),
-        _ => Err(Error::target("the student missed its target").because(missed.join("; "))),
     }
 }

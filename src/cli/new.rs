@@ -4,7 +4,7 @@ use crate::analysis::weights;
 use crate::architectures::StudentNet;
 use crate::error::Result;
 use crate::figures::grouped;
-use crate::onnx::{self, SaveOptions};
+use crate::onnx::{self, SaveOptions, Target};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,7 +53,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let What::StudentNet(StudentNetArgs { base, width_mult, classes, input, seed, output }) = self.what;
         let model = StudentNet { base, width_mult, classes, input, seed }.build()?;
-        let written = onnx::save(&model, &super::target(output), SaveOptions::default())?;
+        let written = onnx::save(&model, &Target::of(output), SaveOptions::default())?;
         let weights = grouped(weights::count(&model.graph));
         let line = |(path, bytes): &(PathBuf, u64)| {
             format!("{}: {weights} weights, {} bytes\n", path.display(), grouped(*bytes))

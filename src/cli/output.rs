@@ -1,17 +1,8 @@
-//! Where the student and what is said of it go: all of that, or nothing.
+//! Arguments that say where the student and what is said of it go.
 
-use super::golden::{Compared, GoldenArgs};
-use super::{places, signals};
 use crate::error::{Error, Result};
-#[cfg(feature = "exec")]
-use crate::exits::staged;
-use crate::files::{self, Atomic};
-use crate::ir::Model;
-use crate::onnx::{self, SaveOptions, Target};
-use crate::recipe::Recipe;
-use crate::report::Report;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use crate::job::{Golden, Job, Outputs};
+use std::path::PathBuf;
 
 /// Where the student and what is said of it goes
 #[derive(clap::Args)]
@@ -21,28 +12,28 @@ pub struct OutputArgs {
     pub output: PathBuf,
     /// Let the student take the place of the model that it is made from
     #[arg(long)]
-    pub in_place: bool,
+    in_place: bool,
     /// Write the report to a file: .html (a page for people), .json or .md
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
     /// Write the recipe as it was run to a file, with what budgets chose written out by layer: it makes the same student
     #[arg(long, value_name = "FILE")]
-    pub save_recipe: Option<PathBuf>,
+    save_recipe: Option<PathBuf>,
     /// Write weights to STUDENT.DIGEST.data beside the student, whatever its size
     #[arg(long)]
-    pub external_data: bool,
+    external_data: bool,
     /// Write a make rule that lists the files the student was made from
     #[arg(long, value_name = "FILE")]
-    pub depfile: Option<PathBuf>,
+    depfile: Option<PathBuf>,
     #[command(flatten)]
     golden: GoldenArgs,
     /// Of a student with exits, write every stage as a file too: STUDENT.stage0.onnx, …, and STUDENT.stages.json
     #[cfg(feature = "exec")]
     #[arg(long)]
-    pub stages: bool,
+    stages: bool,
     /// Of a student with exits: add an int64 output of this name, which exit was taken, from 0
     #[arg(long, value_name = "NAME")]
-    pub exit_output: Option<String>,
+    exit_output: Option<String>,
     /// Threads to use, at most one a core; all cores if not given
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -57,216 +48,50 @@ pub struct OutputArgs {
     pub quiet: bool,
 }
 
+/// Compare the student's structure with what it was
+#[derive(Default, clap::Args)]
+struct GoldenArgs {
+    /// Exit code 2, with the difference, if the student's structure is not the one in this file: what `tutee show
+    /// --structure` prints
+    #[arg(long, value_name = "FILE")]
+    check_golden: Option<PathBuf>,
+    /// Write the structure to the file of --check-golden instead
+    #[arg(long, requires = "check_golden")]
+    bless: bool,
+}
+
 impl OutputArgs {
-    pub fn to_stdout(&self) -> bool {
-        matches!(super::target(self.output.clone()), Target::Stdout)
+    /// A job that does what the arguments say.
+    ///
+    /// # Errors
+    /// As [`OutputArgs::outputs`].
+    pub fn tell(&self, job: Job) -> Result<Job> {
+        Ok(Job { output: self.outputs()?, threads: self.threads, ..job })
     }
 
-    /// Finds out before the work what would prevent writing after it.
-    pub fn check(&self) -> Result<()> {
-        if self.json && self.to_stdout() {
-            return Err(Error::input("the student and the report cannot both go to standard output")
-                .help("give a file name with -o, or --report FILE.json in place of --json"));
-        }
-        self.report.iter().try_for_each(|p| Format::of(p).map(drop))?;
-        super::target(self.output.clone()).check()?;
-        self.golden.check()?;
-        let golden = self.golden.written().map(Path::to_path_buf);
-        let beside = self
-            .report
-            .iter()
-            .chain(&self.save_recipe)
-            .chain(&self.depfile)
-            .cloned()
-            .chain(golden)
-            .chain(self.stage_files());
-        beside.into_iter().try_for_each(|path| Target::File(path).check())
-    }
-
-    /// Checks that nothing is written over what is read, but, if it may, the student over the model, and no two things in one
-    /// place.
-    pub fn check_places(&self, model: &Path, read: &[places::Named<'_>]) -> Result<()> {
-        if self.to_stdout() && self.depfile.is_some() {
-            return Err(Error::input("a make rule needs a student with a name")
-                .because("it says which file depends on which")
-                .help("give a file name with -o"));
-        }
-        let student = [("the student", self.output.as_path())];
-        let student = if self.to_stdout() { &[][..] } else { &student[..] };
-        let over = self.is_in_place(model);
-        if over && !self.in_place {
-            return Err(Error::input("the student would be written over the model that it is made from")
-                .at(self.output.display().to_string())
-                .help("give it a name of its own, or --in-place if that model is not needed any more"));
-        }
-        if over {
-            let others: Vec<_> = read.iter().copied().filter(|r| !places::same(r.1, model)).collect();
-            places::check(student, &others)?;
-        }
-        let stages = self.stage_files();
-        let mut written: Vec<places::Named<'_>> = if over { Vec::new() } else { student.to_vec() };
-        written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
-        written.extend(self.save_recipe.iter().map(|p| ("the recipe as run", p.as_path())));
-        written.extend(self.depfile.iter().map(|p| ("the make rule", p.as_path())));
-        written.extend(self.golden.written().map(|p| ("the structure", p)));
-        if let Some((what, path)) = written.iter().find(|w| files::is_called_data_of(w.1, &self.output)) {
-            return Err(Error::input(format!("{what} is called as the student's data may be"))
-                .at(path.display().to_string())
-                .help("give it another name"));
-        }
-        written.extend(stages.iter().map(|p| ("a stage", p.as_path())));
-        let read: Vec<_> = read.iter().copied().chain(self.golden.read().map(|p| ("the structure", p))).collect();
-        places::check(&written, &read)
-    }
-
-    pub fn options(&self) -> SaveOptions {
-        SaveOptions { external_data: self.external_data }
-    }
-
-    /// Whether the student takes the place of a model.
-    pub fn is_in_place(&self, model: &Path) -> bool {
-        !self.to_stdout() && places::same(&self.output, model)
-    }
-
-    /// Whether stages are asked for.
-    pub fn stages(&self) -> bool {
-        #[cfg(feature = "exec")]
-        return self.stages;
-        #[cfg(not(feature = "exec"))]
-        false
-    }
-
-    /// Every stage that there may be, and the manifest.
-    fn stage_files(&self) -> Vec<PathBuf> {
-        #[cfg(feature = "exec")]
-        if self.stages {
-            return staged::files(&self.output);
-        }
-        Vec::new()
-    }
-
-    /// Writes the student, and `flat` as stages, beside their places. `read` is what stays, whoever wrote it.
-    #[cfg_attr(not(feature = "exec"), allow(unused_variables))]
-    pub fn prepare(&self, student: &Model, flat: Option<&Model>, read: &[PathBuf]) -> Result<Prepared> {
-        let mut prepared = Prepared { student: None, beside: Vec::new(), earlier: Vec::new(), missed: None };
-        match self.golden.compare(student)? {
-            Compared::Same => {}
-            Compared::Differs(what) => prepared.missed = Some(what),
-            Compared::Blessed(file) => prepared.beside.push(file),
-        }
-        if self.to_stdout() {
-            return Ok(prepared);
-        }
-        let mut file = onnx::prepare(student, &self.output, self.options())?;
-        file.spare(read);
-        prepared.student = Some(file);
-        #[cfg(feature = "exec")]
-        if self.stages {
-            prepared.earlier = staged::earlier(&self.output);
-            prepared.beside.extend(flat.map_or_else(|| Ok(Vec::new()), |flat| staged::prepare(flat, &self.output))?);
-        }
-        Ok(prepared)
-    }
-}
-
-/// What is written, but not in its place yet.
-pub struct Prepared {
-    /// `None` if it goes to standard output.
-    student: Option<Atomic>,
-    beside: Vec<Atomic>,
-    /// Stages of an earlier run.
-    earlier: Vec<PathBuf>,
-    /// What the student's structure missed.
-    missed: Option<String>,
-}
-
-impl Prepared {
-    /// The student's file, as long as it is not in its place.
-    #[cfg(feature = "exec")]
-    pub fn student(&self) -> Option<&Path> {
-        self.student.as_ref().map(Atomic::written)
-    }
-
-    /// The target that the student's structure missed, if it did.
-    pub fn missed(&mut self) -> Option<String> {
-        self.missed.take()
-    }
-
-    /// The student's bytes, if it is a file.
-    pub fn bytes(&self) -> Result<Option<u64>> {
-        self.student.as_ref().map(Atomic::bytes).transpose()
-    }
-
-    /// Writes what is said of the student: the reports, the recipe as run, and which files it was made from.
-    pub fn tell(&mut self, args: &OutputArgs, report: &Report, sources: &[PathBuf]) -> Result<()> {
-        let mut texts = Vec::new();
-        for path in &args.report {
-            texts.push((path, Format::of(path)?.write(report)?));
-        }
-        if let Some(path) = &args.save_recipe {
-            let recipe = Recipe::parse(&report.recipe, "the recipe as run")?;
-            texts.push((path, recipe.moved_to(path.parent().unwrap_or(Path::new(""))).to_toml()?));
-        }
-        texts.extend(args.depfile.iter().map(|path| (path, depfile(&args.output, sources))));
-        for (path, text) in texts {
-            let mut file = Atomic::create(path)?;
-            file.write(|w| w.write_all(text.as_bytes()))?;
-            self.beside.push(file);
-        }
-        Ok(())
-    }
-
-    /// Puts everything in its place, the student last: when it is there, all is. Gives what went wrong after that.
-    pub fn commit(self, student: &Model, options: SaveOptions) -> Result<Option<String>> {
-        let Prepared { student: file, mut beside, earlier, missed: _ } = self;
-        if file.is_none() {
-            onnx::save(student, &Target::Stdout, options)?;
-        }
-        beside.extend(file);
-        let written = files::commit(beside)?;
-        signals::unwritten(false);
-        #[cfg(feature = "exec")]
-        if let Err(e) = staged::remove(earlier, &written) {
-            return Ok(Some(e.reason()));
-        }
-        #[cfg(not(feature = "exec"))]
-        drop((earlier, written));
-        Ok(None)
-    }
-}
-
-enum Format {
-    Html,
-    Json,
-    Markdown,
-}
-
-impl Format {
-    fn of(path: &Path) -> Result<Format> {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("html") => Ok(Format::Html),
-            Some("json") => Ok(Format::Json),
-            Some("md") => Ok(Format::Markdown),
-            _ => Err(Error::input(format!("cannot tell the report format of {}", path.display()))
-                .because("it is chosen by the file's ending")
-                .help("name it .html, .json or .md")),
+    /// What the arguments say of files.
+    ///
+    /// # Errors
+    /// If the student and the report would both go to standard output.
+    pub fn outputs(&self) -> Result<Outputs> {
+        let outputs = Outputs {
+            student: self.output.clone(),
+            in_place: self.in_place,
+            reports: self.report.clone(),
+            save_recipe: self.save_recipe.clone(),
+            external_data: self.external_data,
+            depfile: self.depfile.clone(),
+            golden: Golden { file: self.golden.check_golden.clone(), bless: self.golden.bless },
+            #[cfg(feature = "exec")]
+            stages: self.stages,
+            #[cfg(not(feature = "exec"))]
+            stages: false,
+            exit_output: self.exit_output.clone(),
+        };
+        match self.json && outputs.to_stdout() {
+            true => Err(Error::input("the student and the report cannot both go to standard output")
+                .help("give a file name with -o, or --report FILE.json in place of --json")),
+            false => Ok(outputs),
         }
     }
-
-    fn write(&self, report: &Report) -> Result<String> {
-        match self {
-            Format::Json => {
-                Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
-            }
-            Format::Markdown => Ok(report.markdown()),
-            Format::Html => Ok(report.html()),
-        }
-    }
-}
-
-/// A make rule: the student depends on every file that was read.
-fn depfile(output: &Path, sources: &[PathBuf]) -> String {
-    let escaped = |p: &Path| p.display().to_string().replace('$', "$$").replace(' ', "\\ ").replace('#', "\\#");
-    let sources: Vec<_> = sources.iter().map(|p| escaped(p)).collect();
-    format!("{}: {}\n", escaped(output), sources.join(" "))
 }

@@ -4,20 +4,14 @@
 mod left;
 
 use super::messages;
-#[cfg(feature = "exec")]
 use super::signals;
 use super::terminal::Stream;
-use crate::compress::Observer;
-use crate::error::Result;
-use crate::files::Atomic;
-use crate::ir::{Model, text};
-use crate::onnx::Pages;
+use crate::job::Listener;
 use crate::plain;
-use crate::report::Time;
+use crate::session::Observer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use left::Left;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,18 +20,13 @@ const PAUSE: Duration = Duration::from_secs(10);
 const PAUSE_JSON: Duration = Duration::from_millis(200);
 
 /// What is shown while the student is compared with its teacher.
-#[cfg(feature = "exec")]
 const CHECKING: &str = "checking";
 
-/// Shows steps and sites, and dumps the IR after every step if asked to.
+/// Shows steps and sites.
 pub struct Progress {
     quiet: bool,
     bar: ProgressBar,
     now: Mutex<Now>,
-    /// What began when; one thing ends where the next begins.
-    began: Mutex<Vec<(String, Instant)>>,
-    dump: Option<PathBuf>,
-    pages: Pages,
 }
 
 /// The running step.
@@ -64,51 +53,14 @@ fn template(columns: u16) -> &'static str {
 }
 
 impl Progress {
-    pub fn new(quiet: bool, dump: Option<PathBuf>) -> Progress {
+    pub fn new(quiet: bool) -> Progress {
         let shown = !quiet && !messages::is_json() && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         if let Ok(style) = ProgressStyle::with_template(template(Stream::Err.columns())) {
             bar.set_style(style.progress_chars("=> "));
         }
-        let began = Mutex::new(Vec::new());
-        Progress { quiet, bar, now: Mutex::new(Now::begins()), began, dump, pages: Pages::default() }
-    }
-
-    /// Keeps no more of the teacher in memory than one site has read: what is rewritten takes its place.
-    pub fn releasing(self, pages: Pages) -> Progress {
-        Progress { pages, ..self }
-    }
-
-    /// Samples run so far.
-    #[cfg(feature = "exec")]
-    pub fn samples(&self, done: usize, total: usize) {
-        if self.bar.prefix() != CHECKING {
-            self.begins(CHECKING.into());
-        }
-        self.bar.set_prefix(CHECKING);
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
-    }
-
-    pub fn finish(&self) {
-        self.begins(String::new());
-        self.bar.finish_and_clear();
-    }
-
-    /// Something begins, or with no name, what began before ends.
-    fn begins(&self, what: String) {
-        self.began.lock().unwrap_or_else(PoisonError::into_inner).push((what, Instant::now()));
-    }
-
-    /// How long each thing took that has ended.
-    pub fn times(&self) -> Vec<Time> {
-        let began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
-        let took = |pair: &[(String, Instant)]| Time {
-            part: pair[0].0.clone(),
-            seconds: (pair[1].1 - pair[0].1).as_secs_f64(),
-        };
-        began.windows(2).filter(|pair| !pair[0].0.is_empty()).map(took).collect()
+        Progress { quiet, bar, now: Mutex::new(Now::begins()) }
     }
 }
 
@@ -118,7 +70,6 @@ impl Observer for Progress {
             messages::step(index, count, name);
         }
         let title = format!("step {}/{count} {}", index + 1, plain::line(name));
-        self.begins(format!("step {} {name}", index + 1));
         self.bar.set_prefix(title);
         self.bar.reset();
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now::begins();
@@ -141,7 +92,6 @@ impl Observer for Progress {
             messages::say(&format!("  {:.0} %{left}: {line}", 100.0 * done as f64 / all as f64));
             now.told = Instant::now();
         }
-        self.pages.release();
     }
 
     fn line(&self, news: &str) {
@@ -161,13 +111,40 @@ impl Observer for Progress {
     fn goes_on(&self) -> bool {
         !signals::asked()
     }
+}
 
-    fn model(&self, index: usize, name: &str, model: &Model) -> Result<()> {
-        self.pages.release();
-        let Some(folder) = &self.dump else { return Ok(()) };
-        std::fs::create_dir_all(folder).map_err(|e| crate::error::io("make the folder", folder, &e))?;
-        let mut file = Atomic::create(&folder.join(format!("{index:02}-{name}.ir")))?;
-        file.write(|w| w.write_all(text::print::model(model).as_bytes()))?;
-        file.commit()
+impl Listener for Progress {
+    fn warning(&self, what: &str) {
+        if !self.quiet {
+            messages::warn(what);
+        }
+    }
+
+    fn doubt(&self, what: &str) {
+        messages::warn(what);
+    }
+
+    fn news(&self, what: &str) {
+        if !self.quiet {
+            messages::say(&what);
+        }
+    }
+
+    fn difference(&self, lines: &str) {
+        messages::say(&lines);
+    }
+
+    fn checking(&self, done: usize, all: usize) {
+        self.bar.set_prefix(CHECKING);
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    fn ends(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn unwritten(&self, is: bool) {
+        signals::unwritten(is);
     }
 }

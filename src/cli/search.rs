@@ -1,17 +1,14 @@
 //! `tutee compress TEACHER -o STUDENT --target-size 10x --calib DATA`: the recipe is looked for.
 
-use super::job::{CalibArgs, CheckArgs};
 use super::messages;
 use super::output::OutputArgs;
-use super::places;
+use super::samples::{CalibArgs, CheckArgs};
 use super::signals;
 use super::sizes::SizeArgs;
-use crate::calibrate::{self, Calibration, available};
-use crate::check::Judge;
-use crate::data::{Dataset, Normalise, evenly};
+use crate::data::Normalise;
 use crate::error::{Error, Result, io};
 use crate::files::digest;
-use crate::ir::Model;
+use crate::job::{Bench, Searched, Split, places, start_threads};
 use crate::onnx::{self, SaveOptions, Target};
 use crate::passes::options::suggest;
 use crate::plain;
@@ -20,24 +17,13 @@ use crate::report::{self, Size};
 use crate::search::{
     Amount, CANDIDATES, Candidate, Found, Goal, Inputs, Limits, Options, Store, TECHNIQUES, Watch, search,
 };
-use crate::session::{Data, Observer, Session, measure_at};
+use crate::session::{Data, Observer, Session};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Samples that candidates are chosen by, at most.
-const CHOOSE: usize = 2000;
-/// The share of little data that students are fitted to; the rest is to choose by.
-const FIT: f64 = 0.7;
-/// Samples that students are fitted to, if nobody says how many: as many as take so many multiply-accumulates to run.
-const MOST: usize = 8192;
-const LEAST: usize = 256;
-const WORK: u64 = 50_000_000_000;
-/// Samples below which a choice is no more than luck.
-const FEW: usize = 8;
 const MINUTES: f64 = 10.0;
 
 /// Look for the recipe (`tutee explain search`)
@@ -74,8 +60,8 @@ pub struct SearchArgs {
 
 /// What a search found, for the job that makes the student.
 pub struct Answer {
-    pub recipe: Recipe,
-    pub found: Found,
+    recipe: Recipe,
+    found: Found,
     /// Samples that candidates were chosen by.
     choose: usize,
     seconds: f64,
@@ -140,31 +126,19 @@ impl SearchArgs {
                 .because("--front writes into a new folder, so that nothing in it is of another search")
                 .help("give another name, or remove it"));
         }
-        super::threads::start(output.threads)?;
-        output.check()?;
-        let loaded = onnx::load(model)?;
-        let none = recipe::Data::default();
-        let (normalise, pictures) = (check.test.reading.normalise(&none)?, check.test.reading.pictures(&none)?);
-        let Some((path, data)) = calib.load(&Recipe::default(), &pictures)? else {
-            return Err(Error::input("a search measures its candidates, and there is no data to do it on")
-                .help("give --calib DATA: some hundred inputs, without labels or with them"));
-        };
-        let mut written: Vec<places::Named<'_>> = Vec::new();
-        written.extend(self.state.iter().map(|p| ("the state", p.as_path())));
-        let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the teacher", f.as_path())).collect();
-        read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
-        places::check(&written, &read)?;
-
-        let given = match sizes.sizes(&loaded.model.graph)? {
-            Some(given) => given,
-            None => calibrate::sizes(&data, &normalise, &loaded.model)?,
-        };
-        let teacher = Size { bytes: loaded.bytes, ..measure_at(&loaded.model, &given)? };
-        let Split { calibration, fit, choose } =
-            split(&path, &data, &normalise, &loaded.model, calib, teacher.cost.macs)?;
-        let judging = check.gates.judging(&check.test_output, &recipe::Target::default())?;
-        let judge = Judge::new(&loaded.model, &data, &normalise, &choose, &judging)?;
-        let data_of = Data { sizes: given, calibration: Some(&calibration), ..Data::default() };
+        start_threads(output.threads)?;
+        output.outputs()?.check()?;
+        let mut said = recipe::Data::default();
+        calib.tell(&mut said)?;
+        check.test.reading.tell(&mut said)?;
+        let written: Vec<places::Named<'_>> = self.state.iter().map(|p| ("the state", p.as_path())).collect();
+        let without = Error::input("a search measures its candidates, and there is no data to do it on")
+            .help("give --calib DATA: some hundred inputs, without labels or with them");
+        let bench = Bench::open(("the teacher", model), &said, &sizes.input_shape, &written, without)?;
+        let Split { calibration, fit, choose } = bench.split()?;
+        let judge = bench.judge(&choose, &check.gates.gates(&check.test_output))?;
+        let (loaded, teacher) = (&bench.teacher, bench.size);
+        let data_of = Data { sizes: bench.sizes.clone(), calibration: Some(&calibration), ..Data::default() };
         let goal = Goal {
             size: self.target_size,
             weights: self.target_weights,
@@ -200,7 +174,7 @@ impl SearchArgs {
         signals::training(false);
         show.bar.finish_and_clear();
         let found = found?;
-        let (scale, mean, std) = (normalise.scale, normalise.mean.clone(), normalise.std.clone());
+        let Normalise { scale, mean, std, .. } = bench.normalise.clone();
         let data = recipe::Data {
             calib_samples: Some(fit),
             scale: (scale != 1.0).then(|| scale.to_string()),
@@ -253,46 +227,6 @@ fn write_front(
     }
     put("front.md", &table)?;
     std::fs::rename(new.path(), folder).map_err(|e| io("write", folder, &e))
-}
-
-/// Calibration data, divided.
-pub(super) struct Split<'a> {
-    /// What students are fitted to.
-    pub calibration: Calibration<'a>,
-    /// As many were asked for: the same number picks the same samples.
-    pub fit: usize,
-    /// The samples to judge them by, evenly spread over the others.
-    pub choose: Vec<usize>,
-}
-
-/// Divides calibration data for a model of so many MACs a sample.
-///
-/// # Errors
-/// If the data does not fit the model, or there is too little of it.
-pub(super) fn split<'a>(
-    path: &Path,
-    data: &'a Dataset,
-    normalise: &Normalise,
-    model: &Model,
-    calib: &CalibArgs,
-    macs: Option<u64>,
-) -> Result<Split<'a>> {
-    let affordable = macs.map_or(calibrate::SAMPLES, |macs| (WORK / macs.max(1)) as usize);
-    let wanted = calib.calib_samples.unwrap_or(affordable.clamp(LEAST, MOST));
-    let available = available(data, normalise, model)?;
-    let fit = wanted.min((FIT * available as f64) as usize).max(1);
-    let calibration = Calibration::new(data, normalise, model, fit)?;
-    let fitted: HashSet<usize> = calibration.rows().collect();
-    let others: Vec<usize> = (0..available).filter(|row| !fitted.contains(row)).collect();
-    let choose: Vec<usize> = evenly(CHOOSE, others.len()).map(|i| others[i]).collect();
-    if choose.len() < FEW {
-        let why = format!("of {available} samples {} are fitted to, and {} are left", fitted.len(), choose.len());
-        return Err(Error::input("there is too little calibration data to choose by")
-            .at(path.display().to_string())
-            .because(why)
-            .help("give a hundred or more"));
-    }
-    Ok(Split { calibration, fit, choose })
 }
 
 /// The passes that may be used: those named, or all but those with a minus.
@@ -389,8 +323,19 @@ impl Watch for Show {
 }
 
 impl Answer {
+    /// The recipe that was found.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// What the job takes of it.
+    pub fn searched(&mut self) -> Searched {
+        let outcome = self.found.outcome.take();
+        Searched { outcome, missed: self.found.missed.clone(), report: self.report() }
+    }
+
     /// All that was tried, for the report.
-    pub fn report(&self) -> report::Search {
+    fn report(&self) -> report::Search {
         let tried = |c: &Candidate| report::Tried {
             recipe: c.what.clone(),
             bytes: c.size.bytes,

@@ -2,21 +2,18 @@
 
 use super::data::DataArgs;
 use super::gates::GateArgs;
-use super::job::CalibArgs;
-use super::search::{Split, split};
+use super::samples::CalibArgs;
+use super::signals;
 use super::sizes::SizeArgs;
 use super::terminal::Stream;
-use super::{places, signals};
-use crate::calibrate;
-use crate::check::Judge;
 use crate::error::{Error, Result};
 use crate::files::Atomic;
-use crate::onnx;
+use crate::job::{Bench, Split, places, start_threads};
 use crate::plain;
-use crate::recipe::{self, Recipe, Step};
+use crate::recipe::{self, Step};
 use crate::report::SensitivityReport;
 use crate::search::sensitivity::measure;
-use crate::session::{Data, Session, Silent, measure_at};
+use crate::session::{Data, Session, Silent};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -59,30 +56,21 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let form = self.report.as_deref().map(form).transpose()?;
-        super::threads::start(self.threads)?;
-        let loaded = onnx::load(&self.model)?;
-        let none = recipe::Data::default();
-        let (normalise, pictures) = (self.reading.normalise(&none)?, self.reading.pictures(&none)?);
-        let Some((path, data)) = self.calib.load(&Recipe::default(), &pictures)? else {
-            return Err(Error::input("what layers can do without is measured, and there is no data to do it on")
-                .help("give --calib DATA: some hundred inputs, without labels or with them"));
-        };
+        start_threads(self.threads)?;
+        let mut said = recipe::Data::default();
+        self.calib.tell(&mut said)?;
+        self.reading.tell(&mut said)?;
         let written: Vec<places::Named<'_>> = self.report.iter().map(|p| ("the report", p.as_path())).collect();
-        let mut read: Vec<places::Named<'_>> = loaded.files.iter().map(|f| ("the model", f.as_path())).collect();
-        read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
-        places::check(&written, &read)?;
-        let given = match self.sizes.sizes(&loaded.model.graph)? {
-            Some(given) => given,
-            None => calibrate::sizes(&data, &normalise, &loaded.model)?,
-        };
-        let macs = measure_at(&loaded.model, &given)?.cost.macs;
-        let Split { calibration, choose, .. } = split(&path, &data, &normalise, &loaded.model, &self.calib, macs)?;
-        let judging = GateArgs::default().judging(&self.output, &recipe::Target::default())?;
-        let judge = Judge::new(&loaded.model, &data, &normalise, &choose, &judging)?;
+        let without = Error::input("what layers can do without is measured, and there is no data to do it on")
+            .help("give --calib DATA: some hundred inputs, without labels or with them");
+        let bench = Bench::open(("the model", &self.model), &said, &self.sizes.input_shape, &written, without)?;
+        let Split { calibration, choose, .. } = bench.split()?;
+        let judge = bench.judge(&choose, &GateArgs::default().gates(&self.output))?;
+        let loaded = &bench.teacher;
         if !self.quiet {
             loaded.warnings.iter().chain(&calibration.warnings).for_each(|w| super::warn(w));
         }
-        let data_of = Data { sizes: given, calibration: Some(&calibration), ..Data::default() };
+        let data_of = Data { sizes: bench.sizes.clone(), calibration: Some(&calibration), ..Data::default() };
         let session = Session::new(&loaded.model, loaded.bytes, data_of, &Silent);
         let mut state = session.start()?;
         session.advance(&mut state, &Step::parse("clean")?)?;

@@ -3,6 +3,7 @@
 use crate::analysis::sizes::InputSizes;
 use crate::error::Result;
 use crate::ir::Graph;
+use crate::job::input_sizes;
 
 /// What a model's inputs are where it does not say
 #[derive(Default, clap::Args)]
@@ -10,13 +11,13 @@ pub struct SizeArgs {
     /// What an input is where the model leaves its dims open, so that MACs can be counted; repeat for more inputs. The
     /// model itself stays open
     #[arg(long, value_name = "NAME=1x3x48x192", value_parser = parse)]
-    input_shape: Vec<(String, Vec<usize>)>,
+    pub(super) input_shape: Vec<(String, Vec<usize>)>,
 }
 
 impl SizeArgs {
     /// The sizes for a model, if there are any.
     pub fn sizes(&self, graph: &Graph) -> Result<Option<InputSizes>> {
-        (!self.input_shape.is_empty()).then(|| InputSizes::new(graph, &self.input_shape)).transpose()
+        input_sizes(graph, &self.input_shape)
     }
 }
 

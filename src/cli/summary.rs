@@ -2,11 +2,8 @@
 
 use super::output::OutputArgs;
 use super::terminal::Stream;
-#[cfg(feature = "exec")]
-use crate::check::Targets;
-use crate::figures::grouped;
-#[cfg(feature = "exec")]
-use crate::figures::percent;
+use crate::figures::{grouped, percent};
+use crate::job::Finished;
 use crate::plain;
 use crate::report::Report;
 use std::path::Path;
@@ -14,22 +11,22 @@ use std::path::Path;
 /// Lines of a summary.
 const LINES: usize = 15;
 
+/// Whether networks can be run.
+const CHECKS: bool = cfg!(feature = "exec");
+
 /// A run that came to its end.
 pub struct Told<'a> {
-    #[cfg(feature = "exec")]
     pub teacher: &'a Path,
     pub output: &'a OutputArgs,
-    /// Of the student on test data, if there was some.
-    #[cfg(feature = "exec")]
-    pub targets: Option<Targets>,
-    /// Whether weights were fitted to data.
-    #[cfg(feature = "exec")]
-    pub fitted: bool,
+    /// Whether the student is on standard output.
+    pub to_stdout: bool,
+    pub done: &'a Finished,
 }
 
 impl Told<'_> {
-    pub fn text(&self, report: &Report) -> String {
-        let stream = if self.output.to_stdout() { Stream::Err } else { Stream::Out };
+    pub fn text(&self) -> String {
+        let report = &self.done.report;
+        let stream = if self.to_stdout { Stream::Err } else { Stream::Out };
         if self.output.json {
             let json = serde_json::to_string_pretty(report).unwrap_or_default();
             return format!("{}\n", plain::json(&json));
@@ -61,18 +58,9 @@ impl Told<'_> {
         if report.missed.len() > 1 {
             lines.push(format!("missed more: {}", report.missed.len() - 1));
         }
-        #[cfg(feature = "exec")]
-        if let Some(targets) = self.targets.filter(|_| report.missed.is_empty() && report.check.is_some()) {
-            let asked = [
-                ("max-drop", targets.max_drop),
-                ("min-agreement", targets.min_agreement),
-                ("max-error", targets.max_error),
-            ];
-            let asked = asked.iter().filter_map(|(name, share)| Some(format!("{name} {}", percent((*share)?))));
-            let asked: Vec<String> = asked.collect();
-            if !asked.is_empty() {
-                lines.push(format!("met {}", asked.join(", ")));
-            }
+        if report.missed.is_empty() && report.is_checked() && !self.done.asked.is_empty() {
+            let asked = self.done.asked.iter().map(|(name, share)| format!("{name} {}", percent(*share)));
+            lines.push(format!("met {}", asked.collect::<Vec<_>>().join(", ")));
         }
         lines
     }
@@ -82,7 +70,7 @@ impl Told<'_> {
         let reports: Vec<String> =
             self.output.report.iter().map(|p| plain::line(&p.display().to_string()).into_owned()).collect();
         let reports = if reports.is_empty() { String::new() } else { format!(", report in {}", reports.join(", ")) };
-        (!self.output.to_stdout())
+        (!self.to_stdout)
             .then(|| format!("wrote {}, {} bytes{reports}", plain::line(&path), grouped(report.student.bytes)))
     }
 
@@ -90,12 +78,11 @@ impl Told<'_> {
     fn next(&self, report: &Report) -> String {
         let name = |path: &Path| super::quoted(&path.display().to_string());
         let student = name(&self.output.output);
-        #[cfg(feature = "exec")]
-        if self.output.to_stdout() {
+        if CHECKS && self.to_stdout {
             return "next: --report FILE.html keeps every row of this".into();
-        } else if report.check.is_none() {
+        } else if CHECKS && !report.is_checked() {
             return format!("next: tutee check {} {student} --data DATA", name(self.teacher));
-        } else if !self.fitted && !report.missed.is_empty() {
+        } else if CHECKS && !self.done.fitted && !report.missed.is_empty() {
             return "next: the same with --calib DATA, which fits weights to the teacher's answers".into();
         }
         match (self.output.verbose, self.output.report.is_empty()) {

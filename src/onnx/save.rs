@@ -32,6 +32,12 @@ pub enum Target {
 }
 
 impl Target {
+    /// Where a model goes that is to be written to a file or, for `-` and what the system calls so, to standard output.
+    pub fn of(output: PathBuf) -> Target {
+        let stdout = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].map(Path::new);
+        if stdout.contains(&output.as_path()) { Target::Stdout } else { Target::File(output) }
+    }
+
     /// Finds out before the work what would prevent writing after it.
     ///
     /// # Errors

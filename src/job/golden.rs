@@ -1,5 +1,6 @@
 //! A student's structure under version control: a text file that changes with the structure, and not with the weights.
 
+use super::Listener;
 use crate::error::{Result, read_text};
 use crate::files::Atomic;
 use crate::ir::Model;
@@ -12,20 +13,17 @@ use std::path::{Path, PathBuf};
 const AROUND: usize = 2;
 const SHOWN: usize = 60;
 
-/// Compare the student's structure with what it was
-#[derive(Default, clap::Args)]
-pub struct GoldenArgs {
-    /// Exit code 2, with the difference, if the student's structure is not the one in this file: what `tutee show
-    /// --structure` prints
-    #[arg(long, value_name = "FILE")]
-    check_golden: Option<PathBuf>,
-    /// Write the structure to the file of --check-golden instead
-    #[arg(long, requires = "check_golden")]
-    bless: bool,
+/// The structure that a student is to have.
+#[derive(Debug, Clone, Default)]
+pub struct Golden {
+    /// The file that says it, as `tutee show --structure` prints it; none if the structure may be any.
+    pub file: Option<PathBuf>,
+    /// Write the structure to that file instead.
+    pub bless: bool,
 }
 
 /// What came of the comparison.
-pub enum Compared {
+pub(super) enum Compared {
     Same,
     /// The target that was missed, in words.
     Differs(String),
@@ -33,22 +31,22 @@ pub enum Compared {
     Blessed(Atomic),
 }
 
-impl GoldenArgs {
+impl Golden {
     /// The file that is read, if there is one.
-    pub fn read(&self) -> Option<&Path> {
-        self.check_golden.as_deref().filter(|_| !self.bless)
+    pub(super) fn read(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|_| !self.bless)
     }
 
     /// The file that is written, if there is one.
-    pub fn written(&self) -> Option<&Path> {
-        self.check_golden.as_deref().filter(|_| self.bless)
+    pub(super) fn written(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|_| self.bless)
     }
 
     /// Finds out before the work whether there is a file to compare with.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.read().map_or(Ok(()), |path| self.golden(path).map(drop))
     }
 
@@ -56,12 +54,12 @@ impl GoldenArgs {
         read_text("read the structure in", path).map_err(|e| e.help("--bless writes it for the first time"))
     }
 
-    /// Compares the structure, and prints how it differs.
+    /// Compares the structure, and says how it differs.
     ///
     /// # Errors
     /// If a file cannot be read or written.
-    pub fn compare(&self, student: &Model) -> Result<Compared> {
-        let Some(path) = &self.check_golden else { return Ok(Compared::Same) };
+    pub(super) fn compare(&self, student: &Model, listener: &dyn Listener) -> Result<Compared> {
+        let Some(path) = &self.file else { return Ok(Compared::Same) };
         let mut student = student.clone();
         student.graph.flatten()?;
         let now = print::structure(&student);
@@ -75,7 +73,7 @@ impl GoldenArgs {
             return Ok(Compared::Same);
         }
         let place = path.display().to_string();
-        super::messages::say(&difference(&was, &now, &place));
+        listener.difference(&difference(&was, &now, &place));
         Ok(Compared::Differs(format!("the structure is not that of {place} (--bless takes the new one)")))
     }
 }

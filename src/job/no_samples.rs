@@ -1,0 +1,100 @@
+//! What stands in for `samples.rs` where networks cannot be run: there is no data.
+
+use super::places::Named;
+use super::watched::Watched;
+use super::{Job, Listener};
+use crate::analysis::sizes::InputSizes;
+use crate::error::Result;
+use crate::ir::Model;
+use crate::recipe::Action;
+use crate::report::{DataUse, Report};
+use crate::session::Data;
+use std::path::Path;
+
+pub(super) struct Samples;
+
+#[derive(Default)]
+pub(super) struct Used {
+    pub fitted_to: Option<usize>,
+    pub fitted: bool,
+}
+
+impl Samples {
+    pub fn open(_: &Job, _: &[(String, Action)], _: &dyn Listener) -> Result<Samples> {
+        Ok(Samples)
+    }
+
+    pub fn sizes(&self, _: &Model) -> Option<InputSizes> {
+        None
+    }
+
+    pub fn files(&self) -> Vec<Named<'_>> {
+        Vec::new()
+    }
+
+    pub fn check(&self, _: &Job, _: &Model) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn fitting(&self, _: &Job, _: &Model) -> Result<Fitting> {
+        Ok(Fitting)
+    }
+
+    pub fn ruined(&self, _: &mut Report) {}
+
+    pub fn compared_with(&self, _: &Job, _: &InputSizes, _: &mut Report) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn test(&self, _: &Job, _: &Path, _: &Watched<'_>, _: &mut Report) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn uses(&self, _: Option<usize>, _: &Report) -> Vec<DataUse> {
+        Vec::new()
+    }
+
+    pub fn asked(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+}
+
+pub(super) struct Fitting;
+
+impl Fitting {
+    pub fn data(&self, sizes: InputSizes) -> Data<'_> {
+        Data { sizes, ..Data::default() }
+    }
+
+    pub fn warnings(&self, _: &[(String, Action)], _: &Job) -> Vec<String> {
+        Vec::new()
+    }
+
+    pub fn used(&self) -> Used {
+        Used::default()
+    }
+}
+
+/// Stages are networks that are run one after another.
+pub(super) mod staged {
+    use crate::error::{Error, Result};
+    use crate::files::Atomic;
+    use crate::ir::Model;
+    use std::path::{Path, PathBuf};
+
+    pub fn prepare(_: &Model, _: &Path) -> Result<Vec<Atomic>> {
+        Err(Error::input("this build writes no stages").help("build tutee with its feature `exec`"))
+    }
+
+    pub fn earlier(_: &Path) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    pub fn remove(_: Vec<PathBuf>, _: &[(PathBuf, u64)]) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn files(_: &Path) -> Vec<PathBuf> {
+        Vec::new()
+    }
+}
