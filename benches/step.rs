@@ -9,7 +9,7 @@ use std::time::Instant;
 use tutee::architectures::StudentNet;
 use tutee::autodiff::{Mode, Tape, weights};
 use tutee::distill::{Method, Optimizer, loss};
-use tutee::ir::{Graph, Op, text};
+use tutee::ir::{Graph, Op, random};
 use tutee::onnx;
 
 /// Seconds of CPU time that the process took, by its hundredths.
@@ -36,9 +36,9 @@ fn time(name: &str, graph: &Graph, input: &str, shape: &[usize]) {
     let mut optimizer = Optimizer::new(Method::ADAM_W, 0.01);
     let n = tape.output(0).len();
     let classes = n / shape[0];
-    let noise: Vec<f32> = text::parse::noise(1).take(n).map(|v| v as f32).collect();
+    let noise: Vec<f32> = random::noise(1).take(n).map(|v| v as f32).collect();
     let targets = loss::soften(&noise, classes, 4.0);
-    tape.input_mut(0).iter_mut().zip(text::parse::noise(2)).for_each(|(x, v)| *x = v as f32);
+    tape.input_mut(0).iter_mut().zip(random::noise(2)).for_each(|(x, v)| *x = v as f32);
     let mut phases = [0.0; 3];
     let (mut best, mut before) = (f64::INFINITY, 0.0);
     for step in 0..12 {

@@ -32,8 +32,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use teacher::sum_of;
 
-/// Why there is nothing to see of a layer: `Ok(why)` if it cannot be fitted, `Err(error)` if something failed.
-type Failure = Result<String, Error>;
+/// Why there is nothing to see of a layer.
+#[derive(Debug)]
+pub enum Failure {
+    /// It cannot be run or fitted, and that is why; everything else can go on.
+    Unsupported(String),
+    /// Something went wrong.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Error(e)
+    }
+}
 
 /// Samples of calibration data that are used if nobody says how many.
 pub const SAMPLES: usize = 512;
@@ -300,16 +312,16 @@ impl<'a> LayerwiseRun<'a> {
     /// gives there as it is, before this weight and those further on change; it is computed again once they did.
     ///
     /// # Errors
-    /// `Err(Ok(why))` if the layer cannot be fitted, `Err(Err(error))` if something failed.
+    /// If the layer cannot be fitted, or something failed.
     pub fn look<'w>(
         &'w mut self,
         student: &Graph,
         layer: &'w Linear,
         map: &'w TeacherMap,
         later: &HashSet<NodeId>,
-    ) -> Result<LayerSamples<'w>, Result<String, Error>> {
+    ) -> Result<LayerSamples<'w>, Failure> {
         if layer.inputs > MAX_INPUTS {
-            return Err(Ok(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs)));
+            return Err(Failure::Unsupported(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs)));
         }
         let mut sets: Vec<Vec<Reader<'w>>> = Vec::new();
         for set in layer.sets(student) {
@@ -318,7 +330,7 @@ impl<'a> LayerwiseRun<'a> {
                 let y = residual.map_or(layer.y, |r| r.0);
                 let teacher = &self.teacher.graph;
                 if !teacher.has_value(y) || map.lost.contains(&y) || teacher.value(y).constant().is_some() {
-                    return Err(Ok(format!("the teacher has no \"{}\"", student.value(y).name)));
+                    return Err(Failure::Unsupported(format!("the teacher has no \"{}\"", student.value(y).name)));
                 }
                 let axis = layer.channel_axis(teacher.value(y).rank().unwrap_or(0));
                 let kept = map.kept.get(&(y, axis)).map(Vec::as_slice);
@@ -346,7 +358,7 @@ impl<'a> LayerwiseRun<'a> {
             let channels = first.shape().get(reader.axis).copied().unwrap_or(1).max(1);
             Ok((first.shape().iter().product::<usize>() / channels).max(1))
         };
-        let rows = readers().map(rows).collect::<Result<Vec<_>>>().map_err(Err)?;
+        let rows = readers().map(rows).collect::<Result<Vec<_>>>()?;
         let step = (rows.iter().sum::<usize>() * chunks / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
         // A step that divides the rows would see some columns of a picture only, and some taps of a transposed convolution.
         let step = (step..).find(|&step| rows.iter().all(|&rows| coprime(step, rows))).unwrap_or(step);
@@ -418,7 +430,7 @@ impl LayerSamples<'_> {
     ///
     /// # Errors
     /// As [`LayerwiseRun::look`].
-    pub fn moments(&self) -> Result<Layer, Result<String, Error>> {
+    pub fn moments(&self) -> Result<Layer, Failure> {
         if let Some(kept) = self.same.as_ref().and_then(|(of, moments)| moments.get(of)) {
             return Ok(kept);
         }
@@ -439,7 +451,8 @@ impl LayerSamples<'_> {
                 })?;
             }
             let intercept = set.iter().all(|r| r.layer.bias != Bias::None);
-            Layer::new(sums, intercept).ok_or_else(|| Ok("what it sees on the calibration data is not finite".into()))
+            Layer::new(sums, intercept)
+                .ok_or_else(|| Failure::Unsupported("what it sees on the calibration data is not finite".into()))
         };
         joined(self.sets.iter().map(of_set))
     }
@@ -450,7 +463,7 @@ impl LayerSamples<'_> {
     ///
     /// # Errors
     /// As [`LayerwiseRun::look`].
-    pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Result<String, Error>> {
+    pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Failure> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
         let of_set = |(number, set): (usize, &Vec<Reader<'_>>)| {
@@ -473,7 +486,7 @@ impl LayerSamples<'_> {
                 })?;
             }
             let wanted = layer.retarget(number, sums);
-            wanted.ok_or_else(|| Ok("what it gives on the calibration data is not finite".into()))
+            wanted.ok_or_else(|| Failure::Unsupported("what it gives on the calibration data is not finite".into()))
         };
         joined(self.sets.iter().enumerate().map(of_set))
     }
@@ -484,13 +497,13 @@ impl LayerSamples<'_> {
         &self,
         reader: &Reader<'_>,
         mut add: impl FnMut(usize, usize, &mut [f32], &mut [f32], &[f32]) -> Option<()>,
-    ) -> Result<(), Result<String, Error>> {
+    ) -> Result<(), Failure> {
         let layer = reader.layer;
         let mut gathered = [0, 1].map(|_| Rows::new(layer.groups));
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
-            let read = |v| self.side.read(v, i).map_err(Err);
-            let (x, y) = (read(layer.x)?, reader.y.read(i).map_err(Err)?);
+            let read = |v| self.side.read(v, i);
+            let (x, y) = (read(layer.x)?, reader.y.read(i)?);
             let other = reader.other.map(read).transpose()?;
             // Positions that differ from sample to sample.
             let taken = |row: usize| (row + i).is_multiple_of(self.step);
@@ -509,7 +522,9 @@ impl LayerSamples<'_> {
                 let other = if reader.other.is_some() { samples(&rows.other, layer.outputs) } else { y };
                 (x.is_some() && x == y && y == other).then_some(())
             };
-            gather().ok_or_else(|| Ok("what it reads and gives has not the shape of its weight".to_string()))?;
+            gather().ok_or_else(|| {
+                Failure::Unsupported("what it reads and gives has not the shape of its weight".into())
+            })?;
             let count: usize = gathered.iter().map(Rows::count).sum();
             if count >= GATHERED.max(COLUMNS * (layer.inputs + layer.outputs)) || i + 1 == self.chunks {
                 for (held, Rows { x, y, other }) in gathered.iter_mut().enumerate() {
@@ -517,7 +532,8 @@ impl LayerSamples<'_> {
                         if y.is_empty() {
                             continue;
                         }
-                        add(group, held, x, y, other).ok_or_else(|| Ok("its samples do not add up".to_string()))?;
+                        add(group, held, x, y, other)
+                            .ok_or_else(|| Failure::Unsupported("its samples do not add up".into()))?;
                         for rows in [x, y, other] {
                             rows.clear();
                         }
@@ -530,10 +546,10 @@ impl LayerSamples<'_> {
 }
 
 /// The samples of all sets, each with biases of its own.
-fn joined(sets: impl Iterator<Item = Result<Layer, Result<String, Error>>>) -> Result<Layer, Result<String, Error>> {
+fn joined(sets: impl Iterator<Item = Result<Layer, Failure>>) -> Result<Layer, Failure> {
     let join = |all: Layer, set: Result<Layer, _>| Ok(all.join(set?));
     let mut sets = sets;
-    let first = sets.next().unwrap_or_else(|| Err(Ok("no layer reads its weight".into())))?;
+    let first = sets.next().unwrap_or_else(|| Err(Failure::Unsupported("no layer reads its weight".into())))?;
     sets.try_fold(first, join)
 }
 

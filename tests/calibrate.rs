@@ -9,7 +9,7 @@ use tutee::check::check;
 use tutee::compress::{Data, Outcome, Silent, compress_on};
 use tutee::data::{Array, Dataset, Dtype, Normalise};
 use tutee::exec::Network;
-use tutee::ir::{Model, Source, text};
+use tutee::ir::{Model, Source, random, text};
 use tutee::onnx::{self, SaveOptions, Target};
 
 const FASHION: Normalise = Normalise { scale: 1.0 / 255.0, mean: Vec::new(), std: Vec::new() };
@@ -181,7 +181,7 @@ fn bad_data_is_refused_or_warned_of() {
 #[test]
 fn rows_warn_of_fewer_samples_than_unknowns() {
     let teacher = text::parse::model(SMALL).unwrap();
-    let noise: Vec<f32> = text::parse::noise(7).map(|v| v as f32).take(40 * 144).collect();
+    let noise: Vec<f32> = random::noise(7).map(|v| v as f32).take(40 * 144).collect();
     let rows = |samples| {
         let steps = "[{ pass = \"cluster-weights\", levels = 3, min-weights = 16 }]";
         let mut done = run(&teacher, &small(samples, |i| noise[i]), &Normalise::default(), 512, steps).unwrap();
@@ -202,7 +202,7 @@ fn one_layer(input: &[usize], rest: &str) -> (Model, Dataset) {
         dims.join(",")
     });
     let inner: usize = input[1..].iter().product();
-    let noise: Vec<f32> = text::parse::noise(3).map(|v| v as f32).take(input[0] * inner).collect();
+    let noise: Vec<f32> = random::noise(3).map(|v| v as f32).take(input[0] * inner).collect();
     let strong = |i: usize| (0..6).map(|k| noise[i - i % inner + k] * noise[i % inner * 6 + k]).sum::<f32>();
     let values: Vec<f32> = (0..noise.len()).map(|i| 0.5 + strong(i) + 0.2 * noise[i]).collect();
     let x = Array::from_f32(input.to_vec(), &values).unwrap();
@@ -320,7 +320,7 @@ const NEURONS: &str = r#"model "neurons" opset 17 {
 }"#;
 
 fn neurons() -> (Model, Dataset) {
-    let values: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(400).collect();
+    let values: Vec<f32> = random::noise(5).map(|v| v as f32).take(400).collect();
     let x = Array::from_f32(vec![200, 2], &values).unwrap();
     (text::parse::model(NEURONS).unwrap(), Dataset::from_arrays("calib.npz", [("x".to_string(), x)]))
 }
@@ -380,7 +380,7 @@ const UP_AND_DOWN: &str = r#"model "unet" opset 17 {
 #[test]
 fn transposed_convolutions_are_refitted() {
     let teacher = text::parse::model(UP_AND_DOWN).unwrap();
-    let noise: Vec<f32> = text::parse::noise(7).map(|v| v as f32).take(60 * 3 * 144).collect();
+    let noise: Vec<f32> = random::noise(7).map(|v| v as f32).take(60 * 3 * 144).collect();
     let x = Array::from_f32(vec![60, 3, 12, 12], &noise).unwrap();
     let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
     for (step, layers) in [
@@ -418,7 +418,7 @@ fn data_says_what_macs_are_counted_at() {
         output %y
     }";
     let teacher = text::parse::model(text).unwrap();
-    let values: Vec<f32> = text::parse::noise(7).map(|v| v as f32).take(40 * 8 * 64).collect();
+    let values: Vec<f32> = random::noise(7).map(|v| v as f32).take(40 * 8 * 64).collect();
     let x = Array::from_f32(vec![40, 8, 8, 8], &values).unwrap();
     let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
     let step = "[{ pass = \"factorize-convs\", macs = \"70%\", skip-first = 0 }]";
@@ -463,7 +463,7 @@ fn matching_statistics_brings_back_means_and_deviations() {
 #[test]
 fn matched_outputs_have_the_teachers_moments() {
     let (teacher, _) = neurons();
-    let noise: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(40).collect();
+    let noise: Vec<f32> = random::noise(5).map(|v| v as f32).take(40).collect();
     // Of every ten alike one is held back.
     let values: Vec<f32> = (0..400).map(|i| noise[i / 20 * 2 + i % 2]).collect();
     let x = Array::from_f32(vec![200, 2], &values).unwrap();

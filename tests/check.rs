@@ -8,7 +8,7 @@ use serde_json::Value;
 use tutee::check::{Check, Judging, Kind, Metric, Targets, check, check_as};
 use tutee::data::{Array, Dataset, Dtype, Normalise};
 use tutee::error::Result;
-use tutee::ir::text;
+use tutee::ir::{random, text};
 use tutee::onnx;
 
 const RESNET: &str = "fixtures/resnet_small_bn.onnx";
@@ -61,7 +61,7 @@ fn other_weights(text: &str) -> String {
 /// Samples of numbers that look random, under `x`.
 fn noise(n: usize, shape: &[usize]) -> Dataset {
     let shape: Vec<usize> = std::iter::once(n).chain(shape.iter().copied()).collect();
-    let values: Vec<f32> = text::parse::noise(7).take(shape.iter().product()).map(|v| v as f32).collect();
+    let values: Vec<f32> = random::noise(7).take(shape.iter().product()).map(|v| v as f32).collect();
     Dataset::from_arrays("noise", [("x".to_owned(), Array::from_f32(shape, &values).unwrap())])
 }
 
@@ -174,7 +174,7 @@ fn pooled_scores_of_classes_are_told_from_features() {
     let data = noise(24, &[4, 5, 5]);
     assert_eq!(kind(10, "pool10", &data), (Kind::Classes, Metric::Top1));
     assert_eq!(kind(32, "y", &data), (Kind::Embedding, Metric::Cosine));
-    let x: Vec<f32> = text::parse::noise(7).take(24 * 100).map(|v| v as f32).collect();
+    let x: Vec<f32> = random::noise(7).take(24 * 100).map(|v| v as f32).collect();
     let y = Array::new(Dtype::U8, vec![24], (0..24).collect()).unwrap();
     let x = Array::from_f32(vec![24, 4, 5, 5], &x).unwrap();
     let labelled = Dataset::from_arrays("labelled", [("x".to_owned(), x), ("y".to_owned(), y)]);

@@ -8,7 +8,7 @@ use common::root;
 use std::path::Path;
 use tutee::data::Array;
 use tutee::exec::{Network, Runner};
-use tutee::ir::{DType, Model, Patch, Source, Tensor, text};
+use tutee::ir::{DType, Model, Patch, Source, Tensor, random, text};
 use tutee::onnx::{self, SaveOptions, Target};
 
 /// Convolutions and products of every layout: groups along the first and the last axis, rows that are no whole number of
@@ -69,7 +69,7 @@ fn runner(model: &Model, file: &Path, shape: &[usize]) -> Runner {
 }
 
 fn answer(model: &Model, file: &Path, shape: &[usize]) -> Vec<f64> {
-    let noise = text::parse::noise(9).map(|v| v as f32).take(shape.iter().product()).collect::<Vec<_>>();
+    let noise = random::noise(9).map(|v| v as f32).take(shape.iter().product()).collect::<Vec<_>>();
     runner(model, file, shape).run(&[Array::from_f32(shape.to_vec(), &noise).unwrap()]).unwrap()[0].to_f64()
 }
 

@@ -1,4 +1,5 @@
 //! Cases of ONNX's own backend test suite keep their meaning (`fixtures/README.md` says where they come from).
+#![cfg(feature = "exec")]
 
 mod common;
 

@@ -167,7 +167,7 @@ fn what_both_have_is_stored_once() {
     let clean = run_plain(&teacher, "[{ pass = \"clean\" }]");
     let part = run_plain(&teacher, steps);
     save(&part, &small);
-    let x: Vec<f32> = tutee::ir::text::parse::noise(3).take(784 * 60).map(|v| v as f32).collect();
+    let x: Vec<f32> = tutee::ir::random::noise(3).take(784 * 60).map(|v| v as f32).collect();
     let data = Dataset::from_arrays("noise", [("x".to_string(), Array::from_f32(vec![60, 1, 28, 28], &x).unwrap())]);
     let stage = format!("[{{ pass = \"clean\" }}, {{ stage = \"cascade\", small = {small:?}, max-drop = 0.5 }}]");
     let calibration = Calibration::new(&data, &Normalise::default(), &teacher, 60).unwrap();

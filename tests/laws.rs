@@ -10,7 +10,7 @@ use tutee::calibrate::Calibration;
 use tutee::compress::{Data, Outcome, Silent, compress, compress_on, measure};
 use tutee::data::{Array, Dataset, Normalise};
 use tutee::exec::Network;
-use tutee::ir::{Graph, Model, Op, Source, ValueId, text};
+use tutee::ir::{Graph, Model, Op, Source, ValueId, random, text};
 use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::{Fidelity, Pass, REGISTRY};
 use tutee::recipe::{Recipe, Step};
@@ -336,7 +336,7 @@ fn shared(seed: usize) -> Vec<SharedNetwork> {
 /// Samples of standard noise.
 fn noise(shape: &[usize], samples: usize, seed: u64) -> Array {
     let shape = [&[samples], shape].concat();
-    let values: Vec<f32> = text::parse::noise(seed).map(|v| v as f32).take(shape.iter().product()).collect();
+    let values: Vec<f32> = random::noise(seed).map(|v| v as f32).take(shape.iter().product()).collect();
     Array::from_f32(shape, &values).unwrap()
 }
 
@@ -507,7 +507,7 @@ fn choices_cost_what_is_offered() {
             };
             let sites = pass.sites(&cx);
             let offers = pass.offers(&cx, &sites);
-            let mut random = text::parse::noise(seed as u64 + 1).map(|v| (v.abs() * 1e6) as usize);
+            let mut random = random::noise(seed as u64 + 1).map(|v| (v.abs() * 1e6) as usize);
             let mut next = |n: usize| random.next().unwrap() % n.max(1);
             for _ in 0..3 {
                 let open = sites.iter().zip(&offers).filter_map(|(site, o)| Some((site, o.as_ref().ok()?)));

@@ -7,7 +7,8 @@ use common::run;
 use ndarray::{ArrayD, Axis, Dimension, IxDyn};
 use tutee::ir::op::conv::{AutoPad, Conv};
 use tutee::ir::op::gemm::Gemm;
-use tutee::ir::text::parse::{model, noise};
+use tutee::ir::random::noise;
+use tutee::ir::text::parse::model;
 use tutee::ir::{Model, Op, Patch, Tensor};
 
 /// Runs a graph of one input and one output.

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use tutee::ir::random;
 use tutee::ir::text::parse;
 use tutee::onnx;
 
@@ -39,7 +40,7 @@ fn folder() -> tempfile::TempDir {
     let mut npy = b"\x93NUMPY\x01\x00".to_vec();
     npy.extend((header.len() as u16).to_le_bytes());
     npy.extend(header.bytes());
-    npy.extend(parse::noise(7).take(SAMPLES * 3 * 64).flat_map(|v| (v as f32).to_le_bytes()));
+    npy.extend(random::noise(7).take(SAMPLES * 3 * 64).flat_map(|v| (v as f32).to_le_bytes()));
     std::fs::write(folder.path().join("calib.npy"), npy).unwrap();
     folder
 }

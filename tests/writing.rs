@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use tutee::data::Array;
 use tutee::exec::Network;
-use tutee::ir::text::{parse::noise, print};
+use tutee::ir::random::noise;
+use tutee::ir::text::print;
 use tutee::onnx;
 
 const TEACHER: &str = "fixtures/resnet_small_bn.onnx";

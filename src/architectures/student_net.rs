@@ -11,7 +11,7 @@ use crate::ir::op::gemm::Gemm;
 use crate::ir::op::norm::BatchNorm;
 use crate::ir::op::pool::{Function, GlobalPool, Pool};
 use crate::ir::op::reshape::Flatten;
-use crate::ir::text::parse::noise;
+use crate::ir::random::noise;
 use crate::ir::value::Form;
 use crate::ir::{DType, Dim, Graph, Model, Node, Op, Shape, Source, Tensor, Type, Value, ValueId};
 

@@ -1,7 +1,7 @@
 //! Every family of operators on random shapes, strides, groups and broadcasts: its gradients against finite differences.
 
 use super::testing::check;
-use crate::ir::text::parse::noise;
+use crate::ir::random::noise;
 use std::fmt::Display;
 
 /// Random shapes of a family.

@@ -2,7 +2,7 @@
 
 use super::{Mode, Tape};
 use crate::ir::text::parse;
-use crate::ir::{Graph, ValueId, text};
+use crate::ir::{Graph, ValueId, random};
 use std::collections::BTreeSet;
 
 /// Checks the gradients of `%y` by every float constant of a few lines of text IR.
@@ -22,7 +22,7 @@ pub fn check_with(opset: i64, body: &str, mode: Mode, names: &[&str]) {
     let mut tape = Tape::<f64>::new(&graph, &[], &[y], &trainable).unwrap_or_else(|e| panic!("{body}: {e}"));
     assert_eq!(tape.parameters().len(), trainable.len(), "{body}");
 
-    let by: Vec<f64> = text::parse::noise(99).take(tape.output(0).len()).collect();
+    let by: Vec<f64> = random::noise(99).take(tape.output(0).len()).collect();
     let start = tape.state();
     let loss = |tape: &mut Tape<f64>| {
         tape.forward(mode);

@@ -53,7 +53,7 @@ impl LazyExecutor {
     /// Computes these values for every chunk, and whatever nodes further on will need of what is computed on the way.
     ///
     /// # Errors
-    /// `Err(Ok(why))` if tract has no way to run it, `Err(Err(error))` if something failed.
+    /// If tract has no way to run it, or something failed.
     pub fn reach(&mut self, graph: &Graph, values: &[ValueId]) -> Result<(), Failure> {
         let (mut seen, mut open): (HashSet<ValueId>, Vec<ValueId>) = (HashSet::new(), values.to_vec());
         while let Some(v) = open.pop() {
@@ -69,8 +69,7 @@ impl LazyExecutor {
         }
         let cone = self.cone(graph, values);
         if !cone.is_empty() {
-            let order: Vec<NodeId> =
-                graph.topological().map_err(Err)?.into_iter().filter(|n| cone.contains(n)).collect();
+            let order: Vec<NodeId> = graph.topological()?.into_iter().filter(|n| cone.contains(n)).collect();
             // They are run anew wherever they are needed, so that tract can fold them.
             let fixed = graph.constant_nodes(&order, |v| self.live.contains_key(&v));
             let moving = |n: &NodeId| !fixed.contains(n);

@@ -1,8 +1,9 @@
 //! A part of a graph, run on every chunk of the calibration data: from values on disk to values on disk.
 
+use super::Failure;
 use super::activation_file::ActivationFile;
 use crate::data::{Array, Dtype};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exec::Runner;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Shape, Tensor, Type, ValueId};
 use rayon::prelude::*;
@@ -60,14 +61,14 @@ impl Executor {
     /// Runs the nodes of `order`, which read `files`, for every chunk; gives `outputs`.
     ///
     /// # Errors
-    /// `Err(Ok(why))` if tract has no way to run it, `Err(Err(error))` if something failed.
+    /// If tract has no way to run it, or something failed.
     pub fn run(
         &self,
         graph: &Graph,
         order: &[NodeId],
         files: &Files,
         outputs: &[ValueId],
-    ) -> Result<Vec<Arc<ActivationFile>>, Result<String, Error>> {
+    ) -> Result<Vec<Arc<ActivationFile>>, Failure> {
         let reads = |&n: &NodeId| {
             let captured = graph.node_captures(n).into_iter().map(|c| c.2);
             graph.node_inputs(n).into_iter().flatten().chain(captured).collect::<Vec<_>>()
@@ -76,7 +77,7 @@ impl Executor {
         let read: Vec<(ValueId, &ActivationFile)> = read.iter().filter_map(|v| Some((*v, &**files.get(v)?))).collect();
         let mut fixed = HashMap::new();
         for &(v, file) in &read {
-            fixed.extend(self.fixed(file).map_err(Err)?.map(|tensor| (v, tensor)));
+            fixed.extend(self.fixed(file)?.map(|tensor| (v, tensor)));
         }
         let inputs: Vec<(ValueId, &ActivationFile)> =
             read.into_iter().filter(|(v, _)| !fixed.contains_key(v)).collect();
@@ -87,11 +88,12 @@ impl Executor {
             types.push((*v, Type::tensor(ours(dtype), Shape(dims))));
             shapes.push(shape.to_vec());
         }
-        let part = graph.extract(order, &types, &fixed, outputs).map_err(Err)?;
+        let part = graph.extract(order, &types, &fixed, outputs)?;
         let runner = Runner::of_graph("calibration.onnx", part, &self.shell, &shapes);
-        let runner = runner.map_err(|e| Ok(format!("what is before it does not run: {}", e.reason())))?;
+        let runner =
+            runner.map_err(|e| Failure::Unsupported(format!("what is before it does not run: {}", e.reason())))?;
         let files: Vec<&ActivationFile> = inputs.into_iter().map(|input| input.1).collect();
-        self.compute(&runner, &files, outputs.len()).map_err(Err)
+        Ok(self.compute(&runner, &files, outputs.len())?)
     }
 
     /// The tensor, if a value is a small one of integers, the same for all chunks: arithmetic of shapes, which tract must know

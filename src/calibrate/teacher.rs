@@ -101,7 +101,7 @@ impl TeacherRun {
     /// A value for all chunks.
     ///
     /// # Errors
-    /// `Err(Ok(why))` if tract has no way to compute it, `Err(Err(error))` if something failed.
+    /// If tract has no way to compute it, or something failed.
     pub(super) fn get(&self, value: ValueId) -> Result<Arc<ActivationFile>, Failure> {
         let mut kept = self.kept();
         if let Some(file) = kept.files.get(&value) {
@@ -115,7 +115,7 @@ impl TeacherRun {
                 None
             }
             None => {
-                let place = places(&self.graph).map_err(Err)?;
+                let place = places(&self.graph)?;
                 let mut own = Segment { makes: vec![value], ..Segment::default() };
                 own.fill(&self.graph, &place, value, |v, _| self.has(v));
                 Some(own)
@@ -139,29 +139,29 @@ impl TeacherRun {
         match own {
             Some(own) => {
                 let made = self.executor.run(&self.graph, &own.nodes, &kept.files, &own.makes)?;
-                made.into_iter().next().ok_or_else(|| Err(Error::internal("a segment makes nothing")))
+                made.into_iter().next().ok_or_else(|| Error::internal("a segment makes nothing").into())
             }
-            None => kept.files.get(&value).cloned().ok_or_else(|| Err(Error::internal("a segment lost its value"))),
+            None => kept.files.get(&value).cloned().ok_or_else(|| Error::internal("a segment lost its value").into()),
         }
     }
 
     /// Runs a segment, everything that it reads being there.
     fn run(&self, kept: &mut Kept, at: usize) -> Result<(), Failure> {
         if let Some(why) = kept.failed.get(&at) {
-            return Err(Ok(why.clone()));
+            return Err(Failure::Unsupported(why.clone()));
         }
         let segment = &self.segments[at];
         let run = |kept: &Kept| self.executor.run(&self.graph, &segment.nodes, &kept.files, &segment.makes);
         let made = match run(kept) {
             // The disk may be full: then less is kept from now on.
-            Err(Err(_)) if self.give_up(kept, at, 0) > 0 => {
+            Err(Failure::Error(_)) if self.give_up(kept, at, 0) > 0 => {
                 kept.limit = kept.bytes;
                 run(kept)
             }
             made => made,
         };
         let made = made.inspect_err(|e| {
-            if let Ok(why) = e {
+            if let Failure::Unsupported(why) = e {
                 kept.failed.insert(at, why.clone());
             }
         })?;
@@ -285,6 +285,7 @@ pub(super) fn sum_of(graph: &Graph, y: ValueId) -> Option<(ValueId, ValueId)> {
 mod tests {
     use super::*;
     use crate::data::{Array, Dataset, Normalise};
+    use crate::ir::random;
     use crate::ir::text::parse;
 
     /// Two branches from one layer, added up, and a layer behind.
@@ -308,7 +309,7 @@ mod tests {
     #[test]
     fn values_are_the_same_whoever_asks_and_whatever_was_given_up() {
         let model = parse::model(NET).unwrap();
-        let x: Vec<f32> = parse::noise(5).map(|v| v as f32).take(20 * 75).collect();
+        let x: Vec<f32> = random::noise(5).map(|v| v as f32).take(20 * 75).collect();
         let data = Dataset::from_arrays("noise", vec![("x".into(), Array::from_f32(vec![20, 3, 5, 5], &x).unwrap())]);
         let data = Calibration::new(&data, &Normalise::default(), &model, 20).unwrap();
         let run = |limit: u64| {

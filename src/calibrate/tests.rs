@@ -1,5 +1,5 @@
 use super::*;
-use crate::ir::text;
+use crate::ir::{random, text};
 
 /// Compares what tract gives for the only layer of a network with its weights times what calibration says that it reads.
 fn assert_reads_what_it_sums(text: &str) {
@@ -8,7 +8,7 @@ fn assert_reads_what_it_sums(text: &str) {
     let x = graph.runtime_inputs().next().unwrap();
     let dims = graph.value(x).dims().unwrap();
     let shape: Vec<usize> = std::iter::once(40).chain(dims[1..].iter().map(|&d| d as usize)).collect();
-    let noise: Vec<f32> = text::parse::noise(5).map(|v| v as f32).take(shape.iter().product()).collect();
+    let noise: Vec<f32> = random::noise(5).map(|v| v as f32).take(shape.iter().product()).collect();
     let data = Dataset::from_arrays("calib.npz", [("x".to_string(), Array::from_f32(shape, &noise).unwrap())]);
     let data = Calibration::new(&data, &Normalise::default(), &model, 40).unwrap();
     let teacher = TeacherRun::new(&data, graph.clone(), &model).unwrap();

@@ -167,7 +167,8 @@ mod tests {
     use super::*;
     use crate::autodiff::Tape;
     use crate::distill::train::Memory;
-    use crate::ir::text::parse::{model, noise};
+    use crate::ir::random::noise;
+    use crate::ir::text::parse::model;
 
     #[test]
     fn the_network_computes_what_it_did() {

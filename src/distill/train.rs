@@ -24,7 +24,7 @@ use crate::autodiff::sources;
 use crate::autodiff::{Mode, State};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
-use crate::ir::text::parse::noise;
+use crate::ir::random::noise;
 use range::Range;
 use std::time::Instant;
 

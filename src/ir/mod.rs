@@ -10,6 +10,7 @@ mod net;
 pub mod node;
 pub mod op;
 pub mod patch;
+pub mod random;
 pub mod settle;
 pub mod shape;
 pub mod tensor;

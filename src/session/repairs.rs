@@ -8,7 +8,7 @@
 use super::Session;
 use super::visit::{Cuts, Moments, Run, Task, row};
 use crate::analysis::linear::Linear;
-use crate::calibrate::{Calibration, LayerSamples, LayerwiseRun, TeacherMap, TeacherRun};
+use crate::calibrate::{Calibration, Failure, LayerSamples, LayerwiseRun, TeacherMap, TeacherRun};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, Tensor};
 use crate::math::Layer;
@@ -272,12 +272,12 @@ impl<'w> Seen<'w> {
     ) -> Result<Seen<'w>> {
         let place = format!("calibrating \"{}\"", graph.label(node));
         let layerwise = layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
-        let look = linear.as_ref().map_err(|why| Ok(why.clone()));
+        let look = linear.as_ref().map_err(|why| Failure::Unsupported(why.clone()));
         let look = look.and_then(|linear| Ok((linear, layerwise.look(graph, linear, map, later)?)));
         let what = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
             Ok(seen) => Ok(seen),
-            Err(Ok(why)) => Err(why),
-            Err(Err(e)) => return Err(e.at(place)),
+            Err(Failure::Unsupported(why)) => Err(why),
+            Err(Failure::Error(e)) => return Err(e.at(place)),
         };
         Ok(Seen { what, place })
     }
@@ -289,8 +289,14 @@ impl<'w> Seen<'w> {
             Err(why) => return Ok(hear(Err(why.clone()))),
         };
         let (failed, judged) = (RefCell::new(None), Cell::new(None));
-        let retarget =
-            |layer: &Layer, fit: &Fit| look.retarget(layer, fit).map_err(|e| *failed.borrow_mut() = e.err()).ok();
+        let retarget = |layer: &Layer, fit: &Fit| match look.retarget(layer, fit) {
+            Ok(layer) => Some(layer),
+            Err(Failure::Unsupported(_)) => None,
+            Err(Failure::Error(e)) => {
+                *failed.borrow_mut() = Some(e);
+                None
+            }
+        };
         let retarget: Retarget<'_> = &retarget;
         let retarget = look.is_bounded().then_some(retarget);
         let heard = hear(Ok(Fitted { linear, layer, retarget, judged: &judged }));

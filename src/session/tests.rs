@@ -1,5 +1,6 @@
 use super::*;
 use crate::data::{Array, Dataset, Normalise};
+use crate::ir::random;
 use crate::ir::text::parse;
 
 /// A small convolutional network: 2×6×6 in, 5 classes out.
@@ -29,7 +30,7 @@ pub(super) fn teacher() -> Model {
 
 pub(super) fn images() -> Dataset {
     let shape = vec![60, 2, 6, 6];
-    let noise: Vec<f32> = parse::noise(7).map(|v| v as f32).take(shape.iter().product()).collect();
+    let noise: Vec<f32> = random::noise(7).map(|v| v as f32).take(shape.iter().product()).collect();
     Dataset::from_arrays("noise", vec![("x".to_string(), Array::from_f32(shape, &noise).unwrap())])
 }
 

@@ -3,7 +3,7 @@
 use tutee::Result;
 use tutee::data::{Array, Dtype, InputSpec};
 use tutee::exec::Network;
-use tutee::ir::text;
+use tutee::ir::random;
 
 /// Reproducible inputs of the sizes that the fixtures were made for: open image sides 48 by 192.
 pub fn inputs(network: &Network, batch: usize) -> Vec<Array> {
@@ -17,7 +17,7 @@ pub fn inputs(network: &Network, batch: usize) -> Vec<Array> {
             _ => shape,
         };
         let n: usize = shape.iter().product();
-        let noise: Vec<f64> = text::parse::noise(i as u64 + 1).take(n).collect();
+        let noise: Vec<f64> = random::noise(i as u64 + 1).take(n).collect();
         match spec.dtype {
             Dtype::F32 => Array::from_f32(shape, &noise.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap(),
             Dtype::I64 => {

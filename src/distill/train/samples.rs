@@ -1,7 +1,7 @@
 //! What a student learns from, in which order, and how it is changed before each use.
 
 use crate::error::{Error, Result};
-use crate::ir::text::parse::noise;
+use crate::ir::random::noise;
 use std::str::FromStr;
 
 /// Samples, one after the other.

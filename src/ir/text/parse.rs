@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, ValueId};
+use crate::ir::random::noise;
 use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::{Tensor, byte_len, elements};
 use crate::ir::text::plain;
@@ -476,16 +477,4 @@ fn fill_tensor(dtype: DType, shape: Vec<usize>, fill: Fill) -> Parse<Tensor> {
         Fill::Zeros => Tensor::new(dtype, shape, vec![0; bytes].into()).ok_or_else(|| "expected a tensor type".into()),
         _ => Err(format!("a constant of type {dtype} cannot be written like this")),
     }
-}
-
-/// Reproducible numbers in [-1, 1), the same on every machine. (Steele, Lea, Flood 2014: SplitMix64.)
-pub fn noise(seed: u64) -> impl Iterator<Item = f64> {
-    let mut state = seed;
-    std::iter::repeat_with(move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    })
 }
