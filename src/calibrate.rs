@@ -75,6 +75,7 @@ pub struct Calibration<'a> {
     feed: Feed<'a>,
     /// Chunks of the feed that are used.
     picks: Vec<usize>,
+    /// What is strange about the data, for people.
     pub warnings: Vec<String>,
 }
 
@@ -136,6 +137,7 @@ impl<'a> Calibration<'a> {
         self.picks.iter().flat_map(|&i| self.feed.rows(i))
     }
 
+    /// How many samples are used.
     pub fn samples(&self) -> usize {
         self.picks.iter().map(|&i| self.feed.rows(i).len()).sum()
     }

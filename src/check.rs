@@ -40,9 +40,13 @@ pub use verdict::{Metric, Targets, Verdict};
 /// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
+    /// Of the JSON form.
     pub version: u32,
+    /// How many samples were run.
     pub samples: usize,
+    /// The teacher by itself.
     pub teacher: Side,
+    /// The student by itself.
     pub student: Side,
     /// The output that names a class for each sample: the first one that is class scores [N,C] or a single decision. The
     /// accuracies, `agreement` and `kl` are of it.
@@ -54,6 +58,7 @@ pub struct Check {
     /// Mean KL(teacher ‖ student) of the class probabilities, in nats, over the samples where it is finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// How far each output is off, by its name.
     pub outputs: BTreeMap<String, OutputDiff>,
     /// Of a student with exits.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,11 +74,13 @@ pub struct Check {
 /// One of the two models.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Side {
+    /// Share of the samples whose label is the class with the highest score, if there are labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
     /// With more than five classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top5: Option<f64>,
+    /// What the network consists of.
     #[serde(flatten)]
     pub counts: Counts,
     /// Of the file and its external data.
@@ -93,6 +100,7 @@ pub struct Counts {
     /// Elements of constants as they are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<u64>,
+    /// Multiply-accumulates for one sample, if all sizes are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub macs: Option<u64>,
 }
@@ -124,7 +132,9 @@ impl Counts {
 /// student that is not finite where its teacher is is infinitely far, in JSON `null`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct OutputDiff {
+    /// The largest absolute difference.
     pub max_abs: f64,
+    /// The mean absolute difference.
     pub mean_abs: f64,
     /// Of all samples' outputs as one vector.
     pub cosine: f64,

@@ -10,6 +10,7 @@ use crate::plain;
 use serde::Serialize;
 use std::fmt;
 
+/// A result whose error is ours.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Whose turn it is to act; decides the exit code. Programs match on this, not on words.

@@ -81,6 +81,7 @@ impl Network {
         Ok(Network { path: path.to_owned(), inputs: inputs.collect(), parsed, outputs, rounded_to, files, widened })
     }
 
+    /// The file that it was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }

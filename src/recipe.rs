@@ -35,8 +35,11 @@ pub const NONE: &str = "none";
 /// Steps, in order, with the data and the targets that go with them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recipe {
+    /// Data, and how it is read.
     pub data: Data,
+    /// What the student must reach.
     pub target: Target,
+    /// What to do, in order.
     pub steps: Vec<Step>,
     /// The file it was read from.
     pub path: Option<PathBuf>,
@@ -46,15 +49,20 @@ pub struct Recipe {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Data {
+    /// Calibration data, without labels.
     pub calib: Option<PathBuf>,
     /// Samples of the calibration data to use.
     pub calib_samples: Option<usize>,
+    /// Training data.
     pub train: Option<PathBuf>,
+    /// Test data, for the check at the end.
     pub test: Option<PathBuf>,
     /// A number or a fraction: `"1/255"`.
     pub scale: Option<String>,
+    /// After scaling, by channel.
     #[serde(serialize_with = "print::decimals")]
     pub mean: Vec<f32>,
+    /// After scaling, by channel.
     #[serde(serialize_with = "print::decimals")]
     pub std: Vec<f32>,
     /// Of folders of pictures: HEIGHTxWIDTH,
@@ -69,8 +77,11 @@ pub struct Data {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Target {
+    /// The share that may be lost of any output.
     pub max_drop: Option<Share>,
+    /// The least agreement of any output.
     pub min_agreement: Option<Share>,
+    /// The largest error of any output by its metric.
     pub max_error: Option<Share>,
     /// What outputs are judged by, as `tutee check --metric` takes it.
     pub metric: Vec<String>,
@@ -81,7 +92,9 @@ pub struct Target {
 /// One step as written.
 #[derive(Debug, Clone)]
 pub struct Step {
+    /// The pass, or the stage.
     pub name: String,
+    /// As they are written.
     pub options: toml::Table,
     /// Where it is written: `mobile.toml:14`, or the argument.
     place: String,
@@ -102,11 +115,14 @@ impl PartialEq for Step {
 /// One step ready to run.
 #[derive(Debug)]
 pub enum Action {
+    /// The step `none`.
     Nothing,
     /// All Clean passes, until none finds anything; the one that removes metadata stays out if that is to be kept.
     Clean {
+        /// Whether what exporters note of nodes and values stays.
         keep_metadata: bool,
     },
+    /// A pass, and where it works.
     Pass(Box<dyn Pass>, Selection),
     /// Training.
     #[cfg(feature = "exec")]
@@ -368,6 +384,7 @@ impl Step {
         Ok(Step { name: name.into(), options, place, lines: BTreeMap::new(), file: None, folder: PathBuf::new() })
     }
 
+    /// Where it is written, for errors: a file with its line, or an argument.
     pub fn place(&self) -> &str {
         &self.place
     }

@@ -25,8 +25,11 @@ pub const VERSION: u32 = 1;
 /// The account of one compression.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// Of the JSON form.
     pub version: u32,
+    /// What the teacher costs.
     pub teacher: Size,
+    /// What the student costs.
     pub student: Size,
     /// Where a step's pass is one whose gain shows only after compression, and the models are at most 256 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,6 +37,7 @@ pub struct Report {
     /// Where a step's pass is one that makes weights zero: how many are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonzero_weights: Option<Packed>,
+    /// What each step did, in order.
     pub steps: Vec<StepReport>,
     /// The layers of teacher and student, side by side.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,6 +45,7 @@ pub struct Report {
     /// Sites where nothing was done, by pass and kind of reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_alone: Vec<LeftAlone>,
+    /// What people should know.
     pub warnings: Vec<String>,
     /// Those of the warnings that say that training left a student of no use: every target that was asked for is then missed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -74,16 +79,20 @@ impl Report {
 /// What a search tried.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Search {
+    /// In the order it was tried.
     pub tried: Vec<Tried>,
 }
 
 /// A candidate of a search, as it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tried {
+    /// What was done, in short.
     pub recipe: String,
+    /// Of the student's files.
     pub bytes: u64,
     /// The share that is lost, as a target's `max-drop` counts it.
     pub loss: f64,
+    /// Whether it is the one that was made.
     pub chosen: bool,
 }
 
@@ -93,8 +102,10 @@ pub struct Run {
     /// The command that does the same again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// The model that the student was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
+    /// Where the student was written, if that is a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub student: Option<String>,
     /// What data was used for, which, and how many samples of it.
@@ -116,6 +127,7 @@ impl Run {
 pub struct DataUse {
     /// `calibration`, `training` or `test`.
     pub purpose: String,
+    /// The file or folder.
     pub name: String,
     /// Of it that were used, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +137,9 @@ pub struct DataUse {
 /// How long a part of a run took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Time {
+    /// What took the time.
     pub part: String,
+    /// Wall time.
     pub seconds: f64,
 }
 
@@ -136,6 +150,7 @@ pub struct Size {
     pub nodes: u64,
     /// Numbers that the model computes with: of codes those that they stand for, zeros included.
     pub weights: u64,
+    /// Parameters and bytes as stored, and multiply-accumulates.
     #[serde(flatten)]
     pub cost: Cost,
     /// Of the model's files as written.
@@ -145,19 +160,25 @@ pub struct Size {
 /// A figure of teacher and student.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Packed {
+    /// In bytes, or a count.
     pub teacher: u64,
+    /// In bytes, or a count.
     pub student: u64,
 }
 
 /// What one step did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepReport {
+    /// The pass, or the stage.
     pub name: String,
+    /// The model before it.
     pub before: Size,
+    /// The model after it.
     pub after: Size,
     /// Of the model after the step, as in the report as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zstd_bytes: Option<u64>,
+    /// What was done at each site, or why not.
     pub rows: Vec<Row>,
     /// Of a step that trains, epoch by epoch.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -182,10 +203,13 @@ pub struct Point {
 /// What was done at one site, or why nothing was.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Row {
+    /// The pass that looked at the site.
     pub pass: String,
+    /// The node, or the value.
     pub site: String,
     /// The operator at the site, or empty for a value.
     pub op: String,
+    /// Whether something was done.
     pub done: bool,
     /// What was done, or the reason why not.
     pub note: String,
@@ -221,7 +245,9 @@ impl Row {
 /// that were held back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Repair {
+    /// The error of what the step made.
     pub before: f64,
+    /// The error after fitting.
     pub after: f64,
     /// Whether the fitted weights were kept: those before, if not.
     pub kept: bool,

@@ -69,6 +69,7 @@ const PACKS: [&str; 2] = [plan::STORE, "strip-names"];
 /// What a search may do.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// How many students are tried, at most.
     pub candidates: usize,
     /// Those of [`TECHNIQUES`] that may be used.
     pub techniques: Vec<String>,
@@ -99,13 +100,16 @@ pub struct Candidate {
     pub what: String,
     /// The steps that make it, in the form `PASS:key=value,…`.
     pub steps: Vec<String>,
+    /// What it costs.
     pub size: Size,
+    /// How good it is on the samples that it is chosen by.
     pub score: Score,
 }
 
 /// What a search found.
 #[derive(Debug)]
 pub struct Found {
+    /// The student that meets the limits best, or comes nearest.
     pub best: Candidate,
     /// The best student, where it was made in this run.
     pub outcome: Option<Outcome>,
@@ -117,8 +121,9 @@ pub struct Found {
     pub why: String,
     /// What was asked for and not reached.
     pub missed: Vec<String>,
-    /// Students that were scored, and steps that were run, in this run.
+    /// Students that were scored in this run.
     pub scored: usize,
+    /// Steps that were run in this run.
     pub steps: usize,
 }
 

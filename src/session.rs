@@ -123,7 +123,9 @@ pub struct State<'a> {
 /// A student and how it came to be.
 #[derive(Debug)]
 pub struct Outcome {
+    /// The student.
     pub student: Model,
+    /// What was done.
     pub report: Report,
 }
 

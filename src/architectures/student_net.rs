@@ -28,6 +28,7 @@ pub struct StudentNet {
     pub base: u32,
     /// Factor of the channels of blocks 3 to 6, rounded down.
     pub width_mult: f64,
+    /// How many classes it tells apart.
     pub classes: u32,
     /// Channels, height and width of an image.
     pub input: [u32; 3],

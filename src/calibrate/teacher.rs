@@ -22,6 +22,7 @@ const LIMIT: u64 = 1 << 30;
 
 /// A teacher with what it gives on calibration data.
 pub struct TeacherRun {
+    /// The teacher, as it computes.
     pub graph: Graph,
     executor: Executor,
     segments: Vec<Segment>,

@@ -17,10 +17,12 @@ const ROUNDING: f64 = 1e-3;
 pub struct Exits {
     /// In the order they are asked; the last is the end of the network.
     pub ends: Vec<End>,
+    /// Multiply-accumulates of a sample, by where the samples left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_macs: Option<f64>,
     /// Of single samples, one after the other.
     pub teacher_latency: Times,
+    /// As `teacher_latency`, of the student.
     pub student_latency: Times,
     /// Accuracy, or agreement without labels, against mean MACs, over one threshold for all exits.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -32,6 +34,7 @@ pub struct Exits {
 pub struct End {
     /// Name of the value that answers.
     pub answer: String,
+    /// How sure the answer must be to be given here; none at the end of the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
     /// Share of the samples that leave here.
@@ -42,11 +45,13 @@ pub struct End {
     /// Shares of right answers, and of the teacher's, among those that leave here; absent if none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
+    /// As `top1`, of the teacher's answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
     /// The same of this answer to all samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1_of_all: Option<f64>,
+    /// As `top1_of_all`, of the teacher's answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agreement_of_all: Option<f64>,
 }
@@ -54,9 +59,11 @@ pub struct End {
 /// A point of the curve.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Point {
+    /// How sure an answer must be, at every exit.
     pub threshold: f32,
     /// Share of right answers, or without labels, of the teacher's.
     pub right: f64,
+    /// Multiply-accumulates of a sample.
     pub mean_macs: f64,
     /// Share of the samples that leave before the end.
     pub early: f64,

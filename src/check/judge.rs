@@ -42,6 +42,7 @@ pub struct Judge<'a> {
 /// How far a student is from its teacher on the samples of a [`Judge`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
+    /// How many samples were run.
     pub samples: usize,
     /// The mean over the outputs: of class scores KL(teacher ‖ student) in nats, mean over samples and positions; of other
     /// numbers the mean square error as a share of the variance. Infinite (in JSON `null`) if the student is not finite

@@ -20,7 +20,9 @@ pub(super) fn bytes(files: &[PathBuf]) -> Result<(u64, u64)> {
 /// Milliseconds of many runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Times {
+    /// The median, in milliseconds.
     pub median_ms: f64,
+    /// The mean, in milliseconds.
     pub mean_ms: f64,
     /// The 95th percentile.
     pub p95_ms: f64,

@@ -33,6 +33,7 @@ impl Kind {
     /// The words that [`Kind::parse`] takes, with `|` between them.
     pub const WORDS: &str = "classes|sequence|embedding|map|value";
 
+    /// The kind that a word names.
     pub fn parse(word: &str) -> Option<Kind> {
         Kind::ALL.iter().find(|k| k.0 == word).map(|k| k.1)
     }

@@ -42,6 +42,7 @@ impl Metric {
     /// The words that [`Metric::parse`] takes, with `|` between them.
     pub const WORDS: &str = "top-1|sequence|cosine|rmse|l2|equal";
 
+    /// The metric that a word names.
     pub fn parse(word: &str) -> Option<Metric> {
         Metric::ALL.iter().find(|m| m.0 == word).map(|m| m.1)
     }
@@ -56,9 +57,11 @@ impl fmt::Display for Metric {
 /// What is said of an output that is judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
+    /// What it is taken for.
     pub kind: Kind,
     /// Why it is taken for that.
     pub why: String,
+    /// What it is judged by.
     pub metric: Metric,
     /// In the metric's own terms, 0 for none: a share that differs, 1 − the cosine, or the error as a share of the spread or
     /// of the length. What `--max-error` bounds.

@@ -9,18 +9,31 @@ use crate::error::{Error, Result};
 /// The element types that a data file can hold and a network can be fed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
+    /// One byte, 0 or 1.
     Bool,
+    /// Unsigned, 8 bits.
     U8,
+    /// Signed, 8 bits.
     I8,
+    /// Unsigned, 16 bits.
     U16,
+    /// Signed, 16 bits.
     I16,
+    /// Unsigned, 32 bits.
     U32,
+    /// Signed, 32 bits.
     I32,
+    /// Unsigned, 64 bits.
     U64,
+    /// Signed, 64 bits.
     I64,
+    /// IEEE half precision.
     F16,
+    /// The upper half of a single precision number.
     Bf16,
+    /// IEEE single precision.
     F32,
+    /// IEEE double precision.
     F64,
 }
 
@@ -35,6 +48,7 @@ impl Dtype {
         }
     }
 
+    /// Whether elements are floating point numbers.
     pub fn is_float(self) -> bool {
         matches!(self, Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64)
     }
@@ -86,10 +100,12 @@ impl Array {
         Array::new(Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
+    /// The type of its elements.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// Its dims.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -99,10 +115,12 @@ impl Array {
         &self.bytes
     }
 
+    /// Its elements as f64.
     pub fn to_f64(&self) -> Vec<f64> {
         to_f64(self.dtype, &self.bytes)
     }
 
+    /// Its elements as f32.
     pub fn to_f32(&self) -> Vec<f32> {
         match self.dtype {
             Dtype::F32 => read(&self.bytes, f32::from_le_bytes),

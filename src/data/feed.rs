@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 /// What a model says of one of its inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputSpec {
+    /// The input's name.
     pub name: String,
+    /// The type of its elements.
     pub dtype: Dtype,
     /// `None` if the model does not say the rank; a dim is `None` where any size will do.
     pub dims: Option<Vec<Option<usize>>>,
@@ -231,6 +233,7 @@ impl Feed<'_> {
         self.batch
     }
 
+    /// How often the model runs for all samples.
     pub fn chunks(&self) -> usize {
         self.len.div_ceil(self.batch)
     }

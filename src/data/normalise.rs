@@ -8,8 +8,11 @@ use crate::error::{Error, Result};
 /// its last axis if only that has as many entries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalise {
+    /// The factor for raw values.
     pub scale: f64,
+    /// One a channel, or one for all, or none, which is 0.
     pub mean: Vec<f32>,
+    /// One a channel, or one for all, or none, which is 1.
     pub std: Vec<f32>,
 }
 

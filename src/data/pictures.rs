@@ -29,7 +29,9 @@ impl fmt::Display for Pictures {
 /// Pixels of a picture, written HEIGHTxWIDTH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
+    /// In pixels.
     pub height: u32,
+    /// In pixels.
     pub width: u32,
 }
 

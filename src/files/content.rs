@@ -55,6 +55,7 @@ pub struct Named {
 }
 
 impl Named {
+    /// Where it will be.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -79,14 +80,17 @@ pub struct Placed {
 }
 
 impl Placed {
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Its size in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
+    /// Keeps it, and gives where it is.
     pub fn keep(mut self) -> PathBuf {
         self.own.take().iter().for_each(Own::keep);
         std::mem::take(&mut self.path)

@@ -187,10 +187,12 @@ pub struct Leftover {
 }
 
 impl Leftover {
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Removes it, if that can be done.
     pub fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }

@@ -7,53 +7,71 @@ use bytes::Bytes;
 /// One named attribute.
 #[derive(Debug, Clone)]
 pub struct Attr {
+    /// Its name in ONNX.
     pub name: String,
+    /// Its value.
     pub value: AttrValue,
+    /// What the file says of it for people.
     pub doc: String,
 }
 
+/// The value of an attribute, by its kind.
 #[derive(Debug, Clone)]
 pub enum AttrValue {
+    /// INT
     Int(i64),
+    /// FLOAT
     Float(f32),
+    /// STRING
     Str(Bytes),
+    /// INTS
     Ints(Vec<i64>),
+    /// FLOATS
     Floats(Vec<f32>),
+    /// `STRINGS`.
     Strs(Vec<Bytes>),
     /// A tensor and the name it has inside the attribute.
     Tensor(Box<Tensor>, String),
     /// The body of a control-flow node.
     Graph(Box<Graph>),
+    /// GRAPHS
     Graphs(Vec<Graph>),
     /// Any other kind of attribute, encoded.
     Carried(Bytes),
 }
 
 impl Attr {
+    /// An attribute without words for people.
     pub fn new(name: &str, value: AttrValue) -> Attr {
         Attr { name: name.into(), value, doc: String::new() }
     }
 
+    /// An INT.
     pub fn int(name: &str, v: i64) -> Attr {
         Attr::new(name, AttrValue::Int(v))
     }
 
+    /// A FLOAT.
     pub fn float(name: &str, v: f32) -> Attr {
         Attr::new(name, AttrValue::Float(v))
     }
 
+    /// INTS.
     pub fn ints(name: &str, v: &[i64]) -> Attr {
         Attr::new(name, AttrValue::Ints(v.to_vec()))
     }
 
+    /// FLOATS.
     pub fn floats(name: &str, v: &[f32]) -> Attr {
         Attr::new(name, AttrValue::Floats(v.to_vec()))
     }
 
+    /// STRINGS.
     pub fn strs(name: &str, v: &[String]) -> Attr {
         Attr::new(name, AttrValue::Strs(v.iter().map(|s| Bytes::copy_from_slice(s.as_bytes())).collect()))
     }
 
+    /// A STRING.
     pub fn str(name: &str, v: &str) -> Attr {
         Attr::new(name, AttrValue::Str(Bytes::copy_from_slice(v.as_bytes())))
     }
@@ -68,6 +86,7 @@ pub struct AttrReader<'a> {
 }
 
 impl<'a> AttrReader<'a> {
+    /// A reader that has read nothing yet.
     pub fn new(attrs: &'a [Attr]) -> Self {
         AttrReader { attrs, read: Vec::new(), wrong_kind: false }
     }
@@ -80,34 +99,42 @@ impl<'a> AttrReader<'a> {
         value
     }
 
+    /// An INT, if it is there.
     pub fn int(&mut self, name: &'static str) -> Option<i64> {
         self.get(name, |v| if let AttrValue::Int(i) = v { Some(*i) } else { None })
     }
 
+    /// An INT, or `default` if it is not there.
     pub fn int_or(&mut self, name: &'static str, default: i64) -> i64 {
         self.int(name).unwrap_or(default)
     }
 
+    /// Whether an INT is there and not 0.
     pub fn flag(&mut self, name: &'static str) -> bool {
         self.int_or(name, 0) != 0
     }
 
+    /// A FLOAT, if it is there.
     pub fn float(&mut self, name: &'static str) -> Option<f32> {
         self.get(name, |v| if let AttrValue::Float(f) = v { Some(*f) } else { None })
     }
 
+    /// A FLOAT, or `default` if it is not there.
     pub fn float_or(&mut self, name: &'static str, default: f32) -> f32 {
         self.float(name).unwrap_or(default)
     }
 
+    /// INTS, if they are there.
     pub fn ints(&mut self, name: &'static str) -> Option<Vec<i64>> {
         self.get(name, |v| if let AttrValue::Ints(i) = v { Some(i.clone()) } else { None })
     }
 
+    /// FLOATS, if they are there.
     pub fn floats(&mut self, name: &'static str) -> Option<Vec<f32>> {
         self.get(name, |v| if let AttrValue::Floats(f) = v { Some(f.clone()) } else { None })
     }
 
+    /// STRINGS that are UTF-8, if they are there.
     pub fn strs(&mut self, name: &'static str) -> Option<Vec<String>> {
         self.get(name, |v| match v {
             AttrValue::Strs(s) => s.iter().map(|s| String::from_utf8(s.to_vec()).ok()).collect(),
@@ -115,6 +142,7 @@ impl<'a> AttrReader<'a> {
         })
     }
 
+    /// A STRING that is UTF-8, if it is there.
     pub fn str(&mut self, name: &'static str) -> Option<String> {
         self.get(name, |v| match v {
             AttrValue::Str(s) => String::from_utf8(s.to_vec()).ok(),
@@ -122,10 +150,12 @@ impl<'a> AttrReader<'a> {
         })
     }
 
+    /// A TENSOR, if it is there.
     pub fn tensor(&mut self, name: &'static str) -> Option<&'a Tensor> {
         self.get(name, |v| if let AttrValue::Tensor(t, _) = v { Some(&**t) } else { None })
     }
 
+    /// A GRAPH, if it is there.
     pub fn graph(&mut self, name: &'static str) -> Option<&'a Graph> {
         self.get(name, |v| if let AttrValue::Graph(g) = v { Some(&**g) } else { None })
     }

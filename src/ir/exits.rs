@@ -21,6 +21,7 @@ use std::collections::{HashMap, HashSet};
 /// One exit: the model's output is `answer` where `sure` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
+    /// The value that answers.
     pub answer: ValueId,
     /// One bool: a confidence is greater than a constant, the threshold.
     pub sure: ValueId,

@@ -21,6 +21,7 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 /// A dataflow graph: the model's, or the body of an `If`, `Loop` or `Scan`.
 #[derive(Debug, Clone)]
 pub struct Graph {
+    /// Its name in the file.
     pub name: String,
     /// Version of the ONNX operator set that the nodes are read by; 0 if the model imports none.
     pub opset: i64,
@@ -44,6 +45,7 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// A graph without nodes, whose operators are of this opset of ONNX.
     pub fn new(name: impl Into<String>, opset: i64) -> Graph {
         Graph {
             name: name.into(),
@@ -79,6 +81,7 @@ impl Graph {
         self.inputs.iter().copied().filter(|&v| self.value(v).constant().is_none())
     }
 
+    /// Its outputs, in order.
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
     }
@@ -88,10 +91,12 @@ impl Graph {
         &self.captures
     }
 
+    /// A node that is there.
     pub fn node(&self, id: NodeId) -> &Node {
         self.net.node(id)
     }
 
+    /// A value that is there.
     pub fn value(&self, id: ValueId) -> &Value {
         self.net.value(id)
     }
@@ -110,10 +115,12 @@ impl Graph {
         self.net.node_mut(id)
     }
 
+    /// Whether a node is there.
     pub fn has_node(&self, id: NodeId) -> bool {
         self.net.has_node(id)
     }
 
+    /// Whether a value is there.
     pub fn has_value(&self, id: ValueId) -> bool {
         self.net.has_value(id)
     }
@@ -128,6 +135,7 @@ impl Graph {
         self.net.bound()
     }
 
+    /// The value of this name.
     pub fn find_value(&self, name: &str) -> Option<ValueId> {
         self.names.get(name).copied()
     }
@@ -222,6 +230,7 @@ impl Graph {
         }
     }
 
+    /// Whether a value is an output.
     pub fn is_output(&self, id: ValueId) -> bool {
         self.ends.contains(&id)
     }

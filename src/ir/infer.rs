@@ -16,24 +16,29 @@ const MAX_INTS: usize = 64;
 /// What is known of a value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fact {
+    /// Its type.
     pub ty: Option<Type>,
     /// Content of a small integer tensor of rank 0 or 1, as far as it is known.
     pub ints: Option<Vec<Dim>>,
 }
 
 impl Fact {
+    /// Nothing is known.
     pub fn unknown() -> Fact {
         Fact::default()
     }
 
+    /// The type is known.
     pub fn of(ty: Type) -> Fact {
         Fact { ty: Some(ty), ints: None }
     }
 
+    /// A tensor, of which less may be known.
     pub fn tensor(dtype: Option<DType>, shape: Option<Shape>) -> Fact {
         Fact { ty: dtype.map(|d| Type::Tensor(d, shape)), ints: None }
     }
 
+    /// With the content of a small integer tensor.
     pub fn with_ints(mut self, ints: Option<Vec<Dim>>) -> Fact {
         self.ints = ints.filter(|i| i.len() <= MAX_INTS && i.iter().any(|d| *d != Dim::Unknown));
         self
@@ -50,6 +55,7 @@ pub struct Infer<'a> {
 }
 
 impl<'a> Infer<'a> {
+    /// What a rule sees of a node.
     pub fn new(graph: &'a Graph, node: NodeId) -> Infer<'a> {
         Infer { graph, node, inputs: graph.node_inputs(node), assumed: &[] }
     }
@@ -59,10 +65,12 @@ impl<'a> Infer<'a> {
         Infer { assumed, ..self }
     }
 
+    /// The opset of ONNX that the node is of.
     pub fn opset(&self) -> i64 {
         self.graph.opset
     }
 
+    /// Its inputs by slot; `None` where one is left out.
     pub fn inputs(&self) -> &[Option<ValueId>] {
         &self.inputs
     }
@@ -72,26 +80,32 @@ impl<'a> Infer<'a> {
         self.inputs.len()
     }
 
+    /// How many outputs it has.
     pub fn n_outputs(&self) -> usize {
         self.graph.node(self.node).arity.1
     }
 
+    /// The node.
     pub fn node(&self) -> &'a Node {
         self.graph.node(self.node)
     }
 
+    /// Whether an input is given.
     pub fn has(&self, slot: usize) -> bool {
         self.inputs.get(slot).copied().flatten().is_some()
     }
 
+    /// The type of an input, as far as it is known.
     pub fn ty(&self, slot: usize) -> Option<&'a Type> {
         self.graph.value(self.inputs.get(slot).copied()??).ty.as_ref()
     }
 
+    /// The type of an input's elements, if it is known.
     pub fn dtype(&self, slot: usize) -> Option<DType> {
         self.ty(slot)?.dtype()
     }
 
+    /// The shape of an input, if its rank is known.
     pub fn shape(&self, slot: usize) -> Option<&'a Shape> {
         self.ty(slot)?.shape()
     }

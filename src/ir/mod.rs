@@ -8,6 +8,8 @@ pub mod infer;
 pub mod names;
 mod net;
 pub mod node;
+// Fields are called as the attributes of ONNX, whose definitions say what they are.
+#[allow(missing_docs)]
 pub mod op;
 pub mod patch;
 pub mod random;
@@ -37,7 +39,9 @@ use bytes::Bytes;
 /// What `load` gives and `save` takes: a graph and what surrounds it.
 #[derive(Debug, Clone)]
 pub struct Model {
+    /// What it computes.
     pub graph: Graph,
+    /// The version of the ONNX file format.
     pub ir_version: i64,
     /// Operator set imports: domain (`""` is ONNX itself) and version, in file order.
     pub opsets: Vec<(String, i64)>,

@@ -31,10 +31,18 @@ pub enum Use {
     /// Input slot of a node.
     Input(NodeId, usize),
     /// The `index`-th capture of the `body`-th body of a node.
-    Capture { node: NodeId, body: usize, index: usize },
+    Capture {
+        /// The node with the bodies.
+        node: NodeId,
+        /// Which of them, from 0.
+        body: usize,
+        /// Which of its captures, from 0.
+        index: usize,
+    },
 }
 
 impl Use {
+    /// The node that reads.
     pub fn node(self) -> NodeId {
         match self {
             Use::Input(node, _) | Use::Capture { node, .. } => node,

@@ -8,12 +8,15 @@ use bytes::Bytes;
 /// An operator instance. Its inputs and outputs are the graph's edges.
 #[derive(Debug, Clone)]
 pub struct Node {
+    /// Unique in its graph; may be empty.
     pub name: String,
+    /// The operator's name.
     pub op_type: String,
     /// `""` is ONNX itself (the file may spell it `ai.onnx`; `carried` remembers).
     pub domain: String,
     /// As the file has them, or as the operator writes them; `op` is their reading.
     pub attrs: Vec<Attr>,
+    /// The operator with its attributes.
     pub op: Op,
     /// What else the NodeProto says (doc string, overload), encoded.
     pub carried: Bytes,
@@ -65,6 +68,7 @@ impl Node {
         })
     }
 
+    /// Whether graphs are inside it, as in `If`, `Loop` and `Scan`.
     pub fn has_bodies(&self) -> bool {
         self.bodies().next().is_some()
     }

@@ -13,7 +13,9 @@ use std::collections::BTreeSet;
 /// A value of the graph, or one that the patch makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ref {
+    /// One that the graph has.
     Old(ValueId),
+    /// One that the patch makes, by its number there.
     New(usize),
 }
 
@@ -64,7 +66,9 @@ pub struct Applied {
     pub values: Vec<ValueId>,
     /// What became of the values that the patch made, in order.
     made: Vec<ValueId>,
+    /// How many nodes it made.
     pub nodes_added: usize,
+    /// How many nodes it removed.
     pub nodes_removed: usize,
 }
 
@@ -254,6 +258,7 @@ impl Patch {
         nodes
     }
 
+    /// Whether it would change nothing.
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }

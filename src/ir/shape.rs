@@ -40,19 +40,33 @@ const DTYPES: &[(i32, &str, u64)] = &[
 ];
 
 impl DType {
+    /// IEEE single precision.
     pub const F32: DType = DType(1);
+    /// Unsigned, 8 bits.
     pub const U8: DType = DType(2);
+    /// Signed, 8 bits.
     pub const I8: DType = DType(3);
+    /// Unsigned, 16 bits.
     pub const U16: DType = DType(4);
+    /// Signed, 16 bits.
     pub const I16: DType = DType(5);
+    /// Signed, 32 bits.
     pub const I32: DType = DType(6);
+    /// Signed, 64 bits.
     pub const I64: DType = DType(7);
+    /// Bytes of any number.
     pub const STRING: DType = DType(8);
+    /// True or false.
     pub const BOOL: DType = DType(9);
+    /// IEEE half precision.
     pub const F16: DType = DType(10);
+    /// IEEE double precision.
     pub const F64: DType = DType(11);
+    /// Unsigned, 32 bits.
     pub const U32: DType = DType(12);
+    /// Unsigned, 64 bits.
     pub const U64: DType = DType(13);
+    /// The upper half of a single precision number.
     pub const BF16: DType = DType(16);
 
     /// Width of one element; `None` for strings and for types this version does not know.
@@ -70,10 +84,12 @@ impl DType {
         matches!(self, DType::F32 | DType::F16 | DType::F64 | DType::BF16)
     }
 
+    /// Whether elements are integers.
     pub fn is_int(self) -> bool {
         matches!(self.0, 2..=7 | 12 | 13)
     }
 
+    /// The type that the text form calls so.
     pub fn parse(name: &str) -> Option<DType> {
         match DTYPES.iter().find(|d| d.1 == name) {
             Some(d) => Some(DType(d.0)),
@@ -94,16 +110,21 @@ impl fmt::Display for DType {
 /// One dimension. Two equal symbols are the same number at run time; two unknowns need not be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Dim {
+    /// A number.
     Known(u64),
+    /// A name, the same wherever it is the same number.
     Sym(Arc<str>),
+    /// Nothing is known.
     Unknown,
 }
 
 impl Dim {
+    /// A dim with a name.
     pub fn sym(name: &str) -> Dim {
         Dim::Sym(name.into())
     }
 
+    /// The number, if it is one.
     pub fn known(&self) -> Option<u64> {
         match self {
             Dim::Known(n) => Some(*n),
@@ -151,10 +172,12 @@ impl fmt::Display for Dim {
 pub struct Shape(pub Vec<Dim>);
 
 impl Shape {
+    /// A shape of numbers.
     pub fn known(dims: impl IntoIterator<Item = u64>) -> Shape {
         Shape(dims.into_iter().map(Dim::Known).collect())
     }
 
+    /// How many dims there are.
     pub fn rank(&self) -> usize {
         self.0.len()
     }
@@ -169,10 +192,12 @@ impl Shape {
         self.0.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))
     }
 
+    /// Whether both can be shapes of one value.
     pub fn agrees(&self, other: &Shape) -> bool {
         self.rank() == other.rank() && self.0.iter().zip(&other.0).all(|(a, b)| a.agrees(b))
     }
 
+    /// Dim by dim, what is known here, else what `other` knows; of the same rank.
     pub fn or(&self, other: &Shape) -> Shape {
         Shape(self.0.iter().zip(&other.0).map(|(a, b)| a.or(b)).collect())
     }
@@ -197,20 +222,27 @@ impl fmt::Display for Shape {
 /// The type of a value. A tensor of unknown rank has no shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
+    /// A tensor; without a shape, its rank is not known.
     Tensor(DType, Option<Shape>),
+    /// A sparse tensor.
     Sparse(DType, Option<Shape>),
+    /// A sequence of values of one type.
     Sequence(Option<Box<Type>>),
+    /// A value that may be missing.
     Optional(Option<Box<Type>>),
+    /// A map from keys of an element type to values.
     Map(DType, Option<Box<Type>>),
     /// A type from another domain, carried.
     Opaque,
 }
 
 impl Type {
+    /// A tensor of known rank.
     pub fn tensor(dtype: DType, shape: Shape) -> Type {
         Type::Tensor(dtype, Some(shape))
     }
 
+    /// The type of a tensor's elements.
     pub fn dtype(&self) -> Option<DType> {
         match self {
             Type::Tensor(d, _) => Some(*d),
@@ -218,6 +250,7 @@ impl Type {
         }
     }
 
+    /// The shape of a tensor, if its rank is known.
     pub fn shape(&self) -> Option<&Shape> {
         match self {
             Type::Tensor(_, s) => s.as_ref(),

@@ -132,6 +132,7 @@ impl Tensor {
         self.backing.is_some()
     }
 
+    /// Whether a file may have it in a typed field.
     pub fn is_typed(&self) -> bool {
         self.typed
     }
@@ -148,6 +149,7 @@ impl Tensor {
         Tensor::from_ints(DType::I64, shape, values.iter().copied())
     }
 
+    /// One i64, of rank 0.
     pub fn scalar_i64(value: i64) -> Tensor {
         Tensor::i64([], &[value])
     }
@@ -184,14 +186,17 @@ impl Tensor {
         Tensor::new(dtype, shape, out.into()).expect("one value an element")
     }
 
+    /// The type of its elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
+    /// Its dims.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
+    /// How many dims it has.
     pub fn rank(&self) -> usize {
         self.shape.len()
     }
@@ -201,6 +206,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -242,6 +248,7 @@ impl Tensor {
         Some(bytes.chunks_exact(dtype.bytes()?).map(move |b| number(dtype, b).unwrap_or(0)))
     }
 
+    /// Its type as a value has it.
     pub fn ty(&self) -> Type {
         Type::tensor(self.dtype, Shape::from(self.shape.as_slice()))
     }
@@ -266,6 +273,7 @@ impl Tensor {
         }
     }
 
+    /// Its elements, if they are strings.
     pub fn as_strings(&self) -> Option<&[Bytes]> {
         match &self.data {
             Data::Strings(s) => Some(s),

@@ -15,6 +15,7 @@ pub trait Ties {
     /// The node's inputs.
     fn cx(&self) -> &Infer<'_>;
 
+    /// The shape of an output, if its rank is known.
     fn out_shape(&self, slot: usize) -> Option<&Shape>;
 
     /// Whether the input is computed from constants alone, as weights are.

@@ -7,7 +7,9 @@ use bytes::Bytes;
 /// A named value with its type, and with its content where that is constant.
 #[derive(Debug, Clone)]
 pub struct Value {
+    /// Unique in its graph.
     pub name: String,
+    /// Where it comes from.
     pub source: Source,
     /// What is known of the type, from the file and from inference.
     pub ty: Option<Type>,
@@ -15,6 +17,7 @@ pub struct Value {
     pub ints: Option<Vec<Dim>>,
     /// Kept alive although nothing in the graph reads it (the file refers to it elsewhere).
     pub pinned: bool,
+    /// How the file lists it.
     pub listing: Listing,
     /// Of a constant that the file has in another form: the bytes of that.
     pub packed: Option<usize>,
@@ -27,7 +30,10 @@ pub enum Source {
     Node,
     /// Input of the graph; `default` is the initializer that a caller may override (IR 4 and later), and what else
     /// its TensorProto says, encoded.
-    Input { default: Option<(Tensor, Bytes)> },
+    Input {
+        /// What it is if the caller gives nothing.
+        default: Option<(Tensor, Bytes)>,
+    },
     /// A constant, and the form in which the file has it.
     Constant(Tensor, Form),
     /// Defined outside this body; the enclosing node's capture edge says which value it is.
@@ -41,12 +47,25 @@ pub enum Source {
 pub enum Form {
     /// An initializer. Before IR 4 it is `listed` among the graph inputs too. `carried` has what else its
     /// TensorProto says (doc string, metadata), encoded.
-    Initializer { listed: bool, carried: Bytes },
+    Initializer {
+        /// Whether it is among the inputs, too.
+        listed: bool,
+        /// The rest, encoded.
+        carried: Bytes,
+    },
     /// A `Constant` node: its name, its place in the file, and the rest of its NodeProto without the tensor, encoded.
-    Node { name: String, carried: Bytes, order: u32 },
+    Node {
+        /// The node's name.
+        name: String,
+        /// The rest, encoded.
+        carried: Bytes,
+        /// Its place among the nodes.
+        order: u32,
+    },
 }
 
 impl Form {
+    /// An initializer as most are.
     pub const INITIALIZER: Form = Form::Initializer { listed: false, carried: Bytes::new() };
 }
 
@@ -66,6 +85,7 @@ pub struct Listing {
 }
 
 impl Value {
+    /// A value of which only that is known.
     pub fn new(name: impl Into<String>, source: Source) -> Value {
         let ty = if let Source::Constant(t, _) = &source { Some(t.ty()) } else { None };
         Value { name: name.into(), source, ty, ints: None, pinned: false, listing: Listing::default(), packed: None }
@@ -109,6 +129,7 @@ impl Value {
         (fits && elements(&dims)? == known.len()).then(|| Tensor::from_ints(dtype, dims, known))
     }
 
+    /// How many dims it has, if that is known.
     pub fn rank(&self) -> Option<usize> {
         Some(self.ty.as_ref()?.shape()?.rank())
     }

@@ -24,7 +24,9 @@ const MAX_DEPTH: usize = 32;
 /// A model, and what was noticed while it was read.
 #[derive(Debug)]
 pub struct Loaded {
+    /// The model.
     pub model: Model,
+    /// What is strange about it, for people.
     pub warnings: Vec<String>,
     /// Files read: the model, then its external data.
     pub files: Vec<PathBuf>,

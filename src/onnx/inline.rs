@@ -18,6 +18,7 @@ type Key = (String, String, String);
 
 /// What became of the functions of a model.
 pub struct Inlined {
+    /// The model without them.
     pub model: Model,
     /// Calls that are replaced.
     pub calls: usize,

@@ -18,6 +18,7 @@ const MIN_EXTERNAL: usize = 1024;
 /// Where every external tensor begins at a multiple of: the page size, so that runtimes can map it.
 const ALIGN: u64 = 4096;
 
+/// How a model is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SaveOptions {
     /// Write weights to `NAME.DIGEST.data` beside the model even if one file could hold all.
@@ -27,7 +28,9 @@ pub struct SaveOptions {
 /// Where a model is written.
 #[derive(Debug, Clone)]
 pub enum Target {
+    /// To a file, which is in its place once it is complete.
     File(PathBuf),
+    /// To standard output.
     Stdout,
 }
 

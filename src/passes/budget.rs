@@ -37,7 +37,9 @@ mod reach;
 /// What of a model may be left.
 #[derive(Debug, Clone, Copy)]
 pub enum Budget {
+    /// A share of the parameters.
     Params(Share),
+    /// A share of the multiply-accumulates.
     Macs(Share),
     /// Of the bytes of all constants.
     Size(Share),
@@ -76,6 +78,7 @@ impl Budget {
         }
     }
 
+    /// The share that may stay.
     pub fn share(self) -> f64 {
         match self {
             Budget::Params(s) | Budget::Macs(s) | Budget::Size(s) => s.0,
@@ -158,6 +161,7 @@ pub struct Split<'a> {
     /// Each with how often the parameters of the two that take its place are applied, as often as its own being 1: more where
     /// a part of them runs before a stride. `None` if that is not known.
     pub readers: Vec<(NodeId, Option<f64>)>,
+    /// The weight.
     pub weight: &'a Tensor,
     /// Parameters of a term.
     pub a_term: usize,

@@ -41,8 +41,11 @@ pub fn manual() -> String {
 /// One value for all layers, or values for those that a table names.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ByLayer<T> {
+    /// The same for all layers.
     All(T),
+    /// For layers by name or glob.
     Table {
+        /// By name or glob.
         entries: BTreeMap<String, T>,
         /// Why a layer that no entry names stays as it is, if a budget has filled the table.
         rest: Option<&'static str>,
@@ -65,6 +68,7 @@ impl<T> ByLayer<T> {
         }
     }
 
+    /// Whether it differs by layer.
     pub fn is_table(&self) -> bool {
         matches!(self, ByLayer::Table { .. })
     }

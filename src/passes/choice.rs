@@ -15,9 +15,19 @@ pub enum Choice {
     /// Two matrices through so many numbers. (`factorize-linear`)
     LowRank(usize),
     /// Two convolutions through so many channels. (`factorize-convs`)
-    Factored { scheme: Scheme, rank: usize },
+    Factored {
+        /// How the kernel is divided.
+        scheme: Scheme,
+        /// How many channels.
+        rank: usize,
+    },
     /// A depthwise and a 1×1 convolution with so many base filters a channel. (`separate-convs`)
-    Separable { order: Order, terms: usize },
+    Separable {
+        /// Which of them is first.
+        order: Order,
+        /// Base filters a channel.
+        terms: usize,
+    },
     /// So many values in a codebook. (`cluster-weights`)
     Levels(usize),
     /// This share of a weight is zero. (`prune-weights`)
@@ -50,6 +60,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// All there are.
     pub const ALL: [Scheme; 2] = [Scheme::Spatial, Scheme::Channel];
 
     /// As recipes spell it.
@@ -65,7 +76,9 @@ impl Scheme {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
+    /// The depthwise convolution reads the input.
     DepthwiseFirst,
+    /// The 1×1 convolution reads the input.
     PointwiseFirst,
 }
 
@@ -82,6 +95,7 @@ impl Order {
 /// One of the choices at a site.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Offer {
+    /// What to do.
     pub choice: Choice,
     /// Of what the site is about, with this choice: parameters, MACs and bytes of its weights.
     pub cost: Cost,
@@ -95,6 +109,7 @@ pub struct Offer {
 pub struct Offers {
     /// The cost of what the site is about, as it is.
     pub whole: Cost,
+    /// The cheapest need not be first.
     pub list: Vec<Offer>,
 }
 
@@ -125,7 +140,9 @@ pub type Sensitivity = HashMap<(NodeId, Measure), Result<Vec<f64>, String>>;
 
 /// What a pass asks calibration data of the layers as they are, before it decides anything.
 pub struct SensitivityQuery<'a> {
+    /// What is asked.
     pub measure: Measure,
+    /// Of which layers.
     pub layers: HashSet<NodeId>,
     /// The numbers for one of them, or why there are none. Its moments are gone after that.
     pub note: Note<'a>,

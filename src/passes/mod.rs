@@ -52,8 +52,11 @@ use std::fmt;
 /// When a pass may run: Clean before and between Shrink steps, Encode after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// Exact: what the network computes stays.
     Clean,
+    /// Layers become smaller, with what is lost by that.
     Shrink,
+    /// Weights are stored in fewer bytes.
     Encode,
 }
 
@@ -75,7 +78,9 @@ const MAX_SHARING: usize = 2;
 /// A place that a pass looks at. What it does there is a [`Choice`], or follows from its options.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Site {
+    /// A node.
     Node(NodeId),
+    /// A value, such as a constant.
     Value(ValueId),
     /// A constant weight, wherever it is read.
     Weight(ValueId),
@@ -85,6 +90,7 @@ pub enum Site {
     Layer(NodeId),
     /// Coupled channels: the nodes that make them.
     Channels {
+        /// In graph order.
         producers: Vec<NodeId>,
         /// Which of the groups that these make.
         nth: usize,
@@ -218,11 +224,14 @@ impl Why {
 /// Why a site is left alone, as it stands in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
+    /// Its category.
     pub why: Why,
+    /// In words, for the owner of the model.
     pub text: String,
 }
 
 impl Reason {
+    /// A reason in words.
     pub fn new(why: Why, text: impl Into<String>) -> Reason {
         Reason { why, text: text.into() }
     }
@@ -258,6 +267,7 @@ impl fmt::Display for Reason {
 pub enum Verdict {
     /// What to do, and how it reads in the report.
     Patch(Patch, String),
+    /// Why nothing is done.
     Skip(Reason),
 }
 
@@ -279,6 +289,7 @@ impl Verdict {
 /// What becomes of all sites of a pass at once.
 #[derive(Debug)]
 pub struct Together {
+    /// What to do, of all sites.
     pub patch: Patch,
     /// For each site, in order.
     pub parts: Vec<Part>,
@@ -295,6 +306,7 @@ pub struct Part {
 
 /// What a pass may look at.
 pub struct Context<'a> {
+    /// The student as it is.
     pub graph: &'a Graph,
     /// What the recipe selects, for passes that weigh sites against each other; the driver sees to single sites.
     pub selected: &'a Selected<'a>,
@@ -333,7 +345,9 @@ pub type Retarget<'a> = &'a dyn Fn(&Layer, &Fit) -> Option<Layer>;
 /// A layer with the moments of what it reads and what its teacher gives there.
 #[derive(Clone, Copy)]
 pub struct Fitted<'a> {
+    /// The layer in the student.
     pub linear: &'a Linear,
+    /// Its moments on calibration data.
     pub layer: &'a Layer,
     /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
     /// the teacher's own will do.
@@ -345,8 +359,11 @@ pub struct Fitted<'a> {
 /// What a repair did to a layer: relative output errors on held-back samples, and whether it was kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
+    /// The error without it.
     pub before: f64,
+    /// The error with it.
     pub after: f64,
+    /// Whether the fitted weights stay.
     pub kept: bool,
 }
 
@@ -355,8 +372,10 @@ pub trait Pass: fmt::Debug + Send + Sync {
     /// Kebab-case: the same word in recipes, reports, dumps and golden files.
     fn name(&self) -> &'static str;
 
+    /// When in a recipe it may run.
     fn phase(&self) -> Phase;
 
+    /// What it promises of the network's outputs.
     fn fidelity(&self) -> Fidelity;
 
     /// What is selected where the recipe says nothing.
@@ -488,6 +507,7 @@ pub trait Pass: fmt::Debug + Send + Sync {
 /// A pass that has a choice for each layer.
 #[derive(Debug)]
 pub struct Resolved {
+    /// The pass.
     pub pass: Box<dyn Pass>,
     /// The options that a recipe needs beside those of the step to say so; none where these say it all.
     pub options: toml::Table,
@@ -495,6 +515,7 @@ pub struct Resolved {
 
 /// A pass as the registry lists it.
 pub struct Entry {
+    /// What recipes call it.
     pub name: &'static str,
     source: &'static str,
     make: fn(toml::Table) -> Result<Box<dyn Pass>, OptionsError>,

@@ -15,8 +15,11 @@ const WORTH_A_WORD: usize = 512;
 /// Why options could not be read: the key, if one is to blame, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionsError {
+    /// The key that is to blame.
     pub key: Option<String>,
+    /// What is wrong.
     pub what: String,
+    /// What to do.
     pub help: Option<String>,
 }
 
@@ -173,6 +176,7 @@ impl Default for Selection {
 /// How many of the first layers are left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipFirst {
+    /// So many.
     Exactly(usize),
     /// A tenth of all, rounded up, and at most so many.
     Tenth(usize),
@@ -193,10 +197,12 @@ pub enum Repair {
     /// Fitting the weights of what a step changed, and of the layers behind it.
     #[default]
     Full,
+    /// Nothing: weights stay as the step leaves them.
     None,
 }
 
 impl Selection {
+    /// What recipes call the options that say where.
     pub const KEYS: [&str; 9] =
         ["skip", "only", "skip-first", "skip-last", "min-weights", "repair", "max-loss", "best-effort", "sensitivity"];
 

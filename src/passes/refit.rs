@@ -159,6 +159,7 @@ pub struct Chosen<F> {
     pub predicted: Option<f64>,
     /// Relative errors behind the activation, on held-back samples.
     pub before: f64,
+    /// As `before`, with what was chosen.
     pub after: f64,
 }
 

@@ -89,6 +89,7 @@ impl Storage {
         Ok(Storage { weights: found, known })
     }
 
+    /// Whether there is no such weight.
     pub fn is_empty(&self) -> bool {
         self.weights.is_empty()
     }

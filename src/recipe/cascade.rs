@@ -23,8 +23,11 @@ use std::path::{Path, PathBuf};
 /// The stage `cascade`.
 #[derive(Debug, Clone)]
 pub struct Cascade {
+    /// The model that is asked first.
     pub small: PathBuf,
+    /// Share of the samples that may be lost.
     pub max_drop: f64,
+    /// Samples that the threshold is set by, at most.
     pub samples: usize,
 }
 
@@ -43,6 +46,7 @@ impl Default for Options {
 }
 
 impl Cascade {
+    /// What recipes call it.
     pub const NAME: &str = "cascade";
 
     /// Reads the options; paths are relative to `folder`.

@@ -55,7 +55,9 @@ pub struct Distill {
     pub teachers: Option<Vec<PathBuf>>,
     /// Whether to use labels; `None`: if there are any.
     pub labels: Option<bool>,
+    /// Whether activations inside are matched, too.
     pub features: bool,
+    /// How it is trained.
     pub training: Training,
 }
 
@@ -130,6 +132,7 @@ impl<'de> Deserialize<'de> for Change {
 }
 
 impl Distill {
+    /// What recipes call it.
     pub const NAME: &str = "distill";
 
     /// Reads the options; paths are relative to `folder`.

@@ -36,9 +36,13 @@ use std::num::NonZeroUsize;
 /// The stage `early-exit`.
 #[derive(Debug, Clone)]
 pub struct EarlyExit {
+    /// Where exits are put.
     pub places: Where,
+    /// What thresholds are set for.
     pub goal: Goal,
+    /// Share of the samples that thresholds are set by, and heads learn nothing from.
     pub hold_back: f64,
+    /// Samples that are used, at most.
     pub samples: usize,
 }
 
@@ -72,6 +76,7 @@ const MAX_DROP: f64 = 0.005;
 const EXITS: usize = 2;
 
 impl EarlyExit {
+    /// What recipes call it.
     pub const NAME: &str = "early-exit";
 
     /// # Errors

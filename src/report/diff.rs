@@ -13,21 +13,28 @@ use std::collections::BTreeMap;
 /// What differs between two models; as JSON it is version 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diff {
+    /// Of the JSON form.
     pub version: u32,
+    /// What the first model costs.
     pub before: Size,
+    /// What the second model costs.
     pub after: Size,
     /// Inputs and outputs that are not the same in name, type or place, in words.
     pub interface: Vec<String>,
     /// Operators of which there are not equally many.
     pub operators: Vec<Operators>,
+    /// Layers side by side.
     pub layers: Vec<LayerReport>,
 }
 
 /// How many nodes of an operator there are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Operators {
+    /// The operator.
     pub op: String,
+    /// How many nodes of it the first model has.
     pub before: usize,
+    /// How many nodes of it the second model has.
     pub after: usize,
 }
 

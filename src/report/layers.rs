@@ -8,7 +8,9 @@ use std::collections::HashMap;
 /// A layer of the teacher with what it became, or one that the student has besides.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerReport {
+    /// The node.
     pub name: String,
+    /// Its operator.
     pub op: String,
     /// As in the teacher.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 /// Sites that a pass left alone for reasons of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftAlone {
+    /// The pass.
     pub pass: String,
+    /// The category.
     pub why: Why,
+    /// How many sites.
     pub sites: usize,
     /// Elements of the weights there.
     pub weights: u64,

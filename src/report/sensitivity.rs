@@ -12,29 +12,36 @@ use serde::Serialize;
 pub struct Sensitivity {
     /// The layer, or the first of those that share what is changed.
     pub layer: String,
+    /// The pass that does it.
     pub pass: &'static str,
+    /// What it does.
     pub choice: Choice,
     /// The share of the variance of the layer's output that is lost, as it is predicted.
     pub predicted: f64,
     /// What the model's output loses: as a search counts it, and in the terms of `--max-drop`.
     pub loss: f64,
+    /// As a share: 0.01 is one point.
     pub drop: f64,
 }
 
 /// All that was tried at the layers of a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SensitivityReport {
+    /// The model's file name.
     pub model: String,
     /// Samples that layers were fitted to, and that the model was judged by.
     pub fit_samples: usize,
+    /// Samples that the model was judged by.
     pub choose_samples: usize,
     /// Spearman's rank correlation of what is predicted and what the output loses, where both differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank_correlation: Option<f64>,
+    /// What was tried, layer by layer.
     pub choices: Vec<Sensitivity>,
 }
 
 impl SensitivityReport {
+    /// Of what was tried, with samples that layers were fitted to and that the model was judged by.
     pub fn new(model: String, [fit_samples, choose_samples]: [usize; 2], choices: Vec<Sensitivity>) -> Self {
         SensitivityReport { model, fit_samples, choose_samples, rank_correlation: correlation(&choices), choices }
     }

@@ -85,10 +85,15 @@ pub struct Goal {
 /// A goal for one teacher.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
+    /// What the teacher costs.
     pub teacher: Size,
+    /// Bytes of the student's files.
     pub size: Option<u64>,
+    /// Weights, as a report counts them.
     pub weights: Option<u64>,
+    /// Multiply-accumulates.
     pub macs: Option<u64>,
+    /// The share that may be lost.
     pub max_drop: Option<f64>,
 }
 

@@ -15,6 +15,7 @@ const VERSION: u32 = 1;
 /// A student that was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
+    /// What it costs.
     pub size: Size,
     /// Bytes of all constants.
     pub stored: u64,
@@ -29,11 +30,15 @@ pub struct Trial {
 /// What measurements depend on besides the steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inputs {
-    /// Digests of the model's files, and of the samples as the model reads them.
+    /// Digests of the model's files.
     pub model: String,
+    /// A digest of the samples that candidates are chosen by, as the model reads them.
     pub data: String,
+    /// How many samples students are fitted to.
     pub fit_samples: usize,
+    /// How many samples they are chosen by.
     pub choose_samples: usize,
+    /// The version that measured.
     pub tutee: String,
 }
 
@@ -81,6 +86,7 @@ impl Store {
         Ok(Store { path: path.map(Path::to_path_buf), found: file.trials.len(), file })
     }
 
+    /// What was measured under a key.
     pub fn get(&self, key: &str) -> Option<&Trial> {
         self.file.trials.get(key)
     }

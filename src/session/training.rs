@@ -22,6 +22,7 @@ pub struct Training<'a> {
     inputs: Vec<(String, Vec<usize>)>,
     teachers: Vec<(PathBuf, Model)>,
     pub(super) checkpoints: Option<PathBuf>,
+    /// What is strange about the data, for people.
     pub warnings: Vec<String>,
 }
 

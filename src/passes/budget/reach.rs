@@ -14,7 +14,9 @@ const NAMED: usize = 5;
 /// What of a model has a cost of its own: a constant has parameters and bytes, a node has MACs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
+    /// A constant, with parameters and bytes.
     Constant(ValueId),
+    /// A node, with MACs.
     Node(NodeId),
 }
 
