@@ -11,6 +11,13 @@
 //! precision then, and names inside of the model are made short (`--techniques -strip-names` keeps them). How far each of
 //! these goes is what is searched.
 //!
+//! With `--train DATA` the best students are trained on what the teacher says of that data: ten candidates go without; then up
+//! to three that differ in how pruning, splitting and bits share the size are trained for a little, the best two of them
+//! twice as long, and so on, each time with some of their neighbours, with pruning in two steps, and with images that are
+//! moved or mirrored. The weights are trained before they become codes, and the codes after that, with `distill`. The samples
+//! that it holds back choose; without `--calib` they are the only ones that do, and students are fitted to others of the
+//! same data. `--techniques -distill` leaves training out.
+//!
 //! A candidate is a recipe. The samples of `--calib` are divided: to some students are fitted (256 to 8,192, fewer of larger
 //! networks, or `--calib-samples`; at most 70 % of all), by up to 2,000 others candidates are chosen. `--test` is only for the
 //! last check, and chooses nothing.
@@ -25,13 +32,15 @@
 //! least. Candidates that begin alike share that work.
 //!
 //! The result depends on the model, the data, the goal and the number of candidates (`--candidates`), not on threads or
-//! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. `--state FILE` keeps what was
+//! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. (One that had ten or fewer, and
+//! so trained none: with `--techniques -distill`, too.) A training begins only if those before say that there is time for it. `--state FILE` keeps what was
 //! measured, and the next run takes it up, for another goal too. `--save-recipe FILE` keeps the answer: `-r FILE` makes the
 //! same bytes again. `--front DIR` writes all students of which none that is smaller loses less, each with its recipe, and a
 //! table of them.
 
 mod curve;
 mod goal;
+mod ladder;
 mod maker;
 mod plan;
 mod predict;
@@ -39,6 +48,7 @@ mod refine;
 mod run;
 pub mod sensitivity;
 mod store;
+mod trained;
 
 pub use goal::{Amount, Goal, Limits};
 use plan::{Plan, Unit};
@@ -54,6 +64,7 @@ use maker::Maker;
 use predict::Space;
 use run::Run;
 use serde::Serialize;
+use std::time::Duration;
 
 /// Candidates if nobody says how many, and time allows.
 pub const CANDIDATES: usize = 40;
@@ -61,8 +72,8 @@ pub const CANDIDATES: usize = 40;
 /// Passes that split layers.
 const SPLITTERS: [&str; 3] = ["factorize-convs", "factorize-linear", "separate-convs"];
 /// All passes that a search composes.
-pub const TECHNIQUES: [&str; 7] =
-    ["prune-channels", SPLITTERS[0], SPLITTERS[1], SPLITTERS[2], "cluster-weights", PACKS[0], PACKS[1]];
+pub const TECHNIQUES: [&str; 8] =
+    ["prune-channels", SPLITTERS[0], SPLITTERS[1], SPLITTERS[2], "cluster-weights", plan::DISTILL, PACKS[0], PACKS[1]];
 /// Those that only make the file smaller.
 const PACKS: [&str; 2] = [plan::STORE, "strip-names"];
 
@@ -77,6 +88,18 @@ pub struct Options {
     pub common: String,
     /// Whether all students of the front are made.
     pub front: bool,
+    /// What students may be trained with.
+    pub training: Option<TrainingData>,
+}
+
+/// What a search knows of the training data of its session.
+#[derive(Debug, Clone)]
+pub struct TrainingData {
+    pub samples: usize,
+    /// What these are, for the keys of measurements.
+    pub digest: String,
+    /// Changes of samples that may be of use, as values of the option `augment` of `distill`: the first, the first two, ….
+    pub augment: Vec<String>,
 }
 
 /// What happens while a search runs.
@@ -89,6 +112,11 @@ pub trait Watch {
 
     /// Why it is to end now, if it is.
     fn ends(&self) -> Option<String> {
+        None
+    }
+
+    /// The time that is left, if it is bounded.
+    fn left(&self) -> Option<Duration> {
         None
     }
 }
@@ -146,7 +174,10 @@ pub fn search<'a>(
         Unit::Macs => share(limits.macs, limits.teacher.cost.macs.unwrap_or(0)),
         Unit::Params => share(limits.weights, limits.teacher.weights),
     };
-    let mut maker = Maker::new(session, judge, store);
+    let training = options.training.clone().filter(|_| may(plan::DISTILL));
+    let options = &Options { training, ..options.clone() };
+    let digest = options.training.as_ref().map(|t| t.digest.clone());
+    let mut maker = Maker::new(session, judge, store, digest, watch);
     let packs: Vec<&str> = PACKS.into_iter().filter(|pack| may(pack)).collect();
     let whole = Plan { packs: packs.clone(), ..Plan::whole() };
     let clean = maker.trial(&whole.steps(&options.common), false)?;

@@ -76,6 +76,9 @@ pub struct Session<'a> {
     /// Runs of the teacher on the calibration data.
     #[cfg(feature = "exec")]
     teacher_runs: Mutex<Vec<Arc<TeacherRun>>>,
+    /// What teachers said of the training data.
+    #[cfg(feature = "exec")]
+    answers: Mutex<Option<distill::Answers>>,
 }
 
 /// A student on its way, after some steps. Cloning takes time and memory for nodes and names, not for weights.
@@ -153,6 +156,8 @@ impl<'a> Session<'a> {
             observer,
             #[cfg(feature = "exec")]
             teacher_runs: Mutex::default(),
+            #[cfg(feature = "exec")]
+            answers: Mutex::default(),
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use tutee::check::{Judge, Judging};
+use tutee::data::{Dataset, Normalise};
 use tutee::ir::random;
 use tutee::ir::text::parse;
 use tutee::onnx;
@@ -31,18 +33,44 @@ const TEACHER: &str = r#"model "teacher" opset 17 {
 }"#;
 const SAMPLES: usize = 120;
 
+/// Ten scores of the same that differ more.
+const DENSE: &str = r#"model "dense" opset 17 {
+  input %x : f32[N,3,8,8]
+  const %w1 : f32[96,192] = seed(1)
+  const %w2 : f32[64,96] = seed(2)
+  const %w3 : f32[10,64] = seed(3)
+
+  %f : f32[N,192] = Flatten(%x)
+  %a : f32[N,96] = Gemm<transB=1>(%f, %w1) @fc1
+  %b : f32[N,96] = Relu(%a)
+  %c : f32[N,64] = Gemm<transB=1>(%b, %w2) @fc2
+  %d : f32[N,64] = Relu(%c)
+  %logits : f32[N,10] = Gemm<alpha=0.05, transB=1>(%d, %w3) @fc3
+
+  output %logits
+}"#;
+
 /// A folder with a teacher and data for it.
 fn folder() -> tempfile::TempDir {
+    folder_of(TEACHER)
+}
+
+fn folder_of(teacher: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let teacher = parse::model(TEACHER).unwrap();
+    let teacher = parse::model(teacher).unwrap();
     std::fs::write(folder.path().join("teacher.onnx"), onnx::to_bytes(&teacher).unwrap()).unwrap();
-    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({SAMPLES}, 3, 8, 8), }}");
+    pictures(&folder.path().join("calib.npy"), SAMPLES, 7);
+    folder
+}
+
+/// Writes so many pictures of noise.
+fn pictures(path: &Path, samples: usize, seed: u64) {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({samples}, 3, 8, 8), }}");
     let mut npy = b"\x93NUMPY\x01\x00".to_vec();
     npy.extend((header.len() as u16).to_le_bytes());
     npy.extend(header.bytes());
-    npy.extend(random::noise(7).take(SAMPLES * 3 * 64).flat_map(|v| (v as f32).to_le_bytes()));
-    std::fs::write(folder.path().join("calib.npy"), npy).unwrap();
-    folder
+    npy.extend(random::noise(seed).take(samples * 3 * 64).flat_map(|v| (v as f32).to_le_bytes()));
+    std::fs::write(path, npy).unwrap();
 }
 
 fn run(folder: &Path, arguments: &str) -> Output {
@@ -122,6 +150,51 @@ fn bounds_on_what_is_computed_are_kept() {
         let told = said(&run(at, &format!("-o s.onnx {target} --candidates 1 {DATA}")), 0);
         assert!(!told.contains("MISSED"), "{target}: {told}");
     }
+}
+
+/// KL(teacher ‖ student) on pictures that no search saw.
+fn loss(folder: &Path, student: &str) -> f64 {
+    let data = Dataset::load(&folder.join("test.npy")).unwrap();
+    let picks: Vec<usize> = (0..200).collect();
+    let teacher = onnx::load(&folder.join("teacher.onnx")).unwrap().model;
+    let judge = Judge::new(&teacher, &data, &Normalise::default(), &picks, &Judging::default()).unwrap();
+    judge.score(&onnx::load(&folder.join(student)).unwrap().model).unwrap().loss
+}
+
+#[test]
+fn training_makes_better_students_of_the_same_size() {
+    let folder = folder_of(DENSE);
+    let at = folder.path();
+    pictures(&at.join("train.npy"), 4000, 8);
+    pictures(&at.join("test.npy"), 200, 9);
+    let search = "--target-size 16x --candidates 4 --train train.npy --state s.json";
+    let told = said(&run(at, &format!("-o one.onnx --threads 1 --save-recipe found.toml {search}")), 0);
+    for word in ["4000 train, 1600 samples fit, ", "train 10 epochs, codes 5 epochs", "4 candidates"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    said(&run(at, &format!("-o bare.onnx -q --techniques=-distill {search}")), 0);
+    let largest = read(at, "teacher.onnx").len() / 16;
+    assert!(["one.onnx", "bare.onnx"].iter().all(|name| read(at, name).len() <= largest), "{told}");
+    let [trained, bare] = ["one.onnx", "bare.onnx"].map(|name| loss(at, name));
+    assert!(trained < 0.85 * bare, "{trained} trained, {bare} not: {told}");
+
+    let one = read(at, "one.onnx");
+    said(&run(at, "-o again.onnx -q --threads 2 -r found.toml"), 0);
+    assert!(one == read(at, "again.onnx"), "the recipe makes another student");
+    // What was trained is not trained again.
+    let resumed = said(&run(at, &format!("-o two.onnx {search}")), 0);
+    assert!(resumed.contains("measurements are taken up") && one == read(at, "two.onnx"), "{resumed}");
+}
+
+#[test]
+fn training_serves_every_target() {
+    let folder = folder_of(DENSE);
+    let at = folder.path();
+    pictures(&at.join("train.npy"), 200, 8);
+    let told = said(&run(at, "-o s.onnx --target-macs 4x --candidates 2 --train train.npy"), 0);
+    assert!(told.contains("train 200 epochs:"), "{told}");
+    let told = said(&run(at, &format!("-o s.onnx --max-drop 60% --candidates 2 --train train.npy {DATA}")), 0);
+    assert!(told.contains("train 200 epochs, codes 100 epochs:"), "{told}");
 }
 
 #[test]

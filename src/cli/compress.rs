@@ -14,11 +14,13 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without -r and -p the recipe is `clean`, then `cluster-weights:bits=8`: safe, and about four times smaller. With --calib and a
-target (--target-size, --target-weights, --target-macs, --max-drop) it is looked for: `tutee explain search`.
+target (--target-size, --target-weights, --target-macs, --max-drop) it is looked for, and with --train the best students
+are trained: `tutee explain search`.
 
 Examples:
   tutee compress teacher.onnx -o student.onnx
   tutee compress teacher.onnx -o student.onnx --target-size 20x --calib inputs.npz
+  tutee compress teacher.onnx -o student.onnx --target-size 100x --train train.npz --minutes 30
   tutee compress teacher.onnx -o student.onnx --max-drop 1% --calib labelled.npz --save-recipe found.toml
   tutee compress teacher.onnx -o student.onnx -p clean -p separate-convs:rank=3
   tutee compress teacher.onnx -o student.onnx -p clean -p prune-channels:width-mult=0.5 -p distill:epochs=5 --train train.npz

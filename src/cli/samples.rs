@@ -30,7 +30,7 @@ impl SampleArgs {
     /// # Errors
     /// As [`SearchArgs::answer`].
     pub fn answer(&mut self, model: &Path, sizes: &SizeArgs, output: &OutputArgs) -> Result<Option<Answer>> {
-        self.search.answer(model, sizes, &mut self.calib, &mut self.check, output)
+        self.search.answer(model, sizes, &mut self.calib, &self.train, &mut self.check, output)
     }
 
     /// Puts what the arguments say into a job.
@@ -73,9 +73,9 @@ impl CalibArgs {
 /// Train the student
 #[derive(clap::Args)]
 pub struct TrainArgs {
-    /// Data that the stage `distill` trains with, in the form `tutee check` takes, with labels or without
+    /// Data that the stage `distill`, or a search, trains with, in the form `tutee check` takes, with labels or without
     #[arg(long, value_name = "DATA")]
-    train: Option<PathBuf>,
+    pub(super) train: Option<PathBuf>,
     /// Keep in this folder, epoch by epoch, what it takes to go on after an interruption, and go on if that is there
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,

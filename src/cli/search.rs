@@ -2,7 +2,7 @@
 
 use super::messages;
 use super::output::OutputArgs;
-use super::samples::{CalibArgs, CheckArgs};
+use super::samples::{CalibArgs, CheckArgs, TrainArgs};
 use super::signals;
 use super::sizes::SizeArgs;
 use crate::data::Normalise;
@@ -15,16 +15,20 @@ use crate::plain;
 use crate::recipe::{self, Recipe, Step};
 use crate::report::{self, Size};
 use crate::search::{
-    Amount, CANDIDATES, Candidate, Found, Goal, Inputs, Limits, Options, Store, TECHNIQUES, Watch, search,
+    Amount, CANDIDATES, Candidate, Found, Goal, Inputs, Limits, Options, Store, TECHNIQUES, TrainingData, Watch, search,
 };
-use crate::session::{Data, Observer, Session};
+use crate::session::{Data, Observer, Session, Training};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MINUTES: f64 = 10.0;
+/// Images are moved by up to this share of their sides, and are mirrored, where that helps; smaller ones stay as they are.
+const MOVED: f64 = 1.0 / 16.0;
+const SMALL: usize = 16;
 
 /// Look for the recipe (`tutee explain search`)
 #[derive(clap::Args)]
@@ -68,12 +72,12 @@ pub struct Answer {
 }
 
 impl SearchArgs {
-    /// Whether the recipe is to be looked for.
-    fn asked(&self, max_drop: Option<f64>, calib: bool) -> bool {
+    /// Whether the recipe is to be looked for; `data` says whether there is some.
+    fn asked(&self, max_drop: Option<f64>, data: bool) -> bool {
         let targets = self.target_size.or(self.target_weights).or(self.target_macs).is_some();
         let words =
             self.minutes.is_some() || self.candidates.is_some() || !self.techniques.is_empty() || self.front.is_some();
-        targets || words || self.state.is_some() || !self.skip.is_empty() || (max_drop.is_some() && calib)
+        targets || words || self.state.is_some() || !self.skip.is_empty() || (max_drop.is_some() && data)
     }
 
     /// What a search finds, if the recipe is to be looked for. Arguments that it has used up are changed: what it fitted to is
@@ -86,13 +90,15 @@ impl SearchArgs {
         model: &Path,
         sizes: &SizeArgs,
         calib: &mut CalibArgs,
+        train: &TrainArgs,
         check: &mut CheckArgs,
         output: &OutputArgs,
     ) -> Result<Option<Answer>> {
-        if !self.asked(check.gates.max_drop(), calib.calib.is_some()) {
+        if !self.asked(check.gates.max_drop(), calib.calib.is_some() || train.train.is_some()) {
             return Ok(None);
         }
-        let answer = self.run(model, sizes, calib, check, output)?;
+        calib.calib = calib.calib.take().or(train.train.clone());
+        let answer = self.run(model, sizes, calib, train, check, output)?;
         calib.calib_samples = answer.recipe.data.calib_samples;
         if check.test.test.is_none() {
             check.gates.max_drop = None;
@@ -109,6 +115,7 @@ impl SearchArgs {
         model: &Path,
         sizes: &SizeArgs,
         calib: &CalibArgs,
+        train: &TrainArgs,
         check: &CheckArgs,
         output: &OutputArgs,
     ) -> Result<Answer> {
@@ -128,17 +135,23 @@ impl SearchArgs {
         }
         start_threads(output.threads)?;
         output.outputs()?.check()?;
-        let mut said = recipe::Data::default();
+        let mut said = recipe::Data { train: train.train.clone(), ..recipe::Data::default() };
         calib.tell(&mut said)?;
         check.test.reading.tell(&mut said)?;
         let written: Vec<places::Named<'_>> = self.state.iter().map(|p| ("the state", p.as_path())).collect();
         let without = Error::input("a search measures its candidates, and there is no data to do it on")
             .help("give --calib DATA: some hundred inputs, without labels or with them");
         let bench = Bench::open(("the teacher", model), &said, &sizes.input_shape, &written, without)?;
-        let Split { calibration, fit, choose } = bench.split()?;
+        let training = bench.training()?;
+        let Split { calibration, fit, choose } = bench.split(training.as_ref())?;
         let judge = bench.judge(&choose, &check.gates.gates(&check.test_output))?;
         let (loaded, teacher) = (&bench.teacher, bench.size);
-        let data_of = Data { sizes: bench.sizes.clone(), calibration: Some(&calibration), ..Data::default() };
+        let data_of = Data {
+            sizes: bench.sizes.clone(),
+            calibration: Some(&calibration),
+            training: training.as_ref(),
+            ..Data::default()
+        };
         let goal = Goal {
             size: self.target_size,
             weights: self.target_weights,
@@ -155,12 +168,12 @@ impl SearchArgs {
         };
         let store = Store::open(self.state.as_deref(), inputs)?;
         if !output.quiet {
-            loaded.warnings.iter().chain(&calibration.warnings).for_each(|w| super::warn(w));
-            super::say(&format!(
-                "searching: {} samples fit, {} choose; {candidates} candidates or {minutes} minutes at most",
-                calibration.samples(),
-                judge.samples()
-            ));
+            let of_training = training.iter().flat_map(|t| &t.warnings);
+            loaded.warnings.iter().chain(&calibration.warnings).chain(of_training).for_each(|w| super::warn(w));
+            let [fit, choose] = [calibration.samples(), judge.samples()];
+            let trained = training.as_ref().map(|t| format!("{} train, ", t.count())).unwrap_or_default();
+            super::say(&format!("searching: {trained}{fit} samples fit, {choose} choose"));
+            super::say(&format!("{candidates} candidates or {minutes} minutes at most"));
             if store.found > 0 {
                 super::say(&format!("{} measurements are taken up from the state", store.found));
             }
@@ -168,7 +181,9 @@ impl SearchArgs {
         let show = Show::new(output.quiet, Duration::from_secs_f64(60.0 * minutes), minutes, &limits);
         let session = Session::new(&loaded.model, loaded.bytes, data_of, &show);
         let common: Vec<String> = self.skip.iter().map(|glob| format!("skip={glob}")).collect();
-        let options = Options { candidates, techniques, common: common.join(","), front: self.front.is_some() };
+        let training = training.as_ref().map(training_data).transpose()?;
+        let (common, front) = (common.join(","), self.front.is_some());
+        let options = Options { candidates, techniques, common, front, training };
         signals::training(true);
         let found = search(&session, &judge, &limits, store, &options, &show);
         signals::training(false);
@@ -192,6 +207,16 @@ impl SearchArgs {
         let recipe = recipe(&found.best.steps)?;
         Ok(Answer { recipe, found, choose: judge.samples(), seconds: began.elapsed().as_secs_f64() })
     }
+}
+
+fn training_data(training: &Training<'_>) -> Result<TrainingData> {
+    let augment = match training.shape() {
+        Some(&[_, height, width]) if height.min(width) >= SMALL => {
+            vec![format!("crop:{}", (MOVED * height.min(width) as f64) as usize), "flip".into()]
+        }
+        _ => Vec::new(),
+    };
+    Ok(TrainingData { samples: training.count(), digest: format!("{:016x}", training.digest()?), augment })
 }
 
 /// Writes the students of the front, their recipes and a table, into a folder that is there once all of it is.
@@ -275,6 +300,8 @@ struct Show {
     time: Duration,
     minutes: f64,
     teacher: Size,
+    /// What is said of the running candidate.
+    line: RefCell<String>,
 }
 
 impl Show {
@@ -285,17 +312,30 @@ impl Show {
         if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
             bar.set_style(style);
         }
-        Show { quiet, bar, began: Instant::now(), time, minutes, teacher: limits.teacher }
+        Show { quiet, bar, began: Instant::now(), time, minutes, teacher: limits.teacher, line: RefCell::default() }
     }
 }
 
-impl Observer for Show {}
+impl Observer for Show {
+    fn site(&self, _done: u64, _all: u64, site: &str) {
+        // What trains says in which epoch it is; passes are quick.
+        if site.starts_with("epoch") && !self.bar.is_hidden() {
+            let line = format!("{}; {site}", self.line.borrow());
+            self.bar.set_message(plain::line(&line).into_owned());
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.ends().is_none()
+    }
+}
 
 impl Watch for Show {
     fn candidate(&self, number: usize, of: usize, what: &str, best: Option<&Candidate>) {
         let best = best.map(|c| format!("; best {}", in_short(c, &self.teacher))).unwrap_or_default();
         let left = self.time.saturating_sub(self.began.elapsed()).as_secs();
         let line = format!("{number}/{of} {what}{best}; {}:{:02} left", left / 60, left % 60);
+        self.line.replace(line.clone());
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
             (false, true) if messages::is_json() => messages::progress(number as u64 - 1, of as u64, &line, None),
@@ -319,6 +359,10 @@ impl Watch for Show {
             return Some("it was interrupted".into());
         }
         (self.began.elapsed() >= self.time).then(|| format!("{} minutes are over", self.minutes))
+    }
+
+    fn left(&self) -> Option<Duration> {
+        Some(self.time.saturating_sub(self.began.elapsed()))
     }
 }
 

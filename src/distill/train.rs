@@ -47,6 +47,9 @@ pub struct Outcome {
     pub ended: Option<String>,
 }
 
+/// By sample, the teachers' probabilities at the temperature, as far as they were asked.
+pub type Known = Vec<Option<Vec<f32>>>;
+
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
 pub trait Watch {
     /// Before it begins: gives `take` the bytes of the [`TrainingState`] to go on with, if there is one, of the same student,
@@ -70,6 +73,14 @@ pub trait Watch {
     }
 
     fn epoch(&mut self, _epoch: &Epoch) {}
+
+    /// What the teachers said of the same samples in a training before, if [`Watch::asked`] was told.
+    fn known(&mut self) -> Option<Known> {
+        None
+    }
+
+    /// After a training before which they were asked about all samples.
+    fn asked(&mut self, _known: Known) {}
 
     /// After every epoch that was not cut short.
     ///
@@ -116,6 +127,9 @@ pub fn train(
     let course = run.train(watch)?;
     run.restore(&course.kept);
     run.judge()?;
+    if run.asked {
+        watch.asked(std::mem::take(&mut run.known));
+    }
     run.student.tape.store(&mut freed.graph)?;
     write_back(&freed.graph, graph)?;
     run.codebooks.store(graph)?;
@@ -144,8 +158,10 @@ struct Run<'a, 't> {
     trained: Vec<usize>,
     held_back: Vec<usize>,
     x: Batch,
-    /// The teachers' probabilities for samples as they are, where they were asked for and nothing else is.
-    known: Vec<Option<Vec<f32>>>,
+    /// Of samples as they are, where probabilities were asked for and nothing else is.
+    known: Known,
+    /// Whether the teachers were asked about all samples beforehand.
+    asked: bool,
     /// Whether the samples that are held back differ,
     differ: bool,
     /// and the student gave the same for all of them when it was last judged.
@@ -227,6 +243,7 @@ impl<'a, 't> Run<'a, 't> {
             x: Batch::new(samples, batch),
             differ,
             known: vec![None; n],
+            asked: false,
             dead: false,
             answers: None,
             ended: None,
@@ -296,15 +313,20 @@ impl<'a, 't> Run<'a, 't> {
         if !all || self.teachers.is_empty() || !options.augment.is_empty() || !options.features.is_empty() {
             return Ok(());
         }
+        if let Some(known) = watch.known() {
+            (self.known, self.asked) = (known, true);
+            return Ok(());
+        }
         for (i, chunk) in self.trained.clone().chunks(self.batch).enumerate() {
             let share = (i * self.batch) as f64 / self.trained.len() as f64;
             if !watch.prepare("asking the teachers", share) {
-                break;
+                return Ok(());
             }
             let batch = self.filled(chunk);
             self.x.fill(self.samples, &batch, &[], &mut std::iter::empty())?;
             self.targets(&batch, true)?;
         }
+        self.asked = true;
         Ok(())
     }
 

@@ -10,14 +10,16 @@ use crate::error::{Error, Result};
 use crate::onnx::{self, Loaded};
 use crate::recipe;
 use crate::report::Size;
-use crate::session::measure_at;
+use crate::session::{Training, measure_at};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Samples that candidates are chosen by, at most.
 const CHOOSE: usize = 2000;
 /// The share of little data that students are fitted to; the rest is to choose by.
 const FIT: f64 = 0.7;
+/// The same of data that is trained with, too: there it is chosen by those that training holds back.
+const FIT_OF_TRAINING: f64 = 0.4;
 /// Samples that students are fitted to, if nobody says how many: as many as take so many multiply-accumulates to run.
 const MOST: usize = 8192;
 const LEAST: usize = 256;
@@ -31,6 +33,9 @@ pub struct Bench {
     pub teacher: Loaded,
     /// The calibration data, with labels or without.
     pub data: Dataset,
+    /// The training data, if there is some, and whether that is the same.
+    lessons: Option<Dataset>,
+    same: bool,
     /// How its numbers become inputs.
     pub normalise: Normalise,
     /// What the model's inputs are where MACs are counted.
@@ -52,7 +57,7 @@ pub struct Split<'a> {
 }
 
 impl Bench {
-    /// Reads a model and the calibration data that `said` names. `written` is what will be written later.
+    /// Reads a model and the data to calibrate and to train with that `said` names. `written` is what will be written later.
     ///
     /// # Errors
     /// If something cannot be read or would be written over, if sizes or data do not fit the model, and `without` if no
@@ -69,27 +74,43 @@ impl Bench {
         let (data, normalise) = load(&path, said)?;
         let mut read: Vec<Named<'_>> = teacher.files.iter().map(|f| (what, f.as_path())).collect();
         read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
+        let lessons = said.train.as_ref().map(|path| Ok::<_, Error>(load(path, said)?.0)).transpose()?;
+        let same = said.train.as_ref().is_some_and(|train| is_same(train, &path));
+        read.extend(lessons.iter().flat_map(|l| l.files()).map(|f| ("the training data", f.as_path())));
         places::check(written, &read)?;
         let sizes = match input_sizes(&teacher.model.graph, sizes)? {
             Some(given) => given,
             None => calibrate::sizes(&data, &normalise, &teacher.model)?,
         };
         let size = Size { bytes: teacher.bytes, ..measure_at(&teacher.model, &sizes)? };
-        Ok(Bench { teacher, data, normalise, sizes, size, path, wanted: said.calib_samples })
+        Ok(Bench { teacher, data, lessons, same, normalise, sizes, size, path, wanted: said.calib_samples })
     }
 
-    /// Divides the calibration data. If nobody says how many samples students are fitted to, it goes by the MACs of the model.
+    /// The training data, bound to the model.
+    ///
+    /// # Errors
+    /// As [`Training::new`].
+    pub fn training(&self) -> Result<Option<Training<'_>>> {
+        let bound = |data| Training::new(data, &self.normalise, &self.teacher.model);
+        self.lessons.as_ref().map(bound).transpose()
+    }
+
+    /// Divides the calibration data; what is trained with, too, is judged by what `training` holds back. If nobody says how many samples students are fitted to, it goes by the MACs of the model.
     ///
     /// # Errors
     /// If the data does not fit the model, or there is too little of it.
-    pub fn split(&self) -> Result<Split<'_>> {
+    pub fn split(&self, training: Option<&Training<'_>>) -> Result<Split<'_>> {
         let affordable = self.size.cost.macs.map_or(calibrate::SAMPLES, |macs| (WORK / macs.max(1)) as usize);
         let wanted = self.wanted.unwrap_or(affordable.clamp(LEAST, MOST));
         let available = available(&self.data, &self.normalise, &self.teacher.model)?;
-        let fit = wanted.min((FIT * available as f64) as usize).max(1);
+        let judges: Option<HashSet<usize>> =
+            training.filter(|_| self.same).map(|training| training.judges().into_iter().collect());
+        let share = if judges.is_some() { FIT_OF_TRAINING } else { FIT };
+        let fit = wanted.min((share * available as f64) as usize).max(1);
         let calibration = Calibration::new(&self.data, &self.normalise, &self.teacher.model, fit)?;
         let fitted: HashSet<usize> = calibration.rows().collect();
-        let others: Vec<usize> = (0..available).filter(|row| !fitted.contains(row)).collect();
+        let judges = |row: &usize| judges.as_ref().is_none_or(|judges| judges.contains(row));
+        let others: Vec<usize> = (0..available).filter(|row| !fitted.contains(row) && judges(row)).collect();
         let choose: Vec<usize> = evenly(CHOOSE, others.len()).map(|i| others[i]).collect();
         if choose.len() < FEW {
             let why = format!("of {available} samples {} are fitted to, and {} are left", fitted.len(), choose.len());
@@ -109,4 +130,9 @@ impl Bench {
         let judging = judging(gates, &recipe::Target::default())?;
         Judge::new(&self.teacher.model, &self.data, &self.normalise, samples, &judging)
     }
+}
+
+/// Whether two paths are of the same data.
+fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().ok().is_some_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }

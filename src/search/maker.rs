@@ -1,8 +1,10 @@
 //! Makes students by their steps and scores them; what begins alike is made once.
 
+use super::Watch;
+use super::plan::DISTILL;
 use super::store::{Store, Trial};
 use crate::check::Judge;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ir::{NodeId, Tensor};
 use crate::passes::options::{layers, weight};
 use crate::recipe::Step;
@@ -16,6 +18,13 @@ pub struct Maker<'s, 'a> {
     session: &'s Session<'a>,
     judge: &'s Judge<'s>,
     store: Store,
+    watch: &'s dyn Watch,
+    /// What training data is, in the keys of trials.
+    training: Option<String>,
+    /// Whether a training was ended before its end: what it has made is no student of its steps.
+    pub cut: bool,
+    /// At the end of a search what is trained once more is not cut short.
+    pub finishing: bool,
     /// By their steps, what was used last at the end.
     states: Vec<(Vec<String>, State<'a>)>,
     /// Students that were scored in this run, and steps that were run for them.
@@ -24,16 +33,23 @@ pub struct Maker<'s, 'a> {
 }
 
 impl<'s, 'a> Maker<'s, 'a> {
-    pub fn new(session: &'s Session<'a>, judge: &'s Judge<'s>, store: Store) -> Maker<'s, 'a> {
-        Maker { session, judge, store, states: Vec::new(), scored: 0, steps: 0 }
+    pub fn new(
+        session: &'s Session<'a>,
+        judge: &'s Judge<'s>,
+        store: Store,
+        training: Option<String>,
+        watch: &'s dyn Watch,
+    ) -> Maker<'s, 'a> {
+        let states = Vec::new();
+        Maker { session, judge, store, watch, training, cut: false, finishing: false, states, scored: 0, steps: 0 }
     }
 
     /// What the student of some steps costs, and if `score`, how good it is: as it was measured before, else it is made.
     ///
     /// # Errors
-    /// If a step cannot be run, or the state file not be written.
+    /// If a step cannot be run or was `cut` short, or the state file not be written.
     pub fn trial(&mut self, steps: &[String], score: bool) -> Result<Trial> {
-        let key = key(steps);
+        let key = self.key(steps);
         let known = self.store.get(&key).cloned();
         if let Some(trial) = known.as_ref().filter(|t| t.score.is_some() || !score) {
             return Ok(trial.clone());
@@ -47,10 +63,17 @@ impl<'s, 'a> Maker<'s, 'a> {
         Ok(trial)
     }
 
+    /// What a trial is kept by.
+    fn key(&self, steps: &[String]) -> String {
+        let trains = steps.iter().any(|step| step.starts_with(DISTILL));
+        let data = self.training.iter().filter(|_| trains).map(|digest| format!(" on {digest}"));
+        steps.join(" ") + &data.collect::<String>()
+    }
+
     /// A student after some steps, from the longest beginning that is there.
     ///
     /// # Errors
-    /// If a step cannot be run.
+    /// If a step cannot be run, or was `cut` short.
     pub fn state(&mut self, steps: &[String]) -> Result<State<'a>> {
         let shared = |known: &[String]| steps.starts_with(known).then_some(known.len());
         let longest = (0..self.states.len()).filter_map(|i| Some((shared(&self.states[i].0)?, i))).max();
@@ -64,7 +87,12 @@ impl<'s, 'a> Maker<'s, 'a> {
             None => (0, self.session.start()?),
         };
         while done < steps.len() {
-            self.session.advance(&mut state, &Step::parse(&steps[done])?)?;
+            let step = Step::parse(&steps[done])?;
+            self.session.advance(&mut state, &step)?;
+            if step.name == DISTILL && !self.finishing && self.watch.ends().is_some() {
+                self.cut = true;
+                return Err(Error::input("a training was cut short"));
+            }
             (done, self.steps) = (done + 1, self.steps + 1);
             self.states.push((steps[..done].to_vec(), state.clone()));
             if self.states.len() > KEPT {
@@ -95,9 +123,4 @@ impl<'s, 'a> Maker<'s, 'a> {
     pub fn finish(&self, state: State<'a>) -> Result<Outcome> {
         self.session.finish(state)
     }
-}
-
-/// What trials are kept by.
-pub fn key(steps: &[String]) -> String {
-    steps.join(" ")
 }

@@ -28,7 +28,75 @@ pub struct Plan {
     pub packs: Vec<&'static str>,
     /// How often what a layer loses is doubled where the budget of a step is dealt out; not at all where it is not named.
     pub doubled: Doubled,
+    /// How it is trained, if it is.
+    pub lessons: Option<Lessons>,
 }
+
+/// Trainings of a plan: of the weights before they become codes, and of the codes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lessons {
+    pub weights: Length,
+    /// `None` as long as the size of the codes is being found.
+    pub codes: Option<Length>,
+    /// Whether pruning is done in two steps of the same share, with half of the training of weights between them.
+    pub gradual: bool,
+    /// Values of `augment`.
+    pub augment: Vec<String>,
+}
+
+/// How long a training takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    Epochs(usize),
+    /// Less than an epoch.
+    Steps(usize),
+}
+
+impl Length {
+    /// For so many samples, of `count`, as nearly as whole epochs come to it.
+    pub fn of(visits: usize, count: usize) -> Length {
+        match (visits + count / 2) / count.max(1) {
+            0 => Length::Steps((visits / BATCH).max(1)),
+            epochs => Length::Epochs(epochs),
+        }
+    }
+
+    fn half(self) -> Length {
+        match self {
+            Length::Epochs(n) => Length::Epochs(n.div_ceil(2)),
+            Length::Steps(n) => Length::Steps(n.div_ceil(2)),
+        }
+    }
+
+    fn options(self) -> String {
+        match self {
+            Length::Epochs(n) => format!("epochs={n}"),
+            Length::Steps(n) => format!("steps={n}"),
+        }
+    }
+}
+
+/// `8 epochs`
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (n, what) = match *self {
+            Length::Epochs(n) => (n, "epoch"),
+            Length::Steps(n) => (n, "step"),
+        };
+        write!(f, "{n} {what}{}", if n == 1 { "" } else { "s" })
+    }
+}
+
+impl Lessons {
+    fn step(&self, length: Length) -> String {
+        let changes: String = self.augment.iter().map(|change| format!(",augment={change}")).collect();
+        format!("{DISTILL}:{}{changes}", length.options())
+    }
+}
+
+/// The stage that trains, and the samples of one of its steps.
+pub const DISTILL: &str = "distill";
+const BATCH: usize = 128;
 
 /// By the names of layers.
 pub type Doubled = BTreeMap<String, i32>;
@@ -44,7 +112,8 @@ impl Plan {
     /// A plan that changes nothing.
     pub fn whole() -> Plan {
         let (splitter, packs, doubled) = Default::default();
-        Plan { unit: Unit::Params, prune: WHOLE, split: WHOLE, splitter, encode: None, packs, doubled }
+        let unit = Unit::Params;
+        Plan { unit, prune: WHOLE, split: WHOLE, splitter, encode: None, packs, doubled, lessons: None }
     }
 
     /// The steps, in the form `PASS:key=value,…`; `common` is added to each that is a pass.
@@ -56,7 +125,7 @@ impl Plan {
         };
         let entry = |(layer, doubled): (&String, &i32)| format!("{}={:?}", quoted(layer), f64::from(*doubled).exp2());
         let table: Vec<String> = self.doubled.iter().filter(|d| *d.1 != 0).map(entry).collect();
-        let mut add = |pass: &str, mut options: String| {
+        let add = |steps: &mut Vec<String>, pass: &str, mut options: String| {
             let colon = if pass.contains(':') { "," } else { ":" };
             options.push_str(",best-effort=true");
             if !common.is_empty() {
@@ -67,14 +136,28 @@ impl Plan {
             }
             steps.push(format!("{pass}{colon}{options}"));
         };
-        if self.prune < WHOLE {
-            add("prune-channels", format!("{key}={}%,skip-first=0", f64::from(self.prune) / 10.0));
+        let percent = |share: u32| format!("{key}={}%", f64::from(share) / 10.0);
+        let prune = |steps: &mut Vec<String>, share: u32| {
+            add(steps, "prune-channels", format!("{},skip-first=0", percent(share)));
+        };
+        let mut rest = self.lessons.as_ref().map(|lessons| (lessons, lessons.weights));
+        if let Some((lessons, length)) = rest.as_mut().filter(|(lessons, _)| lessons.gradual && self.prune < WHOLE) {
+            let [first, second] = self.halves();
+            prune(&mut steps, first);
+            *length = length.half();
+            steps.push(lessons.step(*length));
+            prune(&mut steps, second);
+        } else if self.prune < WHOLE {
+            prune(&mut steps, self.prune);
         }
         if self.split < WHOLE {
-            add(&self.splitter, format!("{key}={}%", f64::from(self.split) / 10.0));
+            add(&mut steps, &self.splitter, percent(self.split));
         }
+        steps.extend(rest.map(|(lessons, length)| lessons.step(length)));
         if let Some(share) = self.encode {
-            add("cluster-weights", format!("size={}%", f64::from(share) / 100.0));
+            add(&mut steps, "cluster-weights", format!("size={}%", f64::from(share) / 100.0));
+            let codes = self.lessons.as_ref().and_then(|lessons| Some(lessons.step(lessons.codes?)));
+            steps.extend(codes);
         }
         let skip = if common.is_empty() { String::new() } else { format!(",{common}") };
         for &pack in &self.packs {
@@ -85,6 +168,13 @@ impl Plan {
             }
         }
         steps
+    }
+
+    /// Two shares, about the same, that together leave what pruning is to leave.
+    fn halves(&self) -> [u32; 2] {
+        let whole = f64::from(WHOLE);
+        let first = (f64::from(self.prune) * whole).sqrt().round().max(1.0);
+        [first as u32, (f64::from(self.prune) * whole / first).round() as u32]
     }
 }
 
@@ -114,6 +204,12 @@ impl fmt::Display for Plan {
         if self.doubled.values().any(|&doubled| doubled != 0) {
             parts.push("weighed".into());
         }
+        if let Some(Lessons { weights, codes, gradual, augment }) = &self.lessons {
+            let how = if *gradual { "train in two parts" } else { "train" };
+            parts.push(format!("{how} {weights}"));
+            parts.extend(codes.map(|codes| format!("codes {codes}")));
+            parts.extend(augment.iter().cloned());
+        }
         let all = if parts.is_empty() { "clean".into() } else { parts.join(", ") };
         f.pad(&all)
     }
@@ -137,5 +233,25 @@ mod tests {
         let table = step.options["sensitivity"].as_table().unwrap();
         let read: Vec<_> = table.iter().map(|(k, v)| (k.as_str(), v.as_float().unwrap())).collect();
         assert_eq!(read, [("a.b,c={\"d\"", 2.0), ("conv1", 0.25)]);
+    }
+
+    #[test]
+    fn a_trained_plan_trains_weights_and_then_codes() {
+        let lessons = Lessons {
+            weights: Length::of(40_000, 9_000),
+            codes: Some(Length::of(100, 9_000)),
+            gradual: true,
+            augment: vec!["crop:2".into()],
+        };
+        let plan = Plan { prune: 250, encode: Some(1000), lessons: Some(lessons), ..Plan::whole() };
+        let steps = plan.steps("");
+        let names: Vec<&str> = steps.iter().map(|s| s.split(':').next().unwrap()).collect();
+        let prune = "prune-channels";
+        assert_eq!(names, ["clean", prune, DISTILL, prune, DISTILL, "cluster-weights", DISTILL]);
+        for (step, options) in [(1, "params=50%"), (2, "epochs=2,augment=crop:2"), (6, "steps=1,augment=crop:2")] {
+            assert!(steps[step].contains(options), "{steps:?}");
+        }
+        assert!(steps.iter().all(|step| Step::parse(step).unwrap().action().is_ok()), "{steps:?}");
+        assert!(plan.to_string().ends_with("train in two parts 4 epochs, codes 1 step, crop:2"), "{plan}");
     }
 }

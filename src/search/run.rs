@@ -1,5 +1,6 @@
 //! The search itself: from candidate to candidate, until one is the answer.
 
+use super::ladder::{Course, Ladder};
 use super::maker::Maker;
 use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
@@ -36,19 +37,24 @@ pub struct Run<'s, 'a> {
     pub space: Space,
     /// What plans have in common.
     pub plan: Plan,
-    laws: Laws,
-    tried: Vec<Candidate>,
-    /// What each of `tried` aimed at.
-    aims: Vec<Aim>,
+    pub(super) laws: Laws,
+    pub(super) tried: Vec<Candidate>,
+    /// What each of `tried` aimed at, as long as nothing was trained.
+    pub(super) aims: Vec<Aim>,
+    /// What is trained, once that has begun, and what became of it.
+    pub(super) ladder: Option<Ladder>,
+    pub(super) trained: Vec<(Course, f64)>,
+    /// How long it takes to train with a sample, by how many changes it is trained with, as far as that was measured.
+    pub(super) pace: Vec<(usize, f64)>,
     /// Layers that losses may count more or less of, the largest first, and how that went.
     refine: Refine,
-    /// The best candidate's student, and its steps.
-    state: Option<(Vec<String>, State<'a>)>,
+    /// Students that may be asked for at the end, by their steps: the best one's, or those of the front.
+    states: Vec<(Vec<String>, State<'a>)>,
 }
 
 /// What is searched for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Mode {
+pub(super) enum Mode {
     /// The least loss of a file of so many bytes,
     Size(u64),
     /// of a network within other limits,
@@ -68,11 +74,12 @@ impl<'s, 'a> Run<'s, 'a> {
         space: Space,
         plan: Plan,
     ) -> Run<'s, 'a> {
-        let (laws, tried, aims, refine, state) = Default::default();
-        Run { maker, limits, options, watch, space, plan, laws, tried, aims, refine, state }
+        let (laws, tried, aims, ladder, trained, pace) = Default::default();
+        let (refine, states) = Default::default();
+        Run { maker, limits, options, watch, space, plan, laws, tried, aims, ladder, trained, pace, refine, states }
     }
 
-    fn mode(&self) -> Mode {
+    pub(super) fn mode(&self) -> Mode {
         match (self.limits.size, self.limits.max_drop) {
             (Some(bytes), _) => Mode::Size(bytes),
             _ if self.limits.has_cost() => Mode::Cost,
@@ -93,18 +100,29 @@ impl<'s, 'a> Run<'s, 'a> {
             if let Some(why) = self.watch.ends().filter(|_| !self.tried.is_empty()) {
                 break why;
             }
-            let Some(aim) = self.next()? else { break "nothing left is likely to be better".into() };
-            if !self.attempt(aim)? {
+            let aim = if self.ladder.is_none() && self.tried.len() < self.untrained() { self.next()? } else { None };
+            if let Some(aim) = aim {
+                if !self.attempt(aim)? {
+                    break self.watch.ends().unwrap_or_default();
+                }
+                continue;
+            }
+            let Some(course) = self.course() else { break "nothing left is likely to be better".into() };
+            if let Some(why) = self.lacks_time(&course) {
+                break why;
+            }
+            if !self.train(course)? {
                 break self.watch.ends().unwrap_or_default();
             }
         };
+        self.maker.finishing = true;
         let best = self.best().cloned().ok_or_else(|| Error::internal("no candidate was tried"))?;
         let missed = self.limits.missed(&best.size, &best.score, "on the samples that it was chosen by");
-        let state = self.state.take().filter(|s| s.0 == best.steps);
-        let outcome = state.map(|s| self.maker.finish(s.1)).transpose()?;
+        let made = |steps: &[String]| self.states.iter().find(|s| s.0 == steps).map(|s| s.1.clone());
+        let outcome = made(&best.steps).map(|state| self.maker.finish(state)).transpose()?;
         let mut front = Vec::new();
         for candidate in front_of(&self.tried).into_iter().filter(|_| self.options.front) {
-            let state = self.maker.state(&candidate.steps)?;
+            let state = made(&candidate.steps).map_or_else(|| self.maker.state(&candidate.steps), Ok)?;
             front.push((candidate.clone(), self.maker.finish(state)?.student));
         }
         let Maker { scored, steps, .. } = self.maker;
@@ -132,7 +150,7 @@ impl<'s, 'a> Run<'s, 'a> {
     }
 
     /// The most promising plan of a size.
-    fn within(&self, bytes: Option<u64>) -> Option<Aim> {
+    pub(super) fn within(&self, bytes: Option<u64>) -> Option<Aim> {
         let near = |other: Option<u64>| match (bytes, other) {
             (Some(a), Some(b)) => (a as f64 / b as f64).max(b as f64 / a as f64) < SAME,
             (a, b) => a == b,
@@ -190,7 +208,7 @@ impl<'s, 'a> Run<'s, 'a> {
         front.into_iter().max_by(|a, b| below(a).total_cmp(&below(b)))
     }
 
-    fn best_index(&self) -> Option<usize> {
+    pub(super) fn best_index(&self) -> Option<usize> {
         let best = self.best()?;
         self.tried.iter().position(|c| std::ptr::eq(c, best))
     }
@@ -246,27 +264,40 @@ impl<'s, 'a> Run<'s, 'a> {
             encoded: bits.map(|bits| (bits, loss(&trial))),
         });
         self.learn_limits(&plan, &aim, after_pruning, after_split);
+        self.aims.push(aim);
+        self.add(&plan, trial, made)?;
+        if let Some(last) = self.tried.last() {
+            self.laws.learn_drop(last.score.loss, last.score.drop);
+        }
+        if let Some(best) = self.best_index() {
+            self.refine.best.clone_from(&self.aims[best].doubled);
+        }
+        Ok(true)
+    }
+
+    /// Adds a student to those that were tried, and if it was `made` in this run, keeps it as long as it may be asked for.
+    pub(super) fn add(&mut self, plan: &Plan, trial: Trial, made: bool) -> Result<()> {
         let candidate = Candidate {
             what: plan.to_string(),
             steps: plan.steps(&self.options.common),
             size: trial.size,
             score: trial.score.ok_or_else(|| Error::internal("a candidate has no score"))?,
         };
-        self.laws.learn_drop(candidate.score.loss, candidate.score.drop);
         self.watch.tried(&candidate);
+        let steps = candidate.steps.clone();
         self.tried.push(candidate);
-        self.aims.push(aim);
-        if let Some(best) = self.best_index() {
-            self.refine.best.clone_from(&self.aims[best].doubled);
-        }
+        let best = self.best().map(|best| best.steps.clone());
+        let wanted: Vec<&[String]> = match self.options.front {
+            true => front_of(&self.tried).into_iter().map(|c| &c.steps[..]).chain(best.as_deref()).collect(),
+            false => best.as_deref().into_iter().collect(),
+        };
+        self.states.retain(|s| wanted.contains(&&s.0[..]));
         // While it is there: a run that takes up a state may never have it.
-        if let Some(best) = self.best().map(|best| best.steps.clone())
-            && made
-            && self.state.as_ref().is_none_or(|s| s.0 != best)
-        {
-            self.state = Some((best.clone(), self.maker.state(&best)?));
+        if made && wanted.contains(&&steps[..]) {
+            let state = self.maker.state(&steps)?;
+            self.states.push((steps, state));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Where asking for less leaves no less.
@@ -293,7 +324,7 @@ impl<'s, 'a> Run<'s, 'a> {
     ///
     /// # Errors
     /// If there is nothing to show for it.
-    fn ends(&self) -> Result<bool> {
+    pub(super) fn ends(&self) -> Result<bool> {
         match self.watch.ends() {
             Some(why) if self.tried.is_empty() => Err(Error::input("the search ended before its first candidate")
                 .because(why)
@@ -303,7 +334,7 @@ impl<'s, 'a> Run<'s, 'a> {
     }
 
     /// The student of a plan without codes. Where a step falls short of its share, the plan asks for what was reached.
-    fn made(&mut self, plan: &Plan) -> Result<(Plan, Trial)> {
+    pub(super) fn made(&mut self, plan: &Plan) -> Result<(Plan, Trial)> {
         let trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
         if trial.short.is_empty() {
             return Ok((plan.clone(), trial));
@@ -325,14 +356,14 @@ impl<'s, 'a> Run<'s, 'a> {
     }
 
     /// A student whose weights are no codes.
-    fn plain(&mut self, plan: Plan) -> Result<(Plan, Trial)> {
+    pub(super) fn plain(&mut self, plan: Plan) -> Result<(Plan, Trial)> {
         let plan = Plan { encode: None, ..plan };
         let trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
         Ok((plan, trial))
     }
 
     /// A student whose weights are codes, such that its file has so many bytes at most and few less.
-    fn encoded(&mut self, plan: Plan, bare: &Trial, bytes: u64) -> Result<(Plan, Trial)> {
+    pub(super) fn encoded(&mut self, plan: Plan, bare: &Trial, bytes: u64) -> Result<(Plan, Trial)> {
         let stored = bare.stored.max(1) as f64;
         let hundredths = |left: f64| (10_000.0 * left / stored).clamp(1.0, 9_999.0) as u32;
         let mut share = hundredths(bytes as f64 - self.space.overhead);
@@ -353,7 +384,7 @@ impl<'s, 'a> Run<'s, 'a> {
         let best = fitting.or_else(|| tried.iter().min_by_key(|t| t.1)).map(|t| t.0);
         let mut plan = Plan { encode: best, ..plan };
         let mut trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
-        if !trial.short.is_empty() {
+        if trial.short.len() > bare.short.len() {
             // No fewer bytes can be had: what can is asked for.
             let weights = bare.size.cost.parameters.max(1) as f64;
             self.space.least_bits = self.space.least_bits.max(8.0 * trial.stored as f64 / weights);

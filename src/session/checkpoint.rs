@@ -73,7 +73,11 @@ impl Fingerprint {
     fn of(bytes: &[u8]) -> u64 {
         let mut print = Fingerprint::default();
         print.add(bytes);
-        print.0
+        print.sum()
+    }
+
+    pub fn sum(&self) -> u64 {
+        self.0
     }
 
     pub fn add(&mut self, bytes: &[u8]) {

@@ -8,7 +8,7 @@ use super::visit::Run;
 use super::{Effect, Observer, State};
 use crate::analysis::classifier::logits;
 use crate::distill;
-use crate::distill::train::{self, Epoch, Options, Outcome, Samples, Teacher, TrainingState, Watch};
+use crate::distill::train::{self, Epoch, Known, Options, Outcome, Samples, Teacher, TrainingState, Watch};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::math::chance;
@@ -17,6 +17,7 @@ use crate::passes::{self, options};
 use crate::recipe::Distill;
 use crate::report::Point;
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// The pass that takes the normalization away again.
@@ -89,7 +90,11 @@ impl Run<'_, '_> {
             .map(|(name, m)| teacher(name, m, samples, batch, &options.features))
             .collect::<Result<_>>()?;
         let observer = self.observer();
-        let mut follower = Follower { observer, checkpoint: checkpoint.as_ref(), epoch: 0, since: None, samples: 0 };
+        // What the teachers say depends on these, and on nothing that earlier steps do.
+        let asked = (stage.teachers.clone(), batch, options.temperature, options.hold_back, options.seed);
+        let answers = rest.is_none().then(|| (format!("{asked:?}"), &session.answers));
+        let checkpoint = checkpoint.as_ref();
+        let mut follower = Follower { observer, checkpoint, answers, epoch: 0, since: None, samples: 0 };
         observer.training(true);
         let outcome = train::train(graph, samples, &mut teachers, &options, &mut follower);
         observer.training(false);
@@ -221,6 +226,9 @@ fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
     Ok(behind(graph.runtime_inputs().collect()).intersection(&trained).copied().collect())
 }
 
+/// What teachers said of training data, and what that depends on.
+pub type Answers = (String, Known);
+
 /// What progress is counted in.
 const PARTS: f64 = 1e6;
 
@@ -228,6 +236,8 @@ const PARTS: f64 = 1e6;
 struct Follower<'a> {
     observer: &'a dyn Observer,
     checkpoint: Option<&'a Checkpoint>,
+    /// The place for what teachers say, and what that depends on.
+    answers: Option<(String, &'a Mutex<Option<Answers>>)>,
     epoch: usize,
     /// When the first step was done, and the samples of those after it.
     since: Option<Instant>,
@@ -245,6 +255,18 @@ impl Follower<'_> {
 impl Watch for Follower<'_> {
     fn resume(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.checkpoint.map_or(Ok(()), |c| c.read(take))
+    }
+
+    fn known(&mut self) -> Option<Known> {
+        let (asked, place) = self.answers.as_ref()?;
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take_if(|answers| answers.0 == *asked).map(|answers| answers.1)
+    }
+
+    fn asked(&mut self, known: Known) {
+        if let Some((asked, place)) = &self.answers {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked.clone(), known));
+        }
     }
 
     fn prepare(&mut self, what: &str, share: f64) -> bool {

@@ -1,5 +1,6 @@
 //! Training data and teachers, as the stage `distill` takes them.
 
+use super::checkpoint::Fingerprint;
 use super::repairs::Reference;
 use super::visit::{Run, Task};
 use crate::calibrate::{self, Calibration};
@@ -94,6 +95,35 @@ impl<'a> Training<'a> {
     pub(super) fn held_back(&self, options: &train::Options) -> Result<Source<'_>> {
         let apart = train::divide(self.feed.samples(), options.hold_back, options.seed);
         Source::new(&self.feed, apart.map_or_else(Vec::new, |[_, held_back]| held_back))
+    }
+
+    /// The samples that a training judges by where nothing else is said.
+    pub fn judges(&self) -> Vec<usize> {
+        let train::Options { hold_back, seed, .. } = train::Options::default();
+        train::divide(self.feed.samples(), hold_back, seed).map_or_else(Vec::new, |[_, held_back]| held_back)
+    }
+
+    /// How many samples there are.
+    pub fn count(&self) -> usize {
+        self.feed.samples()
+    }
+
+    /// The shape of a sample, where it is one array.
+    pub fn shape(&self) -> Option<&[usize]> {
+        match &self.inputs[..] {
+            [(_, shape)] => Some(shape),
+            _ => None,
+        }
+    }
+
+    /// A number that says what the samples and their labels are, as the model reads them.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn digest(&self) -> Result<u64> {
+        let mut print = Fingerprint::default();
+        print.samples(&self.samples(true))?;
+        Ok(print.sum())
     }
 
     pub(super) fn labels(&self) -> Option<&[usize]> {

@@ -1,0 +1,195 @@
+//! Students that are trained: the starts of the ladder, and how each of its courses becomes a candidate.
+
+use super::ladder::{Course, Ladder, apart, shifted};
+use super::plan::{Length, Lessons, Plan, WHOLE};
+use super::run::{Mode, Run};
+use crate::error::Result;
+use std::time::Instant;
+
+/// Candidates without training before those with it.
+const UNTRAINED: usize = 10;
+/// Samples, each as often as it is seen, that the weights of a student on the lowest rung are trained with.
+const VISITS: usize = 40_000;
+/// Students on the lowest rung.
+const STARTS: usize = 3;
+/// Where only a loss is asked for: how many times smaller they are than what keeps it without training, or, where nothing
+/// does, than what loses least.
+const SMALLER: [f64; STARTS] = [1.25, 1.6, 2.0];
+const LARGER: [f64; STARTS] = [1.0, 0.7, 0.5];
+/// A start loses at most so many times what the best one does.
+const WORSE: f64 = 6.0;
+/// Trainings that tell how long the next one takes.
+const LAST: usize = 3;
+/// Times that codes are trained once more, where their file turned out too large.
+const FITTINGS: usize = 3;
+
+impl Run<'_, '_> {
+    /// How many candidates are not trained; half of a few.
+    pub fn untrained(&self) -> usize {
+        let all = self.options.candidates;
+        match self.options.training {
+            Some(_) if all > UNTRAINED => UNTRAINED,
+            Some(_) => all.div_ceil(2),
+            None => all,
+        }
+    }
+
+    /// What to train next.
+    pub fn course(&mut self) -> Option<Course> {
+        self.options.training.as_ref()?;
+        if self.ladder.is_none() {
+            self.ladder = Some(self.first_rung()?);
+        }
+        self.ladder.as_ref()?.next(&self.trained)
+    }
+
+    fn first_rung(&self) -> Option<Ladder> {
+        let best = self.best()?;
+        let of = |prune: u32, split: u32, bytes: Option<u64>| Course {
+            prune,
+            split,
+            bytes,
+            rung: 0,
+            gradual: false,
+            augment: 0,
+        };
+        let mut starts = Vec::new();
+        if let Mode::Drop(_) = self.mode() {
+            let own = self.aims.get(self.best_index()?)?;
+            for times in if self.limits.keeps(&best.score) { SMALLER } else { LARGER } {
+                let bytes = (best.size.bytes as f64 / times) as u64;
+                let (prune, split) =
+                    self.within(Some(bytes)).map_or((own.prune, own.split), |aim| (aim.prune, aim.split));
+                starts.push(of(prune, split, Some(bytes)));
+            }
+        } else {
+            let bytes = match self.mode() {
+                Mode::Size(bytes) => Some(bytes),
+                Mode::Knee => Some(best.size.bytes),
+                Mode::Cost | Mode::Drop(_) => None,
+            };
+            let near = |other: Option<u64>| match (bytes, other) {
+                (Some(a), Some(b)) => (a as f64 / b as f64).max(b as f64 / a as f64) < 2.0,
+                (a, b) => a == b,
+            };
+            let mut here: Vec<usize> = (0..self.aims.len()).filter(|&i| near(self.aims[i].bytes)).collect();
+            here.sort_by(|&a, &b| self.tried[a].score.loss.total_cmp(&self.tried[b].score.loss));
+            let most = WORSE * here.first().map_or(0.0, |&i| self.tried[i].score.loss);
+            here.retain(|&i| self.tried[i].score.loss <= most);
+            let mut shares: Vec<(u32, u32)> = here.iter().map(|&i| (self.aims[i].prune, self.aims[i].split)).collect();
+            // Fewer weights of more bits than the best has without training.
+            if let Some(&(prune, split)) = shares.first().filter(|_| self.space.product.is_none()) {
+                let fewer = |is: bool, share: u32, places| if is { shifted(share, places) } else { Some(share) };
+                let fewer = fewer(self.space.prunes, prune, 2).zip(fewer(self.space.splits, split, 2));
+                shares.splice(1..1, fewer);
+            }
+            starts.extend(apart(&shares, STARTS).into_iter().map(|i| of(shares[i].0, shares[i].1, bytes)));
+        }
+        let changes = self.options.training.as_ref().map_or(0, |t| t.augment.len());
+        let (product, prunes, splits) = (self.space.product, self.space.prunes, self.space.splits);
+        Some(Ladder { starts, changes, product, prunes, splits, sizes: matches!(self.mode(), Mode::Drop(_)) })
+    }
+
+    /// Samples, each as often as it is seen, of the training of weights, and in all.
+    fn visits(course: &Course) -> [usize; 2] {
+        let weights = VISITS << course.rung;
+        [weights, weights + weights / 2]
+    }
+
+    /// Why the time that is left does not suffice for a training, going by those before.
+    pub fn lacks_time(&self, course: &Course) -> Option<String> {
+        let left = self.watch.left()?.as_secs_f64();
+        // Of the last ones: the longer a training, the less is what is done beside it.
+        let last = |alike: bool| {
+            let of = self.pace.iter().rev().filter(|p| !alike || p.0 == course.augment);
+            of.map(|p| p.1).take(LAST).reduce(f64::max)
+        };
+        let pace = last(true).or_else(|| last(false))?;
+        let takes = pace * Self::visits(course)[1] as f64;
+        (takes > left).then(|| {
+            format!("the next training takes about {:.1} minutes, and {:.1} are left", takes / 60.0, left / 60.0)
+        })
+    }
+
+    fn lessons(&self, course: &Course) -> Option<Lessons> {
+        let training = self.options.training.as_ref()?;
+        let [weights, all] = Self::visits(course);
+        Some(Lessons {
+            weights: Length::of(weights, training.samples),
+            codes: Some(Length::of(all - weights, training.samples)),
+            gradual: course.gradual,
+            augment: training.augment[..course.augment].to_vec(),
+        })
+    }
+
+    /// Makes, trains and scores a student. `false` if the time was over before that was done.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn train(&mut self, course: Course) -> Result<bool> {
+        let (began, steps) = (Instant::now(), self.maker.steps);
+        let Some(lessons) = self.lessons(&course) else { return Ok(false) };
+        let mut plan = Plan { packs: Vec::new(), ..self.plan.clone() };
+        (plan.prune, plan.split) = (course.prune, course.split);
+        let codes = lessons.codes.filter(|_| course.bytes.is_some());
+        let told = Plan { lessons: Some(Lessons { codes, ..lessons.clone() }), ..plan.clone() };
+        let (number, of) = (self.tried.len() + 1, self.options.candidates);
+        self.watch.candidate(number, of, &told.to_string(), self.best());
+        let done = match self.schooled(plan, lessons, &course) {
+            Err(_) if self.maker.cut => false,
+            done => {
+                done?;
+                true
+            }
+        };
+        if done && self.maker.steps > steps {
+            let pace = began.elapsed().as_secs_f64() / Self::visits(&course)[1] as f64;
+            self.pace.push((course.augment, pace));
+        }
+        if done && let Some(last) = self.tried.last() {
+            let value = match self.mode() {
+                Mode::Drop(_) if self.limits.keeps(&last.score) => {
+                    last.size.bytes as f64 / self.limits.teacher.bytes.max(1) as f64
+                }
+                Mode::Drop(_) => 1.0 + last.score.drop,
+                _ => last.score.loss,
+            };
+            self.trained.push((course, value));
+        }
+        Ok(done)
+    }
+
+    fn schooled(&mut self, mut plan: Plan, lessons: Lessons, course: &Course) -> Result<()> {
+        let scored = self.maker.scored;
+        plan.prune = self.made(&Plan { split: WHOLE, ..plan.clone() })?.0.prune;
+        (plan, _) = self.made(&plan)?;
+        let codes = lessons.codes;
+        let plan = Plan { lessons: Some(Lessons { codes: None, ..lessons.clone() }), ..plan };
+        let bare = self.maker.trial(&plan.steps(&self.options.common), false)?;
+        let plan = Plan { packs: self.plan.packs.clone(), ..plan };
+        let bytes = course.bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes);
+        let (mut plan, mut trial) = match bytes {
+            Some(bytes) => self.encoded(plan, &bare, bytes)?,
+            None => self.plain(plan)?,
+        };
+        if let (Some(bytes), Some(_)) = (bytes, plan.encode) {
+            let mut room = bytes;
+            // The same bytes are left but for what the file says of its making.
+            let mut fits = trial.size.bytes <= bytes;
+            for left in (0..FITTINGS).rev() {
+                plan.lessons = Some(Lessons { codes, ..lessons.clone() });
+                trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
+                let over = trial.size.bytes.saturating_sub(bytes);
+                if over == 0 || left == 0 || !fits {
+                    break;
+                }
+                room = room.saturating_sub(over);
+                plan.lessons = Some(Lessons { codes: None, ..lessons.clone() });
+                let (again, bare) = self.encoded(plan, &bare, room)?;
+                (plan, fits) = (again, bare.size.bytes <= room);
+            }
+        }
+        let made = self.maker.scored > scored;
+        self.add(&plan, trial, made)
+    }
+}
