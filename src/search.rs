@@ -6,7 +6,7 @@
 //! next bytes begin to cost more than those before. `--target-weights` and `--target-macs` bound what the network computes
 //! with; all of these take `10x`, `40%` or a number (`250kB`, `5M`).
 //!
-//! Passes are composed: channels are pruned, what is left is split into thin layers, and the weights that are left become
+//! Passes are composed: channels are pruned, what is left is split into thin layers or loses inputs that it can do without, and the weights that are left become
 //! codes, of which the size that is asked for decides how many bits each layer gets. Biases and codebooks are stored in half
 //! precision then, and names inside of the model are made short (`--techniques -strip-names` keeps them). How far each of
 //! these goes is what is searched.
@@ -70,10 +70,19 @@ use std::time::Duration;
 pub const CANDIDATES: usize = 40;
 
 /// Passes that split layers.
-const SPLITTERS: [&str; 3] = ["factorize-convs", "factorize-linear", "separate-convs"];
+const SPLITTERS: [&str; 4] = ["factorize-convs", "factorize-linear", "separate-convs", "prune-inputs"];
 /// All passes that a search composes.
-pub const TECHNIQUES: [&str; 8] =
-    ["prune-channels", SPLITTERS[0], SPLITTERS[1], SPLITTERS[2], "cluster-weights", plan::DISTILL, PACKS[0], PACKS[1]];
+pub const TECHNIQUES: [&str; 9] = [
+    "prune-channels",
+    SPLITTERS[0],
+    SPLITTERS[1],
+    SPLITTERS[2],
+    SPLITTERS[3],
+    "cluster-weights",
+    plan::DISTILL,
+    PACKS[0],
+    PACKS[1],
+];
 /// Those that only make the file smaller.
 const PACKS: [&str; 2] = [plan::STORE, "strip-names"];
 

@@ -236,6 +236,8 @@ fn the_predicted_error_is_the_measured_one() {
         (&[50, 64], gemm, "\"factorize-linear\", rank = 20, min-weights = 0"),
         (&[100, 5, 64], product, "\"factorize-linear\", rank = 12, min-weights = 0"),
         (&[100, 64, 5], on_left, "\"factorize-linear\", rank = 12, min-weights = 0"),
+        (&[300, 64], gemm, "\"prune-inputs\", inputs = 40, min-weights = 0"),
+        (&[100, 5, 64], product, "\"prune-inputs\", ratio = 0.6, min-weights = 0"),
         (&[300, 64], gemm_on_left, "\"factorize-linear\", rank = 12, min-weights = 0"),
         (&[60, 8, 8, 8], conv, "\"factorize-convs\", scheme = \"channel\", rank = 6, skip-first = 0"),
         (&[60, 8, 8, 8], conv, "\"factorize-convs\", rank = 8, skip-first = 0"),

@@ -51,6 +51,7 @@ const OPTIONS: &[(&str, &[&str])] = &[
         "separate-convs",
         &["rank = 1", "rank = 3", "energy = 0.9", "order = \"pointwise-first\"", "order = \"depthwise-first\""],
     ),
+    ("prune-inputs", &["inputs = 3", "ratio = 0.7"]),
     ("factorize-linear", &["rank = 1", "rank = 4", "ratio = 0.9", "energy = 0.5", "min-side = 1"]),
     ("factorize-convs", &["rank = 1", "ratio = 0.9", "energy = 0.5", "scheme = \"channel\""]),
     (

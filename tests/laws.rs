@@ -341,9 +341,11 @@ fn noise(shape: &[usize], samples: usize, seed: u64) -> Array {
 }
 
 /// The steps that change the function, such that they find something to do in small networks.
-const LOSSY: [&str; 8] = [
+const LOSSY: [&str; 10] = [
     "pass = \"separate-convs\", rank = 1, skip-first = 0",
     "pass = \"factorize-linear\", ratio = 0.5, min-weights = 1, min-side = 4",
+    "pass = \"prune-inputs\", ratio = 0.5, min-weights = 1",
+    "pass = \"prune-inputs\", params = 0.6, best-effort = true, min-weights = 1",
     "pass = \"factorize-linear\", params = 0.6, best-effort = true, min-weights = 1, min-side = 4",
     "pass = \"factorize-convs\", rank = 2, skip-first = 0",
     "pass = \"factorize-convs\", scheme = \"channel\", skip-first = 0",
@@ -394,12 +396,13 @@ fn shared_weights_stay_shared() {
 }
 
 /// Steps with a budget, such that they find something to do in small networks.
-const BUDGETS: [&str; 8] = [
+const BUDGETS: [&str; 9] = [
     "pass = \"separate-convs\", params = 0.8, skip-first = 0",
     "pass = \"factorize-linear\", macs = 0.6, min-weights = 1, min-side = 4",
     "pass = \"factorize-convs\", params = 0.8, skip-first = 0",
     "pass = \"factorize-convs\", scheme = \"auto\", macs = 0.8, skip-first = 0",
     "pass = \"prune-channels\", params = 0.6, skip-first = 0",
+    "pass = \"prune-inputs\", params = 0.7, min-weights = 1",
     "pass = \"shrink\", params = 0.6, min-weights = 1, factorize-linear = { min-side = 4 }",
     "pass = \"cluster-weights\", size = 0.2",
     "pass = \"cluster-weights\", size = 0.2, encode = false",
@@ -480,6 +483,7 @@ fn choices_cost_what_is_offered() {
         "pass = \"separate-convs\", params = 0.5, skip-first = 0",
         "pass = \"separate-convs\", params = 0.5, skip-first = 0, order = \"pointwise-first\"",
         "pass = \"factorize-linear\", params = 0.5, min-weights = 1, min-side = 1",
+        "pass = \"prune-inputs\", params = 0.5, min-weights = 1",
         "pass = \"factorize-convs\", params = 0.5, scheme = \"auto\", skip-first = 0",
         "pass = \"prune-channels\", params = 0.5, skip-first = 0",
         "pass = \"cluster-weights\", size = 0.5, min-weights = 1",

@@ -208,7 +208,7 @@ fn what_cannot_be_asked_is_refused_before_the_work() {
         (&format!("--target-size 300B {DATA}"), "names and nodes alone"),
         (&format!("--target-size 10x --candidates 0 {DATA}"), "--candidates 0"),
         (&format!("--target-size 10x --minutes 0 {DATA}"), "--minutes must be more than 0"),
-        (&format!("--target-size 10x --techniques prune {DATA}"), "did you mean `prune-channels`"),
+        (&format!("--target-size 10x --techniques prune-channel {DATA}"), "did you mean `prune-channels`"),
         (&format!("--target-size 10x -p clean {DATA}"), "cannot be used with"),
         (&format!("--target-size 10x --minutes 0.00001 {DATA}"), "ended before its first candidate"),
         (&format!("--target-size 10x --state calib.npy {DATA}"), "the state would be written over"),

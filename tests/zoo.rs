@@ -14,10 +14,11 @@ use tutee::ir::{Graph, Model, Tensor};
 use tutee::onnx::{self, SaveOptions, Target};
 
 /// What is tried after `clean`; nothing is too small.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "pass = \"separate-convs\", rank = 2, skip-first = 0, min-weights = 1",
     "pass = \"factorize-convs\", ratio = 0.5, skip-first = 0, min-weights = 1",
     "pass = \"factorize-linear\", ratio = 0.5, min-weights = 1, min-side = 4",
+    "pass = \"prune-inputs\", ratio = 0.5, min-weights = 1",
     "pass = \"prune-channels\", width-mult = 0.5, skip-first = 0",
     "pass = \"prune-rows\", keep-rows = [0, 1, 2, 3, 4, 5, 6, 7], missing = 2",
     "pass = \"prune-weights\", sparsity = 0.5, min-weights = 1",

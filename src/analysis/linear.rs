@@ -172,6 +172,12 @@ impl Linear {
         sets
     }
 
+    /// The same layer of so many inputs.
+    #[must_use]
+    pub fn with_inputs(&self, inputs: usize) -> Linear {
+        Linear { inputs, ..self.clone() }
+    }
+
     /// The axis of Y that counts the outputs of all groups.
     pub fn channel_axis(&self, rank: usize) -> usize {
         match self.form {

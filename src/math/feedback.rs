@@ -1,19 +1,17 @@
 //! Rounding with error feedback: what is lost at one input of a layer is made up for at the inputs not yet rounded.
-//! (Frantar et al. 2022, GPTQ; with zero as the rounding, Frantar & Alistarh 2023, SparseGPT.)
+//! (Frantar et al. 2022, GPTQ; with zero as the rounding, Frantar & Alistarh 2023, SparseGPT; in the form of Chee et al. 2023,
+//! QuIP, which needs no inverse.)
 
-use faer::Par;
-use faer::linalg::triangular_inverse::invert_upper_triangular;
-use faer::{Mat, MatRef};
+use super::solve::factor_by;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
-
-use super::solve::factor;
 
 /// Rows that one task rounds.
 const ROWS: usize = 8;
 
 /// Rounds W (m × n) column by column so that W X changes little, X with the second moments `xx` (n × n): columns of large
-/// moments first, while there are many to make up for what they lose. `round` is given row, column and the number to round. λ = `lambda` · mean of the diagonal. `None` if the moments have no inverse.
+/// moments first, while there are many to make up for what they lose. `round` is given row, column and the number to round. λ = `lambda` · mean of the
+/// diagonal. `None` if the moments have no inverse.
 pub fn feedback(
     w: ArrayView2<'_, f64>,
     xx: ArrayView2<'_, f64>,
@@ -21,28 +19,31 @@ pub fn feedback(
     round: &(dyn Fn(usize, usize, f64) -> f64 + Sync),
 ) -> Option<Array2<f64>> {
     let n = w.ncols();
-    // Last comes first: L Lᵀ = H gives H⁻¹ = Uᵀ U with U = L⁻¹, in which an input is followed by those before it.
+    // From the last, which has the largest moment, to the first.
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| xx[(a, a)].total_cmp(&xx[(b, b)]).then(b.cmp(&a)));
-    let ordered = Array2::from_shape_fn((n, n), |(i, j)| xx[(order[i], order[j])]);
-    let lower = factor(ordered.view(), lambda)?;
-    drop(ordered);
-    // Its columns are the rows of U.
-    let mut inverse = Mat::<f64>::zeros(n, n);
-    invert_upper_triangular(inverse.as_mut(), lower.transpose(), Par::Seq);
-    drop(lower);
-    let inverse: MatRef<'_, f64> = inverse.as_ref();
+    // With L Lᵀ = H an error D of W costs ‖D L‖². Column i of D L is made of the errors at i and at those that are rounded
+    // before it; i is rounded such that it comes near to zero.
+    let mut lower = factor_by(n, lambda, |i, j| xx[(order[i], order[j])])?;
+    // Its rows are wanted one after the other: they become columns.
+    for j in 0..n {
+        for i in 0..j {
+            lower[(i, j)] = lower[(j, i)];
+        }
+    }
+    let lower = lower.as_ref();
     let mut out = Array2::from_shape_fn(w.dim(), |(o, i)| w[(o, order[i])]);
     let rows = out.as_slice_mut()?;
     rows.par_chunks_mut(ROWS * n.max(1)).enumerate().for_each(|(block, rows)| {
+        let mut lost = vec![0.0; rows.len()];
         for i in (0..n).rev() {
-            let Some(u) = inverse.col(i).try_as_col_major().map(|u| u.as_slice()) else { continue };
-            for (r, row) in rows.chunks_mut(n).enumerate() {
-                let rounded = round(block * ROWS + r, order[i], row[i]);
-                let error = (row[i] - rounded) / u[i];
+            let Some(l) = lower.col(i).try_as_col_major().map(|l| &l.as_slice()[..=i]) else { continue };
+            for (r, (row, lost)) in rows.chunks_mut(n).zip(lost.chunks_mut(n)).enumerate() {
+                let rounded = round(block * ROWS + r, order[i], row[i] + lost[i] / l[i]);
+                let error = row[i] - rounded;
                 row[i] = rounded;
                 if error != 0.0 {
-                    row[..i].iter_mut().zip(u).for_each(|(w, u)| *w -= error * u);
+                    lost[..i].iter_mut().zip(l).for_each(|(lost, l)| *lost += error * l);
                 }
             }
         }

@@ -151,7 +151,7 @@ impl Whitening {
             return Some(Whitening::lower(Arc::new(lower)));
         }
         let n = c.nrows();
-        let matrix = shifted(c, lambda_rel);
+        let matrix = shifted(n, lambda_rel, |i, j| c[(i, j)]);
         let mut values = faer::diag::Diag::zeros(n);
         let mut vectors = Mat::zeros(n, n);
         let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Default::default());
@@ -229,16 +229,15 @@ pub fn rows_times(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Option<Vec<
     Some(out)
 }
 
-/// The lower triangle of `g` with the ridge on its diagonal, zeros above.
-fn shifted(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Mat<f64> {
-    let n = g.nrows();
-    let lambda = lambda_rel * g.diag().sum() / n.max(1) as f64;
+/// The lower triangle of a matrix with the ridge on its diagonal, zeros above; `g` gives its entries.
+fn shifted(n: usize, lambda_rel: f64, g: impl Fn(usize, usize) -> f64) -> Mat<f64> {
+    let lambda = lambda_rel * (0..n).map(|i| g(i, i)).sum::<f64>() / n.max(1) as f64;
     let mut lower = Mat::zeros(n, n);
     // Some columns at a time: rows of `g` are read in one go then, and columns written.
     for first in (0..n).step_by(BLOCK) {
         for i in first..n {
             for j in first..(first + BLOCK).min(i + 1) {
-                lower[(i, j)] = g[(i, j)];
+                lower[(i, j)] = g(i, j);
             }
         }
     }
@@ -248,10 +247,15 @@ fn shifted(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Mat<f64> {
 
 pub(super) fn factor(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Mat<f64>> {
     let n = g.nrows();
-    if g.ncols() != n || !finite(g) || !lambda_rel.is_finite() {
+    (g.ncols() == n && finite(g)).then(|| factor_by(n, lambda_rel, |i, j| g[(i, j)]))?
+}
+
+/// The same of a matrix (n × n) whose entries on the diagonal and below `g` gives.
+pub(super) fn factor_by(n: usize, lambda_rel: f64, g: impl Fn(usize, usize) -> f64) -> Option<Mat<f64>> {
+    if !lambda_rel.is_finite() {
         return None;
     }
-    let mut lower = shifted(g, lambda_rel);
+    let mut lower = shifted(n, lambda_rel, g);
     let diagonal: Vec<f64> = (0..n).map(|i| lower[(i, i)]).collect();
     let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default()));
     let stack = MemStack::new(&mut memory);

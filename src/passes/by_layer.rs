@@ -19,6 +19,7 @@
 //! | `factorize-linear` | `rank`, `ratio`, `energy` |
 //! | `factorize-convs` | `rank`, `ratio`, `energy`, `scheme` |
 //! | `prune-channels` | `width`, `units` |
+//! | `prune-inputs` | `inputs`, `ratio` |
 //! | `prune-weights` | `sparsity` |
 //! | `cluster-weights` | `levels`, `bits` |
 //!
@@ -152,6 +153,7 @@ pub fn options(chosen: &[(String, Choice)]) -> toml::Table {
     for (name, choice) in chosen {
         match *choice {
             Choice::LowRank(rank) => say("rank", name, number(rank)),
+            Choice::Inputs(inputs) => say("inputs", name, number(inputs)),
             Choice::Factored { scheme, rank } => {
                 say("rank", name, number(rank));
                 say("scheme", name, scheme.name().into());

@@ -14,6 +14,8 @@ pub enum Choice {
     Units(usize),
     /// Two matrices through so many numbers. (`factorize-linear`)
     LowRank(usize),
+    /// So many inputs of a layer stay. (`prune-inputs`)
+    Inputs(usize),
     /// Two convolutions through so many channels. (`factorize-convs`)
     Factored {
         /// How the kernel is divided.
@@ -40,6 +42,7 @@ impl Choice {
         match self {
             Choice::Units(_) => "prune-channels",
             Choice::LowRank(_) => "factorize-linear",
+            Choice::Inputs(_) => "prune-inputs",
             Choice::Factored { .. } => "factorize-convs",
             Choice::Separable { .. } => "separate-convs",
             Choice::Levels(_) => "cluster-weights",
@@ -125,6 +128,8 @@ impl Offers {
 pub enum Measure {
     /// Loss by rank, from 0, of the weight as outputs × inputs.
     LowRank,
+    /// Loss by number of inputs that stay, from 0.
+    Inputs,
     /// Loss by rank, from 0, of the weight as C·k_h × k_w·M.
     Spatial,
     /// Loss by terms a channel, from 0.

@@ -165,7 +165,7 @@ impl Pass for FactorizeConvs {
         let wanted = |scheme| if scheme == Scheme::Spatial { Wanted::Spatial } else { Wanted::Channel };
         let schemes = factored.clone().map(|(name, scheme, _)| (name, wanted(scheme)));
         let scheme = ByLayer::filled(schemes, budget::WHOLE);
-        let size = self.size.decided(factored.map(|(name, _, rank)| (name, Rank::Terms(rank))));
+        let size = self.size.decided("rank", factored.map(|(name, _, rank)| (name, Rank::Terms(rank))));
         Some(Box::new(FactorizeConvs { scheme, size }))
     }
 

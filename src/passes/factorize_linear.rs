@@ -143,7 +143,7 @@ impl Pass for FactorizeLinear {
             Choice::LowRank(rank) => Some((name.clone(), Rank::Terms(*rank))),
             _ => None,
         };
-        let size = self.size.decided(chosen.iter().filter_map(rank));
+        let size = self.size.decided("rank", chosen.iter().filter_map(rank));
         Some(Box::new(FactorizeLinear { size, min_side: self.min_side }))
     }
 

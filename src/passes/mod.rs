@@ -20,6 +20,7 @@ mod match_statistics;
 mod merge_duplicates;
 pub mod options;
 mod prune_channels;
+mod prune_inputs;
 mod prune_rows;
 mod prune_weights;
 pub mod refit;
@@ -585,6 +586,7 @@ pub const REGISTRY: &[Entry] = registry![
     factorize_convs::FactorizeConvs = "factorize-convs",
     shrink::Shrink = "shrink",
     prune_channels::PruneChannels = "prune-channels",
+    prune_inputs::PruneInputs = "prune-inputs",
     prune_rows::PruneRows = "prune-rows",
     prune_weights::PruneWeights = "prune-weights",
     match_statistics::MatchStatistics = "match-statistics",

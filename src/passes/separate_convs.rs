@@ -207,7 +207,7 @@ impl Pass for SeparateConvs {
         };
         let orders = separable.clone().map(|(name, order, _)| (name, wanted(order)));
         let order = ByLayer::filled(orders, budget::WHOLE);
-        let size = self.size.decided(separable.map(|(name, _, terms)| (name, Terms::Rank(terms))));
+        let size = self.size.decided("rank", separable.map(|(name, _, terms)| (name, Terms::Rank(terms))));
         Some(Box::new(SeparateConvs { size, order, style: self.style }))
     }
 

@@ -1,5 +1,5 @@
-//! Makes layers smaller, each by what costs it least: `separate-convs`, `factorize-convs` by either scheme, `factorize-linear`, or
-//! nothing. One budget for the whole model decides, at the least sum of what the layers lose.
+//! Makes layers smaller, each by what costs it least: `separate-convs`, `factorize-convs` by either scheme, `factorize-linear`,
+//! `prune-inputs`, or nothing. One budget for the whole model decides, at the least sum of what the layers lose.
 //!
 //! It reaches budgets that none of these reaches alone, where convolutions are one part of the weights and matrices the other.
 //! What becomes of a layer, and what calibration data does for it, is what the pass of that name does; see there.
@@ -7,8 +7,8 @@
 //! | option | | default |
 //! |---|---|---|
 //! | `params`, `macs` | the share of the model's parameters or MACs to keep at most (`tutee explain budgets`) | as near to half the parameters as it gets |
-//! | `techniques` | which passes to choose from | all three |
-//! | `separate-convs`, `factorize-convs`, `factorize-linear` | options of these, as a table: `factorize-linear = { min-side = 8 }`; tables of ranks by layer instead of a budget say what becomes of which layer | |
+//! | `techniques` | which passes to choose from | all four |
+//! | `separate-convs`, `factorize-convs`, `factorize-linear`, `prune-inputs` | options of these, as a table: `factorize-linear = { min-side = 8 }`; tables of ranks, and of `inputs`, by layer instead of a budget say what becomes of which layer | |
 //! | `min-weights` | smaller weights are left alone | 1024 |
 //!
 //! The classifier of ten classes and the first convolution are layers like any other here: how much their weights are worth
@@ -58,7 +58,18 @@ use crate::passes::{
 use serde::Deserialize;
 
 /// The passes that it chooses from; of a layer that none can do anything about, the last that is about such layers says why.
-const TECHNIQUES: [&str; 3] = ["separate-convs", "factorize-convs", "factorize-linear"];
+const TECHNIQUES: [Technique; 4] = [
+    Technique { pass: "separate-convs", key: "rank" },
+    Technique { pass: "factorize-convs", key: "rank" },
+    Technique { pass: "factorize-linear", key: "rank" },
+    Technique { pass: "prune-inputs", key: "inputs" },
+];
+
+/// A pass, and its option that says how far it goes.
+struct Technique {
+    pass: &'static str,
+    key: &'static str,
+}
 
 /// The share of the parameters to come near to if nothing is given.
 const SHARE: Share = Share(0.5);
@@ -83,6 +94,7 @@ struct Options {
     separate_convs: Option<toml::Table>,
     factorize_convs: Option<toml::Table>,
     factorize_linear: Option<toml::Table>,
+    prune_inputs: Option<toml::Table>,
 }
 
 impl TryFrom<Options> for Shrink {
@@ -91,16 +103,20 @@ impl TryFrom<Options> for Shrink {
     fn try_from(o: Options) -> Result<Self, String> {
         not_zero([("params", o.params), ("macs", o.macs)])?;
         let budget = one_of(Budget::options(o.params, o.macs))?;
-        let own = [o.separate_convs, o.factorize_convs, o.factorize_linear];
-        let open = !own.iter().flatten().any(|table| table.contains_key("rank"));
-        if let Some(name) = o.techniques.iter().flatten().find(|name| !TECHNIQUES.contains(&name.as_str())) {
-            return Err(format!("`techniques` has \"{name}\": there are {}", TECHNIQUES.join(", ")));
+        let own = [o.separate_convs, o.factorize_convs, o.factorize_linear, o.prune_inputs];
+        let says = |(technique, table): (&Technique, &Option<toml::Table>)| {
+            table.as_ref().is_some_and(|table| table.contains_key(technique.key))
+        };
+        let open = !TECHNIQUES.iter().zip(&own).any(says);
+        let names = TECHNIQUES.each_ref().map(|t| t.pass);
+        if let Some(name) = o.techniques.iter().flatten().find(|name| !names.contains(&name.as_str())) {
+            return Err(format!("`techniques` has \"{name}\": there are {}", names.join(", ")));
         }
         let wanted = |name: &str| o.techniques.as_ref().is_none_or(|all| all.iter().any(|t| t == name));
         let mut techniques = Vec::new();
-        for (name, table) in TECHNIQUES.into_iter().zip(own) {
-            let decided = table.as_ref().is_some_and(|table| table.contains_key("rank"));
-            if !wanted(name) || !open && !decided {
+        for (technique, table) in TECHNIQUES.iter().zip(own) {
+            let name = technique.pass;
+            if !wanted(name) || !open && !says((technique, &table)) {
                 continue;
             }
             let own = table.unwrap_or_default();
@@ -170,7 +186,8 @@ impl Pass for Shrink {
         let options = self.techniques.iter().map(|(technique, own)| {
             let chosen: Vec<_> = chosen.iter().filter(|c| c.1.pass() == technique.name()).cloned().collect();
             let mut options = own.clone();
-            options.insert("rank".into(), toml::Table::new().into());
+            let key = TECHNIQUES.iter().find(|t| t.pass == technique.name()).map_or("rank", |t| t.key);
+            options.insert(key.into(), toml::Table::new().into());
             options.extend(by_layer::options(&chosen));
             (technique.name().to_string(), options.into())
         });

@@ -138,9 +138,9 @@ impl<R> Size<R> {
         Ok(Size { rank, budget })
     }
 
-    /// Of ranks that a budget has decided.
-    pub fn decided(&self, ranks: impl IntoIterator<Item = (String, R)>) -> Size<R> {
-        Size { rank: Some(("rank", ByLayer::filled(ranks, budget::WHOLE))), budget: self.budget }
+    /// Of ranks that a budget has decided, as option `key` says them.
+    pub fn decided(&self, key: &'static str, ranks: impl IntoIterator<Item = (String, R)>) -> Size<R> {
+        Size { rank: Some((key, ByLayer::filled(ranks, budget::WHOLE))), budget: self.budget }
     }
 
     /// Whether little is left, where `strong` says so of a rank.

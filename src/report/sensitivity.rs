@@ -131,6 +131,7 @@ fn words(choice: &Choice) -> String {
     match choice {
         Choice::Units(units) => format!("{units} units"),
         Choice::LowRank(rank) => format!("rank {rank}"),
+        Choice::Inputs(inputs) => format!("{inputs} inputs"),
         Choice::Factored { scheme, rank } => format!("rank {rank}, {}", scheme.name()),
         Choice::Separable { order, terms } => format!("{terms} terms, {}", order.name()),
         Choice::Levels(levels) => format!("{levels} levels"),

@@ -17,10 +17,17 @@ use crate::recipe::{Action, Step};
 use std::collections::HashSet;
 
 /// Passes that decide by a weight and its readers alone what can be made of it.
-const LOCAL: [&str; 3] = ["factorize-linear", "factorize-convs", "separate-convs"];
+const LOCAL: [&str; 4] = ["factorize-linear", "factorize-convs", "separate-convs", "prune-inputs"];
 /// Passes that change what their sites name, and nothing else's size.
-const AT_SITES: [&str; 6] =
-    ["factorize-linear", "factorize-convs", "separate-convs", "prune-weights", "match-statistics", "cluster-weights"];
+const AT_SITES: [&str; 7] = [
+    "factorize-linear",
+    "factorize-convs",
+    "separate-convs",
+    "prune-inputs",
+    "prune-weights",
+    "match-statistics",
+    "cluster-weights",
+];
 const PRUNE_CHANNELS: &str = "prune-channels";
 
 impl Session<'_> {

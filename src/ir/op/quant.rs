@@ -147,18 +147,20 @@ impl Operator for DequantizeLinear {
         Ok(vec![Fact::tensor(dtype(self.output).or(cx.dtype(1)), cx.shape(0).cloned())])
     }
 
-    /// For types of up to 16 bits, in f32.
+    /// For types of up to 16 bits, and for the 32 of biases, in f32.
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let (x, scale) = ((*inputs.first()?)?, (*inputs.get(1)?)?);
-        let narrow = matches!(x.dtype(), DType::U8 | DType::I8 | DType::U16 | DType::I16);
-        if !narrow || scale.dtype() != DType::F32 || !matches!(self.output, 0 | 1) {
+        let known = matches!(x.dtype(), DType::U8 | DType::I8 | DType::U16 | DType::I16 | DType::I32);
+        if !known || scale.dtype() != DType::F32 || !matches!(self.output, 0 | 1) {
             return None;
         }
         let spread = self.scales.spread(scale, x.rank())?;
         let zeros = zero_points(inputs.get(2).copied().flatten(), scale)?;
         let steps: Vec<_> = scale.floats()?.into_iter().zip(zeros).collect();
         kernel::fits(DType::F32, x.shape())?;
-        let y = kernel::zip((&x.ints()?, x.shape()), (&steps, &spread), x.shape(), |v, (s, z)| (v - z) as f64 * s)?;
+        let y = kernel::zip((&x.ints()?, x.shape()), (&steps, &spread), x.shape(), |v, (s, z)| {
+            f64::from((v - z) as f32 * s as f32)
+        })?;
         Some(vec![Tensor::from_floats(DType::F32, x.shape(), y)])
     }
 }
@@ -309,6 +311,9 @@ mod tests {
         let by = |axis| fold(13, &format!("{x} %y : ? = DequantizeLinear<axis={axis}>(%x, %s, %z)")).unwrap().floats();
         assert_eq!(by(0).unwrap(), [-1.0, 0.5, 30.0, 40.0]);
         assert_eq!(by(-1).unwrap(), [-1.0, 20.0, 1.0, 40.0]);
+        let bias =
+            "const %x : i32[2] = {-70000,3} const %s : f32[2] = {0.5,2} %y : ? = DequantizeLinear<axis=0>(%x, %s)";
+        assert_eq!(fold(13, bias).unwrap().floats().unwrap(), [-35000.0, 6.0]);
         let wrong = "const %x : i8[2,2] = {-1,2,3,4} const %s : f32[3] = {1,1,1} %y : ? = DequantizeLinear(%x, %s)";
         assert!(fold(13, wrong).is_none());
     }
