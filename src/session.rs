@@ -312,8 +312,10 @@ impl<'a> Session<'a> {
         }
         let after = measure_at(&state.student, &self.sizes)?;
         let mut zstd_bytes = None;
-        if let Action::Pass(pass, _) = action {
-            let what = pass.budget().and_then(|b| b.missed(state.size.cost, after.cost));
+        if let Action::Pass(pass, selection) = action {
+            // What was chosen without reaching the budget is no miss a second time.
+            let aims = !selection.best_effort || pass.undecided().is_some();
+            let what = pass.budget().filter(|_| aims).and_then(|b| b.missed(state.size.cost, after.cost));
             state.missed.extend(what.map(|what| format!("{}: {what}", step.place())));
             if pass.phase() == Phase::Encode {
                 state.encoder = Some(step.name.clone());

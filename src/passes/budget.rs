@@ -21,7 +21,7 @@
 //!
 //! The report has the recipe with what the budget chose as a table by layer, such as `rank = { "fc1" = 40 }`, and
 //! `--save-recipe FILE` writes it: running that gives the same student. Beside such a table the budget is only what the
-//! step is to reach: if it does not, the exit code is 2.
+//! step is to reach: if it does not, the exit code is 2, unless the step has `best-effort = true`.
 
 use crate::analysis::cost::{Cost, batch_symbol, node_macs};
 use crate::analysis::linear::Linear;
