@@ -327,9 +327,13 @@ impl<'s, 'a> Run<'s, 'a> {
                 None => first.push((i, site)),
             }
         }
+        let followed = moments.is_some() && task.repairs;
         for (i, site) in first {
             if site.lives(graph) {
-                self.observer().site(i as u64, count as u64, &site.label(graph));
+                // Before layers that are fitted, these take no time worth telling.
+                if !followed {
+                    self.observer().site(i as u64, count as u64, &site.label(graph));
+                }
                 let cuts = self.visit(graph, task, site, None)?;
                 moments.as_mut().zip(cuts).into_iter().for_each(|(moments, cuts)| moments.changed(cuts));
             }
