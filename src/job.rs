@@ -289,11 +289,11 @@ impl<'a> Open<'a> {
         let replaced = if output.is_in_place(&self.job.model) { self.teacher.files.len() } else { 0 };
         let mut prepared = output.prepare(student, flat.as_ref(), &sources[replaced..], self.listener)?;
         report.student.bytes = prepared.bytes()?.unwrap_or(report.student.bytes);
-        report.missed.extend(prepared.missed());
         if let Some(searched) = &self.job.searched {
             report.missed.clone_from(&searched.missed);
             report.search = Some(searched.report.clone());
         }
+        report.missed.extend(prepared.missed());
         Ok(prepared)
     }
 

@@ -219,3 +219,19 @@ fn what_cannot_be_asked_is_refused_before_the_work() {
         assert!(!at.join("student.onnx").exists(), "{arguments}");
     }
 }
+
+#[test]
+fn what_is_found_is_held_against_a_golden_structure() {
+    let folder = folder();
+    let at = folder.path();
+    let show = |model: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+        command.args(["show", "--structure", model]).current_dir(at).output().unwrap().stdout
+    };
+    std::fs::write(at.join("golden.ir"), show("teacher.onnx")).unwrap();
+    let search = format!("-o student.onnx --target-size 5x --candidates 1 --check-golden golden.ir {DATA}");
+    let told = said(&run(at, &search), 2);
+    assert!(told.contains("golden.ir"), "{told}");
+    std::fs::write(at.join("golden.ir"), show("student.onnx")).unwrap();
+    said(&run(at, &search), 0);
+}
