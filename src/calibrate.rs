@@ -20,6 +20,7 @@ use crate::analysis::linear::{Bias, Linear};
 use crate::analysis::sizes::InputSizes;
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
+use crate::exec::Network;
 use crate::exits::observe::Source;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use crate::math::fit::Fit;
@@ -209,6 +210,9 @@ pub fn ranges(
             .push(format!("{}: all samples are the same: what is fitted to them holds for nothing else", data.name()));
     }
     for ((spec, (low, high)), array) in specs.iter().zip(ranges).zip(&first) {
+        if data.is_state(&spec.name) {
+            continue;
+        }
         let beyond = low.abs().max(high.abs()) > NORMALISED && spec.dtype.is_float();
         let narrow = high - low < VARIED && spec.dtype.is_float();
         if low == high {
@@ -230,6 +234,17 @@ pub fn ranges(
         }
     }
     Ok(warnings)
+}
+
+/// The data with what the inputs that are fed back get for each sample when the model runs on all of them, in order.
+///
+/// # Errors
+/// If the data does not fit the model, or it cannot be run.
+pub fn with_states(data: Dataset, normalise: &Normalise, model: &Model) -> Result<Dataset> {
+    match data.stream().is_none() {
+        true => Ok(data),
+        false => Network::of_model("the model", model)?.with_states(&data, normalise),
+    }
 }
 
 /// What the inputs of a model are for one run of it on data.

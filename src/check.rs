@@ -20,9 +20,10 @@ use serde::Serialize;
 
 use crate::analysis::cost::{Cost, cost};
 use crate::analysis::weights;
-use crate::data::{Dataset, InputSpec, Normalise};
+use crate::data::{Array, Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::Network;
+use crate::exec::stream::{Run, with_states};
 use crate::figures::percent;
 use crate::math::chance;
 use crate::onnx;
@@ -199,6 +200,8 @@ pub fn check_as(
 ) -> Result<Check> {
     let (teacher, student) = (Network::load(teacher)?, Subject::load(student)?);
     judging.fits(teacher.outputs())?;
+    let own = teacher.with_states(data, normalise)?;
+    let (raw, data) = (data, &own);
     let feed = data.feed(teacher.inputs(), normalise)?;
     let shapes = feed.shapes();
     let probe = Probe::of(&student, &shapes)?;
@@ -209,10 +212,17 @@ pub fn check_as(
     let criteria = judging.criteria(&graph, teacher.inputs(), &runner, &feed, data)?;
     drop(graph);
     let ready = student.ready(&shapes, || feed.chunk(0))?;
+    let plan = |first: &[Array]| {
+        let shapes: Vec<_> = first.iter().map(|array| array.shape().to_vec()).collect();
+        let ready = student.ready(&shapes, || Ok(first.to_vec()))?;
+        Ok::<Run<'_>, Error>(Box::new(move |inputs| ready.run(inputs)))
+    };
+    let own_states = with_states(raw, normalise, teacher.inputs(), &student.outputs(), plan)?;
+    let student_feed = (!raw.stream().is_none()).then(|| own_states.feed(teacher.inputs(), normalise)).transpose()?;
     let probe = probe.map(|p| p.planned(&ready));
     let mut warnings = feed.warnings().to_vec();
     warnings.extend(teacher.widened().or_else(|| student.widened()));
-    let pair = Pair { teacher: runner, student: ready, probe, feed, data, criteria };
+    let pair = Pair { teacher: runner, student: ready, probe, feed, student_feed, data, criteria };
 
     let latency = pair.latency()?;
     let (tallies, samples) = pair.run(progress)?;
@@ -286,10 +296,13 @@ pub fn check_as(
 pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise, judging: &Judging) -> Result<()> {
     let teacher = Network::load(teacher)?;
     judging.fits(teacher.outputs())?;
-    let feed = data.feed(teacher.inputs(), normalise)?;
+    let fed_back = data.fed_back(teacher.inputs(), teacher.outputs())?;
+    let given = teacher.inputs().iter().zip(&fed_back).filter(|(_, output)| output.is_none());
+    let given: Vec<InputSpec> = given.map(|(spec, _)| spec.clone()).collect();
+    let feed = data.feed(&given, normalise)?;
     feed.blocks().try_for_each(|block| {
         feed.hold(block.clone())?;
-        block.into_iter().try_for_each(|i| finite(&feed, i, teacher.inputs(), data).map(drop))?;
+        block.into_iter().try_for_each(|i| finite(&feed, i, &given, data).map(drop))?;
         feed.forget();
         Ok(())
     })

@@ -12,14 +12,17 @@ mod normalise;
 mod npy;
 mod pictures;
 mod stored;
+mod stream;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
 pub use pictures::{Color, Pictures, Size};
+pub use stream::Stream;
 
 use crate::error::{Error, Result, io, reading};
 use member::Member;
@@ -28,10 +31,14 @@ use stored::Stored;
 const FORMS: &str = "give a .npz with `x` and optionally `y`, a .npy, or a folder of pictures";
 const NUMPY: &str = "write arrays of numbers, with numpy.save or numpy.savez";
 
-/// Arrays by name, where a file or a folder holds them; what they hold is read as far as it is asked for.
+/// Arrays by name, where a file or a folder holds them; what they hold is read as far as it is asked for. A clone shares them.
+#[derive(Clone)]
 pub struct Dataset {
     name: String,
-    arrays: Vec<(String, Result<Stored, String>)>,
+    arrays: Vec<(String, Result<Arc<Stored>, String>)>,
+    stream: Stream,
+    /// Those of the arrays that are fed back.
+    states: Vec<String>,
     classes: Vec<String>,
     /// Of a folder of pictures, that not all have the same channels.
     mixed: Option<String>,
@@ -65,12 +72,17 @@ impl Dataset {
         }
         let mut file = File::open(path).map_err(|e| io("read", path, &e))?;
         let arrays = match npy::is_npz(&mut file).map_err(|e| io("read", path, &e))? {
-            Some(true) => npy::open_npz(path, file, meta.len())?,
+            Some(true) => {
+                let members = npy::open_npz(path, file, meta.len())?;
+                members.into_iter().map(|(name, array)| (name, array.map(Arc::new))).collect()
+            }
             Some(false) => {
                 let array = npy::open_npy(Member::all(file, meta.len()));
                 vec![(
                     "x".into(),
-                    Ok(array.map_err(|why| Error::input(format!("cannot read {name}")).because(why).help(NUMPY))?),
+                    Ok(Arc::new(
+                        array.map_err(|why| Error::input(format!("cannot read {name}")).because(why).help(NUMPY))?,
+                    )),
                 )]
             }
             None => return Err(not_data("its first bytes are neither those of a zip archive nor NumPy's")),
@@ -83,13 +95,13 @@ impl Dataset {
     }
 
     fn empty(name: String) -> Dataset {
-        let (arrays, classes, warnings, files) = Default::default();
-        Dataset { name, arrays, classes, mixed: None, warnings, files }
+        let (arrays, states, classes, warnings, files) = Default::default();
+        Dataset { name, arrays, stream: Stream::default(), states, classes, mixed: None, warnings, files }
     }
 
     /// A data set made in memory; `name` stands for the file in messages.
     pub fn from_arrays(name: impl Into<String>, arrays: impl IntoIterator<Item = (String, Array)>) -> Dataset {
-        let arrays = arrays.into_iter().map(|(name, array)| (name, Ok(array.into()))).collect();
+        let arrays = arrays.into_iter().map(|(name, array)| (name, Ok(kept(array)))).collect();
         Dataset { arrays, ..Dataset::empty(name.into()) }
     }
 
@@ -140,6 +152,11 @@ impl Dataset {
             }
         }
     }
+}
+
+/// An array that is in memory.
+fn kept(array: Array) -> Arc<Stored> {
+    Arc::new(array.into())
 }
 
 /// `n` indices out of `0..len`, evenly spaced from the first on, ascending; all of them if there are no more than `n`.

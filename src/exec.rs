@@ -4,6 +4,7 @@
 //! half precision (f16, bf16) are computed in f32, and what goes in and comes out has the types of the file.
 
 mod prepare;
+pub mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::infer::{DimFact, Factoid};
 use tract_onnx::tract_hir::internal::DimLike;
 
-use crate::data::{Array, Dtype, InputSpec};
+use crate::data::{Array, Dataset, Dtype, InputSpec, Normalise};
 use crate::error::{Error, Result, quietly};
 use crate::ir::{Graph, Model};
 use crate::onnx;
@@ -49,6 +50,14 @@ impl Network {
     /// Reads a model from memory; `name` is what errors call it. Fails as [`Network::load`].
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Network> {
         Network::parse(Path::new(name), |onnx| onnx.proto_model_for_read(&mut &*bytes))
+    }
+
+    /// A model of ours as tract reads it; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn of_model(name: &str, model: &Model) -> Result<Network> {
+        Network::from_bytes(name, &onnx::to_bytes(&*model.nested()?)?)
     }
 
     fn parse(path: &Path, read: impl FnOnce(&Onnx) -> TractResult<pb::ModelProto>) -> Result<Network> {
@@ -117,6 +126,18 @@ impl Network {
     pub fn run(&self, inputs: &[Array]) -> Result<Vec<Array>> {
         let shapes: Vec<_> = inputs.iter().map(|array| array.shape().to_vec()).collect();
         self.plan(&shapes, false)?.run(inputs)
+    }
+
+    /// The data with what the inputs that are fed back get for each sample, as this network runs on them in order.
+    ///
+    /// # Errors
+    /// As [`stream::with_states`].
+    pub fn with_states(&self, data: &Dataset, normalise: &Normalise) -> Result<Dataset> {
+        stream::with_states(data, normalise, &self.inputs, &self.outputs, |first| {
+            let shapes: Vec<_> = first.iter().map(|array| array.shape().to_vec()).collect();
+            let runner = self.runner(&shapes)?;
+            Ok(Box::new(move |inputs| runner.run(inputs)))
+        })
     }
 
     fn plan(&self, shapes: &[Vec<usize>], optimize: bool) -> Result<Runner> {

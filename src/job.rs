@@ -212,7 +212,7 @@ impl<'a> Open<'a> {
         let plan = job.recipe.plan()?;
         job.output.check()?;
         let teacher = onnx::load(&job.model)?;
-        let samples = Samples::open(job, &plan, listener)?;
+        let samples = Samples::open(job, &plan, &teacher.model, listener)?;
         let given = input_sizes(&teacher.model.graph, &job.sizes)?.or_else(|| samples.sizes(&teacher.model));
         let data = Data { sizes: given.unwrap_or_default(), ..Data::default() };
         let sizes = data.sizes_for(&teacher.model);

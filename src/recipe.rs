@@ -71,6 +71,10 @@ pub struct Data {
     pub color: Option<String>,
     /// and a file with the names of the classes.
     pub classes: Option<PathBuf>,
+    /// Outputs by the input that gets what they gave for the sample before,
+    pub feedback: BTreeMap<String, String>,
+    /// and zeros after so many samples.
+    pub stream_length: Option<usize>,
 }
 
 /// `[target]`: what the student must reach.

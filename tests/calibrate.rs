@@ -4,10 +4,10 @@
 mod common;
 
 use common::{recipe, root};
-use tutee::calibrate::Calibration;
+use tutee::calibrate::{Calibration, with_states};
 use tutee::check::check;
 use tutee::compress::{Data, Outcome, Silent, compress_on};
-use tutee::data::{Array, Dataset, Dtype, Normalise};
+use tutee::data::{Array, Dataset, Dtype, Normalise, Stream};
 use tutee::exec::Network;
 use tutee::ir::{Model, Source, random, text};
 use tutee::onnx::{self, SaveOptions, Target};
@@ -496,4 +496,35 @@ fn matched_outputs_have_the_teachers_moments() {
             done.report.steps[1].rows
         );
     }
+}
+
+/// A cell with a state.
+const CELL: &str = "model \"cell\" opset 17 {
+    input %x : f32[1,8] input %h : f32[1,12]
+    const %wx : f32[8,12] = seed(1) const %r : f32[12,12] = seed(2) const %wy : f32[12,4] = seed(3)
+    %a : ? = MatMul(%x, %wx) @of_x %b : ? = MatMul(%h, %r) @of_state %ab : ? = Add(%a, %b) %hn : ? = Tanh(%ab)
+    %y : ? = MatMul(%hn, %wy) @last
+    output %y output %hn
+}";
+
+#[test]
+fn states_are_those_that_the_teacher_has_in_order() {
+    let teacher = text::parse::model(CELL).unwrap();
+    let x: Vec<f32> = random::noise(3).map(|v| v as f32).take(400 * 8).collect();
+    let data = Dataset::from_arrays("stream", [("x".to_string(), Array::from_f32(vec![400, 8], &x).unwrap())]);
+    let feedback = [("h".to_string(), "hn".to_string())].into();
+    let data = data.in_streams(Stream::new(feedback, Some(100)).unwrap());
+    // They are no raw numbers.
+    let normalise = Normalise { scale: 2.0, ..Normalise::default() };
+    let data = with_states(data, &normalise, &teacher).unwrap();
+    let states = data.array("h").unwrap();
+    assert_eq!(states.shape(), [400, 1, 12]);
+    let network = Network::of_model("cell", &teacher).unwrap();
+    let mut state = Array::from_f32(vec![1, 12], &[0.0; 12]).unwrap();
+    for (i, x) in x[..100 * 8].chunks(8).enumerate() {
+        assert_eq!(states.to_f32()[12 * i..12 * (i + 1)], state.to_f32(), "sample {i}");
+        let x: Vec<f32> = x.iter().map(|v| 2.0 * v).collect();
+        state = network.run(&[Array::from_f32(vec![1, 8], &x).unwrap(), state]).unwrap().remove(1);
+    }
+    assert!(states.to_f32()[1200..1212].iter().all(|&v| v == 0.0), "a new stream begins with zeros");
 }

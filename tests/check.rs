@@ -1,13 +1,15 @@
 //! Teacher against student on real images, and on small models for what real ones do not show.
 #![cfg(feature = "exec")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 use tutee::check::{Check, Judging, Kind, Metric, Targets, check, check_as};
-use tutee::data::{Array, Dataset, Dtype, Normalise};
+use tutee::data::{Array, Dataset, Dtype, Normalise, Stream};
 use tutee::error::Result;
+use tutee::exec::Network;
 use tutee::ir::{random, text};
 use tutee::onnx;
 
@@ -346,4 +348,83 @@ fn what_does_not_belong_together_is_refused() {
     assert!(e.contains("differ in their inputs") && e.contains("`ids` i64"), "{e}");
     let e = compare("scores.onnx", "scores.onnx", &scores(&[1.0; 6], Some(&[0, 3]))).unwrap_err().to_string();
     assert!(e.contains("label 3 of sample 1 is not a class"), "{e}");
+}
+
+/// A gated cell. That its state has six numbers shows only in what it gives.
+const CELL: &str = "model \"cell\" opset 17 {
+    input %x : f32[1,4] input %h : f32[N,M]
+    const %wz : f32[4,6] = seed(1) const %wn : f32[4,6] = seed(2) const %one : f32[] = {1.0}
+    const %wy : f32[6,3] = seed(5)
+    %a : ? = MatMul(%x, %wz) %ab : ? = Add(%a, %h) %z : ? = Sigmoid(%ab)
+    %c : ? = MatMul(%x, %wn) %n : ? = Tanh(%c) %k : ? = Sub(%one, %z)
+    %old : ? = Mul(%z, %h) %new : ? = Mul(%k, %n) %hn : ? = Add(%old, %new)
+    %y : ? = MatMul(%hn, %wy)
+    output %y output %hn
+}";
+
+fn cell_stream(length: Option<usize>) -> Dataset {
+    let feedback = BTreeMap::from([("h".to_string(), "hn".to_string())]);
+    noise(30, &[4]).in_streams(Stream::new(feedback, length).unwrap())
+}
+
+/// What a cell answers to samples one after the other.
+fn cell_answers(file: &Path, data: &Dataset, length: usize) -> Vec<f64> {
+    let network = Network::load(file).unwrap();
+    let x = data.array("x").unwrap().to_f32();
+    let zeros = || Array::from_f32(vec![1, 6], &[0.0; 6]).unwrap();
+    let (mut state, mut answers) = (zeros(), Vec::new());
+    for (i, x) in x.chunks(4).enumerate() {
+        if i % length == 0 {
+            state = zeros();
+        }
+        let given = network.run(&[Array::from_f32(vec![1, 4], x).unwrap(), state]).unwrap();
+        answers.extend(given[0].to_f64());
+        state = given[1].clone();
+    }
+    answers
+}
+
+#[test]
+fn teacher_and_student_go_on_from_their_own_states() {
+    let models = Models::new(CELL, other_weights);
+    let files = ["teacher.onnx", "student.onnx"].map(|name| models.0.path().join(name));
+    let far = |length: Option<usize>| {
+        let data = cell_stream(length);
+        let [t, s] = files.each_ref().map(|file| cell_answers(file, &data, length.unwrap_or(30)));
+        let wanted = t.iter().zip(&s).map(|(t, s)| (t - s).abs()).fold(0.0, f64::max);
+        let given = models.check(&data, &Judging::default()).unwrap().outputs["y"].max_abs;
+        assert!((given - wanted).abs() < 1e-5 && wanted > 0.1, "{given} for {wanted}");
+        given
+    };
+    assert_ne!(far(None), far(Some(5)));
+}
+
+#[test]
+fn what_cannot_be_fed_back_is_refused() {
+    let models = Models::new(CELL, other_weights);
+    let refused = |data: Dataset, feedback: [&str; 2]| {
+        let feedback = BTreeMap::from([feedback.map(String::from).into()]);
+        let data = data.in_streams(Stream::new(feedback, None).unwrap());
+        models.check(&data, &Judging::default()).unwrap_err().to_string()
+    };
+    let both = || {
+        let state = Array::from_f32(vec![30, 1, 6], &[0.0; 180]).unwrap();
+        let x = noise(30, &[4]).array("x").unwrap().clone();
+        Dataset::from_arrays("both", [("x".to_string(), x), ("h".to_string(), state)])
+    };
+    for (data, feedback, why) in [
+        (noise(30, &[4]), ["g", "hn"], "no such input, it has `x`, `h`"),
+        (noise(30, &[4]), ["h", "g"], "no such output, it has `y`, `hn`"),
+        (both(), ["h", "hn"], "the data holds `h`, too"),
+    ] {
+        let e = refused(data, feedback);
+        assert!(e.contains(why), "{e}");
+    }
+    let other =
+        CELL.replace("%h : f32[N,M]", "%h : f32[1,6]").replace("output %hn", "%last : ? = Neg(%y) output %last");
+    let models = Models::new(&other, other_weights);
+    let feedback = BTreeMap::from([("h".to_string(), "last".to_string())]);
+    let data = noise(30, &[4]).in_streams(Stream::new(feedback, None).unwrap());
+    let e = models.check(&data, &Judging::default()).unwrap_err().to_string();
+    assert!(e.contains("for f32[1,6] it gives f32[1,3]"), "{e}");
 }

@@ -352,6 +352,17 @@ const CASES: &[Case] = &[
         |d| arrays(d, &[X]),
         "check teacher.onnx teacher.onnx --data data.npz --mean 0.5,0.5",
     ),
+    ("a feedback of no output", |d| arrays(d, &[X]), "check teacher.onnx teacher.onnx --data data.npz --feedback x"),
+    (
+        "a feedback to no input",
+        |d| arrays(d, &[X]),
+        "check teacher.onnx teacher.onnx --data data.npz --feedback state=y",
+    ),
+    (
+        "streams of nothing that is fed back",
+        |d| arrays(d, &[X]),
+        "check teacher.onnx teacher.onnx --data data.npz --stream-length 4",
+    ),
     ("a scale that is no number", |d| arrays(d, &[X]), "check teacher.onnx teacher.onnx --data data.npz --scale 1:255"),
     ("a std of nothing", |d| arrays(d, &[X]), "check teacher.onnx teacher.onnx --data data.npz --std 0"),
     (

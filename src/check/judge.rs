@@ -9,7 +9,6 @@ use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exec::{Network, Runner};
 use crate::ir::Model;
-use crate::onnx;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,7 +92,7 @@ impl<'a> Judge<'a> {
         samples: &[usize],
         judging: &Judging,
     ) -> Result<Judge<'a>> {
-        let network = read(teacher, "the teacher")?;
+        let network = Network::of_model("the teacher", teacher)?;
         judging.fits(network.outputs())?;
         let specs = network.inputs().to_vec();
         let feed = data.feed(&specs, normalise)?;
@@ -170,7 +169,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// If the student cannot be run.
     pub fn score_some(&self, student: &Model, samples: usize) -> Result<Score> {
-        let runner = read(student, "the student")?.runner(&self.shapes)?;
+        let runner = Network::of_model("the student", student)?.runner(&self.shapes)?;
         let wanted = samples.div_ceil(self.batch.max(1)).clamp(1, self.runs.len().max(1));
         let some: Vec<usize> = evenly(wanted, self.runs.len()).collect();
         let mut sums = Sums::default();
@@ -277,11 +276,6 @@ impl<'a> Judge<'a> {
             confusion: sums.confusion.iter().map(|(&(class, said), &n)| (class, said, n)).collect(),
         }
     }
-}
-
-/// Reads a model of ours as tract does.
-fn read(model: &Model, name: &str) -> Result<Network> {
-    Network::from_bytes(name, &onnx::to_bytes(&*model.nested()?)?)
 }
 
 fn is_classes(judged: &Judged) -> bool {

@@ -24,6 +24,8 @@ pub(super) struct Pair<'a> {
     pub student: Ready,
     pub probe: Option<Probe>,
     pub feed: Feed<'a>,
+    /// The same with the student's own states, where states are fed back.
+    pub student_feed: Option<Feed<'a>>,
     pub data: &'a Dataset,
     pub criteria: Criteria,
 }
@@ -103,7 +105,9 @@ impl Pair<'_> {
         let inputs = finite(&self.feed, i, &self.criteria.inputs, self.data)?;
         let range = self.feed.rows(i);
         let rows = |outputs: &[Array]| answers(outputs, self.teacher.outputs(), self.feed.batch(), range.len());
-        let (mut teacher, mut student) = (rows(&self.teacher.run(&inputs)?)?, rows(&self.student.run(&inputs)?)?);
+        let teacher = self.teacher.run(&inputs)?;
+        let inputs = self.student_feed.as_ref().map_or(Ok(inputs), |own| own.chunk(i))?;
+        let (mut teacher, mut student) = (rows(&teacher)?, rows(&self.student.run(&inputs)?)?);
         let asked = self.probe.as_ref().map_or(Ok(Vec::new()), |probe| probe.ask(&self.student, &inputs))?;
         let asked = asked.into_iter().map(|(answer, sure)| Ok((rows(&[answer])?.swap_remove(0), sure)));
         let mut asked = asked.collect::<Result<Vec<_>>>()?;

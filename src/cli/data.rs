@@ -1,6 +1,6 @@
 //! Data on the command line: how raw numbers and pictures become what the model was trained on.
 
-use crate::data::{Color, Size, parse_scale};
+use crate::data::{Color, Size, Stream, parse_scale};
 use crate::error::Result;
 use crate::recipe;
 use std::path::PathBuf;
@@ -26,6 +26,13 @@ pub struct DataArgs {
     /// Pictures: a file with the names of the class folders, one a line, in the order of the labels
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
+    /// Samples are a stream: this input is not in the data, it begins with zeros and then gets what this output gave for the
+    /// sample before, as state=stateN. May be repeated
+    #[arg(long, value_name = "INPUT=OUTPUT")]
+    feedback: Vec<String>,
+    /// Inputs that are fed back begin with zeros again after every N samples
+    #[arg(long, value_name = "N")]
+    stream_length: Option<usize>,
 }
 
 impl DataArgs {
@@ -52,6 +59,11 @@ impl DataArgs {
         for (text, given) in texts {
             *text = given.or(text.take());
         }
+        for text in &self.feedback {
+            let (input, output) = Stream::parse(text).map_err(|e| e.at("--feedback"))?;
+            recipe.feedback.insert(input, output);
+        }
+        recipe.stream_length = self.stream_length.or(recipe.stream_length);
         recipe.classes = self.classes.clone().or(recipe.classes.take());
         Ok(())
     }

@@ -195,6 +195,8 @@ impl SearchArgs {
             scale: (scale != 1.0).then(|| scale.to_string()),
             mean,
             std,
+            feedback: said.feedback.clone(),
+            stream_length: said.stream_length,
             ..recipe::Data::default()
         };
         let recipe = |steps: &[String]| -> Result<Recipe> {

@@ -95,6 +95,18 @@ impl Array {
         }
     }
 
+    /// Fails if there is no memory for it.
+    pub fn zeros(dtype: Dtype, shape: Vec<usize>) -> Result<Array> {
+        let mut bytes = Vec::new();
+        match byte_len(dtype, &shape).filter(|&n| bytes.try_reserve_exact(n).is_ok()) {
+            Some(n) => bytes.resize(n, 0),
+            None => {
+                return Err(Error::input(format!("{} is larger than memory", describe(dtype, shape))));
+            }
+        }
+        Array::new(dtype, shape, bytes)
+    }
+
     /// Fails unless `values` has as many elements as `shape` asks for.
     pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> Result<Array> {
         Array::new(Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())

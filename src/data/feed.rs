@@ -90,20 +90,25 @@ impl Dataset {
         let mut feed =
             Feed { data: self, len: 0, batch: 1, inputs: Vec::new(), labels: None, warnings: self.warnings.clone() };
         let mut used: Vec<&str> = Vec::new();
+        let given = specs.iter().filter(|spec| !self.is_state(&spec.name)).count();
         // The array that first told the number of samples, and the input that first told the batch.
         let mut counted: Option<(&str, usize)> = None;
         let mut batched: Option<(&str, usize)> = None;
         for spec in specs {
             let has = |name: &str| self.arrays.iter().any(|(n, _)| n == name);
-            let source = if specs.len() == 1 && !has(&spec.name) { "x" } else { spec.name.as_str() };
-            let array = self.stored(source).map_err(|e| match specs.len() {
+            let source = if given == 1 && !has(&spec.name) { "x" } else { spec.name.as_str() };
+            let array = self.stored(source).map_err(|e| match given {
                 _ if has(source) => e,
                 1 => e.help(format!("name the samples `x` or `{}`, after the model's input", spec.name)),
                 _ => e.help("give one array for each input of the model, under the input's name"),
             })?;
             used.push(source);
             let refuse = |why: String| self.misfit(source, spec, why);
-            let (layout, fixed) = layout(array, spec).map_err(|why| refuse(why).help(wanted(spec)))?;
+            let is_state = self.is_state(source);
+            let (layout, fixed) = match is_state {
+                true => (Layout::Whole, 1),
+                false => layout(array, spec).map_err(|why| refuse(why).help(wanted(spec)))?,
+            };
             if layout != Layout::Shared {
                 let n = array.shape()[0];
                 if array.is_empty() {
@@ -134,7 +139,8 @@ impl Dataset {
                 Layout::Whole => drop(shape.remove(0)),
                 Layout::Shared => {}
             }
-            let channels = if spec.dtype.is_float() { normalise.channels(&shape).map_err(normalised)? } else { None };
+            let is_raw = spec.dtype.is_float() && !is_state;
+            let channels = if is_raw { normalise.channels(&shape).map_err(normalised)? } else { None };
             feed.inputs.push(Input {
                 array,
                 source: source.into(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::imageops::FilterType;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, Luma};
@@ -91,10 +92,10 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
     let shape = vec![files.len(), channels, size.height as usize, size.width as usize];
     let form = Form { dtype: Dtype::U8, shape, big_endian: false, fortran: false };
     let x = Stored::new(form, Box::new(Folder { files, size, resize: pictures.resize.is_some(), color }));
-    data.arrays.push(("x".into(), Ok(x)));
+    data.arrays.push(("x".into(), Ok(Arc::new(x))));
     if labelled {
         let y = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
-        data.arrays.push(("y".into(), Ok(Array::new(Dtype::I64, vec![labels.len()], y)?.into())));
+        data.arrays.push(("y".into(), Ok(super::kept(Array::new(Dtype::I64, vec![labels.len()], y)?))));
     }
     Ok(data)
 }

@@ -78,6 +78,8 @@ impl Bench {
         let same = said.train.as_ref().is_some_and(|train| is_same(train, &path));
         read.extend(lessons.iter().flat_map(|l| l.files()).map(|f| ("the training data", f.as_path())));
         places::check(written, &read)?;
+        let with_states = |data| calibrate::with_states(data, &normalise, &teacher.model);
+        let (data, lessons) = (with_states(data)?, lessons.map(with_states).transpose()?);
         let sizes = match input_sizes(&teacher.model.graph, sizes)? {
             Some(given) => given,
             None => calibrate::sizes(&data, &normalise, &teacher.model)?,

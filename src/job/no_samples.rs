@@ -20,7 +20,7 @@ pub(super) struct Used {
 }
 
 impl Samples {
-    pub fn open(_: &Job, _: &[(String, Action)], _: &dyn Listener) -> Result<Samples> {
+    pub fn open(_: &Job, _: &[(String, Action)], _: &Model, _: &dyn Listener) -> Result<Samples> {
         Ok(Samples)
     }
 

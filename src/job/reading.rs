@@ -2,7 +2,7 @@
 
 use super::Gates;
 use crate::check::{Judging, Targets};
-use crate::data::{Dataset, Normalise, Pictures, parse_scale};
+use crate::data::{Dataset, Normalise, Pictures, Stream, parse_scale};
 use crate::error::{Error, Result};
 use crate::recipe;
 use std::path::Path;
@@ -32,6 +32,14 @@ pub fn pictures(data: &recipe::Data) -> Result<Pictures> {
     })
 }
 
+/// How samples follow each other.
+///
+/// # Errors
+/// If streams have a length that is none, or nothing is fed back in them.
+pub fn stream(data: &recipe::Data) -> Result<Stream> {
+    Stream::new(data.feedback.clone(), data.stream_length)
+}
+
 /// What a recipe says under a key.
 fn parsed<T: std::str::FromStr<Err = String>>(text: &Option<String>, key: &str) -> Result<Option<T>> {
     let parse = |text: &String| text.parse().map_err(|why: String| Error::input(why));
@@ -44,7 +52,7 @@ fn parsed<T: std::str::FromStr<Err = String>>(text: &Option<String>, key: &str) 
 /// If the file cannot be read, or what is said of it makes no sense.
 pub fn load(path: &Path, how: &recipe::Data) -> Result<(Dataset, Normalise)> {
     let normalise = normalise(how)?;
-    Ok((Dataset::load_as(path, &pictures(how)?)?, normalise))
+    Ok((Dataset::load_as(path, &pictures(how)?)?.in_streams(stream(how)?), normalise))
 }
 
 /// The targets on data; gates come before the recipe.

@@ -4,7 +4,7 @@
 pub(super) use crate::exits::staged;
 
 use super::places::Named;
-use super::reading::{classes, judging, normalise, pictures, targets};
+use super::reading::{classes, judging, normalise, pictures, stream, targets};
 use super::watched::Watched;
 use super::{Job, Listener};
 use crate::analysis::sizes::InputSizes;
@@ -66,12 +66,18 @@ pub(super) struct Used {
 }
 
 impl Samples {
-    pub fn open(job: &Job, plan: &[(String, Action)], listener: &dyn Listener) -> Result<Samples> {
+    pub fn open(job: &Job, plan: &[(String, Action)], model: &Model, listener: &dyn Listener) -> Result<Samples> {
         let said = &job.recipe.data;
-        let (normalise, pictures) = (normalise(said)?, pictures(said)?);
-        let load = |path: &Option<PathBuf>| path.as_ref().map(|p| Dataset::load_as(p, &pictures)).transpose();
+        let (normalise, pictures, stream) = (normalise(said)?, pictures(said)?, stream(said)?);
+        let load = |path: &Option<PathBuf>| {
+            let read = |p: &PathBuf| Ok(Dataset::load_as(p, &pictures)?.in_streams(stream.clone()));
+            path.as_ref().map(read).transpose()
+        };
         let test = test(job, &load)?;
         let (calibration, training) = (load(&said.calib)?, load(&said.train)?);
+        let with_states = |data| calibrate::with_states(data, &normalise, model);
+        let (calibration, training) =
+            (calibration.map(with_states).transpose()?, training.map(with_states).transpose()?);
         let teachers = teachers(plan)?;
         let data = calibration.iter().chain(&training).chain(test.iter().map(|t| &t.data));
         classes(data).iter().for_each(|line| listener.news(line));

@@ -194,6 +194,8 @@ mod tests {
                     resize: self.often(Self::word),
                     color: self.often(Self::word),
                     classes: self.often(path),
+                    feedback: (0..self.below(3)).map(|_| (self.word(), self.word())).collect(),
+                    stream_length: self.often(|r| r.below(5000)),
                 },
                 target: Target {
                     max_drop: self.often(Self::share),
