@@ -11,7 +11,7 @@
 //! precision then, and names inside of the model are made short (`--techniques -strip-names` keeps them). How far each of
 //! these goes is what is searched.
 //!
-//! With `--train DATA` the best students are trained on what the teacher says of that data: ten candidates go without; then up
+//! With `--train DATA` the best students are trained on what the teacher says of that data: six candidates go without; then up
 //! to three that differ in how pruning, splitting and bits share the size are trained for a little, the best two of them
 //! twice as long, and so on, each time with some of their neighbours, with pruning in two steps, and with images that are
 //! moved or mirrored. The weights are trained before they become codes, and the codes after that, with `distill`. The samples
@@ -32,7 +32,7 @@
 //! least. Candidates that begin alike share that work.
 //!
 //! The result depends on the model, the data, the goal and the number of candidates (`--candidates`), not on threads or
-//! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. (One that had ten or fewer, and
+//! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. (One that had six or fewer, and
 //! so trained none: with `--techniques -distill`, too.) A training begins only if those before say that there is time for it. `--state FILE` keeps what was
 //! measured, and the next run takes it up, for another goal too. `--save-recipe FILE` keeps the answer: `-r FILE` makes the
 //! same bytes again. `--front DIR` writes all students of which none that is smaller loses less, each with its recipe, and a

@@ -127,8 +127,7 @@ impl Ladder {
             }
             Move::Size => None,
             Move::Augment => {
-                let augment = course.augment + 1;
-                (augment <= self.changes).then(|| Course { augment, ..course.clone() })
+                (course.augment < self.changes).then(|| Course { augment: self.changes, ..course.clone() })
             }
             Move::Gradual => (prune < WHOLE && !course.gradual).then(|| Course { gradual: true, ..course.clone() }),
         }

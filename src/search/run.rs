@@ -6,6 +6,7 @@ use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
 use super::refine::Refine;
 use super::store::Trial;
+use super::trained::Fill;
 use super::{Candidate, Found, Limits, Options, Watch};
 use crate::error::{Error, Result};
 use crate::report::Size;
@@ -46,6 +47,10 @@ pub struct Run<'s, 'a> {
     pub(super) trained: Vec<(Course, f64)>,
     /// How long it takes to train with a sample, by how many changes it is trained with, as far as that was measured.
     pub(super) pace: Vec<(usize, f64)>,
+    /// How plans that are trained fill their sizes.
+    pub(super) fills: Vec<Fill>,
+    /// Bytes that training adds to a file, as far as that showed: the words on how it was made.
+    pub(super) words: u64,
     /// Layers that losses may count more or less of, the largest first, and how that went.
     refine: Refine,
     /// Students that may be asked for at the end, by their steps: the best one's, or those of the front.
@@ -75,8 +80,25 @@ impl<'s, 'a> Run<'s, 'a> {
         plan: Plan,
     ) -> Run<'s, 'a> {
         let (laws, tried, aims, ladder, trained, pace) = Default::default();
-        let (refine, states) = Default::default();
-        Run { maker, limits, options, watch, space, plan, laws, tried, aims, ladder, trained, pace, refine, states }
+        let (fills, words, refine, states) = Default::default();
+        Run {
+            maker,
+            limits,
+            options,
+            watch,
+            space,
+            plan,
+            laws,
+            tried,
+            aims,
+            ladder,
+            trained,
+            pace,
+            fills,
+            words,
+            refine,
+            states,
+        }
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -362,11 +384,13 @@ impl<'s, 'a> Run<'s, 'a> {
         Ok((plan, trial))
     }
 
-    /// A student whose weights are codes, such that its file has so many bytes at most and few less.
+    /// A student whose weights are codes, such that its file has so many bytes at most and few less. The share that the plan
+    /// encodes to, if it has one, is taken where it keeps within them.
     pub(super) fn encoded(&mut self, plan: Plan, bare: &Trial, bytes: u64) -> Result<(Plan, Trial)> {
         let stored = bare.stored.max(1) as f64;
         let hundredths = |left: f64| (10_000.0 * left / stored).clamp(1.0, 9_999.0) as u32;
-        let mut share = hundredths(bytes as f64 - self.space.overhead);
+        let known = plan.encode;
+        let mut share = known.unwrap_or_else(|| hundredths(bytes as f64 - self.space.overhead));
         let mut tried: Vec<(u32, u64)> = Vec::new();
         while tried.len() < ENCODINGS && tried.iter().all(|t| t.0 != share) {
             let encoded = Plan { encode: Some(share), ..plan.clone() };
@@ -374,7 +398,7 @@ impl<'s, 'a> Run<'s, 'a> {
             let size = trial.size.bytes;
             self.space.overhead = size.saturating_sub(trial.stored) as f64;
             tried.push((share, size));
-            if size <= bytes && size as f64 >= CLOSE * bytes as f64 {
+            if size <= bytes && (size as f64 >= CLOSE * bytes as f64 || known == Some(share)) {
                 break;
             }
             let now = f64::from(share) / 10_000.0 * stored;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use std::time::Instant;
 
 /// Candidates without training before those with it.
-const UNTRAINED: usize = 10;
+const UNTRAINED: usize = 6;
 /// Samples, each as often as it is seen, that the weights of a student on the lowest rung are trained with.
 const VISITS: usize = 40_000;
 /// Students on the lowest rung.
@@ -22,6 +22,20 @@ const WORSE: f64 = 6.0;
 const LAST: usize = 3;
 /// Times that codes are trained once more, where their file turned out too large.
 const FITTINGS: usize = 3;
+/// A file that is smaller than this share of what it may be has room for more weights.
+const FULL: f64 = 0.985;
+/// Times that more weights are tried.
+const FILLINGS: usize = 3;
+
+/// A plan whose codes fill a size.
+#[derive(Debug, Clone, Copy)]
+pub struct Fill {
+    /// Of the course: shares of pruning and of splitting, and the bytes of the file.
+    of: (u32, u32, Option<u64>),
+    prune: u32,
+    split: u32,
+    encode: Option<u32>,
+}
 
 impl Run<'_, '_> {
     /// How many candidates are not trained; half of a few.
@@ -159,34 +173,86 @@ impl Run<'_, '_> {
         Ok(done)
     }
 
-    fn schooled(&mut self, mut plan: Plan, lessons: Lessons, course: &Course) -> Result<()> {
+    /// How the plan of a course fills its size. This is found without training: what codes take depends on how many levels
+    /// there are, and these on little that training changes.
+    fn fill(&mut self, plan: &Plan, course: &Course) -> Result<Fill> {
+        let of = (course.prune, course.split, course.bytes);
+        if let Some(&known) = self.fills.iter().find(|fill| fill.of == of) {
+            return Ok(known);
+        }
+        let prune = self.made(&Plan { split: WHOLE, ..plan.clone() })?.0.prune;
+        let (plan, bare) = self.made(&Plan { prune, ..plan.clone() })?;
+        let mut fill = Fill { of, prune, split: plan.split, encode: None };
+        let bytes = course.bytes.map(|bytes| bytes.saturating_sub(self.words));
+        if let Some(bytes) = bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes) {
+            let packed = Plan { packs: self.plan.packs.clone(), ..plan };
+            let (coded, trial) = self.encoded(packed, &bare, bytes)?;
+            fill.encode = coded.encode;
+            if coded.encode.is_some() && self.space.product.is_none() {
+                self.widen(&coded, trial.size.bytes, bytes, &mut fill)?;
+            }
+        }
+        self.fills.push(fill);
+        Ok(fill)
+    }
+
+    /// More weights of as many bits, if a student of `taken` bytes leaves room for them.
+    fn widen(&mut self, coded: &Plan, taken: u64, bytes: u64, fill: &mut Fill) -> Result<()> {
+        let overhead = self.space.overhead;
+        let room = (bytes as f64 - overhead) / (taken as f64 - overhead).max(1.0);
+        let (mut best, mut times) = (taken, room);
+        for _ in 0..FILLINGS {
+            if taken > bytes || best as f64 >= FULL * bytes as f64 || times <= 1.0 {
+                break;
+            }
+            let wider = |share: u32| ((f64::from(share) * times) as u32).min(WHOLE);
+            let mut plan = coded.clone();
+            *(if plan.split < WHOLE { &mut plan.split } else { &mut plan.prune }) =
+                wider(if plan.split < WHOLE { plan.split } else { plan.prune });
+            let trial = self.maker.trial(&plan.steps(&self.options.common), false)?;
+            if trial.size.bytes <= bytes && trial.size.bytes > best {
+                best = trial.size.bytes;
+                (fill.prune, fill.split) = (plan.prune, plan.split);
+            }
+            let left = (bytes as f64 - overhead) / (trial.size.bytes as f64 - overhead).max(1.0);
+            times *= left.min(1.0 + (left - 1.0) / 2.0);
+        }
+        Ok(())
+    }
+
+    fn schooled(&mut self, plan: Plan, lessons: Lessons, course: &Course) -> Result<()> {
         let scored = self.maker.scored;
-        plan.prune = self.made(&Plan { split: WHOLE, ..plan.clone() })?.0.prune;
-        (plan, _) = self.made(&plan)?;
+        let fill = self.fill(&plan, course)?;
         let codes = lessons.codes;
-        let plan = Plan { lessons: Some(Lessons { codes: None, ..lessons.clone() }), ..plan };
+        let lessons_of = |codes| Some(Lessons { codes, ..lessons.clone() });
+        let plan = Plan { prune: fill.prune, split: fill.split, lessons: lessons_of(None), ..plan };
         let bare = self.maker.trial(&plan.steps(&self.options.common), false)?;
         let plan = Plan { packs: self.plan.packs.clone(), ..plan };
         let bytes = course.bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes);
         let (mut plan, mut trial) = match bytes {
-            Some(bytes) => self.encoded(plan, &bare, bytes)?,
+            Some(bytes) => {
+                let known = Plan { encode: fill.encode, ..plan };
+                self.encoded(known, &bare, bytes.saturating_sub(self.words))?
+            }
             None => self.plain(plan)?,
         };
         if let (Some(bytes), Some(_)) = (bytes, plan.encode) {
-            let mut room = bytes;
+            let mut room = bytes.saturating_sub(self.words);
             // The same bytes are left but for what the file says of its making.
-            let mut fits = trial.size.bytes <= bytes;
+            let mut fits = trial.size.bytes <= room;
             for left in (0..FITTINGS).rev() {
-                plan.lessons = Some(Lessons { codes, ..lessons.clone() });
+                let before = trial.size.bytes;
+                plan.lessons = lessons_of(codes);
                 trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
+                self.words = self.words.max(trial.size.bytes.saturating_sub(before));
                 let over = trial.size.bytes.saturating_sub(bytes);
                 if over == 0 || left == 0 || !fits {
                     break;
                 }
-                room = room.saturating_sub(over);
-                plan.lessons = Some(Lessons { codes: None, ..lessons.clone() });
-                let (again, bare) = self.encoded(plan, &bare, room)?;
-                (plan, fits) = (again, bare.size.bytes <= room);
+                room = room.min(bytes.saturating_sub(self.words)).saturating_sub(1);
+                (plan.lessons, plan.encode) = (lessons_of(None), None);
+                (plan, trial) = self.encoded(plan, &bare, room)?;
+                fits = trial.size.bytes <= room;
             }
         }
         let made = self.maker.scored > scored;
