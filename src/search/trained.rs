@@ -221,8 +221,8 @@ impl Run<'_, '_> {
     }
 
     fn schooled(&mut self, plan: Plan, lessons: Lessons, course: &Course) -> Result<()> {
-        let scored = self.maker.scored;
         let fill = self.fill(&plan, course)?;
+        let scored = self.maker.scored;
         let codes = lessons.codes;
         let lessons_of = |codes| Some(Lessons { codes, ..lessons.clone() });
         let plan = Plan { prune: fill.prune, split: fill.split, lessons: lessons_of(None), ..plan };
