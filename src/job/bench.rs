@@ -34,7 +34,7 @@ pub struct Bench {
     /// The calibration data, with labels or without.
     pub data: Dataset,
     /// The training data, if there is some, and whether that is the same.
-    lessons: Option<Dataset>,
+    training: Option<Dataset>,
     same: bool,
     /// How its numbers become inputs.
     pub normalise: Normalise,
@@ -74,18 +74,18 @@ impl Bench {
         let (data, normalise) = load(&path, said)?;
         let mut read: Vec<Named<'_>> = teacher.files.iter().map(|f| (what, f.as_path())).collect();
         read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
-        let lessons = said.train.as_ref().map(|path| Ok::<_, Error>(load(path, said)?.0)).transpose()?;
+        let training = said.train.as_ref().map(|path| Ok::<_, Error>(load(path, said)?.0)).transpose()?;
         let same = said.train.as_ref().is_some_and(|train| is_same(train, &path));
-        read.extend(lessons.iter().flat_map(|l| l.files()).map(|f| ("the training data", f.as_path())));
+        read.extend(training.iter().flat_map(|l| l.files()).map(|f| ("the training data", f.as_path())));
         places::check(written, &read)?;
         let with_states = |data| calibrate::with_states(data, &normalise, &teacher.model);
-        let (data, lessons) = (with_states(data)?, lessons.map(with_states).transpose()?);
+        let (data, training) = (with_states(data)?, training.map(with_states).transpose()?);
         let sizes = match input_sizes(&teacher.model.graph, sizes)? {
             Some(given) => given,
             None => calibrate::sizes(&data, &normalise, &teacher.model)?,
         };
         let size = Size { bytes: teacher.bytes, ..measure_at(&teacher.model, &sizes)? };
-        Ok(Bench { teacher, data, lessons, same, normalise, sizes, size, path, wanted: said.calib_samples })
+        Ok(Bench { teacher, data, training, same, normalise, sizes, size, path, wanted: said.calib_samples })
     }
 
     /// The training data, bound to the model.
@@ -94,7 +94,7 @@ impl Bench {
     /// As [`Training::new`].
     pub fn training(&self) -> Result<Option<Training<'_>>> {
         let bound = |data| Training::new(data, &self.normalise, &self.teacher.model);
-        self.lessons.as_ref().map(bound).transpose()
+        self.training.as_ref().map(bound).transpose()
     }
 
     /// Divides the calibration data; what is trained with, too, is judged by what `training` holds back. If nobody says how many samples students are fitted to, it goes by the MACs of the model.

@@ -9,7 +9,7 @@ use super::predict::SHARES;
 
 /// A student to be trained.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Course {
+pub struct Trainee {
     pub prune: u32,
     pub split: u32,
     /// Bytes of the file, if they are bounded.
@@ -26,7 +26,7 @@ pub struct Course {
 #[derive(Debug, Default)]
 pub struct Ladder {
     /// Those of rung 0, the most promising first.
-    pub starts: Vec<Course>,
+    pub starts: Vec<Trainee>,
     /// How many changes to samples there are.
     pub changes: usize,
     /// Pruning and splitting together leave this share, if they are bounded; else each may be moved alone.
@@ -73,63 +73,63 @@ const MOVES: [Move; 9] = [
 impl Ladder {
     /// The next to be trained, after these with what each came to: the less the better, up to 1 for what meets all
     /// targets where [`Ladder::sizes`] differ.
-    pub fn next(&self, tried: &[(Course, f64)]) -> Option<Course> {
-        let is_new = |course: &Course| tried.iter().all(|t| t.0 != *course);
+    pub fn next(&self, tried: &[(Trainee, f64)]) -> Option<Trainee> {
+        let is_new = |trainee: &Trainee| tried.iter().all(|t| t.0 != *trainee);
         if let Some(start) = self.starts.iter().find(|&start| is_new(start)) {
             return Some(start.clone());
         }
         for rung in 1..=RUNGS {
             let on = |rung: u32| {
-                let mut there: Vec<&(Course, f64)> = tried.iter().filter(|t| t.0.rung == rung).collect();
+                let mut there: Vec<&(Trainee, f64)> = tried.iter().filter(|t| t.0.rung == rung).collect();
                 there.sort_by(|a, b| a.1.total_cmp(&b.1));
                 there
             };
-            let promoted = on(rung - 1).into_iter().take(PROMOTED).map(|t| Course { rung, ..t.0.clone() });
-            if let Some(course) = promoted.into_iter().find(is_new) {
-                return Some(course);
+            let promoted = on(rung - 1).into_iter().take(PROMOTED).map(|t| Trainee { rung, ..t.0.clone() });
+            if let Some(trainee) = promoted.into_iter().find(is_new) {
+                return Some(trainee);
             }
             let here = on(rung);
             let Some(best) = here.first().filter(|_| here.len() < ON_RUNG) else { continue };
             let moved = MOVES.iter().filter_map(|&by| self.moved(best, by));
             // What was left behind on a lower rung is not tried again, but that changes to samples pay in longer trainings.
-            let left_behind = |course: &Course| {
+            let left_behind = |trainee: &Trainee| {
                 tried.iter().any(|t| {
-                    let same = Course { rung, ..t.0.clone() } == *course;
-                    same && (t.0.rung == rung || course.augment == best.0.augment)
+                    let same = Trainee { rung, ..t.0.clone() } == *trainee;
+                    same && (t.0.rung == rung || trainee.augment == best.0.augment)
                 })
             };
-            if let Some(course) = moved.into_iter().find(|course| !left_behind(course)) {
-                return Some(course);
+            if let Some(trainee) = moved.into_iter().find(|trainee| !left_behind(trainee)) {
+                return Some(trainee);
             }
         }
         None
     }
 
-    fn moved(&self, (course, value): &(Course, f64), by: Move) -> Option<Course> {
-        let Course { prune, split, bytes, .. } = *course;
+    fn moved(&self, (trainee, value): &(Trainee, f64), by: Move) -> Option<Trainee> {
+        let Trainee { prune, split, bytes, .. } = *trainee;
         match by {
             Move::Shares(p, s) if self.product.is_none() => {
                 if (p != 0 && !self.prunes) || (s != 0 && !self.splits) {
                     return None;
                 }
-                Some(Course { prune: shifted(prune, p)?, split: shifted(split, s)?, ..course.clone() })
+                Some(Trainee { prune: shifted(prune, p)?, split: shifted(split, s)?, ..trainee.clone() })
             }
             Move::Shares(p, 0) if self.prunes && self.splits => {
                 let prune = shifted(prune, p)?;
                 let split = self.product? * f64::from(WHOLE) * f64::from(WHOLE) / f64::from(prune);
                 let possible = split <= f64::from(WHOLE) && split >= f64::from(SHARES[SHARES.len() - 1]);
-                possible.then(|| Course { prune, split: split as u32, ..course.clone() })
+                possible.then(|| Trainee { prune, split: split as u32, ..trainee.clone() })
             }
             Move::Shares(..) => None,
             Move::Size if self.sizes => {
                 let factor = if *value <= 1.0 { 1.0 / SIZE } else { SIZE };
-                Some(Course { bytes: Some((bytes? as f64 * factor) as u64), ..course.clone() })
+                Some(Trainee { bytes: Some((bytes? as f64 * factor) as u64), ..trainee.clone() })
             }
             Move::Size => None,
             Move::Augment => {
-                (course.augment < self.changes).then(|| Course { augment: self.changes, ..course.clone() })
+                (trainee.augment < self.changes).then(|| Trainee { augment: self.changes, ..trainee.clone() })
             }
-            Move::Gradual => (prune < WHOLE && !course.gradual).then(|| Course { gradual: true, ..course.clone() }),
+            Move::Gradual => (prune < WHOLE && !trainee.gradual).then(|| Trainee { gradual: true, ..trainee.clone() }),
         }
     }
 }
@@ -163,21 +163,21 @@ pub fn shifted(share: u32, places: i32) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn course(prune: u32, split: u32) -> Course {
-        Course { prune, split, bytes: Some(1000), rung: 0, gradual: false, augment: 0 }
+    fn trainee(prune: u32, split: u32) -> Trainee {
+        Trainee { prune, split, bytes: Some(1000), rung: 0, gradual: false, augment: 0 }
     }
 
     fn ladder() -> Ladder {
-        let starts = vec![course(185, 460), course(275, 310), course(125, 600)];
+        let starts = vec![trainee(185, 460), trainee(275, 310), trainee(125, 600)];
         Ladder { starts, changes: 1, product: None, prunes: true, splits: true, sizes: false }
     }
 
     /// Trains so many by what they come to.
-    fn trained(ladder: &Ladder, count: usize, value: impl Fn(&Course) -> f64) -> Vec<(Course, f64)> {
-        let mut tried: Vec<(Course, f64)> = Vec::new();
-        while let Some(course) = ladder.next(&tried).filter(|_| tried.len() < count) {
-            assert!(tried.iter().all(|t| t.0 != course), "{course:?} twice");
-            tried.push((course.clone(), value(&course)));
+    fn trained(ladder: &Ladder, count: usize, value: impl Fn(&Trainee) -> f64) -> Vec<(Trainee, f64)> {
+        let mut tried: Vec<(Trainee, f64)> = Vec::new();
+        while let Some(trainee) = ladder.next(&tried).filter(|_| tried.len() < count) {
+            assert!(tried.iter().all(|t| t.0 != trainee), "{trainee:?} twice");
+            tried.push((trainee.clone(), value(&trainee)));
         }
         tried
     }
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn it_goes_to_where_training_pays_most_and_twice_as_long() {
         let place = |share: u32| SHARES.iter().position(|&s| s == share).unwrap() as f64;
-        let value = |c: &Course| {
+        let value = |c: &Trainee| {
             let off = (place(c.prune) - 18.0).powi(2) + (place(c.split) - 2.0).powi(2);
             let augmented = if c.augment > 0 { 10.0 - 4.0 * f64::from(c.rung) } else { 0.0 };
             100.0 + off + augmented - 10.0 * f64::from(c.rung)
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn bounds_hold() {
         let bounded = Ladder { product: Some(0.085), ..ladder() };
-        let within = |c: &Course| u64::from(c.prune) * u64::from(c.split) <= 86_000;
+        let within = |c: &Trainee| u64::from(c.prune) * u64::from(c.split) <= 86_000;
         assert!(trained(&bounded, 30, |c| f64::from(c.prune)).iter().all(|t| within(&t.0)));
         let fixed = Ladder { prunes: false, splits: false, ..ladder() };
         let starts = fixed.starts.clone();
@@ -213,8 +213,8 @@ mod tests {
     #[test]
     fn the_smallest_that_keeps_is_looked_for() {
         let sizes = Ladder { sizes: true, ..ladder() };
-        let keeps = |c: &Course| c.bytes.unwrap() > 800;
-        let value = |c: &Course| if keeps(c) { c.bytes.unwrap() as f64 / 1000.0 } else { 1.1 };
+        let keeps = |c: &Trainee| c.bytes.unwrap() > 800;
+        let value = |c: &Trainee| if keeps(c) { c.bytes.unwrap() as f64 / 1000.0 } else { 1.1 };
         let tried = trained(&sizes, 12, value);
         let least = tried.iter().filter(|t| keeps(&t.0)).map(|t| t.0.bytes.unwrap()).min();
         assert!(least < Some(900), "{least:?}");

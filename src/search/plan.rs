@@ -27,14 +27,14 @@ pub struct Plan {
     /// `strip-names`.
     pub packs: Vec<&'static str>,
     /// How often what a layer loses is doubled where the budget of a step is dealt out; not at all where it is not named.
-    pub doubled: Doubled,
+    pub loss_weights: LossWeights,
     /// How it is trained, if it is.
-    pub lessons: Option<Lessons>,
+    pub training: Option<DistillSteps>,
 }
 
 /// Trainings of a plan: of the weights before they become codes, and of the codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lessons {
+pub struct DistillSteps {
     pub weights: Length,
     /// `None` as long as the size of the codes is being found.
     pub codes: Option<Length>,
@@ -87,7 +87,7 @@ impl fmt::Display for Length {
     }
 }
 
-impl Lessons {
+impl DistillSteps {
     fn step(&self, length: Length) -> String {
         let changes: String = self.augment.iter().map(|change| format!(",augment={change}")).collect();
         format!("{DISTILL}:{}{changes}", length.options())
@@ -99,7 +99,7 @@ pub const DISTILL: &str = "distill";
 const BATCH: usize = 128;
 
 /// By the names of layers.
-pub type Doubled = BTreeMap<String, i32>;
+pub type LossWeights = BTreeMap<String, i32>;
 
 /// The pass that takes half of the bytes of codebooks and biases, and from how many numbers on that pays.
 pub const STORE: &str = "store-weights";
@@ -111,9 +111,9 @@ pub const WHOLE: u32 = 1000;
 impl Plan {
     /// A plan that changes nothing.
     pub fn whole() -> Plan {
-        let (splitter, packs, doubled) = Default::default();
+        let (splitter, packs, loss_weights) = Default::default();
         let unit = Unit::Params;
-        Plan { unit, prune: WHOLE, split: WHOLE, splitter, encode: None, packs, doubled, lessons: None }
+        Plan { unit, prune: WHOLE, split: WHOLE, splitter, encode: None, packs, loss_weights, training: None }
     }
 
     /// The steps, in the form `PASS:key=value,…`; `common` is added to each that is a pass.
@@ -123,8 +123,9 @@ impl Plan {
             Unit::Params => "params",
             Unit::Macs => "macs",
         };
-        let entry = |(layer, doubled): (&String, &i32)| format!("{}={:?}", quoted(layer), f64::from(*doubled).exp2());
-        let table: Vec<String> = self.doubled.iter().filter(|d| *d.1 != 0).map(entry).collect();
+        let entry =
+            |(layer, loss_weights): (&String, &i32)| format!("{}={:?}", quoted(layer), f64::from(*loss_weights).exp2());
+        let table: Vec<String> = self.loss_weights.iter().filter(|d| *d.1 != 0).map(entry).collect();
         let add = |steps: &mut Vec<String>, pass: &str, mut options: String| {
             let colon = if pass.contains(':') { "," } else { ":" };
             options.push_str(",best-effort=true");
@@ -140,12 +141,12 @@ impl Plan {
         let prune = |steps: &mut Vec<String>, share: u32| {
             add(steps, "prune-channels", format!("{},skip-first=0", percent(share)));
         };
-        let mut rest = self.lessons.as_ref().map(|lessons| (lessons, lessons.weights));
-        if let Some((lessons, length)) = rest.as_mut().filter(|(lessons, _)| lessons.gradual && self.prune < WHOLE) {
+        let mut rest = self.training.as_ref().map(|training| (training, training.weights));
+        if let Some((training, length)) = rest.as_mut().filter(|(training, _)| training.gradual && self.prune < WHOLE) {
             let [first, second] = self.halves();
             prune(&mut steps, first);
             *length = length.half();
-            steps.push(lessons.step(*length));
+            steps.push(training.step(*length));
             prune(&mut steps, second);
         } else if self.prune < WHOLE {
             prune(&mut steps, self.prune);
@@ -153,10 +154,10 @@ impl Plan {
         if self.split < WHOLE {
             add(&mut steps, &self.splitter, percent(self.split));
         }
-        steps.extend(rest.map(|(lessons, length)| lessons.step(length)));
+        steps.extend(rest.map(|(training, length)| training.step(length)));
         if let Some(share) = self.encode {
             add(&mut steps, "cluster-weights", format!("size={}%", f64::from(share) / 100.0));
-            let codes = self.lessons.as_ref().and_then(|lessons| Some(lessons.step(lessons.codes?)));
+            let codes = self.training.as_ref().and_then(|training| Some(training.step(training.codes?)));
             steps.extend(codes);
         }
         let skip = if common.is_empty() { String::new() } else { format!(",{common}") };
@@ -201,10 +202,10 @@ impl fmt::Display for Plan {
         if let Some(share) = self.encode {
             parts.push(format!("encode {}%", f64::from(share) / 100.0));
         }
-        if self.doubled.values().any(|&doubled| doubled != 0) {
+        if self.loss_weights.values().any(|&loss_weights| loss_weights != 0) {
             parts.push("weighed".into());
         }
-        if let Some(Lessons { weights, codes, gradual, augment }) = &self.lessons {
+        if let Some(DistillSteps { weights, codes, gradual, augment }) = &self.training {
             let how = if *gradual { "train in two parts" } else { "train" };
             parts.push(format!("{how} {weights}"));
             parts.extend(codes.map(|codes| format!("codes {codes}")));
@@ -222,9 +223,9 @@ mod tests {
 
     #[test]
     fn steps_are_read_back() {
-        let doubled = Doubled::from([("a.b,c={\"d\"".to_string(), 1), ("conv1".into(), -2), ("fc".into(), 0)]);
+        let loss_weights = LossWeights::from([("a.b,c={\"d\"".to_string(), 1), ("conv1".into(), -2), ("fc".into(), 0)]);
         let packs = vec![STORE, "strip-names"];
-        let plan = Plan { prune: 250, encode: Some(1234), doubled, packs, ..Plan::whole() };
+        let plan = Plan { prune: 250, encode: Some(1234), loss_weights, packs, ..Plan::whole() };
         let steps = plan.steps("skip=head");
         assert_eq!(steps[3..], ["store-weights:min-weights=32,skip=head", "strip-names"]);
         let step = Step::parse(&steps[2]).unwrap();
@@ -237,13 +238,13 @@ mod tests {
 
     #[test]
     fn a_trained_plan_trains_weights_and_then_codes() {
-        let lessons = Lessons {
+        let training = DistillSteps {
             weights: Length::of(40_000, 9_000),
             codes: Some(Length::of(100, 9_000)),
             gradual: true,
             augment: vec!["crop:2".into()],
         };
-        let plan = Plan { prune: 250, encode: Some(1000), lessons: Some(lessons), ..Plan::whole() };
+        let plan = Plan { prune: 250, encode: Some(1000), training: Some(training), ..Plan::whole() };
         let steps = plan.steps("");
         let names: Vec<&str> = steps.iter().map(|s| s.split(':').next().unwrap()).collect();
         let prune = "prune-channels";

@@ -1,7 +1,7 @@
 //! Which plan to try next: the laws of the stages, and the plan for which they say the least.
 
 use super::curve::{Point, Prior, predict};
-use super::plan::{Doubled, WHOLE};
+use super::plan::{LossWeights, WHOLE};
 
 /// Before anything was measured: a tenth of the parameters left by pruning costs about 0.04, two thirds split off 0.01, 4 bits
 /// 0.01.
@@ -44,7 +44,7 @@ pub struct Aim {
     /// Bytes of the file, if they are bounded.
     pub bytes: Option<u64>,
     /// Layers whose losses count more or less.
-    pub doubled: Doubled,
+    pub loss_weights: LossWeights,
     pub loss: f64,
 }
 
@@ -145,7 +145,7 @@ impl Space {
             }
             let loss = laws.loss(a, b, bits.map(|bits| bits.min(BITS[1])));
             if best.as_ref().is_none_or(|best| loss < best.loss) {
-                best = Some(Aim { prune, split, bytes, doubled: Doubled::new(), loss });
+                best = Some(Aim { prune, split, bytes, loss_weights: LossWeights::new(), loss });
             }
         }
         best

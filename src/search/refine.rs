@@ -4,7 +4,7 @@
 //! What a layer loses of its own output says little of what the model's output loses by that once the layers behind it are
 //! fitted again: it is found out by trying. (Local search over one multiplier a layer: Frantar & Alistarh 2022, SPDY.)
 
-use super::plan::Doubled;
+use super::plan::LossWeights;
 use super::predict::{Aim, SHARES};
 
 /// Layers that are tried.
@@ -17,7 +17,7 @@ pub struct Refine {
     /// The largest first; `None` as long as nobody asked.
     pub layers: Option<Vec<String>>,
     /// What the best candidate has.
-    pub best: Doubled,
+    pub best: LossWeights,
     /// The layer whose turn it is, and how many in a row had theirs for nothing.
     turn: usize,
     idle: usize,
@@ -30,7 +30,7 @@ impl Refine {
     /// splitting are `free` where nothing but the size of the file is bounded.
     pub fn next(&mut self, best: &Aim, tried: &[Aim], free: bool) -> Option<Aim> {
         let same = |t: &Aim, aim: &Aim| {
-            (t.prune, t.split, t.bytes, &t.doubled) == (aim.prune, aim.split, aim.bytes, &aim.doubled)
+            (t.prune, t.split, t.bytes, &t.loss_weights) == (aim.prune, aim.split, aim.bytes, &aim.loss_weights)
         };
         if free {
             let beside = BESIDE.iter().filter_map(|[prune, split]| {
@@ -49,10 +49,10 @@ impl Refine {
         }
         while self.idle < count {
             for step in [1, -1] {
-                let mut doubled = best.doubled.clone();
-                *doubled.entry(layers[self.turn % count].clone()).or_default() += step;
-                doubled.retain(|_, doubled| *doubled != 0);
-                let aim = Aim { doubled, ..best.clone() };
+                let mut loss_weights = best.loss_weights.clone();
+                *loss_weights.entry(layers[self.turn % count].clone()).or_default() += step;
+                loss_weights.retain(|_, loss_weights| *loss_weights != 0);
+                let aim = Aim { loss_weights, ..best.clone() };
                 if !tried.iter().any(|t| same(t, &aim)) {
                     return Some(aim);
                 }
@@ -79,15 +79,16 @@ mod tests {
     #[test]
     fn it_goes_down_and_ends() {
         let layers = ["a", "b", "c"].map(String::from);
-        let wanted = Doubled::from([("a".to_string(), 2), ("c".to_string(), -1)]);
+        let wanted = LossWeights::from([("a".to_string(), 2), ("c".to_string(), -1)]);
         let place = |share: u32| SHARES.iter().position(|&s| s == share).unwrap() as f64;
         let loss = |aim: &Aim| -> f64 {
-            let off = |l: &String| aim.doubled.get(l).unwrap_or(&0) - wanted.get(l).unwrap_or(&0);
+            let off = |l: &String| aim.loss_weights.get(l).unwrap_or(&0) - wanted.get(l).unwrap_or(&0);
             let plan = (place(aim.prune) - 4.0).powi(2) + (place(aim.split) - 6.0).powi(2);
             plan + layers.iter().map(|l| f64::from(off(l).pow(2))).sum::<f64>()
         };
         let mut refine = Refine { layers: Some(layers.to_vec()), ..Refine::default() };
-        let start = Aim { prune: SHARES[3], split: SHARES[9], bytes: None, doubled: Doubled::new(), loss: 0.0 };
+        let start =
+            Aim { prune: SHARES[3], split: SHARES[9], bytes: None, loss_weights: LossWeights::new(), loss: 0.0 };
         let mut tried = vec![start];
         let best = |tried: &[Aim]| tried.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap().clone();
         while let Some(aim) = refine.next(&best(&tried), &tried, true) {
@@ -95,7 +96,7 @@ mod tests {
             tried.push(aim);
         }
         let found = best(&tried);
-        assert_eq!((found.prune, found.split, found.doubled), (SHARES[4], SHARES[6], wanted));
+        assert_eq!((found.prune, found.split, found.loss_weights), (SHARES[4], SHARES[6], wanted));
         assert!(tried.len() < 50, "{}", tried.len());
     }
 }

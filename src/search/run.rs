@@ -1,6 +1,6 @@
 //! The search itself: from candidate to candidate, until one is the answer.
 
-use super::ladder::{Course, Ladder};
+use super::ladder::{Ladder, Trainee};
 use super::maker::Maker;
 use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
@@ -44,7 +44,7 @@ pub struct Run<'s, 'a> {
     pub(super) aims: Vec<Aim>,
     /// What is trained, once that has begun, and what became of it.
     pub(super) ladder: Option<Ladder>,
-    pub(super) trained: Vec<(Course, f64)>,
+    pub(super) trained: Vec<(Trainee, f64)>,
     /// How long it takes to train with a sample, by how many changes it is trained with, as far as that was measured.
     pub(super) pace: Vec<(usize, f64)>,
     /// How plans that are trained fill their sizes.
@@ -129,11 +129,11 @@ impl<'s, 'a> Run<'s, 'a> {
                 }
                 continue;
             }
-            let Some(course) = self.course() else { break "nothing left is likely to be better".into() };
-            if let Some(why) = self.lacks_time(&course) {
+            let Some(trainee) = self.trainee() else { break "nothing left is likely to be better".into() };
+            if let Some(why) = self.lacks_time(&trainee) {
                 break why;
             }
-            if !self.train(course)? {
+            if !self.train(trainee)? {
                 break self.watch.ends().unwrap_or_default();
             }
         };
@@ -181,7 +181,7 @@ impl<'s, 'a> Run<'s, 'a> {
         let tried =
             |prune: u32, split: u32| here.iter().any(|&i| (self.aims[i].prune, self.aims[i].split) == (prune, split));
         let aim = self.space.best(&self.laws, bytes, &tried)?;
-        let aim = Aim { doubled: self.refine.best.clone(), ..aim };
+        let aim = Aim { loss_weights: self.refine.best.clone(), ..aim };
         let least = here.iter().map(|&i| self.tried[i].score.loss).fold(f64::INFINITY, f64::min);
         (here.len() < ENOUGH || aim.loss < HOPE * least).then_some(aim)
     }
@@ -259,7 +259,7 @@ impl<'s, 'a> Run<'s, 'a> {
     fn attempt(&mut self, aim: Aim) -> Result<bool> {
         let (number, scored) = (self.tried.len() + 1, self.maker.scored);
         let mut plan = Plan { packs: Vec::new(), ..self.plan.clone() };
-        (plan.prune, plan.split, plan.doubled) = (aim.prune, aim.split, aim.doubled.clone());
+        (plan.prune, plan.split, plan.loss_weights) = (aim.prune, aim.split, aim.loss_weights.clone());
         self.watch.candidate(number, self.options.candidates, &plan.to_string(), self.best());
         let pruned = self.made(&Plan { split: WHOLE, ..plan.clone() })?;
         plan.prune = pruned.0.prune;
@@ -292,7 +292,7 @@ impl<'s, 'a> Run<'s, 'a> {
             self.laws.learn_drop(last.score.loss, last.score.drop);
         }
         if let Some(best) = self.best_index() {
-            self.refine.best.clone_from(&self.aims[best].doubled);
+            self.refine.best.clone_from(&self.aims[best].loss_weights);
         }
         Ok(true)
     }

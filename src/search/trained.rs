@@ -1,7 +1,7 @@
-//! Students that are trained: the starts of the ladder, and how each of its courses becomes a candidate.
+//! Students that are trained: the starts of the ladder, and how each of its trainees becomes a candidate.
 
-use super::ladder::{Course, Ladder, apart, shifted};
-use super::plan::{Length, Lessons, Plan, WHOLE};
+use super::ladder::{Ladder, Trainee, apart, shifted};
+use super::plan::{DistillSteps, Length, Plan, WHOLE};
 use super::run::{Mode, Run};
 use crate::error::Result;
 use std::time::Instant;
@@ -30,7 +30,7 @@ const FILLINGS: usize = 3;
 /// A plan whose codes fill a size.
 #[derive(Debug, Clone, Copy)]
 pub struct Fill {
-    /// Of the course: shares of pruning and of splitting, and the bytes of the file.
+    /// Of the trainee: shares of pruning and of splitting, and the bytes of the file.
     of: (u32, u32, Option<u64>),
     prune: u32,
     split: u32,
@@ -49,7 +49,7 @@ impl Run<'_, '_> {
     }
 
     /// What to train next.
-    pub fn course(&mut self) -> Option<Course> {
+    pub fn trainee(&mut self) -> Option<Trainee> {
         self.options.training.as_ref()?;
         if self.ladder.is_none() {
             self.ladder = Some(self.first_rung()?);
@@ -59,7 +59,7 @@ impl Run<'_, '_> {
 
     fn first_rung(&self) -> Option<Ladder> {
         let best = self.best()?;
-        let of = |prune: u32, split: u32, bytes: Option<u64>| Course {
+        let of = |prune: u32, split: u32, bytes: Option<u64>| Trainee {
             prune,
             split,
             bytes,
@@ -105,34 +105,34 @@ impl Run<'_, '_> {
     }
 
     /// Samples, each as often as it is seen, of the training of weights, and in all.
-    fn visits(course: &Course) -> [usize; 2] {
-        let weights = VISITS << course.rung;
+    fn visits(trainee: &Trainee) -> [usize; 2] {
+        let weights = VISITS << trainee.rung;
         [weights, weights + weights / 2]
     }
 
     /// Why the time that is left does not suffice for a training, going by those before.
-    pub fn lacks_time(&self, course: &Course) -> Option<String> {
+    pub fn lacks_time(&self, trainee: &Trainee) -> Option<String> {
         let left = self.watch.left()?.as_secs_f64();
         // Of the last ones: the longer a training, the less is what is done beside it.
         let last = |alike: bool| {
-            let of = self.pace.iter().rev().filter(|p| !alike || p.0 == course.augment);
+            let of = self.pace.iter().rev().filter(|p| !alike || p.0 == trainee.augment);
             of.map(|p| p.1).take(LAST).reduce(f64::max)
         };
         let pace = last(true).or_else(|| last(false))?;
-        let takes = pace * Self::visits(course)[1] as f64;
+        let takes = pace * Self::visits(trainee)[1] as f64;
         (takes > left).then(|| {
             format!("the next training takes about {:.1} minutes, and {:.1} are left", takes / 60.0, left / 60.0)
         })
     }
 
-    fn lessons(&self, course: &Course) -> Option<Lessons> {
+    fn training(&self, trainee: &Trainee) -> Option<DistillSteps> {
         let training = self.options.training.as_ref()?;
-        let [weights, all] = Self::visits(course);
-        Some(Lessons {
+        let [weights, all] = Self::visits(trainee);
+        Some(DistillSteps {
             weights: Length::of(weights, training.samples),
             codes: Some(Length::of(all - weights, training.samples)),
-            gradual: course.gradual,
-            augment: training.augment[..course.augment].to_vec(),
+            gradual: trainee.gradual,
+            augment: training.augment[..trainee.augment].to_vec(),
         })
     }
 
@@ -140,16 +140,16 @@ impl Run<'_, '_> {
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn train(&mut self, course: Course) -> Result<bool> {
+    pub fn train(&mut self, trainee: Trainee) -> Result<bool> {
         let (began, steps) = (Instant::now(), self.maker.steps);
-        let Some(lessons) = self.lessons(&course) else { return Ok(false) };
+        let Some(training) = self.training(&trainee) else { return Ok(false) };
         let mut plan = Plan { packs: Vec::new(), ..self.plan.clone() };
-        (plan.prune, plan.split) = (course.prune, course.split);
-        let codes = lessons.codes.filter(|_| course.bytes.is_some());
-        let told = Plan { lessons: Some(Lessons { codes, ..lessons.clone() }), ..plan.clone() };
+        (plan.prune, plan.split) = (trainee.prune, trainee.split);
+        let codes = training.codes.filter(|_| trainee.bytes.is_some());
+        let told = Plan { training: Some(DistillSteps { codes, ..training.clone() }), ..plan.clone() };
         let (number, of) = (self.tried.len() + 1, self.options.candidates);
         self.watch.candidate(number, of, &told.to_string(), self.best());
-        let done = match self.schooled(plan, lessons, &course) {
+        let done = match self.trained_for(plan, training, &trainee) {
             Err(_) if self.maker.cut => false,
             done => {
                 done?;
@@ -157,8 +157,8 @@ impl Run<'_, '_> {
             }
         };
         if done && self.maker.steps > steps {
-            let pace = began.elapsed().as_secs_f64() / Self::visits(&course)[1] as f64;
-            self.pace.push((course.augment, pace));
+            let pace = began.elapsed().as_secs_f64() / Self::visits(&trainee)[1] as f64;
+            self.pace.push((trainee.augment, pace));
         }
         if done && let Some(last) = self.tried.last() {
             let value = match self.mode() {
@@ -168,22 +168,22 @@ impl Run<'_, '_> {
                 Mode::Drop(_) => 1.0 + last.score.drop,
                 _ => last.score.loss,
             };
-            self.trained.push((course, value));
+            self.trained.push((trainee, value));
         }
         Ok(done)
     }
 
-    /// How the plan of a course fills its size. This is found without training: what codes take depends on how many levels
+    /// How the plan of a trainee fills its size. This is found without training: what codes take depends on how many levels
     /// there are, and these on little that training changes.
-    fn fill(&mut self, plan: &Plan, course: &Course) -> Result<Fill> {
-        let of = (course.prune, course.split, course.bytes);
+    fn fill(&mut self, plan: &Plan, trainee: &Trainee) -> Result<Fill> {
+        let of = (trainee.prune, trainee.split, trainee.bytes);
         if let Some(&known) = self.fills.iter().find(|fill| fill.of == of) {
             return Ok(known);
         }
         let prune = self.made(&Plan { split: WHOLE, ..plan.clone() })?.0.prune;
         let (plan, bare) = self.made(&Plan { prune, ..plan.clone() })?;
         let mut fill = Fill { of, prune, split: plan.split, encode: None };
-        let bytes = course.bytes.map(|bytes| bytes.saturating_sub(self.words));
+        let bytes = trainee.bytes.map(|bytes| bytes.saturating_sub(self.words));
         if let Some(bytes) = bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes) {
             let packed = Plan { packs: self.plan.packs.clone(), ..plan };
             let (coded, trial) = self.encoded(packed, &bare, bytes)?;
@@ -220,15 +220,15 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn schooled(&mut self, plan: Plan, lessons: Lessons, course: &Course) -> Result<()> {
-        let fill = self.fill(&plan, course)?;
+    fn trained_for(&mut self, plan: Plan, training: DistillSteps, trainee: &Trainee) -> Result<()> {
+        let fill = self.fill(&plan, trainee)?;
         let scored = self.maker.scored;
-        let codes = lessons.codes;
-        let lessons_of = |codes| Some(Lessons { codes, ..lessons.clone() });
-        let plan = Plan { prune: fill.prune, split: fill.split, lessons: lessons_of(None), ..plan };
+        let codes = training.codes;
+        let training_of = |codes| Some(DistillSteps { codes, ..training.clone() });
+        let plan = Plan { prune: fill.prune, split: fill.split, training: training_of(None), ..plan };
         let bare = self.maker.trial(&plan.steps(&self.options.common), false)?;
         let plan = Plan { packs: self.plan.packs.clone(), ..plan };
-        let bytes = course.bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes);
+        let bytes = trainee.bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes);
         let (mut plan, mut trial) = match bytes {
             Some(bytes) => {
                 let known = Plan { encode: fill.encode, ..plan };
@@ -242,7 +242,7 @@ impl Run<'_, '_> {
             let mut fits = trial.size.bytes <= room;
             for left in (0..FITTINGS).rev() {
                 let before = trial.size.bytes;
-                plan.lessons = lessons_of(codes);
+                plan.training = training_of(codes);
                 trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
                 self.words = self.words.max(trial.size.bytes.saturating_sub(before));
                 let over = trial.size.bytes.saturating_sub(bytes);
@@ -250,7 +250,7 @@ impl Run<'_, '_> {
                     break;
                 }
                 room = room.min(bytes.saturating_sub(self.words)).saturating_sub(1);
-                (plan.lessons, plan.encode) = (lessons_of(None), None);
+                (plan.training, plan.encode) = (training_of(None), None);
                 (plan, trial) = self.encoded(plan, &bare, room)?;
                 fits = trial.size.bytes <= room;
             }
