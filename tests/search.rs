@@ -235,3 +235,16 @@ fn what_is_found_is_held_against_a_golden_structure() {
     std::fs::write(at.join("golden.ir"), show("student.onnx")).unwrap();
     said(&run(at, &search), 0);
 }
+
+#[test]
+fn techniques_that_make_no_student_are_an_error() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixtures.join("lenet5.onnx"), folder.path().join("teacher.onnx")).unwrap();
+    let data = fixtures.join("fashion_calib.npz");
+    let search =
+        format!("-o s.onnx --target-size 50x --techniques strip-names --scale 1/255 --calib {}", data.display());
+    let told = said(&run(folder.path(), &search), 1);
+    assert!(told.contains("there is no student to try") && told.contains("strip-names"), "{told}");
+    assert!(!folder.path().join("s.onnx").exists());
+}

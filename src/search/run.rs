@@ -138,7 +138,11 @@ impl<'s, 'a> Run<'s, 'a> {
             }
         };
         self.maker.finishing = true;
-        let best = self.best().cloned().ok_or_else(|| Error::internal("no candidate was tried"))?;
+        let best = self.best().cloned().ok_or_else(|| {
+            Error::input("there is no student to try")
+                .because(format!("the techniques are {}", self.options.techniques.join(", ")))
+                .help("name more with --techniques, or leave it away")
+        })?;
         let missed = self.limits.missed(&best.size, &best.score, "on the samples that it was chosen by");
         let made = |steps: &[String]| self.states.iter().find(|s| s.0 == steps).map(|s| s.1.clone());
         let outcome = made(&best.steps).map(|state| self.maker.finish(state)).transpose()?;
