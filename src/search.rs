@@ -158,10 +158,6 @@ pub struct Found {
     pub why: String,
     /// What was asked for and not reached.
     pub missed: Vec<String>,
-    /// Students that were scored in this run.
-    pub scored: usize,
-    /// Steps that were run in this run.
-    pub steps: usize,
 }
 
 /// Looks for the student that meets the limits best.

@@ -151,8 +151,7 @@ impl<'s, 'a> Run<'s, 'a> {
             let state = made(&candidate.steps).map_or_else(|| self.maker.state(&candidate.steps), Ok)?;
             front.push((candidate.clone(), self.maker.finish(state)?.student));
         }
-        let Maker { scored, steps, .. } = self.maker;
-        Ok(Found { best, outcome, tried: self.tried, front, why, missed, scored, steps })
+        Ok(Found { best, outcome, tried: self.tried, front, why, missed })
     }
 
     /// What is to be tried next, if anything is likely to be better than what there is: another plan, or else the best one with
