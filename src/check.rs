@@ -23,7 +23,7 @@ use crate::analysis::weights;
 use crate::data::{Array, Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::Network;
-use crate::exec::stream::{Run, with_states};
+use crate::exec::stream::{RunFn, with_states};
 use crate::figures::percent;
 use crate::math::chance;
 use crate::onnx;
@@ -215,7 +215,7 @@ pub fn check_as(
     let plan = |first: &[Array]| {
         let shapes: Vec<_> = first.iter().map(|array| array.shape().to_vec()).collect();
         let ready = student.ready(&shapes, || Ok(first.to_vec()))?;
-        Ok::<Run<'_>, Error>(Box::new(move |inputs| ready.run(inputs)))
+        Ok::<RunFn<'_>, Error>(Box::new(move |inputs| ready.run(inputs)))
     };
     let own_states = with_states(raw, normalise, teacher.inputs(), &student.outputs(), plan)?;
     let student_feed = (!raw.stream().is_none()).then(|| own_states.feed(teacher.inputs(), normalise)).transpose()?;

@@ -22,7 +22,7 @@ pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
 pub use pictures::{Color, Pictures, Size};
-pub use stream::Stream;
+pub use stream::SampleStream;
 
 use crate::error::{Error, Result, io, reading};
 use member::Member;
@@ -36,7 +36,7 @@ const NUMPY: &str = "write arrays of numbers, with numpy.save or numpy.savez";
 pub struct Dataset {
     name: String,
     arrays: Vec<(String, Result<Arc<Stored>, String>)>,
-    stream: Stream,
+    stream: SampleStream,
     /// Those of the arrays that are fed back.
     states: Vec<String>,
     classes: Vec<String>,
@@ -96,7 +96,7 @@ impl Dataset {
 
     fn empty(name: String) -> Dataset {
         let (arrays, states, classes, warnings, files) = Default::default();
-        Dataset { name, arrays, stream: Stream::default(), states, classes, mixed: None, warnings, files }
+        Dataset { name, arrays, stream: SampleStream::default(), states, classes, mixed: None, warnings, files }
     }
 
     /// A data set made in memory; `name` stands for the file in messages.

@@ -33,7 +33,7 @@ mod threads;
 mod watched;
 
 #[cfg(feature = "exec")]
-pub use bench::{Bench, Split};
+pub use bench::{Bench, CalibrationSplit};
 pub use golden::Golden;
 pub use listener::Listener;
 pub use outputs::Outputs;
@@ -157,7 +157,7 @@ pub fn input_sizes(graph: &Graph, given: &[(String, Vec<usize>)]) -> Result<Opti
 }
 
 /// What one run works with.
-struct Open<'a> {
+struct OpenJob<'a> {
     job: &'a Job,
     plan: Vec<(String, Action)>,
     teacher: Loaded,
@@ -180,7 +180,7 @@ impl Job {
     /// A missed target is none here, see [`Finished::result`].
     pub fn run(mut self, listener: &dyn Listener) -> Result<Finished> {
         let made = self.searched.as_mut().and_then(|searched| searched.outcome.take());
-        let open = Open::new(&self, listener)?;
+        let open = OpenJob::new(&self, listener)?;
         let watched = Watched::new(listener, self.dump.as_deref(), open.teacher.pages.clone());
         let (outcome, used) = open.student(made, &watched)?;
         let Outcome { mut student, mut report } = outcome;
@@ -205,9 +205,9 @@ impl Job {
     }
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenJob<'a> {
     /// Reads what the job names, and finds out before the work what would prevent it.
-    fn new(job: &'a Job, listener: &'a dyn Listener) -> Result<Open<'a>> {
+    fn new(job: &'a Job, listener: &'a dyn Listener) -> Result<OpenJob<'a>> {
         threads::start(job.threads)?;
         let plan = job.recipe.plan()?;
         job.output.check()?;
@@ -217,11 +217,11 @@ impl<'a> Open<'a> {
         let data = Data { sizes: given.unwrap_or_default(), ..Data::default() };
         let sizes = data.sizes_for(&teacher.model);
         exits::check(&job.output, &plan, &teacher.model)?;
-        let open = Open { job, plan, teacher, samples, sizes: data.sizes, listener };
+        let open = OpenJob { job, plan, teacher, samples, sizes: data.sizes, listener };
         job.output.check_places(&job.model, &open.read())?;
         listener.unwritten(true);
         open.samples.check(job, &open.teacher.model)?;
-        Ok(Open { sizes, ..open })
+        Ok(OpenJob { sizes, ..open })
     }
 
     /// Files that are read, in the order of a make rule.
@@ -231,7 +231,7 @@ impl<'a> Open<'a> {
         teacher.chain(recipe).chain(self.samples.files()).collect()
     }
 
-    /// As [`Open::read`], without what they are.
+    /// As [`OpenJob::read`], without what they are.
     fn sources(&self) -> Vec<PathBuf> {
         self.read().into_iter().map(|(_, path)| path.to_path_buf()).collect()
     }

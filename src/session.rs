@@ -78,7 +78,7 @@ pub struct Session<'a> {
     teacher_runs: Mutex<Vec<Arc<TeacherRun>>>,
     /// What teachers said of the training data.
     #[cfg(feature = "exec")]
-    answers: Mutex<Option<distill::Answers>>,
+    answers: Mutex<Option<distill::KeptAnswers>>,
 }
 
 /// A student on its way, after some steps. Cloning takes time and memory for nodes and names, not for weights.

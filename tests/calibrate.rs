@@ -7,7 +7,7 @@ use common::{recipe, root};
 use tutee::calibrate::{Calibration, with_states};
 use tutee::check::check;
 use tutee::compress::{Data, Outcome, Silent, compress_on};
-use tutee::data::{Array, Dataset, Dtype, Normalise, Stream};
+use tutee::data::{Array, Dataset, Dtype, Normalise, SampleStream};
 use tutee::exec::Network;
 use tutee::ir::{Model, Source, random, text};
 use tutee::onnx::{self, SaveOptions, Target};
@@ -513,7 +513,7 @@ fn states_are_those_that_the_teacher_has_in_order() {
     let x: Vec<f32> = random::noise(3).map(|v| v as f32).take(400 * 8).collect();
     let data = Dataset::from_arrays("stream", [("x".to_string(), Array::from_f32(vec![400, 8], &x).unwrap())]);
     let feedback = [("h".to_string(), "hn".to_string())].into();
-    let data = data.in_streams(Stream::new(feedback, Some(100)).unwrap());
+    let data = data.in_streams(SampleStream::new(feedback, Some(100)).unwrap());
     // They are no raw numbers.
     let normalise = Normalise { scale: 2.0, ..Normalise::default() };
     let data = with_states(data, &normalise, &teacher).unwrap();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 use tutee::check::{Check, Judging, Kind, Metric, Targets, check, check_as};
-use tutee::data::{Array, Dataset, Dtype, Normalise, Stream};
+use tutee::data::{Array, Dataset, Dtype, Normalise, SampleStream};
 use tutee::error::Result;
 use tutee::exec::Network;
 use tutee::ir::{random, text};
@@ -364,7 +364,7 @@ const CELL: &str = "model \"cell\" opset 17 {
 
 fn cell_stream(length: Option<usize>) -> Dataset {
     let feedback = BTreeMap::from([("h".to_string(), "hn".to_string())]);
-    noise(30, &[4]).in_streams(Stream::new(feedback, length).unwrap())
+    noise(30, &[4]).in_streams(SampleStream::new(feedback, length).unwrap())
 }
 
 /// What a cell answers to samples one after the other.
@@ -404,7 +404,7 @@ fn what_cannot_be_fed_back_is_refused() {
     let models = Models::new(CELL, other_weights);
     let refused = |data: Dataset, feedback: [&str; 2]| {
         let feedback = BTreeMap::from([feedback.map(String::from).into()]);
-        let data = data.in_streams(Stream::new(feedback, None).unwrap());
+        let data = data.in_streams(SampleStream::new(feedback, None).unwrap());
         models.check(&data, &Judging::default()).unwrap_err().to_string()
     };
     let both = || {
@@ -424,7 +424,7 @@ fn what_cannot_be_fed_back_is_refused() {
         CELL.replace("%h : f32[N,M]", "%h : f32[1,6]").replace("output %hn", "%last : ? = Neg(%y) output %last");
     let models = Models::new(&other, other_weights);
     let feedback = BTreeMap::from([("h".to_string(), "last".to_string())]);
-    let data = noise(30, &[4]).in_streams(Stream::new(feedback, None).unwrap());
+    let data = noise(30, &[4]).in_streams(SampleStream::new(feedback, None).unwrap());
     let e = models.check(&data, &Judging::default()).unwrap_err().to_string();
     assert!(e.contains("for f32[1,6] it gives f32[1,3]"), "{e}");
 }

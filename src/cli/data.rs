@@ -1,6 +1,6 @@
 //! Data on the command line: how raw numbers and pictures become what the model was trained on.
 
-use crate::data::{Color, Size, Stream, parse_scale};
+use crate::data::{Color, SampleStream, Size, parse_scale};
 use crate::error::Result;
 use crate::recipe;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ impl DataArgs {
             *text = given.or(text.take());
         }
         for text in &self.feedback {
-            let (input, output) = Stream::parse(text).map_err(|e| e.at("--feedback"))?;
+            let (input, output) = SampleStream::parse(text).map_err(|e| e.at("--feedback"))?;
             recipe.feedback.insert(input, output);
         }
         recipe.stream_length = self.stream_length.or(recipe.stream_length);

@@ -8,7 +8,7 @@ use super::sizes::SizeArgs;
 use crate::data::Normalise;
 use crate::error::{Error, Result, io};
 use crate::files::digest;
-use crate::job::{Bench, Searched, Split, places, start_threads};
+use crate::job::{Bench, CalibrationSplit, Searched, places, start_threads};
 use crate::onnx::{self, SaveOptions, Target};
 use crate::passes::options::suggest;
 use crate::plain;
@@ -143,7 +143,7 @@ impl SearchArgs {
             .help("give --calib DATA: some hundred inputs, without labels or with them");
         let bench = Bench::open(("the teacher", model), &said, &sizes.input_shape, &written, without)?;
         let training = bench.training()?;
-        let Split { calibration, fit, choose } = bench.split(training.as_ref())?;
+        let CalibrationSplit { calibration, fit, choose } = bench.split(training.as_ref())?;
         let judge = bench.judge(&choose, &check.gates.gates(&check.test_output))?;
         let (loaded, teacher) = (&bench.teacher, bench.size);
         let data_of = Data {

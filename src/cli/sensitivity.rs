@@ -8,7 +8,7 @@ use super::sizes::SizeArgs;
 use super::terminal::Stream;
 use crate::error::{Error, Result};
 use crate::files::Atomic;
-use crate::job::{Bench, Split, places, start_threads};
+use crate::job::{Bench, CalibrationSplit, places, start_threads};
 use crate::plain;
 use crate::recipe::{self, Step};
 use crate::report::SensitivityReport;
@@ -64,7 +64,7 @@ impl Args {
         let without = Error::input("what layers can do without is measured, and there is no data to do it on")
             .help("give --calib DATA: some hundred inputs, without labels or with them");
         let bench = Bench::open(("the model", &self.model), &said, &self.sizes.input_shape, &written, without)?;
-        let Split { calibration, choose, .. } = bench.split(None)?;
+        let CalibrationSplit { calibration, choose, .. } = bench.split(None)?;
         let judge = bench.judge(&choose, &GateArgs::default().gates(&self.output))?;
         let loaded = &bench.teacher;
         if !self.quiet {

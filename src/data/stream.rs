@@ -7,18 +7,18 @@ use crate::error::{Error, Result};
 
 /// Inputs that get what an output gave for the sample before, and zeros where a stream begins.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Stream {
+pub struct SampleStream {
     /// Outputs by input.
     feedback: BTreeMap<String, String>,
     length: Option<usize>,
 }
 
-impl Stream {
+impl SampleStream {
     /// Outputs by the input that they are fed back to. A stream is so many samples long, or all of the data.
     ///
     /// # Errors
     /// If streams are 0 samples long, or have a length but nothing is fed back.
-    pub fn new(feedback: BTreeMap<String, String>, length: Option<usize>) -> Result<Stream> {
+    pub fn new(feedback: BTreeMap<String, String>, length: Option<usize>) -> Result<SampleStream> {
         if length == Some(0) {
             return Err(Error::input("a stream of 0 samples is none").help("give --stream-length 1 or more"));
         }
@@ -26,7 +26,7 @@ impl Stream {
             return Err(Error::input("the length of streams is given, but nothing is fed back")
                 .help("give --feedback INPUT=OUTPUT too"));
         }
-        Ok(Stream { feedback, length })
+        Ok(SampleStream { feedback, length })
     }
 
     /// Reads `INPUT=OUTPUT`.
@@ -55,12 +55,12 @@ impl Stream {
 
 impl Dataset {
     /// The same samples, as streams.
-    pub fn in_streams(self, stream: Stream) -> Dataset {
+    pub fn in_streams(self, stream: SampleStream) -> Dataset {
         Dataset { stream, ..self }
     }
 
     /// How its samples follow each other.
-    pub fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &SampleStream {
         &self.stream
     }
 
@@ -120,11 +120,11 @@ mod tests {
 
     #[test]
     fn a_stream_begins_where_the_one_before_ends() {
-        let stream = |length| Stream::new([("h".to_string(), "hn".to_string())].into(), length);
+        let stream = |length| SampleStream::new([("h".to_string(), "hn".to_string())].into(), length);
         let begins = |length| (0..7).filter(|&i| stream(length).unwrap().begins(i)).collect::<Vec<_>>();
         assert_eq!((begins(Some(3)), begins(None)), (vec![0, 3, 6], vec![0]));
-        assert!(stream(Some(0)).is_err() && Stream::new(BTreeMap::new(), Some(3)).is_err());
-        assert_eq!(Stream::parse("h=h=n").unwrap(), ("h".into(), "h=n".into()));
-        assert!(["h", "=h", "h="].iter().all(|text| Stream::parse(text).is_err()));
+        assert!(stream(Some(0)).is_err() && SampleStream::new(BTreeMap::new(), Some(3)).is_err());
+        assert_eq!(SampleStream::parse("h=h=n").unwrap(), ("h".into(), "h=n".into()));
+        assert!(["h", "=h", "h="].iter().all(|text| SampleStream::parse(text).is_err()));
     }
 }

@@ -48,7 +48,7 @@ pub struct Outcome {
 }
 
 /// By sample, the teachers' probabilities at the temperature, as far as they were asked.
-pub type Known = Vec<Option<Vec<f32>>>;
+pub type TeacherAnswers = Vec<Option<Vec<f32>>>;
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
 pub trait Watch {
@@ -75,12 +75,12 @@ pub trait Watch {
     fn epoch(&mut self, _epoch: &Epoch) {}
 
     /// What the teachers said of the same samples in a training before, if [`Watch::asked`] was told.
-    fn known(&mut self) -> Option<Known> {
+    fn known(&mut self) -> Option<TeacherAnswers> {
         None
     }
 
     /// After a training before which they were asked about all samples.
-    fn asked(&mut self, _known: Known) {}
+    fn asked(&mut self, _known: TeacherAnswers) {}
 
     /// After every epoch that was not cut short.
     ///
@@ -159,7 +159,7 @@ struct Run<'a, 't> {
     held_back: Vec<usize>,
     x: Batch,
     /// Of samples as they are, where probabilities were asked for and nothing else is.
-    known: Known,
+    known: TeacherAnswers,
     /// Whether the teachers were asked about all samples beforehand.
     asked: bool,
     /// Whether the samples that are held back differ,

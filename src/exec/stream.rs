@@ -4,7 +4,7 @@ use crate::data::{Array, Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 
 /// A network that is ready to run.
-pub type Run<'a> = Box<dyn Fn(&[Array]) -> Result<Vec<Array>> + 'a>;
+pub type RunFn<'a> = Box<dyn Fn(&[Array]) -> Result<Vec<Array>> + 'a>;
 
 /// The data with what the inputs that are fed back get for each sample; without such inputs, as it is. `plan` makes a network
 /// with these inputs and outputs ready to run on inputs of the shapes of those that it is given.
@@ -16,7 +16,7 @@ pub fn with_states<'a>(
     normalise: &Normalise,
     specs: &[InputSpec],
     outputs: &[String],
-    plan: impl Fn(&[Array]) -> Result<Run<'a>>,
+    plan: impl Fn(&[Array]) -> Result<RunFn<'a>>,
 ) -> Result<Dataset> {
     if data.stream().is_none() {
         return Ok(data.clone());

@@ -47,7 +47,7 @@ pub struct Bench {
 }
 
 /// Calibration data, divided.
-pub struct Split<'a> {
+pub struct CalibrationSplit<'a> {
     /// What students are fitted to.
     pub calibration: Calibration<'a>,
     /// As many were asked for: the same number picks the same samples.
@@ -97,11 +97,12 @@ impl Bench {
         self.training.as_ref().map(bound).transpose()
     }
 
-    /// Divides the calibration data; what is trained with, too, is judged by what `training` holds back. If nobody says how many samples students are fitted to, it goes by the MACs of the model.
+    /// Divides the calibration data; what is trained with, too, is judged by what `training` holds back. If nobody says how
+    /// many samples students are fitted to, it goes by the MACs of the model.
     ///
     /// # Errors
     /// If the data does not fit the model, or there is too little of it.
-    pub fn split(&self, training: Option<&Training<'_>>) -> Result<Split<'_>> {
+    pub fn split(&self, training: Option<&Training<'_>>) -> Result<CalibrationSplit<'_>> {
         let affordable = self.size.cost.macs.map_or(calibrate::SAMPLES, |macs| (WORK / macs.max(1)) as usize);
         let wanted = self.wanted.unwrap_or(affordable.clamp(LEAST, MOST));
         let available = available(&self.data, &self.normalise, &self.teacher.model)?;
@@ -121,7 +122,7 @@ impl Bench {
                 .because(why)
                 .help("give a hundred or more"));
         }
-        Ok(Split { calibration, fit, choose })
+        Ok(CalibrationSplit { calibration, fit, choose })
     }
 
     /// A judge of students, on some samples of the data.

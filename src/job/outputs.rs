@@ -51,7 +51,7 @@ impl Outputs {
     /// # Errors
     /// If a place cannot be written to, or a report's name says no form.
     pub fn check(&self) -> Result<()> {
-        self.reports.iter().try_for_each(|p| Format::of(p).map(drop))?;
+        self.reports.iter().try_for_each(|p| ReportFormat::of(p).map(drop))?;
         Target::of(self.student.clone()).check()?;
         self.golden.check()?;
         let golden = self.golden.written().map(Path::to_path_buf);
@@ -175,7 +175,7 @@ impl Prepared {
     pub fn tell(&mut self, args: &Outputs, report: &Report, sources: &[PathBuf]) -> Result<()> {
         let mut texts = Vec::new();
         for path in &args.reports {
-            texts.push((path, Format::of(path)?.write(report)?));
+            texts.push((path, ReportFormat::of(path)?.write(report)?));
         }
         if let Some(path) = &args.save_recipe {
             let recipe = Recipe::parse(&report.recipe, "the recipe as run")?;
@@ -203,18 +203,18 @@ impl Prepared {
     }
 }
 
-enum Format {
+enum ReportFormat {
     Html,
     Json,
     Markdown,
 }
 
-impl Format {
-    fn of(path: &Path) -> Result<Format> {
+impl ReportFormat {
+    fn of(path: &Path) -> Result<ReportFormat> {
         match path.extension().and_then(|e| e.to_str()) {
-            Some("html") => Ok(Format::Html),
-            Some("json") => Ok(Format::Json),
-            Some("md") => Ok(Format::Markdown),
+            Some("html") => Ok(ReportFormat::Html),
+            Some("json") => Ok(ReportFormat::Json),
+            Some("md") => Ok(ReportFormat::Markdown),
             _ => Err(Error::input(format!("cannot tell the report format of {}", path.display()))
                 .because("it is chosen by the file's ending")
                 .help("name it .html, .json or .md")),
@@ -223,11 +223,11 @@ impl Format {
 
     fn write(&self, report: &Report) -> Result<String> {
         match self {
-            Format::Json => {
+            ReportFormat::Json => {
                 Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
             }
-            Format::Markdown => Ok(report.markdown()),
-            Format::Html => Ok(report.html()),
+            ReportFormat::Markdown => Ok(report.markdown()),
+            ReportFormat::Html => Ok(report.html()),
         }
     }
 }

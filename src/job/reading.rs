@@ -2,7 +2,7 @@
 
 use super::Gates;
 use crate::check::{Judging, Targets};
-use crate::data::{Dataset, Normalise, Pictures, Stream, parse_scale};
+use crate::data::{Dataset, Normalise, Pictures, SampleStream, parse_scale};
 use crate::error::{Error, Result};
 use crate::recipe;
 use std::path::Path;
@@ -36,8 +36,8 @@ pub fn pictures(data: &recipe::Data) -> Result<Pictures> {
 ///
 /// # Errors
 /// If streams have a length that is none, or nothing is fed back in them.
-pub fn stream(data: &recipe::Data) -> Result<Stream> {
-    Stream::new(data.feedback.clone(), data.stream_length)
+pub fn stream(data: &recipe::Data) -> Result<SampleStream> {
+    SampleStream::new(data.feedback.clone(), data.stream_length)
 }
 
 /// What a recipe says under a key.

@@ -24,17 +24,17 @@ use std::sync::Once;
 const CHECKING: &str = "checking";
 
 /// A network by the path that names it.
-struct Network {
+struct NamedModel {
     path: PathBuf,
     bytes: u64,
     model: Model,
     files: Vec<PathBuf>,
 }
 
-impl Network {
-    fn load(path: &Path) -> Result<Network> {
+impl NamedModel {
+    fn load(path: &Path) -> Result<NamedModel> {
         let Loaded { model, bytes, files, .. } = onnx::load(path)?;
-        Ok(Network { path: path.to_path_buf(), bytes, model, files })
+        Ok(NamedModel { path: path.to_path_buf(), bytes, model, files })
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Samples {
     calibration: Option<Dataset>,
     test: Option<Test>,
     training: Option<Dataset>,
-    teachers: Vec<Network>,
+    teachers: Vec<NamedModel>,
     /// Those that steps `cascade` put in front.
     smalls: Vec<(PathBuf, Model)>,
     small_files: Vec<PathBuf>,
@@ -84,7 +84,7 @@ impl Samples {
         let (mut smalls, mut small_files) = (Vec::new(), Vec::new());
         for (_, action) in plan {
             if let Action::Cascade(stage) = action {
-                let Network { path, model, files, .. } = Network::load(&stage.small)?;
+                let NamedModel { path, model, files, .. } = NamedModel::load(&stage.small)?;
                 smalls.push((path, model));
                 small_files.extend(files);
             }
@@ -127,7 +127,7 @@ impl Samples {
     }
 
     /// The teacher that the student is compared with, if that is one.
-    fn reference(&self, job: &Job) -> Option<&Network> {
+    fn reference(&self, job: &Job) -> Option<&NamedModel> {
         self.teachers.iter().find(|t| job.reference.as_ref() == Some(&t.path))
     }
 
@@ -232,13 +232,13 @@ fn test(job: &Job, load: &dyn Fn(&Option<PathBuf>) -> Result<Option<Dataset>>) -
 }
 
 /// The models that steps name as teachers.
-fn teachers(plan: &[(String, Action)]) -> Result<Vec<Network>> {
-    let mut found: Vec<Network> = Vec::new();
+fn teachers(plan: &[(String, Action)]) -> Result<Vec<NamedModel>> {
+    let mut found: Vec<NamedModel> = Vec::new();
     for (_, action) in plan {
         let Action::Distill(stage) = action else { continue };
         for path in stage.teachers.iter().flatten() {
             if found.iter().all(|t| t.path != *path) {
-                found.push(Network::load(path)?);
+                found.push(NamedModel::load(path)?);
             }
         }
     }

@@ -69,21 +69,21 @@ const INPUTS: &str = "inputs";
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct PruneInputs {
-    size: Size<Kept>,
+    size: Size<InputCount>,
 }
 
 /// How many inputs of a layer stay.
 #[derive(Debug, Clone, Copy)]
-enum Kept {
+enum InputCount {
     Count(usize),
     Ratio(f64),
 }
 
-impl Kept {
+impl InputCount {
     fn of(self, inputs: usize) -> usize {
         match self {
-            Kept::Count(count) => count,
-            Kept::Ratio(share) => ((share * inputs as f64).round() as usize).max(1),
+            InputCount::Count(count) => count,
+            InputCount::Ratio(share) => ((share * inputs as f64).round() as usize).max(1),
         }
     }
 }
@@ -103,9 +103,9 @@ impl TryFrom<Options> for PruneInputs {
     fn try_from(o: Options) -> Result<Self, String> {
         let Options { inputs, ratio, params, macs } = o;
         not_zero(ratio.iter().flat_map(ByLayer::values).map(|&share| ("ratio", Some(share))))?;
-        let inputs = inputs.map(|inputs| inputs.map(|n| Kept::Count(n.get())));
-        let ratio = ratio.map(|ratio| ratio.map(|share| Kept::Ratio(share.0)));
-        let size = Size::of(vec![(INPUTS, inputs), ("ratio", ratio)], params, macs, Kept::Ratio(0.5))?;
+        let inputs = inputs.map(|inputs| inputs.map(|n| InputCount::Count(n.get())));
+        let ratio = ratio.map(|ratio| ratio.map(|share| InputCount::Ratio(share.0)));
+        let size = Size::of(vec![(INPUTS, inputs), ("ratio", ratio)], params, macs, InputCount::Ratio(0.5))?;
         Ok(PruneInputs { size })
     }
 }
@@ -128,7 +128,7 @@ impl Pass for PruneInputs {
     }
 
     fn is_strong(&self) -> bool {
-        self.size.is_strong(|kept| !matches!(kept, Kept::Ratio(share) if *share >= split::STRONG_SHARE))
+        self.size.is_strong(|kept| !matches!(kept, InputCount::Ratio(share) if *share >= split::STRONG_SHARE))
     }
 
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
@@ -145,7 +145,7 @@ impl Pass for PruneInputs {
 
     fn decided(&self, chosen: &[(String, Choice)]) -> Option<Box<dyn Pass>> {
         let kept = |(name, choice): &(String, Choice)| match choice {
-            Choice::Inputs(count) => Some((name.clone(), Kept::Count(*count))),
+            Choice::Inputs(count) => Some((name.clone(), InputCount::Count(*count))),
             _ => None,
         };
         Some(Box::new(PruneInputs { size: self.size.decided(INPUTS, chosen.iter().filter_map(kept)) }))

@@ -29,7 +29,7 @@ pub struct Ladder {
     pub starts: Vec<Trainee>,
     /// How many changes to samples there are.
     pub changes: usize,
-    /// Pruning and splitting together leave this share, if they are bounded; else each may be moved alone.
+    /// Pruning and splitting together leave this share, if they are bounded; else each may be varied alone.
     pub product: Option<f64>,
     /// Whether there is something to prune, and to split.
     pub prunes: bool,
@@ -50,7 +50,7 @@ const SIZE: f64 = 1.12;
 
 /// What is changed of a student.
 #[derive(Debug, Clone, Copy)]
-enum Move {
+enum Variation {
     /// Places of [`SHARES`] for pruning and for splitting; what is taken away leaves more bits for the rest.
     Shares(i32, i32),
     Size,
@@ -58,16 +58,16 @@ enum Move {
     Gradual,
 }
 
-const MOVES: [Move; 9] = [
-    Move::Size,
-    Move::Augment,
-    Move::Shares(2, 0),
-    Move::Shares(0, 2),
-    Move::Gradual,
-    Move::Shares(-2, 0),
-    Move::Shares(0, -2),
-    Move::Shares(2, -2),
-    Move::Shares(-2, 2),
+const VARIATIONS: [Variation; 9] = [
+    Variation::Size,
+    Variation::Augment,
+    Variation::Shares(2, 0),
+    Variation::Shares(0, 2),
+    Variation::Gradual,
+    Variation::Shares(-2, 0),
+    Variation::Shares(0, -2),
+    Variation::Shares(2, -2),
+    Variation::Shares(-2, 2),
 ];
 
 impl Ladder {
@@ -90,7 +90,7 @@ impl Ladder {
             }
             let here = on(rung);
             let Some(best) = here.first().filter(|_| here.len() < ON_RUNG) else { continue };
-            let moved = MOVES.iter().filter_map(|&by| self.moved(best, by));
+            let varied = VARIATIONS.iter().filter_map(|&by| self.varied(best, by));
             // What was left behind on a lower rung is not tried again, but that changes to samples pay in longer trainings.
             let left_behind = |trainee: &Trainee| {
                 tried.iter().any(|t| {
@@ -98,38 +98,40 @@ impl Ladder {
                     same && (t.0.rung == rung || trainee.augment == best.0.augment)
                 })
             };
-            if let Some(trainee) = moved.into_iter().find(|trainee| !left_behind(trainee)) {
+            if let Some(trainee) = varied.into_iter().find(|trainee| !left_behind(trainee)) {
                 return Some(trainee);
             }
         }
         None
     }
 
-    fn moved(&self, (trainee, value): &(Trainee, f64), by: Move) -> Option<Trainee> {
+    fn varied(&self, (trainee, value): &(Trainee, f64), by: Variation) -> Option<Trainee> {
         let Trainee { prune, split, bytes, .. } = *trainee;
         match by {
-            Move::Shares(p, s) if self.product.is_none() => {
+            Variation::Shares(p, s) if self.product.is_none() => {
                 if (p != 0 && !self.prunes) || (s != 0 && !self.splits) {
                     return None;
                 }
                 Some(Trainee { prune: shifted(prune, p)?, split: shifted(split, s)?, ..trainee.clone() })
             }
-            Move::Shares(p, 0) if self.prunes && self.splits => {
+            Variation::Shares(p, 0) if self.prunes && self.splits => {
                 let prune = shifted(prune, p)?;
                 let split = self.product? * f64::from(WHOLE) * f64::from(WHOLE) / f64::from(prune);
                 let possible = split <= f64::from(WHOLE) && split >= f64::from(SHARES[SHARES.len() - 1]);
                 possible.then(|| Trainee { prune, split: split as u32, ..trainee.clone() })
             }
-            Move::Shares(..) => None,
-            Move::Size if self.sizes => {
+            Variation::Shares(..) => None,
+            Variation::Size if self.sizes => {
                 let factor = if *value <= 1.0 { 1.0 / SIZE } else { SIZE };
                 Some(Trainee { bytes: Some((bytes? as f64 * factor) as u64), ..trainee.clone() })
             }
-            Move::Size => None,
-            Move::Augment => {
+            Variation::Size => None,
+            Variation::Augment => {
                 (trainee.augment < self.changes).then(|| Trainee { augment: self.changes, ..trainee.clone() })
             }
-            Move::Gradual => (prune < WHOLE && !trainee.gradual).then(|| Trainee { gradual: true, ..trainee.clone() }),
+            Variation::Gradual => {
+                (prune < WHOLE && !trainee.gradual).then(|| Trainee { gradual: true, ..trainee.clone() })
+            }
         }
     }
 }
@@ -206,8 +208,8 @@ mod tests {
         assert!(trained(&bounded, 30, |c| f64::from(c.prune)).iter().all(|t| within(&t.0)));
         let fixed = Ladder { prunes: false, splits: false, ..ladder() };
         let starts = fixed.starts.clone();
-        let moved = trained(&fixed, 20, |c| f64::from(c.split));
-        assert!(moved.iter().all(|t| starts.iter().any(|s| (s.prune, s.split) == (t.0.prune, t.0.split))));
+        let varied = trained(&fixed, 20, |c| f64::from(c.split));
+        assert!(varied.iter().all(|t| starts.iter().any(|s| (s.prune, s.split) == (t.0.prune, t.0.split))));
     }
 
     #[test]

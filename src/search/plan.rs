@@ -35,9 +35,9 @@ pub struct Plan {
 /// Trainings of a plan: of the weights before they become codes, and of the codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DistillSteps {
-    pub weights: Length,
+    pub weights: TrainingLength,
     /// `None` as long as the size of the codes is being found.
-    pub codes: Option<Length>,
+    pub codes: Option<TrainingLength>,
     /// Whether pruning is done in two steps of the same share, with half of the training of weights between them.
     pub gradual: bool,
     /// Values of `augment`.
@@ -46,49 +46,49 @@ pub struct DistillSteps {
 
 /// How long a training takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Length {
+pub enum TrainingLength {
     Epochs(usize),
     /// Less than an epoch.
     Steps(usize),
 }
 
-impl Length {
+impl TrainingLength {
     /// For so many samples, of `count`, as nearly as whole epochs come to it.
-    pub fn of(visits: usize, count: usize) -> Length {
+    pub fn of(visits: usize, count: usize) -> TrainingLength {
         match (visits + count / 2) / count.max(1) {
-            0 => Length::Steps((visits / BATCH).max(1)),
-            epochs => Length::Epochs(epochs),
+            0 => TrainingLength::Steps((visits / BATCH).max(1)),
+            epochs => TrainingLength::Epochs(epochs),
         }
     }
 
-    fn half(self) -> Length {
+    fn half(self) -> TrainingLength {
         match self {
-            Length::Epochs(n) => Length::Epochs(n.div_ceil(2)),
-            Length::Steps(n) => Length::Steps(n.div_ceil(2)),
+            TrainingLength::Epochs(n) => TrainingLength::Epochs(n.div_ceil(2)),
+            TrainingLength::Steps(n) => TrainingLength::Steps(n.div_ceil(2)),
         }
     }
 
     fn options(self) -> String {
         match self {
-            Length::Epochs(n) => format!("epochs={n}"),
-            Length::Steps(n) => format!("steps={n}"),
+            TrainingLength::Epochs(n) => format!("epochs={n}"),
+            TrainingLength::Steps(n) => format!("steps={n}"),
         }
     }
 }
 
 /// `8 epochs`
-impl fmt::Display for Length {
+impl fmt::Display for TrainingLength {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (n, what) = match *self {
-            Length::Epochs(n) => (n, "epoch"),
-            Length::Steps(n) => (n, "step"),
+            TrainingLength::Epochs(n) => (n, "epoch"),
+            TrainingLength::Steps(n) => (n, "step"),
         };
         write!(f, "{n} {what}{}", if n == 1 { "" } else { "s" })
     }
 }
 
 impl DistillSteps {
-    fn step(&self, length: Length) -> String {
+    fn step(&self, length: TrainingLength) -> String {
         let changes: String = self.augment.iter().map(|change| format!(",augment={change}")).collect();
         format!("{DISTILL}:{}{changes}", length.options())
     }
@@ -239,8 +239,8 @@ mod tests {
     #[test]
     fn a_trained_plan_trains_weights_and_then_codes() {
         let training = DistillSteps {
-            weights: Length::of(40_000, 9_000),
-            codes: Some(Length::of(100, 9_000)),
+            weights: TrainingLength::of(40_000, 9_000),
+            codes: Some(TrainingLength::of(100, 9_000)),
             gradual: true,
             augment: vec!["crop:2".into()],
         };

@@ -6,7 +6,7 @@ use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
 use super::refine::Refine;
 use super::store::Trial;
-use super::trained::Fill;
+use super::trained::SizeFill;
 use super::{Candidate, Found, Limits, Options, Watch};
 use crate::error::{Error, Result};
 use crate::report::Size;
@@ -15,7 +15,7 @@ use crate::session::State;
 /// Times that the encoding is tried to come to a size.
 const ENCODINGS: usize = 4;
 /// A file this much smaller than it may be is of that size.
-const CLOSE: f64 = 0.985;
+pub(super) const CLOSE: f64 = 0.985;
 /// How many times smaller students are where neither a size nor a loss is asked for.
 const LADDER: [f64; 5] = [8.0, 16.0, 32.0, 64.0, 128.0];
 /// Sizes that are tried where only a loss is asked for: each so many times smaller than the one before.
@@ -48,7 +48,7 @@ pub struct Run<'s, 'a> {
     /// How long it takes to train with a sample, by how many changes it is trained with, as far as that was measured.
     pub(super) pace: Vec<(usize, f64)>,
     /// How plans that are trained fill their sizes.
-    pub(super) fills: Vec<Fill>,
+    pub(super) fills: Vec<SizeFill>,
     /// Bytes that training adds to a file, as far as that showed: the words on how it was made.
     pub(super) words: u64,
     /// Layers that losses may count more or less of, the largest first, and how that went.

@@ -1,8 +1,8 @@
 //! Students that are trained: the starts of the ladder, and how each of its trainees becomes a candidate.
 
 use super::ladder::{Ladder, Trainee, apart, shifted};
-use super::plan::{DistillSteps, Length, Plan, WHOLE};
-use super::run::{Mode, Run};
+use super::plan::{DistillSteps, Plan, TrainingLength, WHOLE};
+use super::run::{CLOSE, Mode, Run};
 use crate::error::Result;
 use std::time::Instant;
 
@@ -22,14 +22,12 @@ const WORSE: f64 = 6.0;
 const LAST: usize = 3;
 /// Times that codes are trained once more, where their file turned out too large.
 const FITTINGS: usize = 3;
-/// A file that is smaller than this share of what it may be has room for more weights.
-const FULL: f64 = 0.985;
 /// Times that more weights are tried.
 const FILLINGS: usize = 3;
 
 /// A plan whose codes fill a size.
 #[derive(Debug, Clone, Copy)]
-pub struct Fill {
+pub struct SizeFill {
     /// Of the trainee: shares of pruning and of splitting, and the bytes of the file.
     of: (u32, u32, Option<u64>),
     prune: u32,
@@ -129,8 +127,8 @@ impl Run<'_, '_> {
         let training = self.options.training.as_ref()?;
         let [weights, all] = Self::visits(trainee);
         Some(DistillSteps {
-            weights: Length::of(weights, training.samples),
-            codes: Some(Length::of(all - weights, training.samples)),
+            weights: TrainingLength::of(weights, training.samples),
+            codes: Some(TrainingLength::of(all - weights, training.samples)),
             gradual: trainee.gradual,
             augment: training.augment[..trainee.augment].to_vec(),
         })
@@ -175,14 +173,14 @@ impl Run<'_, '_> {
 
     /// How the plan of a trainee fills its size. This is found without training: what codes take depends on how many levels
     /// there are, and these on little that training changes.
-    fn fill(&mut self, plan: &Plan, trainee: &Trainee) -> Result<Fill> {
+    fn fill(&mut self, plan: &Plan, trainee: &Trainee) -> Result<SizeFill> {
         let of = (trainee.prune, trainee.split, trainee.bytes);
         if let Some(&known) = self.fills.iter().find(|fill| fill.of == of) {
             return Ok(known);
         }
         let prune = self.made(&Plan { split: WHOLE, ..plan.clone() })?.0.prune;
         let (plan, bare) = self.made(&Plan { prune, ..plan.clone() })?;
-        let mut fill = Fill { of, prune, split: plan.split, encode: None };
+        let mut fill = SizeFill { of, prune, split: plan.split, encode: None };
         let bytes = trainee.bytes.map(|bytes| bytes.saturating_sub(self.words));
         if let Some(bytes) = bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes) {
             let packed = Plan { packs: self.plan.packs.clone(), ..plan };
@@ -197,18 +195,17 @@ impl Run<'_, '_> {
     }
 
     /// More weights of as many bits, if a student of `taken` bytes leaves room for them.
-    fn widen(&mut self, coded: &Plan, taken: u64, bytes: u64, fill: &mut Fill) -> Result<()> {
+    fn widen(&mut self, coded: &Plan, taken: u64, bytes: u64, fill: &mut SizeFill) -> Result<()> {
         let overhead = self.space.overhead;
         let room = (bytes as f64 - overhead) / (taken as f64 - overhead).max(1.0);
         let (mut best, mut times) = (taken, room);
         for _ in 0..FILLINGS {
-            if taken > bytes || best as f64 >= FULL * bytes as f64 || times <= 1.0 {
+            if taken > bytes || best as f64 >= CLOSE * bytes as f64 || times <= 1.0 {
                 break;
             }
-            let wider = |share: u32| ((f64::from(share) * times) as u32).min(WHOLE);
             let mut plan = coded.clone();
-            *(if plan.split < WHOLE { &mut plan.split } else { &mut plan.prune }) =
-                wider(if plan.split < WHOLE { plan.split } else { plan.prune });
+            let share = if plan.split < WHOLE { &mut plan.split } else { &mut plan.prune };
+            *share = ((f64::from(*share) * times) as u32).min(WHOLE);
             let trial = self.maker.trial(&plan.steps(&self.options.common), false)?;
             if trial.size.bytes <= bytes && trial.size.bytes > best {
                 best = trial.size.bytes;

@@ -8,7 +8,7 @@ use super::visit::Run;
 use super::{Effect, Observer, State};
 use crate::analysis::classifier::logits;
 use crate::distill;
-use crate::distill::train::{self, Epoch, Known, Options, Outcome, Samples, Teacher, TrainingState, Watch};
+use crate::distill::train::{self, Epoch, Options, Outcome, Samples, Teacher, TeacherAnswers, TrainingState, Watch};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::math::chance;
@@ -227,7 +227,7 @@ fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
 }
 
 /// What teachers said of training data, and what that depends on.
-pub type Answers = (String, Known);
+pub type KeptAnswers = (String, TeacherAnswers);
 
 /// What progress is counted in.
 const PARTS: f64 = 1e6;
@@ -237,7 +237,7 @@ struct Follower<'a> {
     observer: &'a dyn Observer,
     checkpoint: Option<&'a Checkpoint>,
     /// The place for what teachers say, and what that depends on.
-    answers: Option<(String, &'a Mutex<Option<Answers>>)>,
+    answers: Option<(String, &'a Mutex<Option<KeptAnswers>>)>,
     epoch: usize,
     /// When the first step was done, and the samples of those after it.
     since: Option<Instant>,
@@ -257,13 +257,13 @@ impl Watch for Follower<'_> {
         self.checkpoint.map_or(Ok(()), |c| c.read(take))
     }
 
-    fn known(&mut self) -> Option<Known> {
+    fn known(&mut self) -> Option<TeacherAnswers> {
         let (asked, place) = self.answers.as_ref()?;
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         place.take_if(|answers| answers.0 == *asked).map(|answers| answers.1)
     }
 
-    fn asked(&mut self, known: Known) {
+    fn asked(&mut self, known: TeacherAnswers) {
         if let Some((asked, place)) = &self.answers {
             *place.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked.clone(), known));
         }
