@@ -293,7 +293,8 @@ mod ended {
         file.set_len(128 + count as u64 * 28 * 28).unwrap();
     }
 
-    /// A check of many samples, while which the student waits beside its place.
+    /// A check of many samples, while which the student waits beside its place. The process is stopped there, so that
+    /// it cannot come to its end however long the test takes.
     fn checking(folder: &Path, options: &str) -> Child {
         pictures(folder, 100_000);
         let before = litter(folder);
@@ -302,6 +303,7 @@ mod ended {
         wait_for(|| litter(folder).iter().any(new) && folder.join("student.onnx").metadata().unwrap().len() == 3);
         // By now it waits for the check: the model is complete when its data has its name.
         wait_for(|| !options.contains("external") || litter(folder).iter().any(|n| n.ends_with(".data")));
+        signal(&child, "STOP");
         child
     }
 
@@ -312,6 +314,7 @@ mod ended {
         for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
             let mut child = checking(folder.path(), "--external-data");
             signal(&child, name);
+            signal(&child, "CONT");
             assert_eq!(child.wait().unwrap().signal(), Some(number));
             let mut said = String::new();
             child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -334,6 +337,7 @@ mod ended {
         compress(folder.path(), "-o student.onnx -p clean");
         assert_eq!(litter(folder.path()).len(), 1);
         signal(&running, "TERM");
+        signal(&running, "CONT");
         running.wait().unwrap();
         assert_eq!(litter(folder.path()), [""; 0]);
     }
