@@ -5,7 +5,6 @@
 //! it. Values between layers wait on disk: memory holds the moments of one layer and a few samples, whatever their number.
 //! What the teacher gives there ([`TeacherRun`]) is computed once, for all students and steps that are fitted to it.
 
-mod activation_file;
 mod kept_moments;
 mod lazy_executor;
 mod part;
@@ -13,12 +12,11 @@ mod teacher;
 #[cfg(test)]
 mod tests;
 
-pub use activation_file::ActivationFile;
 pub use teacher::TeacherRun;
 
 use crate::analysis::linear::{Bias, Linear};
 use crate::analysis::sizes::InputSizes;
-use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
+use crate::data::{ActivationFile, Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exec::Network;
 use crate::exits::observe::Source;
@@ -29,7 +27,7 @@ use crate::math::{self, Layer, Moments};
 use kept_moments::KeptMoments;
 use lazy_executor::LazyExecutor;
 use ndarray::ArrayView2;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use teacher::sum_of;
 
@@ -55,6 +53,8 @@ const HELD_BACK: usize = 10;
 /// Elements of X and Y that are gathered before their products are summed, but no fewer than so many of their columns.
 const GATHERED: usize = 1 << 21;
 const COLUMNS: usize = 1024;
+/// Steps that are tried from one position that is looked at to the next.
+const STEPS: usize = 64;
 /// Samples and positions that a fit is made from, for each column of W, and at least.
 const ROWS_AN_INPUT: usize = 50;
 const MIN_ROWS: usize = 50_000;
@@ -102,7 +102,8 @@ impl<'a> Calibration<'a> {
     ) -> Result<Calibration<'a>> {
         let specs = specs(model)?;
         let feed = data.feed(&specs, normalise)?;
-        let open: Vec<usize> = (0..feed.chunks()).filter(|&i| !feed.rows(i).any(|row| but.contains(&row))).collect();
+        let open: Vec<usize> =
+            (0..feed.chunks()).filter(|&i| !feed.rows(i).iter().any(|row| but.contains(row))).collect();
         let picks = evenly(samples.div_ceil(feed.batch()).max(HELD_BACK), open.len());
         let picks: Vec<usize> = picks.map(|i| open[i]).collect();
         feed.hold(picks.iter().copied())?;
@@ -110,6 +111,7 @@ impl<'a> Calibration<'a> {
         if is_half(&model.graph) {
             warnings.push("the model has numbers of half precision: calibration computes in f32, and what is stored is rounded to the types of the file".into());
         }
+        warnings.extend(feed.mixed().map(|what| what + ", unless --input-shape says otherwise"));
         let held = picks.len() / HELD_BACK;
         if held == 0 {
             return Err(Error::input("there is too little calibration data")
@@ -128,9 +130,9 @@ impl<'a> Calibration<'a> {
         Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
     }
 
-    /// What the inputs are for one run of the model.
+    /// What the inputs are for one run of the model; of several shapes, those that most samples have.
     pub fn sizes(&self) -> InputSizes {
-        InputSizes::known(self.feed.named_shapes())
+        InputSizes::known(self.feed.usual_shapes())
     }
 
     /// The samples that are used, by their index in the data.
@@ -165,6 +167,11 @@ impl<'a> Calibration<'a> {
     fn chunk(&self, i: usize) -> Result<Vec<Array>> {
         self.feed.chunk(self.picks[i])
     }
+
+    /// For each chunk, what stands for the shapes of its inputs.
+    fn kinds(&self) -> Vec<usize> {
+        self.picks.iter().map(|&i| self.feed.kind(i)).collect()
+    }
 }
 
 /// Whether a value of a graph, or of a body in it, is of half precision.
@@ -196,7 +203,7 @@ pub fn ranges(
             for v in array.to_f64() {
                 if !v.is_finite() {
                     return Err(Error::input(format!("the {what} data for {spec} is not finite"))
-                        .at(format!("sample {}", feed.rows(i).start))
+                        .at(format!("sample {}", feed.rows(i)[0]))
                         .at(data.name())
                         .because(format!("it holds {v}")));
                 }
@@ -243,16 +250,16 @@ pub fn ranges(
 pub fn with_states(data: Dataset, normalise: &Normalise, model: &Model) -> Result<Dataset> {
     match data.stream().is_none() {
         true => Ok(data),
-        false => Network::of_model("the model", model)?.with_states(&data, normalise),
+        false => Ok(Network::of_model("the model", model)?.stream(&data, normalise, false)?.data),
     }
 }
 
-/// What the inputs of a model are for one run of it on data.
+/// What the inputs of a model are for one run of it on data; of several shapes, those that most samples have.
 ///
 /// # Errors
 /// If the data does not fit the model.
 pub fn sizes(data: &Dataset, normalise: &Normalise, model: &Model) -> Result<InputSizes> {
-    Ok(InputSizes::known(data.feed(&specs(model)?, normalise)?.named_shapes()))
+    Ok(InputSizes::known(data.feed(&specs(model)?, normalise)?.usual_shapes()))
 }
 
 /// How many samples the data has for a model.
@@ -370,15 +377,22 @@ impl<'a> LayerwiseRun<'a> {
         let places = || sets.iter().map(|set| set.iter().map(place).collect::<Vec<_>>()).collect::<Vec<_>>();
         let same = untouched.then(|| (format!("{:?}", places()), &self.teacher.moments));
         let chunks = self.data.chunks();
-        let rows = |reader: &Reader<'_>| {
-            let first = reader.y.read(0)?;
-            let channels = first.shape().get(reader.axis).copied().unwrap_or(1).max(1);
-            Ok((first.shape().iter().product::<usize>() / channels).max(1))
+        let rows = |(reader, chunk): (&Reader<'_>, usize)| {
+            let shape = reader.y.shape(chunk);
+            let channels = shape.get(reader.axis).copied().unwrap_or(1).max(1);
+            (shape.iter().product::<usize>() / channels).max(1)
         };
-        let rows = readers().map(rows).collect::<Result<Vec<_>>>()?;
-        let step = (rows.iter().sum::<usize>() * chunks / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
-        // A step that divides the rows would see some columns of a picture only, and some taps of a transposed convolution.
-        let step = (step..).find(|&step| rows.iter().all(|&rows| coprime(step, rows))).unwrap_or(step);
+        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+        let places = readers().flat_map(|reader| (0..chunks).map(move |chunk| (reader, chunk)));
+        places.map(rows).for_each(|rows| *counts.entry(rows).or_default() += 1);
+        let all = counts.iter().map(|(rows, n)| rows * n).sum::<usize>();
+        let step = (all / (ROWS_AN_INPUT * layer.inputs).max(MIN_ROWS)).max(1);
+        // A step that divides the rows would see some columns of a picture only, and some taps of a transposed convolution. Where
+        // samples differ in size, no step may be good for all, and half of what there is time for is looked at, or more.
+        let most = if self.data.feed.kinds() > 1 { 2 * step } else { step + STEPS };
+        let divided =
+            |step: &usize| -> usize { counts.iter().filter(|(rows, _)| !coprime(*step, **rows)).map(|(_, n)| n).sum() };
+        let step = (step..=most).min_by_key(divided).unwrap_or(step);
         Ok(LayerSamples { chunks, step, side, layer, sets, same })
     }
 

@@ -14,7 +14,8 @@ mod tally;
 mod verdict;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ use crate::analysis::weights;
 use crate::data::{Array, Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 use crate::exec::Network;
-use crate::exec::stream::{RunFn, with_states};
+use crate::exec::stream::{RunFn, run_stream};
 use crate::figures::percent;
 use crate::math::chance;
 use crate::onnx;
@@ -34,7 +35,7 @@ pub use judge::{Judge, Score};
 pub use judging::Judging;
 pub use measure::Times;
 pub use reading::Kind;
-use run::{Pair, finite};
+use run::{Pair, Plan, finite};
 use subject::{Probe, Subject};
 pub use verdict::{Metric, Targets, Verdict};
 
@@ -110,18 +111,21 @@ impl Counts {
     /// Counts a network for one sample (or one batch, if the model fixes that) of inputs of these shapes. Of stages, all
     /// count.
     fn at(subject: &Subject, shapes: &[Vec<usize>]) -> Result<Counts> {
-        let network = match subject {
-            Subject::File(network) => network,
-            Subject::Staged { manifest, networks, .. } => {
-                let models = networks.iter().map(|n| onnx::load(n.path())).collect::<Result<Vec<_>>>()?;
-                let parameters = models.iter().map(|m| cost(&m.model.graph).parameters).sum();
-                return Ok(Counts {
-                    weights: Some(models.iter().map(|m| weights::count(&m.model.graph)).sum()),
-                    parameters: Some(parameters),
-                    macs: manifest.stages.iter().try_fold(0u64, |all, s| all.checked_add(s.macs?)),
-                });
-            }
+        let (manifest, networks) = match subject {
+            Subject::File(network) => return Counts::of(network, shapes),
+            Subject::Staged { manifest, networks, .. } => (manifest, networks),
         };
+        let models = networks.iter().map(|n| onnx::load(n.path())).collect::<Result<Vec<_>>>()?;
+        let parameters = models.iter().map(|m| cost(&m.model.graph).parameters).sum();
+        Ok(Counts {
+            weights: Some(models.iter().map(|m| weights::count(&m.model.graph)).sum()),
+            parameters: Some(parameters),
+            macs: manifest.stages.iter().try_fold(0u64, |all, s| all.checked_add(s.macs?)),
+        })
+    }
+
+    /// Counts a single file.
+    fn of(network: &Network, shapes: &[Vec<usize>]) -> Result<Counts> {
         let model = onnx::load(network.path())?.model;
         let inputs: Vec<_> = network.inputs().iter().map(|i| i.name.clone()).zip(shapes.iter().cloned()).collect();
         let Cost { parameters, macs, .. } = cost(&model.graph.at_sizes(&inputs)?);
@@ -200,32 +204,47 @@ pub fn check_as(
 ) -> Result<Check> {
     let (teacher, student) = (Network::load(teacher)?, Subject::load(student)?);
     judging.fits(teacher.outputs())?;
-    let own = teacher.with_states(data, normalise)?;
-    let (raw, data) = (data, &own);
-    let feed = data.feed(teacher.inputs(), normalise)?;
-    let shapes = feed.shapes();
-    let probe = Probe::of(&student, &shapes)?;
-    same_interface(&teacher, &student, probe.is_some())?;
-    feed.hold([0])?;
-    let runner = teacher.runner(&shapes)?;
-    let graph = onnx::load(teacher.path())?.model.graph;
-    let criteria = judging.criteria(&graph, teacher.inputs(), &runner, &feed, data)?;
-    drop(graph);
-    let ready = student.ready(&shapes, || feed.chunk(0))?;
     let plan = |first: &[Array]| {
         let shapes: Vec<_> = first.iter().map(|array| array.shape().to_vec()).collect();
         let ready = student.ready(&shapes, || Ok(first.to_vec()))?;
         Ok::<RunFn<'_>, Error>(Box::new(move |inputs| ready.run(inputs)))
     };
-    let own_states = with_states(raw, normalise, teacher.inputs(), &student.outputs(), plan)?;
-    let student_feed = (!raw.stream().is_none()).then(|| own_states.feed(teacher.inputs(), normalise)).transpose()?;
+    // A stream is run once, in order; what was answered is read from then on.
+    let streams = match data.stream().is_none() {
+        true => None,
+        false => {
+            data.fed_back(teacher.inputs(), teacher.outputs())?;
+            same_interface(&teacher, &student, true)?;
+            let outputs = student.outputs();
+            let ends = (teacher.inputs(), &outputs[..]);
+            let (teacher, student) =
+                rayon::join(|| teacher.stream(data, normalise, true), || run_stream(data, normalise, ends, true, plan));
+            Some([teacher?, student?])
+        }
+    };
+    let data = streams.as_ref().map_or(data, |[teacher, _]| &teacher.data);
+    let feed = data.feed(teacher.inputs(), normalise)?;
+    let shapes = feed.shapes_of(feed.usual());
+    let probe = Probe::of(&student, &shapes)?;
+    same_interface(&teacher, &student, probe.is_some())?;
+    let example = feed.example(feed.usual());
+    feed.hold([example])?;
+    let runner = teacher.runner(&shapes)?;
+    let graph = onnx::load(teacher.path())?.model.graph;
+    let criteria = judging.criteria(&graph, &teacher, &runner, &feed, data)?;
+    drop(graph);
+    let ready = student.ready(&shapes, || feed.chunk(example))?;
+    let own = streams.as_ref().map(|[_, student]| student.data.feed(teacher.inputs(), normalise)).transpose()?;
     let probe = probe.map(|p| p.planned(&ready));
     let mut warnings = feed.warnings().to_vec();
     warnings.extend(teacher.widened().or_else(|| student.widened()));
-    let pair = Pair { teacher: runner, student: ready, probe, feed, student_feed, data, criteria };
+    warnings.extend(feed.mixed());
+    let usual = Arc::new(Plan { teacher: runner, student: ready, probe });
+    let streams = streams.as_ref().zip(own);
+    let pair = Pair { teacher: &teacher, student: &student, feed, streams, data, criteria };
 
-    let latency = pair.latency()?;
-    let (tallies, samples) = pair.run(progress)?;
+    let latency = pair.latency(&usual)?;
+    let (tallies, samples) = pair.run(&usual, progress)?;
     let names = pair.teacher.outputs();
     for ((name, tally), judged) in names.iter().zip(&tallies).zip(&pair.criteria.outputs) {
         tally.refuse(name, judged.is_some(), data)?;
@@ -246,9 +265,8 @@ pub fn check_as(
         let rows = scores.as_ref().filter(|_| labelled)?;
         share(rows, |row| row.places.is_some_and(|places| places[model] < k))
     };
-    let side = |model: usize, subject: &Subject| {
-        let counts = Counts::at(subject, &shapes)?;
-        let (bytes, zstd_bytes) = measure::bytes(&subject.files())?;
+    let side = |model: usize, counts: Counts, files: &[PathBuf]| {
+        let (bytes, zstd_bytes) = measure::bytes(files)?;
         Ok(Side {
             top1: top(model, 1),
             top5: top(model, 5).filter(|_| classes > 5),
@@ -258,10 +276,12 @@ pub fn check_as(
             latency_ms: latency[model].median_ms,
         })
     };
-    let teacher = Subject::File(Box::new(teacher));
-    let (teacher_side, student_side) = rayon::join(|| side(0, &teacher), || side(1, &student));
+    let (teacher_side, student_side) = rayon::join(
+        || side(0, Counts::of(&teacher, &shapes)?, teacher.files()),
+        || side(1, Counts::at(&student, &shapes)?, &student.files()),
+    );
     let told: Option<Vec<&Told>> = samples.iter().map(|s| s.told.as_ref()).collect();
-    let exits = pair.probe.as_ref().zip(told).map(|(probe, told)| exits::sum(&told, probe, labelled, latency));
+    let exits = usual.probe.as_ref().zip(told).map(|(probe, told)| exits::sum(&told, probe, labelled, latency));
     let strange = samples.iter().filter(|s| s.told.as_ref().is_some_and(|t| !t.same)).count();
     if strange > 0 {
         warnings.push(format!(
@@ -300,9 +320,10 @@ pub fn check_data(teacher: &Path, data: &Dataset, normalise: &Normalise, judging
     let given = teacher.inputs().iter().zip(&fed_back).filter(|(_, output)| output.is_none());
     let given: Vec<InputSpec> = given.map(|(spec, _)| spec.clone()).collect();
     let feed = data.feed(&given, normalise)?;
-    feed.blocks().try_for_each(|block| {
-        feed.hold(block.clone())?;
-        block.into_iter().try_for_each(|i| finite(&feed, i, &given, data).map(drop))?;
+    let all: Vec<usize> = (0..feed.chunks()).collect();
+    feed.blocks(&all).into_iter().try_for_each(|block| {
+        feed.hold(block.iter().copied())?;
+        block.iter().try_for_each(|&i| finite(&feed, i, &given, data).map(drop))?;
         feed.forget();
         Ok(())
     })

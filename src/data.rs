@@ -3,6 +3,7 @@
 //! A [`Dataset`] is what a file holds, in the dtypes it holds; a [`Feed`] is the same bound to the inputs of one model,
 //! cast and normalised sample by sample.
 
+mod activation_file;
 mod array;
 mod classes;
 mod feed;
@@ -10,6 +11,7 @@ mod images;
 mod member;
 mod normalise;
 mod npy;
+mod parts;
 mod pictures;
 mod stored;
 mod stream;
@@ -18,6 +20,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use activation_file::ActivationFile;
 pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
@@ -28,7 +31,7 @@ use crate::error::{Error, Result, io, reading};
 use member::Member;
 use stored::Stored;
 
-const FORMS: &str = "give a .npz with `x` and optionally `y`, a .npy, or a folder of pictures";
+const FORMS: &str = "give a .npz with `x` and optionally `y`, a .npy, or a folder of pictures or of such files";
 const NUMPY: &str = "write arrays of numbers, with numpy.save or numpy.savez";
 
 /// Arrays by name, where a file or a folder holds them; what they hold is read as far as it is asked for. A clone shares them.
@@ -40,14 +43,16 @@ pub struct Dataset {
     /// Those of the arrays that are fed back.
     states: Vec<String>,
     classes: Vec<String>,
-    /// Of a folder of pictures, that not all have the same channels.
+    /// Whether `x` is pictures,
+    pictures: bool,
+    /// and that not all of them have the same channels.
     mixed: Option<String>,
     warnings: Vec<String>,
     files: Vec<PathBuf>,
 }
 
 impl Dataset {
-    /// Opens an `.npz`, an `.npy` (its array is `x`) or a folder of pictures.
+    /// Opens an `.npz`, an `.npy` (its array is `x`), or a folder of pictures or of such files.
     ///
     /// What an array is good for shows only when a model asks for it, see [`Dataset::feed`]; here a file fails that is
     /// none of the three or is damaged as a whole.
@@ -64,7 +69,9 @@ impl Dataset {
     fn read(path: &Path, name: String, pictures: &Pictures) -> Result<Dataset> {
         let meta = path.metadata().map_err(|e| io("read", path, &e).help(FORMS))?;
         if meta.is_dir() {
-            return images::open_folder(path, pictures);
+            let mut data = images::open_folder(path, pictures)?;
+            data.warnings.extend((!data.pictures).then(|| unused(&data.name, pictures)).flatten());
+            return Ok(data);
         }
         let not_data = |why: &str| Error::input(format!("{name} is not a data set")).because(why).help(FORMS);
         if !meta.is_file() {
@@ -87,21 +94,35 @@ impl Dataset {
             }
             None => return Err(not_data("its first bytes are neither those of a zip archive nor NumPy's")),
         };
-        let mut warnings = Vec::new();
-        if *pictures != Pictures::default() {
-            warnings.push(format!("{name}: it is no folder of pictures, and was read without {pictures}"));
-        }
+        let warnings = Vec::from_iter(unused(&name, pictures));
         Ok(Dataset { arrays, warnings, files: vec![path.to_path_buf()], ..Dataset::empty(name) })
     }
 
     fn empty(name: String) -> Dataset {
         let (arrays, states, classes, warnings, files) = Default::default();
-        Dataset { name, arrays, stream: SampleStream::default(), states, classes, mixed: None, warnings, files }
+        Dataset {
+            name,
+            arrays,
+            stream: SampleStream::default(),
+            states,
+            classes,
+            pictures: false,
+            mixed: None,
+            warnings,
+            files,
+        }
     }
 
     /// A data set made in memory; `name` stands for the file in messages.
     pub fn from_arrays(name: impl Into<String>, arrays: impl IntoIterator<Item = (String, Array)>) -> Dataset {
         let arrays = arrays.into_iter().map(|(name, array)| (name, Ok(kept(array)))).collect();
+        Dataset { arrays, ..Dataset::empty(name.into()) }
+    }
+
+    /// A data set made in memory of parts: the samples of an array follow those of the one before, and each array's may have a
+    /// shape of their own.
+    pub fn from_parts(name: impl Into<String>, parts: impl IntoIterator<Item = (String, Vec<Array>)>) -> Dataset {
+        let arrays = parts.into_iter().map(|(name, parts)| (name, parts::in_memory(parts).map(Arc::new))).collect();
         Dataset { arrays, ..Dataset::empty(name.into()) }
     }
 
@@ -152,6 +173,12 @@ impl Dataset {
             }
         }
     }
+}
+
+/// What to warn of where what is said of pictures is for none.
+fn unused(name: &str, pictures: &Pictures) -> Option<String> {
+    let said = *pictures != Pictures::default();
+    said.then(|| format!("{name}: it is no folder of pictures, and was read without {pictures}"))
 }
 
 /// An array that is in memory.

@@ -3,6 +3,7 @@
 //! It reads the *file*, not our graph, so what it says of an emitted model is said by an independent judge. Networks of
 //! half precision (f16, bf16) are computed in f32, and what goes in and comes out has the types of the file.
 
+pub mod plans;
 mod prepare;
 pub mod stream;
 
@@ -23,6 +24,7 @@ use crate::data::{Array, Dataset, Dtype, InputSpec, Normalise};
 use crate::error::{Error, Result, quietly};
 use crate::ir::{Graph, Model};
 use crate::onnx;
+use stream::StreamRun;
 
 /// A model file as tract understands it, not yet bound to shapes.
 pub struct Network {
@@ -128,12 +130,12 @@ impl Network {
         self.plan(&shapes, false)?.run(inputs)
     }
 
-    /// The data with what the inputs that are fed back get for each sample, as this network runs on them in order.
+    /// Runs on all samples in order and feeds back what is to be fed back; what it gives is kept if `answers`.
     ///
     /// # Errors
-    /// As [`stream::with_states`].
-    pub fn with_states(&self, data: &Dataset, normalise: &Normalise) -> Result<Dataset> {
-        stream::with_states(data, normalise, &self.inputs, &self.outputs, |first| {
+    /// As [`stream::run_stream`].
+    pub fn stream(&self, data: &Dataset, normalise: &Normalise, answers: bool) -> Result<StreamRun> {
+        stream::run_stream(data, normalise, (&self.inputs, &self.outputs), answers, |first| {
             let shapes: Vec<_> = first.iter().map(|array| array.shape().to_vec()).collect();
             let runner = self.runner(&shapes)?;
             Ok(Box::new(move |inputs| runner.run(inputs)))

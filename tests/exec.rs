@@ -32,7 +32,7 @@ fn several_inputs_of_several_types() {
     let a = f32s(&[2, 3], &[0.0; 6]);
     let data = Dataset::from_arrays("d", [("a".to_owned(), a), ("ids".to_owned(), ids)]);
     let feed = data.feed(network.inputs(), &Normalise::default()).unwrap();
-    let out = network.runner(&feed.shapes()).unwrap().run(&feed.chunk(1).unwrap()).unwrap();
+    let out = network.runner(&feed.shapes(0)).unwrap().run(&feed.chunk(1).unwrap()).unwrap();
     assert_eq!((out[0].shape(), out[1].shape()), (&[1, 3][..], &[][..]));
     assert!((out[0].to_f64().iter().sum::<f64>() - 1.0).abs() < 1e-6);
     assert_eq!(out[1].to_f64(), [6.0]);
@@ -44,7 +44,7 @@ fn a_fixed_batch_runs_in_chunks() {
     let x: Vec<f32> = (0..18).map(|v| v as f32).collect();
     let data = Dataset::from_arrays("d", [("x".to_owned(), f32s(&[6, 3], &x))]);
     let feed = data.feed(network.inputs(), &Normalise::default()).unwrap();
-    let runner = network.runner(&feed.shapes()).unwrap();
+    let runner = network.runner(&feed.shapes(0)).unwrap();
     let out = runner.run(&feed.chunk(1).unwrap()).unwrap()[0].to_f64();
     // Samples 4 and 5, then sample 5 again to fill up.
     assert_eq!(out[..4], [82.0, 121.0, 100.0, 148.0]);

@@ -46,6 +46,13 @@ def test_arrays_in_report_out(tmp_path: pathlib.Path, images: dict[str, np.ndarr
     assert str(report) and dict(report)["version"] == 1
 
 
+def test_arrays_of_different_shapes_are_a_list(tmp_path: pathlib.Path) -> None:
+    parts = [np.full((1, n), n, np.float32) for n in (1, 2, 2)]
+    folder = pathlib.Path(path_of(parts, "calib", tmp_path))
+    assert [np.load(file).tolist() for file in sorted(folder.iterdir())] == [part.tolist() for part in parts]
+    assert path_of(parts[1:], "test", tmp_path).endswith("test.npy")
+
+
 def test_the_recipe_of_a_report_gives_the_same_student(tmp_path: pathlib.Path, images: dict[str, np.ndarray]) -> None:
     recipe = tutee.Recipe().data(**NORMALISE).step("clean").step("factorize-convs", params="80%")
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
-from typing import Any, Mapping, Union
+from typing import Any, Mapping, Sequence, Union
 
 import numpy as np
 
 from ._errors import Error
 
-Data = Union[str, "os.PathLike[str]", "np.ndarray[Any, Any]", Mapping[str, Any]]
+Data = Union[str, "os.PathLike[str]", "np.ndarray[Any, Any]", Mapping[str, Any], Sequence["np.ndarray[Any, Any]"]]
 
 
 def path_of(data: Data, name: str, folder: pathlib.Path) -> str:
     """The file that the command reads.
 
     An array [N, …] is the samples of a model with one input. A mapping has one array per input name, or `x`, and optionally
-    the labels `y` [N]. What is no numpy array but can be seen as one (a tensor on the CPU) is written without a copy.
+    the labels `y` [N]. Arrays in a list that differ in shape are samples one after the other: each is [n, …], or a sample. What is no numpy array but can be seen as one (a tensor on the CPU) is written without a copy.
     """
     if isinstance(data, (str, os.PathLike)):
         return os.fspath(data)
@@ -30,6 +30,12 @@ def path_of(data: Data, name: str, folder: pathlib.Path) -> str:
             for key, value in data.items():
                 with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, _array(value, name), allow_pickle=False)
+    elif isinstance(data, (list, tuple)) and len({np.shape(part) for part in data}) > 1:
+        file = folder / name
+        file.mkdir()
+        width = len(str(len(data)))
+        for i, part in enumerate(data):
+            np.save(file / f"{i:0{width}}.npy", _array(part, name))
     else:
         file = folder / f"{name}.npy"
         np.save(file, _array(data, name))

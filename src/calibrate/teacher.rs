@@ -4,12 +4,12 @@
 //! values and whatever was run before it, so that a value is the same to the last bit for all who ask. Beyond a limit, what
 //! the segments ahead do not read is given up, and computed again when somebody asks.
 
-use super::activation_file::ActivationFile;
 use super::kept_moments::KeptMoments;
 use super::lazy_executor::alike;
 use super::part::{Executor, Files};
 use super::{Calibration, Failure};
 use crate::analysis::linear::Linear;
+use crate::data::ActivationFile;
 use crate::error::{Error, Result};
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::{Graph, Model, NodeId, Op, ValueId};
@@ -59,7 +59,7 @@ impl TeacherRun {
     pub fn new(data: &Calibration<'_>, graph: Graph, shell: &Model) -> Result<TeacherRun> {
         let (segments, makers) = segments(&graph)?;
         let kept = Kept { files: Files::new(), bytes: 0, limit: LIMIT, failed: BTreeMap::new() };
-        let executor = Executor::new(shell, data.chunks());
+        let executor = Executor::new(shell, data.kinds());
         Ok(TeacherRun { graph, executor, segments, makers, kept: Mutex::new(kept), moments: KeptMoments::default() })
     }
 

@@ -7,6 +7,7 @@ use super::run::{answers, finite};
 use super::tally::{Judged, Tally};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
+use crate::exec::plans::Plans;
 use crate::exec::{Network, Runner};
 use crate::ir::Model;
 use rayon::prelude::*;
@@ -26,16 +27,25 @@ pub struct Judge<'a> {
     data: &'a Dataset,
     criteria: Criteria,
     outputs: Vec<String>,
-    /// Chunks of the feed, as many as are run at once.
-    runs: Vec<Vec<usize>>,
-    /// Samples that a run takes, and the shapes of its inputs.
-    batch: usize,
-    shapes: Vec<Vec<usize>>,
-    /// By sample, by output.
+    /// What is run at once, shape by shape.
+    runs: Vec<BatchRun>,
+    /// By sample in the order of the runs, by output.
     answers: Vec<Vec<Row>>,
     labels: Option<Vec<usize>>,
     /// By output, whether the teacher's scores are probabilities.
     probabilities: Vec<bool>,
+}
+
+/// Chunks of one shape that are run at once.
+struct BatchRun {
+    chunks: Vec<usize>,
+    /// Chunks that the run takes: the last one is repeated.
+    batch: usize,
+    /// What stands for the shapes of its inputs.
+    plan: usize,
+    /// The first of its samples among all, and how many there are.
+    first: usize,
+    samples: usize,
 }
 
 /// How far a student is from its teacher on the samples of a [`Judge`].
@@ -94,31 +104,28 @@ impl<'a> Judge<'a> {
     ) -> Result<Judge<'a>> {
         let network = Network::of_model("the teacher", teacher)?;
         judging.fits(network.outputs())?;
-        let specs = network.inputs().to_vec();
-        let feed = data.feed(&specs, normalise)?;
-        let mut chunks: Vec<usize> = samples.iter().map(|s| s / feed.batch()).collect();
+        let feed = data.feed(network.inputs(), normalise)?;
+        let mut chunks: Vec<usize> = samples.iter().map(|&s| feed.chunk_of(s)).collect();
         chunks.dedup();
-        let runner = network.runner(&feed.shapes())?;
-        let criteria = judging.criteria(&teacher.graph, &specs, &runner, &feed, data)?;
+        let runner = network.runner(&feed.shapes_of(feed.usual()))?;
+        let criteria = judging.criteria(&teacher.graph, &network, &runner, &feed, data)?;
         feed.hold(chunks.iter().copied())?;
-        let labels = feed.labels().map(|all| chunks.iter().flat_map(|&i| feed.rows(i)).map(|row| all[row]).collect());
-        let batch = batch(&network, &runner, &feed, &chunks, data)?;
-        let shapes = stacked_shapes(&feed.shapes(), &specs, batch);
+        let most = batch(&network, &runner, &feed, &chunks, data)?;
+        drop(runner);
+        let runs = runs(&feed, chunks, most);
+        let rows = runs.iter().flat_map(|run| &run.chunks).flat_map(|&i| feed.rows(i));
+        let labels = feed.labels().map(|all| rows.map(|row| all[row]).collect());
         let mut judge = Judge {
             data,
             criteria,
             outputs: network.outputs().to_vec(),
-            batch: batch * feed.batch(),
-            runs: chunks.chunks(batch).map(<[usize]>::to_vec).collect(),
-            shapes,
+            runs,
             answers: Vec::new(),
             labels,
             probabilities: Vec::new(),
             feed,
         };
-        let runner = if batch > 1 { network.runner(&judge.shapes)? } else { runner };
-        let all: Vec<usize> = (0..judge.runs.len()).collect();
-        judge.answers = judge.walk(&runner, &all, |_, rows| Ok(rows))?;
+        judge.answers = judge.walk(&network, &judge.runs.iter().collect::<Vec<_>>(), |_, rows| Ok(rows))?;
         let mut tallies = vec![Tally::default(); judge.outputs.len()];
         for rows in &judge.answers {
             tallies.iter_mut().zip(judge.criteria.compare(rows, rows)).for_each(|(all, next)| all.merge(&next));
@@ -146,7 +153,7 @@ impl<'a> Judge<'a> {
             sum ^= sum >> 32;
         };
         for run in &self.runs {
-            for input in stack(&self.feed, run, &self.criteria.inputs, &self.shapes, self.data)? {
+            for input in self.inputs(run)? {
                 let (words, rest) = input.bytes().as_chunks::<8>();
                 words.iter().for_each(|w| add(u64::from_le_bytes(*w)));
                 add(rest.iter().fold(1, |word, &byte| word << 8 | u64::from(byte)));
@@ -169,44 +176,57 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// If the student cannot be run.
     pub fn score_some(&self, student: &Model, samples: usize) -> Result<Score> {
-        let runner = Network::of_model("the student", student)?.runner(&self.shapes)?;
-        let wanted = samples.div_ceil(self.batch.max(1)).clamp(1, self.runs.len().max(1));
-        let some: Vec<usize> = evenly(wanted, self.runs.len()).collect();
+        let network = Network::of_model("the student", student)?;
+        let wanted = samples.saturating_mul(self.runs.len()).div_ceil(self.samples().max(1));
+        let wanted = wanted.clamp(1, self.runs.len().max(1));
+        let some: Vec<&BatchRun> = evenly(wanted, self.runs.len()).map(|i| &self.runs[i]).collect();
         let mut sums = Sums::default();
-        self.walk(&runner, &some, |sample, rows| self.add(&mut sums, sample, &rows))?;
+        self.walk(&network, &some, |sample, rows| self.add(&mut sums, sample, &rows))?;
         Ok(self.sum(&sums))
     }
 
     /// Runs some of the runs, many at a time, and hands the answers to each sample to `hear` in order.
     fn walk<T>(
         &self,
-        runner: &Runner,
-        runs: &[usize],
+        network: &Network,
+        runs: &[&BatchRun],
         mut hear: impl FnMut(usize, Vec<Row>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let samples = |run: &Vec<usize>| run.iter().map(|&i| self.feed.rows(i).len()).sum::<usize>();
-        let starts: Vec<usize> =
-            self.runs.iter().scan(0, |at, run| Some(std::mem::replace(at, *at + samples(run)))).collect();
-        let mut heard = Vec::new();
-        for some in runs.chunks(AT_ONCE * rayon::current_num_threads()) {
-            let answers: Vec<Result<Vec<Vec<Row>>>> =
-                some.par_iter().map(|&run| self.run(runner, &self.runs[run])).collect();
-            for (&run, rows) in some.iter().zip(answers) {
+        let (mut heard, mut plans, mut left) = (Vec::new(), Plans::default(), runs);
+        let shapes = |plan: usize| {
+            let run = self.runs.iter().find(|run| run.plan == plan).ok_or_else(|| Error::internal("no such plan"))?;
+            Ok(self.shapes(run))
+        };
+        while !left.is_empty() {
+            let some = Plans::<Runner>::next(left, AT_ONCE * rayon::current_num_threads(), |run| run.plan);
+            left = &left[some.len()..];
+            plans.reach(some, |run| run.plan, |plan| network.runner(&shapes(plan)?))?;
+            let answers: Vec<Result<Vec<Vec<Row>>>> = some.par_iter().map(|run| self.run(&plans, run)).collect();
+            for (run, rows) in some.iter().zip(answers) {
                 for (i, rows) in rows?.into_iter().enumerate() {
-                    heard.push(hear(starts[run] + i, rows)?);
+                    heard.push(hear(run.first + i, rows)?);
                 }
             }
         }
         Ok(heard)
     }
 
+    /// The shapes of what a run takes.
+    fn shapes(&self, run: &BatchRun) -> Vec<Vec<usize>> {
+        stacked_shapes(&self.feed.shapes(run.chunks[0]), &self.criteria.inputs, run.batch)
+    }
+
+    fn inputs(&self, run: &BatchRun) -> Result<Vec<Array>> {
+        stack(&self.feed, &run.chunks, &self.criteria.inputs, &self.shapes(run), self.data)
+    }
+
     /// The answers to some chunks at once, by sample, by output.
-    fn run(&self, runner: &Runner, chunks: &[usize]) -> Result<Vec<Vec<Row>>> {
-        let inputs = stack(&self.feed, chunks, &self.criteria.inputs, &self.shapes, self.data)?;
-        let samples = chunks.iter().map(|&i| self.feed.rows(i).len()).sum();
-        let mut by_output = answers(&runner.run(&inputs)?, &self.outputs, self.batch, samples)?;
+    fn run(&self, plans: &Plans<Runner>, run: &BatchRun) -> Result<Vec<Vec<Row>>> {
+        let runner = plans.get(run.plan).ok_or_else(|| Error::internal("a plan is missing"))?;
+        let outputs = runner.run(&self.inputs(run)?)?;
+        let mut by_output = answers(&outputs, &self.outputs, run.batch * self.feed.batch(), run.samples)?;
         let mut rows: Vec<Vec<Row>> =
-            (0..samples).map(|_| by_output.iter_mut().filter_map(Vec::pop).collect()).collect();
+            (0..run.samples).map(|_| by_output.iter_mut().filter_map(Vec::pop).collect()).collect();
         rows.reverse();
         Ok(rows)
     }
@@ -305,12 +325,34 @@ fn stacked_shapes(shapes: &[Vec<usize>], specs: &[InputSpec], batch: usize) -> V
     shapes.iter().zip(specs).map(stacked).collect()
 }
 
+/// Divides chunks into runs of at most so many of the same shape. Of one shape all runs but the last are as long, which is
+/// filled up; where there are several shapes, one that few samples have must not be filled up to many.
+fn runs(feed: &Feed<'_>, chunks: Vec<usize>, most: usize) -> Vec<BatchRun> {
+    let chunks = feed.by_shape(chunks);
+    let (mut runs, mut first, mut plans) = (Vec::new(), 0, 0);
+    for of_kind in chunks.chunk_by(|&a, &b| feed.kind(a) == feed.kind(b)) {
+        let batch = match feed.kinds() {
+            1 => most,
+            _ => of_kind.len().div_ceil(of_kind.len().div_ceil(most)),
+        };
+        for chunks in of_kind.chunks(batch) {
+            let samples = chunks.iter().map(|&i| feed.rows(i).len()).sum();
+            runs.push(BatchRun { chunks: chunks.to_vec(), batch, plan: plans, first, samples });
+            first += samples;
+        }
+        plans += 1;
+    }
+    runs
+}
+
 /// Chunks that a model can be run on at once: more than one where all its inputs leave that open, and a run of several says
-/// of each sample what a run of that alone says.
+/// of each sample what a run of that alone says. It is tried on the most common shape, that `one` is for.
 fn batch(network: &Network, one: &Runner, feed: &Feed<'_>, chunks: &[usize], data: &Dataset) -> Result<usize> {
     let (specs, names) = (network.inputs(), network.outputs());
+    let usual = feed.usual();
+    let chunks: Vec<usize> = chunks.iter().copied().filter(|&i| feed.kind(i) == usual).collect();
     let batch = BATCH.min(chunks.len());
-    let shapes = feed.shapes();
+    let shapes = feed.shapes_of(usual);
     let single = |(spec, shape): (&InputSpec, &Vec<usize>)| is_open(spec) && shape.first() == Some(&1);
     if batch < 2 || !specs.iter().zip(&shapes).all(single) {
         return Ok(1);
@@ -405,7 +447,7 @@ mod tests {
         let (open, fixed) = (model(LINEAR), model(&LINEAR.replace("f32[N,", "f32[1,")));
         let turned = |m: &str| model(&m.replace("{1,0,0,0", "{0.5,0.5,0,0"));
         let (many, one) = (judge(&open, &data, 37), judge(&fixed, &data, 37));
-        assert_eq!((many.batch, one.batch), (BATCH, 1));
+        assert_eq!((many.runs[0].batch, one.runs[0].batch), (BATCH, 1));
         let (many, one) = (many.score(&turned(LINEAR)), one.score(&turned(&LINEAR.replace("f32[N,", "f32[1,"))));
         let (many, one) = (many.unwrap(), one.unwrap());
         assert!((many.loss - one.loss).abs() < 1e-6 && many.confusion == one.confusion);

@@ -9,11 +9,13 @@ use crate::analysis::ending::{Ending, ending};
 use crate::analysis::reach::weighted_outputs;
 use crate::data::{Dataset, Feed, InputSpec, evenly};
 use crate::error::{Error, Result};
-use crate::exec::Runner;
+use crate::exec::{Network, Runner};
 use crate::ir::Graph;
 
 /// Samples of the teacher's answers that show what its outputs are.
 const LOOKED_AT: usize = 32;
+/// Kinds of shapes among them.
+const KINDS: usize = 4;
 /// Coordinates of a box.
 const BOX: usize = 4;
 
@@ -60,19 +62,20 @@ impl Judging {
         }
     }
 
-    /// What every output of the teacher, whose graph this is, is: found out on a few samples.
+    /// What every output of the teacher, whose graph this is, is: found out on a few samples. `usual` runs those of the most
+    /// common shape.
     ///
     /// # Errors
     /// If the teacher cannot be run, or a metric does not fit what an output is.
     pub(super) fn criteria(
         &self,
         graph: &Graph,
-        inputs: &[InputSpec],
-        runner: &Runner,
+        teacher: &Network,
+        usual: &Runner,
         feed: &Feed<'_>,
         data: &Dataset,
     ) -> Result<Criteria> {
-        let names = runner.outputs();
+        let (inputs, names) = (teacher.inputs(), teacher.outputs());
         let place = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
         let weighted = weighted_outputs(graph);
         let mut reached: Vec<bool> =
@@ -84,15 +87,27 @@ impl Judging {
 
         let mut rows: Vec<Vec<Row>> = vec![Vec::new(); names.len()];
         let (mut ranks, mut integers) = (vec![0; names.len()], vec![false; names.len()]);
-        let looked_at: Vec<usize> = evenly(LOOKED_AT.div_ceil(feed.batch()), feed.chunks()).collect();
+        let looked_at = looked_at(feed);
         feed.hold(looked_at.iter().copied())?;
+        let mut other: Option<(usize, Runner)> = None;
         for i in looked_at {
+            let kind = feed.kind(i);
+            if kind != feed.usual() && other.as_ref().is_none_or(|(known, _)| *known != kind) {
+                other = Some((kind, teacher.runner(&feed.shapes(i))?));
+            }
+            let runner = other.as_ref().filter(|(known, _)| *known == kind).map_or(usual, |(_, runner)| runner);
             let outputs = runner.run(&finite(feed, i, inputs, data)?)?;
             for (o, output) in outputs.iter().enumerate() {
                 (ranks[o], integers[o]) = (output.shape().len(), !output.dtype().is_float());
             }
             let answers = answers(&outputs, names, feed.batch(), feed.rows(i).len())?;
             rows.iter_mut().zip(answers).for_each(|(all, more)| all.extend(more));
+        }
+        // The largest answer shows all axes that have several places.
+        for rows in &mut rows {
+            let len = |at: &usize| rows[*at].values.len();
+            let largest = (0..rows.len()).rev().max_by_key(len);
+            largest.into_iter().for_each(|at| rows.swap(0, at));
         }
         let labels = feed.labels().and_then(|l| l.iter().copied().max());
         let boxes: Vec<&[usize]> = rows.iter().filter_map(|r| Some(&*r.first()?.shape)).collect();
@@ -139,6 +154,18 @@ impl Judging {
         let scored = outputs.iter().position(|j| j.as_ref().is_some_and(|j| Scored::of(j, labels).is_some()));
         Ok(Criteria { outputs, scored, labels, inputs: inputs.to_vec() })
     }
+}
+
+/// Chunks whose answers show what outputs are, kind by kind; of a few kinds only, for each of which a plan is made.
+fn looked_at(feed: &Feed<'_>) -> Vec<usize> {
+    let evenly: Vec<usize> = evenly(LOOKED_AT.div_ceil(feed.batch()), feed.chunks()).collect();
+    let mut kinds = vec![feed.usual()];
+    evenly.iter().map(|&i| feed.kind(i)).for_each(|kind| {
+        if !kinds.contains(&kind) && kinds.len() < KINDS {
+            kinds.push(kind);
+        }
+    });
+    feed.by_shape(evenly.into_iter().filter(|&i| kinds.contains(&feed.kind(i))))
 }
 
 fn unknown(text: &str, form: &str) -> Error {

@@ -104,7 +104,7 @@ impl Reading {
             let kind = if wide.len() == 1 { Kind::Value } else { Kind::Map };
             return reading(kind, axis, called(word));
         }
-        if axis.is_none_or(|a| f.size(a) == 1) {
+        if axis.is_none_or(|a| f.size(a) == 1 || f.varies(a)) {
             return reading(Kind::Map, axis, "one channel over positions".into());
         }
         if wide.len() == 1 {
@@ -174,6 +174,11 @@ impl Facts<'_> {
     /// Axes of a sample's answer with more than one place.
     fn wide(&self) -> Vec<usize> {
         (0..self.shape().len()).filter(|&a| self.size(a) > 1).collect()
+    }
+
+    /// Whether answers differ in their size along an axis: positions lie there, not channels.
+    fn varies(&self, axis: usize) -> bool {
+        self.rows.iter().any(|row| row.shape.get(axis).copied().unwrap_or(1) != self.size(axis))
     }
 
     fn all(&self, is: impl Fn(f64) -> bool) -> bool {
@@ -252,7 +257,8 @@ impl Facts<'_> {
         }
         match wide[..] {
             [] => None,
-            [one] => Some(one),
+            [one] => Some(one).filter(|&a| !self.varies(a)),
+            [a, b] if self.varies(a) != self.varies(b) => Some(if self.varies(a) { b } else { a }),
             [a, b] => Some(if self.size(a) < self.size(b) { a } else { b }),
             [first, ..] => Some(first),
         }

@@ -4,12 +4,15 @@ use super::compare::{Row, Scores, split};
 use super::exits::Told;
 use super::judging::Criteria;
 use super::measure::{self, Times};
-use super::subject::{Probe, Ready};
+use super::subject::{Probe, Ready, Subject};
 use super::tally::Tally;
 use crate::data::{Array, Dataset, Feed, InputSpec, evenly};
 use crate::error::{Error, Result};
-use crate::exec::Runner;
+use crate::exec::plans::Plans;
+use crate::exec::stream::StreamRun;
+use crate::exec::{Network, Runner};
 use rayon::prelude::*;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Rounds that a latency is measured by, and of a student whose latency depends on the sample.
@@ -20,14 +23,20 @@ const AT_ONCE: usize = 4;
 
 /// Both models on the same chunks.
 pub(super) struct Pair<'a> {
+    pub teacher: &'a Network,
+    pub student: &'a Subject,
+    pub feed: Feed<'a>,
+    /// Where states are fed back, what teacher and student answered, and the data with the student's own states.
+    pub streams: Option<(&'a [StreamRun; 2], Feed<'a>)>,
+    pub data: &'a Dataset,
+    pub criteria: Criteria,
+}
+
+/// Both models, ready for inputs of some shapes.
+pub(super) struct Plan {
     pub teacher: Runner,
     pub student: Ready,
     pub probe: Option<Probe>,
-    pub feed: Feed<'a>,
-    /// The same with the student's own states, where states are fed back.
-    pub student_feed: Option<Feed<'a>>,
-    pub data: &'a Dataset,
-    pub criteria: Criteria,
 }
 
 /// What is kept of one sample.
@@ -47,7 +56,7 @@ pub(super) fn finite(feed: &Feed<'_>, i: usize, specs: &[InputSpec], data: &Data
     for (array, spec) in inputs.iter().zip(specs).filter(|(a, _)| a.dtype().is_float()) {
         if let Some(v) = array.to_f64().into_iter().find(|v| !v.is_finite()) {
             return Err(Error::input(format!("the data for {spec} is not finite"))
-                .at(format!("sample {}", feed.rows(i).start))
+                .at(format!("sample {}", feed.rows(i)[0]))
                 .at(data.name())
                 .because(format!("it holds {v}"))
                 .help("leave such samples out, or put numbers in their place"));
@@ -71,49 +80,78 @@ pub(super) fn answers(outputs: &[Array], names: &[String], batch: usize, samples
 }
 
 impl Pair<'_> {
-    /// Sums by output, and what is kept of each sample.
+    /// Makes both ready for chunks of a kind. What is to be read of the data is held by then.
+    ///
+    /// # Errors
+    /// If one cannot be run on them.
+    pub fn plan(&self, kind: usize) -> Result<Plan> {
+        let shapes = self.feed.shapes_of(kind);
+        let teacher = self.teacher.runner(&shapes)?;
+        let student = self.student.ready(&shapes, || self.feed.chunk(self.feed.example(kind)))?;
+        let probe = Probe::of(self.student, &shapes)?.map(|probe| probe.planned(&student));
+        Ok(Plan { teacher, student, probe })
+    }
+
+    /// Sums by output, and what is kept of each sample. `usual` is the plan for the most common kind of chunks.
     ///
     /// # Errors
     /// If a model cannot be run, or the data does not fit it.
-    pub fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<(Vec<Tally>, Vec<Sample>)> {
+    pub fn run(
+        &self,
+        usual: &Arc<Plan>,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(Vec<Tally>, Vec<Sample>)> {
         let done = AtomicUsize::new(0);
         let total = self.feed.samples();
         let mut tallies = vec![Tally::default(); self.teacher.outputs().len()];
         let mut samples = Vec::with_capacity(total);
-        for block in self.feed.blocks() {
-            self.feed.hold(block.clone())?;
-            let block: Vec<usize> = block.collect();
-            for some in block.chunks(AT_ONCE * rayon::current_num_threads()) {
+        let mut plans = Plans::default();
+        plans.put(self.feed.usual(), usual.clone());
+        let (kind, most) = (|&i: &usize| self.feed.kind(i), AT_ONCE * rayon::current_num_threads());
+        // Shape by shape.
+        for block in self.feed.blocks(&self.feed.by_shape(0..self.feed.chunks())) {
+            self.feed.hold(block.iter().copied())?;
+            let mut left = block;
+            while !left.is_empty() {
+                let some = Plans::<Arc<Plan>>::next(left, most, kind);
+                left = &left[some.len()..];
+                plans.reach(some, kind, |kind| self.plan(kind).map(Arc::new))?;
                 let chunks = some.par_iter().map(|&i| {
-                    let chunk = self.chunk(i)?;
+                    let plan = plans.get(kind(&i)).ok_or_else(|| Error::internal("a plan is missing"))?;
+                    let chunk = self.chunk(plan, i)?;
                     progress(done.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len(), total);
                     Ok(chunk)
                 });
                 // Gathered first, and summed in order: errors and sums do not depend on which thread was faster.
                 let chunks: Vec<Result<Vec<_>>> = chunks.collect();
-                for (next, sample) in chunks.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
-                    tallies.iter_mut().zip(&next).for_each(|(all, next)| all.merge(next));
-                    samples.push(sample);
+                for (&i, chunk) in some.iter().zip(chunks) {
+                    for (row, (next, sample)) in self.feed.rows(i).into_iter().zip(chunk?) {
+                        tallies.iter_mut().zip(&next).for_each(|(all, next)| all.merge(next));
+                        samples.push((row, sample));
+                    }
                 }
             }
             self.feed.forget();
         }
-        Ok((tallies, samples))
+        samples.sort_by_key(|(row, _)| *row);
+        Ok((tallies, samples.into_iter().map(|s| s.1).collect()))
     }
 
-    fn chunk(&self, i: usize) -> Result<Vec<(Vec<Tally>, Sample)>> {
+    fn chunk(&self, plan: &Plan, i: usize) -> Result<Vec<(Vec<Tally>, Sample)>> {
         let inputs = finite(&self.feed, i, &self.criteria.inputs, self.data)?;
-        let range = self.feed.rows(i);
-        let rows = |outputs: &[Array]| answers(outputs, self.teacher.outputs(), self.feed.batch(), range.len());
-        let teacher = self.teacher.run(&inputs)?;
-        let inputs = self.student_feed.as_ref().map_or(Ok(inputs), |own| own.chunk(i))?;
-        let (mut teacher, mut student) = (rows(&teacher)?, rows(&self.student.run(&inputs)?)?);
-        let asked = self.probe.as_ref().map_or(Ok(Vec::new()), |probe| probe.ask(&self.student, &inputs))?;
+        let own = self.feed.rows(i);
+        let rows = |outputs: &[Array]| answers(outputs, self.teacher.outputs(), self.feed.batch(), own.len());
+        let (teacher, student, inputs) = match &self.streams {
+            None => (plan.teacher.run(&inputs)?, plan.student.run(&inputs)?, inputs),
+            Some(([teacher, student], own)) => (teacher.answers(i)?, student.answers(i)?, own.chunk(i)?),
+        };
+        let (mut teacher, mut student) = (rows(&teacher)?, rows(&student)?);
+        let asked = plan.probe.as_ref().map_or(Ok(Vec::new()), |probe| probe.ask(&plan.student, &inputs))?;
         let asked = asked.into_iter().map(|(answer, sure)| Ok((rows(&[answer])?.swap_remove(0), sure)));
         let mut asked = asked.collect::<Result<Vec<_>>>()?;
-        let mut samples = Vec::with_capacity(range.len());
+        let mut samples = Vec::with_capacity(own.len());
         // From the last, so that rows can be taken off the end.
-        for sample in range.rev() {
+        for sample in own.into_iter().rev() {
             let take = |rows: &mut Vec<Vec<_>>| rows.iter_mut().filter_map(Vec::pop).collect::<Vec<Row>>();
             let (teacher, student) = (take(&mut teacher), take(&mut student));
             let label = self.feed.labels().map(|labels| labels[sample]);
@@ -121,7 +159,7 @@ impl Pair<'_> {
             let answers = asked.iter_mut().filter_map(|(rows, sure)| Some((rows.pop()?, *sure)));
             let answers: Vec<(Row, f32)> = answers.collect();
             let mut told = None;
-            if let (Some(probe), Some(t), Some(s)) = (&self.probe, teacher.first(), student.first()) {
+            if let (Some(probe), Some(t), Some(s)) = (&plan.probe, teacher.first(), student.first()) {
                 told = Told::new(t, s, &answers, &probe.thresholds, label);
             }
             if let (Some(label), Some(scores), Some(output)) = (label, &scores, self.criteria.scored)
@@ -137,19 +175,21 @@ impl Pair<'_> {
         Ok(samples)
     }
 
-    /// Milliseconds a sample of teacher and student.
+    /// Milliseconds a sample of teacher and student, on samples of the most common shape.
     ///
     /// # Errors
     /// If one cannot be run.
-    pub fn latency(&self) -> Result<[Times; 2]> {
-        let rounds = if self.probe.is_some() { ROUNDS_OF_EXITS } else { ROUNDS };
-        self.feed.hold(evenly(rounds, self.feed.chunks()))?;
-        let times = measure::interleaved(self.feed.chunks(), rounds, |i| {
-            let inputs = self.feed.chunk(i)?;
-            Ok([None, Some(&self.student)].map(|student| {
+    pub fn latency(&self, usual: &Plan) -> Result<[Times; 2]> {
+        let rounds = if usual.probe.is_some() { ROUNDS_OF_EXITS } else { ROUNDS };
+        let kind = self.feed.usual();
+        let chunks: Vec<usize> = (0..self.feed.chunks()).filter(|&i| self.feed.kind(i) == kind).collect();
+        self.feed.hold(evenly(rounds, chunks.len()).map(|i| chunks[i]))?;
+        let times = measure::interleaved(chunks.len(), rounds, |i| {
+            let inputs = self.feed.chunk(chunks[i])?;
+            Ok([None, Some(&usual.student)].map(|student| {
                 let inputs = inputs.clone();
                 move || match student {
-                    None => self.teacher.run(&inputs).map(drop),
+                    None => usual.teacher.run(&inputs).map(drop),
                     Some(student) => student.run(&inputs).map(drop),
                 }
             }))

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Data: a .npz with x [N,…] in the model's layout and optionally labels y [N] (for several inputs one array per input
-name), a .npy, or a folder of pictures with one sub-folder a class.
+name), a .npy, a folder of pictures with one sub-folder a class, or a folder of .npy or .npz files. Where the model leaves
+sizes open, samples may differ in them.
 
 Outputs that weights reach are judged by what they are: class scores by the class they name, sequences by what is left
 without repeats and class 0, embeddings by their cosine, maps and other numbers by the error of the worst channel as a

@@ -1,8 +1,7 @@
 //! A data set bound to the inputs of one model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::ops::Range;
 
 use super::Dataset;
 use super::array::{Array, Dtype, describe, dims, from_f64, from_int, to_f64, to_int};
@@ -37,6 +36,9 @@ impl fmt::Display for InputSpec {
 /// A chunk holds one sample, or as many as a model with a fixed batch takes at once; the last chunk is then filled up
 /// by repeating the last sample.
 ///
+/// Samples may differ in shape. A chunk is of one *kind*: all its inputs have one shape each. Kinds are numbered in the order
+/// they first come.
+///
 /// Any chunk can be asked for. Of data that is large and packed, or pictures, it is [`Feed::hold`] that keeps memory and
 /// time small: it says which chunks will be.
 pub struct Feed<'a> {
@@ -44,8 +46,20 @@ pub struct Feed<'a> {
     len: usize,
     batch: usize,
     inputs: Vec<Input<'a>>,
+    kinds: Kinds,
     labels: Option<Vec<usize>>,
     warnings: Vec<String>,
+}
+
+/// The shapes of chunks.
+#[derive(Default)]
+struct Kinds {
+    /// By kind, by input, the place of the shape among those of the input.
+    places: Vec<Vec<usize>>,
+    /// By sample; empty if all are of one kind.
+    of: Vec<u32>,
+    /// The samples of each chunk, where it takes several and not all are of one kind.
+    rows: Option<Vec<Vec<usize>>>,
 }
 
 /// Bytes of samples that are held where all are gone through.
@@ -59,9 +73,9 @@ struct Input<'a> {
     name: String,
     dtype: Dtype,
     layout: Layout,
-    /// Of one chunk.
-    shape: Vec<usize>,
-    channels: Option<Channels>,
+    /// Of one chunk, for every shape that its samples have.
+    shapes: Vec<Vec<usize>>,
+    channels: Vec<Option<Channels>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -87,8 +101,15 @@ impl Dataset {
         if specs.is_empty() {
             return Err(Error::input("the model has no inputs, so it cannot be fed with data").at(&self.name));
         }
-        let mut feed =
-            Feed { data: self, len: 0, batch: 1, inputs: Vec::new(), labels: None, warnings: self.warnings.clone() };
+        let mut feed = Feed {
+            data: self,
+            len: 0,
+            batch: 1,
+            inputs: Vec::new(),
+            kinds: Kinds::default(),
+            labels: None,
+            warnings: self.warnings.clone(),
+        };
         let mut used: Vec<&str> = Vec::new();
         let given = specs.iter().filter(|spec| !self.is_state(&spec.name)).count();
         // The array that first told the number of samples, and the input that first told the batch.
@@ -103,11 +124,15 @@ impl Dataset {
                 _ => e.help("give one array for each input of the model, under the input's name"),
             })?;
             used.push(source);
+            // A file without an axis of samples is a sample.
+            let axes = spec.dims.as_ref().map(Vec::len);
+            let array = array.by_file().filter(|_| axes == Some(array.shape().len() + 1)).unwrap_or(array);
             let refuse = |why: String| self.misfit(source, spec, why);
             let is_state = self.is_state(source);
             let (layout, fixed) = match is_state {
                 true => (Layout::Whole, 1),
-                false => layout(array, spec).map_err(|why| refuse(why).help(wanted(spec)))?,
+                false => layout(array, spec)
+                    .map_err(|why| self.mixed_misfit(array, spec).unwrap_or_else(|| refuse(why).help(wanted(spec))))?,
             };
             if layout != Layout::Shared {
                 let n = array.shape()[0];
@@ -133,21 +158,20 @@ impl Dataset {
             let normalised = |why: String| {
                 refuse(why).help("give mean and std that the model was trained with: one value, or one a channel")
             };
-            let mut shape = array.shape().to_vec();
-            match layout {
-                Layout::Batched => shape[0] = fixed,
-                Layout::Whole => drop(shape.remove(0)),
-                Layout::Shared => {}
-            }
+            let batch = if layout == Layout::Batched { &[fixed][..] } else { &[] };
+            let shapes: Vec<Vec<usize>> = array.sizes().shapes.iter().map(|shape| [batch, shape].concat()).collect();
             let is_raw = spec.dtype.is_float() && !is_state;
-            let channels = if is_raw { normalise.channels(&shape).map_err(normalised)? } else { None };
+            let channels = match is_raw {
+                true => normalise.channels(&shapes).map_err(normalised)?,
+                false => shapes.iter().map(|_| None).collect(),
+            };
             feed.inputs.push(Input {
                 array,
                 source: source.into(),
                 name: spec.name.clone(),
                 dtype: spec.dtype,
                 layout,
-                shape,
+                shapes,
                 channels,
             });
         }
@@ -157,6 +181,7 @@ impl Dataset {
                 .because("its arrays are single numbers"));
         };
         (feed.len, feed.batch) = (len, batch);
+        feed.kinds = Kinds::of(&feed.inputs, len, batch);
         for input in &feed.inputs {
             input.array.settle().map_err(|why| self.unreadable(&input.source, why))?;
         }
@@ -192,6 +217,44 @@ impl Dataset {
         labels.into_iter().enumerate().map(label).collect()
     }
 
+    /// That of samples of several shapes one does not fit; `None` if no shape does, and the model leaves some dim open.
+    fn mixed_misfit(&self, array: &Stored, spec: &InputSpec) -> Option<Error> {
+        let (sizes, dims) = (array.sizes(), spec.dims.as_ref()?);
+        let skip = (dims.len() + 1).checked_sub(array.shape().len())?;
+        let model = dims.get(skip..)?;
+        let fits = |place: usize| is_of(&sizes.shapes[place], model);
+        let usual = sizes.usual();
+        let fixed =
+            (0..model.len()).all(|d| model[d].is_some() || sizes.shapes.iter().all(|s| s[d] == sizes.shapes[0][d]));
+        let fitting: usize = (0..sizes.shapes.len()).filter(|&place| fits(place)).map(|place| sizes.count(place)).sum();
+        if !array.is_mixed() || skip > 1 || !fixed && fitting == 0 {
+            return None;
+        }
+        let odd = |row: &usize| if fixed { sizes.of(*row) != usual } else { !fits(sizes.of(*row)) };
+        let row = (0..array.rows()).find(odd)?;
+        let shown = |place: usize| match (&sizes.shapes[place][..], self.pictures) {
+            ([_, height, width], true) => format!("{height}x{width}"),
+            (shape, _) => self::dims(shape.iter().copied()),
+        };
+        let name = array.file(row).map_or(format!("sample {row}"), |file| file.display().to_string());
+        let unit = if self.pictures { " (height x width)" } else { "" };
+        let (most, of) = (sizes.count(usual), array.rows());
+        let others = if fixed {
+            format!("{most} of {of} are {}", shown(usual))
+        } else {
+            format!("{fitting} of {of} fit {spec}")
+        };
+        let what = match self.pictures {
+            true => format!("the pictures in {} differ in size", self.name),
+            false => format!("the samples in {} differ in shape", self.name),
+        };
+        let help = match self.pictures {
+            true => "give --resize HEIGHTxWIDTH, or resize them to the model's input size",
+            false => "give samples of the model's shape",
+        };
+        Some(Error::input(what).because(format!("{name} is {}{unit}, {others}", shown(sizes.of(row)))).help(help))
+    }
+
     fn misfit(&self, source: &str, spec: &InputSpec, why: String) -> Error {
         let mixed = self.mixed.iter().map(|mixed| format!("; {mixed}"));
         let why = mixed.fold(why, |why, mixed| why + &mixed);
@@ -218,13 +281,52 @@ fn layout(array: &Stored, spec: &InputSpec) -> Result<(Layout, usize), String> {
         rank if rank == want.len() + 1 => (Layout::Whole, &shape[1..], &want[..]),
         rank => return Err(format!("it is {array}, which has {rank} axes")),
     };
-    if sample.iter().zip(model).any(|(&has, want)| want.is_some_and(|want| want != has)) {
+    if !array.sizes().shapes.iter().all(|sample| is_of(sample, model)) {
+        let sample = array.sizes().shapes.iter().find(|sample| !is_of(sample, model)).map_or(sample, Vec::as_slice);
         return Err(format!("it is {array}, whose samples are {}", dims(sample)));
     }
     match (layout, want.first()) {
         (Layout::Batched, Some(Some(0))) => Err("the model takes 0 samples at once".into()),
         (Layout::Batched, Some(Some(fixed))) => Ok((layout, *fixed)),
         _ => Ok((layout, 1)),
+    }
+}
+
+/// Whether a sample has the dims that the model asks for.
+fn is_of(sample: &[usize], model: &[Option<usize>]) -> bool {
+    sample.iter().zip(model).all(|(&has, want)| want.is_none_or(|want| want == has))
+}
+
+impl Kinds {
+    fn of(inputs: &[Input<'_>], len: usize, batch: usize) -> Kinds {
+        let place = |input: &Input<'_>, row: usize| match input.layout {
+            Layout::Shared => 0,
+            _ => input.array.sizes().of(row),
+        };
+        if inputs.iter().all(|input| input.shapes.len() < 2) {
+            return Kinds { places: vec![vec![0; inputs.len()]], ..Kinds::default() };
+        }
+        let (mut known, mut places, mut of) = (HashMap::new(), Vec::new(), Vec::with_capacity(len));
+        for row in 0..len {
+            let own: Vec<usize> = inputs.iter().map(|input| place(input, row)).collect();
+            of.push(*known.entry(own).or_insert_with_key(|own| {
+                places.push(own.clone());
+                places.len() as u32 - 1
+            }));
+        }
+        let mut rows: Vec<Vec<usize>> = Vec::new();
+        // The chunk of each kind that is still to be filled.
+        let mut open: HashMap<u32, usize> = HashMap::new();
+        for (row, &kind) in of.iter().enumerate().filter(|_| batch > 1) {
+            match open.get(&kind).filter(|&&chunk| rows[chunk].len() < batch) {
+                Some(&chunk) => rows[chunk].push(row),
+                None => {
+                    open.insert(kind, rows.len());
+                    rows.push(vec![row]);
+                }
+            }
+        }
+        Kinds { places, of, rows: (batch > 1).then_some(rows) }
     }
 }
 
@@ -241,12 +343,89 @@ impl Feed<'_> {
 
     /// How often the model runs for all samples.
     pub fn chunks(&self) -> usize {
-        self.len.div_ceil(self.batch)
+        self.kinds.rows.as_ref().map_or(self.len.div_ceil(self.batch), Vec::len)
     }
 
-    /// The samples of chunk `i`, fewer than [`Feed::batch`] in the last.
-    pub fn rows(&self, i: usize) -> Range<usize> {
-        (i * self.batch).min(self.len)..((i + 1) * self.batch).min(self.len)
+    /// The samples of chunk `i`, at most [`Feed::batch`].
+    pub fn rows(&self, i: usize) -> Vec<usize> {
+        match &self.kinds.rows {
+            Some(rows) => rows[i].clone(),
+            None => ((i * self.batch).min(self.len)..((i + 1) * self.batch).min(self.len)).collect(),
+        }
+    }
+
+    /// The chunk that a sample is in.
+    pub fn chunk_of(&self, sample: usize) -> usize {
+        let found = self.kinds.rows.as_ref().and_then(|rows| rows.iter().position(|chunk| chunk.contains(&sample)));
+        found.unwrap_or(sample / self.batch)
+    }
+
+    /// How many kinds of chunks there are.
+    pub fn kinds(&self) -> usize {
+        self.kinds.places.len()
+    }
+
+    /// The kind of chunk `i`.
+    pub fn kind(&self, i: usize) -> usize {
+        let first = if self.kinds.rows.is_some() { self.rows(i)[0] } else { i * self.batch };
+        self.kinds.of.get(first).map_or(0, |&kind| kind as usize)
+    }
+
+    /// The kind that most samples are of; of several, the one that comes first.
+    pub fn usual(&self) -> usize {
+        let mut counts = vec![0usize; self.kinds()];
+        self.kinds.of.iter().for_each(|&kind| counts[kind as usize] += 1);
+        (0..counts.len()).rev().max_by_key(|&kind| counts[kind]).unwrap_or(0)
+    }
+
+    /// The first chunk of a kind.
+    pub fn example(&self, kind: usize) -> usize {
+        (0..self.chunks()).find(|&i| self.kind(i) == kind).unwrap_or(0)
+    }
+
+    /// These chunks kind by kind, those of a kind in the order they have.
+    pub fn by_shape(&self, chunks: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let mut chunks: Vec<usize> = chunks.into_iter().collect();
+        chunks.sort_by_key(|&i| self.kind(i));
+        chunks
+    }
+
+    /// Whether all samples have the same shapes; an error that says that `what` needs that if not.
+    ///
+    /// # Errors
+    /// If samples differ.
+    pub fn of_one_shape(&self, what: &str) -> Result<()> {
+        let usual = self.usual();
+        let Some(odd) = (0..self.chunks()).find(|&i| self.kind(i) != usual) else { return Ok(()) };
+        let row = self.rows(odd)[0];
+        let shown = |kind: usize| {
+            let differ = self.inputs.iter().zip(self.shapes_of(kind)).filter(|(input, _)| input.shapes.len() > 1);
+            differ.map(|(input, shape)| format!("`{}` {}", input.name, dims(shape))).collect::<Vec<_>>().join(", ")
+        };
+        let file = self.inputs.iter().find(|i| i.shapes.len() > 1).and_then(|input| input.array.file(row));
+        let name = file.map_or(format!("sample {row}"), |file| file.display().to_string());
+        let many = self.kinds.of.iter().filter(|&&kind| kind as usize == usual).count();
+        let help = if self.data.pictures { "give --resize HEIGHTxWIDTH" } else { "give samples of one shape" };
+        Err(Error::input(format!("{what} needs samples of one shape"))
+            .at(&self.data.name)
+            .because(format!("{name} is {}, {many} of {} are {}", shown(self.kind(odd)), self.len, shown(usual)))
+            .help(help))
+    }
+
+    /// What to say where a figure is for samples of the usual kind; `None` if there is no other.
+    pub fn mixed(&self) -> Option<String> {
+        let usual = self.usual();
+        let shapes: Vec<String> = self.shapes_of(usual).into_iter().map(dims).collect();
+        let many = self.kinds.of.iter().filter(|&&kind| kind as usize == usual).count();
+        (self.kinds() > 1).then(|| {
+            format!(
+                "{}: samples have {} different shapes: MACs and times are those of {}, the most common ({many} of {})",
+                self.data.name,
+                self.kinds(),
+                shapes.join(" "),
+                self.len
+            )
+        })
     }
 
     /// Classes by sample, if the data has labels.
@@ -259,9 +438,15 @@ impl Feed<'_> {
         &self.warnings
     }
 
-    /// The shapes of a chunk, in the order of the model's inputs.
-    pub fn shapes(&self) -> Vec<Vec<usize>> {
-        self.inputs.iter().map(|input| input.shape.clone()).collect()
+    /// The shapes of chunk `i`, in the order of the model's inputs.
+    pub fn shapes(&self, i: usize) -> Vec<Vec<usize>> {
+        self.shapes_of(self.kind(i))
+    }
+
+    /// The shapes of chunks of a kind, in the order of the model's inputs.
+    pub fn shapes_of(&self, kind: usize) -> Vec<Vec<usize>> {
+        let places = &self.kinds.places[kind];
+        self.inputs.iter().zip(places).map(|(input, &place)| input.shapes[place].clone()).collect()
     }
 
     /// Reads these chunks ahead, in one go through the data, and keeps them until [`Feed::forget`], as far as they are not
@@ -272,7 +457,7 @@ impl Feed<'_> {
     pub fn hold(&self, chunks: impl IntoIterator<Item = usize>) -> Result<()> {
         let rows: BTreeSet<usize> = chunks.into_iter().flat_map(|i| self.rows(i)).collect();
         for input in self.inputs.iter().filter(|input| input.layout != Layout::Shared) {
-            match rows.len() == self.len && input.array.held_len() > 0 {
+            match rows.len() == self.len && input.array.held_len(0) > 0 && !input.array.is_mixed() {
                 true => input.array.whole().map(drop),
                 false => input.array.hold(&rows),
             }
@@ -286,29 +471,41 @@ impl Feed<'_> {
         self.inputs.iter().for_each(|input| input.array.forget());
     }
 
-    /// All chunks, in runs that are to be held one after the other to keep memory small: one, if nothing has to be held.
-    pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let chunk = self.inputs.iter().map(|input| input.array.held_len()).sum::<usize>() * self.batch;
-        let (chunks, run) = (self.chunks(), BLOCK.checked_div(chunk).unwrap_or(self.len).max(1));
-        (0..chunks).step_by(run).map(move |first| first..chunks.min(first + run))
+    /// These chunks, in runs that are to be held one after the other to keep memory small: one, if nothing has to be held.
+    pub fn blocks<'c>(&self, chunks: &'c [usize]) -> Vec<&'c [usize]> {
+        let held =
+            |row: usize| self.inputs.iter().map(|input| input.array.held_len(row)).fold(0, usize::saturating_add);
+        let (mut blocks, mut start, mut bytes) = (Vec::new(), 0, 0usize);
+        for (at, &i) in chunks.iter().enumerate() {
+            let next = self.rows(i).into_iter().map(held).fold(0, usize::saturating_add);
+            if bytes > 0 && bytes.saturating_add(next) > BLOCK {
+                blocks.push(&chunks[start..at]);
+                (start, bytes) = (at, 0);
+            }
+            bytes = bytes.saturating_add(next);
+        }
+        blocks.extend((start < chunks.len()).then(|| &chunks[start..]));
+        blocks
     }
 
-    /// As [`Feed::shapes`], each with the name of its input.
-    pub fn named_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        self.inputs.iter().map(|input| (input.name.clone(), input.shape.clone())).collect()
+    /// The shapes that most samples have, each with the name of its input.
+    pub fn usual_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.inputs.iter().map(|input| input.name.clone()).zip(self.shapes_of(self.usual())).collect()
     }
 
     /// The inputs of chunk `i`, cast and normalised. Fails on a value that an integer input cannot hold.
     pub fn chunk(&self, i: usize) -> Result<Vec<Array>> {
         let rows = self.rows(i);
-        self.inputs.iter().map(|input| input.chunk(rows.start, self.batch, self.len)).collect::<Result<_, _>>().map_err(
-            |(input, why): (&Input, String)| {
+        let places = &self.kinds.places[self.kind(i)];
+        let chunk = |(input, &place)| Input::chunk(input, &rows, self.batch, place).map_err(|why| (input, place, why));
+        self.inputs.iter().zip(places).map(chunk).collect::<Result<_, _>>().map_err(
+            |(input, place, why): (&Input, usize, String)| {
                 Error::input(format!(
                     "cannot feed input `{}` {}",
                     input.name,
-                    describe(input.dtype, input.shape.clone())
+                    describe(input.dtype, input.shapes[place].clone())
                 ))
-                .at(format!("sample {}", rows.start))
+                .at(format!("sample {}", rows[0]))
                 .at(&self.data.name)
                 .because(why)
                 .help("inputs of whole numbers take whole numbers of their range, without scale, mean and std")
@@ -318,22 +515,24 @@ impl Feed<'_> {
 }
 
 impl Input<'_> {
-    fn chunk(&self, first: usize, batch: usize, len: usize) -> Result<Array, (&Self, String)> {
+    /// These samples, of which the last is repeated as often as a batch asks for; their shape is at this place.
+    fn chunk(&self, rows: &[usize], batch: usize, place: usize) -> Result<Array, String> {
         let (from, mut bytes) = (self.array.dtype(), Vec::new());
-        let rows = if self.layout == Layout::Shared { 0..1 } else { first..first + batch };
-        for row in rows {
-            self.array.append(row.min(len - 1), &mut bytes).map_err(|why| (self, why))?;
-        }
+        let rows = match self.layout {
+            Layout::Shared => vec![0],
+            _ => rows.iter().chain(rows.last().into_iter().cycle()).copied().take(batch).collect(),
+        };
+        rows.into_iter().try_for_each(|row| self.array.append(row, &mut bytes))?;
         let cast = if self.dtype.is_float() {
             let mut values = to_f64(from, &bytes);
-            if let Some(channels) = &self.channels {
+            if let Some(channels) = &self.channels[place] {
                 channels.normalise(&mut values);
             }
             from_f64(values.into_iter(), self.dtype)
         } else {
-            to_int(from, &bytes).and_then(|values| from_int(&values, self.dtype)).map_err(|why| (self, why))?
+            to_int(from, &bytes).and_then(|values| from_int(&values, self.dtype))?
         };
-        Array::new(self.dtype, self.shape.clone(), cast).map_err(|e| (self, e.to_string()))
+        Array::new(self.dtype, self.shapes[place].clone(), cast).map_err(|e| e.to_string())
     }
 }
 
@@ -366,7 +565,7 @@ mod tests {
             data(&[("x", ints(&[2, 2, 1, 2], Dtype::U8)), ("y", ints(&[2], Dtype::I32)), ("z", ints(&[1], Dtype::U8))]);
         let normalise = Normalise { scale: 0.5, mean: vec![1.0, 0.0], std: vec![0.5, 2.0] };
         let feed = d.feed(&[spec("input", Dtype::F32, &[-1, 2, -1, 2])], &normalise).unwrap();
-        assert_eq!((feed.samples(), feed.chunks(), feed.shapes()), (2, 2, vec![vec![1, 2, 1, 2]]));
+        assert_eq!((feed.samples(), feed.chunks(), feed.shapes(0)), (2, 2, vec![vec![1, 2, 1, 2]]));
         assert_eq!(feed.chunk(1).unwrap()[0].to_f64(), [2.0, 3.0, 1.5, 1.75]);
         assert_eq!(feed.labels(), Some(&[0, 1][..]));
         assert_eq!(feed.warnings(), ["d.npz: the model has no use for `z`"]);
@@ -390,7 +589,7 @@ mod tests {
     fn a_fixed_batch_is_filled_up_with_the_last_sample() {
         let d = data(&[("x", ints(&[3, 2], Dtype::F32))]);
         let feed = d.feed(&[spec("input", Dtype::F32, &[2, 2])], &Normalise::default()).unwrap();
-        assert_eq!((feed.batch(), feed.chunks(), feed.rows(1)), (2, 2, 2..3));
+        assert_eq!((feed.batch(), feed.chunks(), feed.rows(1)), (2, 2, vec![2]));
         assert_eq!(feed.chunk(0).unwrap()[0].to_f64(), [0., 1., 2., 3.]);
         assert_eq!(feed.chunk(1).unwrap()[0].to_f64(), [4., 5., 4., 5.]);
     }
@@ -405,7 +604,7 @@ mod tests {
         let specs =
             [spec("input", Dtype::F32, &[-1, 4]), spec("state", Dtype::F32, &[2, -1, 2]), spec("sr", Dtype::I64, &[])];
         let feed = d.feed(&specs, &Normalise::default()).unwrap();
-        assert_eq!(feed.shapes(), [vec![1, 4], vec![2, 1, 2], vec![]]);
+        assert_eq!(feed.shapes(0), [vec![1, 4], vec![2, 1, 2], vec![]]);
         let chunk = feed.chunk(2).unwrap();
         assert_eq!((chunk[1].to_f64(), chunk[2].to_f64()), (vec![8., 9., 10., 11.], vec![0.]));
     }

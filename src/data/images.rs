@@ -1,6 +1,5 @@
-//! A folder of pictures as a data set.
+//! A folder of pictures, or of files of arrays, as a data set.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,8 @@ use rayon::prelude::*;
 
 use super::array::{Array, Dtype};
 use super::classes::{self, ordered};
-use super::stored::{Access, Form, Rows, Stored};
+use super::parts;
+use super::stored::{Access, Rows, Sizes, Stored};
 use super::{Color, Dataset, Pictures, Size};
 use crate::error::{Error, Result, io};
 
@@ -22,12 +22,24 @@ const TOGETHER: usize = 64;
 /// Opens a folder: `x` is u8 [N,C,H,W], C being 1 for grey and 3 for red, green, blue; if it has sub-folders, `y` is i64
 /// [N], the place of the picture's sub-folder among the classes. Pictures come class by class in the order of their names;
 /// hidden files are passed over, other entries named in a warning. Of the pictures only the headers are read.
+///
+/// A folder without pictures whose own files are .npy or .npz holds these, one after the other.
 pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset> {
     let mut data = Dataset::empty(folder.display().to_string());
+    data.files.push(folder.to_path_buf());
     let mut top = list(folder)?;
+    let arrays: Vec<PathBuf> = top.others.iter().filter(|p| p.is_file() && parts::is_array(p)).cloned().collect();
+    if !arrays.is_empty() && top.files.is_empty() {
+        let inner = top.folders.iter().map(|p| list(p)).collect::<Result<Vec<_>>>()?;
+        if inner.iter().all(|inner| inner.files.is_empty()) {
+            top.others.retain(|p| !arrays.contains(p));
+            top.others.append(&mut top.folders);
+            return parts::open_folder(data, arrays, &top.others);
+        }
+    }
+    data.pictures = true;
     let labelled = !top.folders.is_empty();
     let (mut files, mut labels) = (Vec::new(), Vec::new());
-    data.files.push(folder.to_path_buf());
     if labelled {
         let is_list = |p: &PathBuf| p.file_name().is_some_and(|name| name == classes::LIST);
         top.files.retain(|p| !is_list(p));
@@ -71,14 +83,11 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
     if files.is_empty() {
         return Err(Error::input(format!("no pictures in {}", folder.display()))
             .because("it has no .png, .jpg or .jpeg file, itself or in its sub-folders")
-            .help("put one sub-folder a class in it, or give a .npz file"));
+            .help("put one sub-folder a class in it, or give .npy or .npz files"));
     }
     let heads: Vec<Result<Head>> = files.par_iter().map(|file| look(file)).collect();
     let heads: Vec<Head> = heads.into_iter().collect::<Result<_>>()?;
-    let size = match pictures.resize {
-        Some(size) => size,
-        None => one_size(folder, &files, &heads)?,
-    };
+    let sizes: Vec<Size> = heads.iter().map(|head| pictures.resize.unwrap_or(head.size)).collect();
     let color = match pictures.color {
         Some(color) => color,
         None if heads.iter().all(|head| !head.colored) => Color::Grey,
@@ -89,9 +98,10 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
         }
     };
     let channels = if color == Color::Grey { 1 } else { 3 };
-    let shape = vec![files.len(), channels, size.height as usize, size.width as usize];
-    let form = Form { dtype: Dtype::U8, shape, big_endian: false, fortran: false };
-    let x = Stored::new(form, Box::new(Folder { files, size, resize: pictures.resize.is_some(), color }));
+    let shapes = sizes.iter().map(|size| vec![channels, size.height as usize, size.width as usize]);
+    let (count, shapes) = (files.len(), Sizes::new(shapes));
+    let rows = Folder { files, sizes, resize: pictures.resize.is_some(), color };
+    let x = Stored::mixed(Dtype::U8, count, shapes, Box::new(rows));
     data.arrays.push(("x".into(), Ok(Arc::new(x))));
     if labelled {
         let y = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
@@ -149,27 +159,6 @@ fn unreadable(file: &Path, e: &image::ImageError) -> Error {
     Error::input(what).because(e.to_string()).help("remove it, or save it as PNG or JPEG again")
 }
 
-/// The size that all pictures have.
-fn one_size(folder: &Path, files: &[PathBuf], heads: &[Head]) -> Result<Size> {
-    let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
-    heads.iter().for_each(|h| *counts.entry((h.size.height, h.size.width)).or_default() += 1);
-    // Of sizes that as many have, that of the first picture.
-    let most = counts.values().max().copied().unwrap_or(0);
-    let usual = heads.iter().find(|h| counts[&(h.size.height, h.size.width)] == most).map(|h| h.size);
-    let usual = usual.ok_or_else(|| Error::internal("no pictures"))?;
-    match files.iter().zip(heads).find(|(_, head)| head.size != usual) {
-        None => Ok(usual),
-        Some((file, head)) => Err(Error::input(format!("the pictures in {} differ in size", folder.display()))
-            .because(format!(
-                "{} is {} (height x width), {most} of {} are {usual}",
-                file.display(),
-                head.size,
-                heads.len()
-            ))
-            .help("give --resize HEIGHTxWIDTH, or resize them to the model's input size")),
-    }
-}
-
 /// That a few pictures in colour make all pictures have three channels, if it is so.
 fn mixed(files: &[PathBuf], heads: &[Head]) -> Option<String> {
     let colored = heads.iter().filter(|h| h.colored).count();
@@ -187,7 +176,8 @@ fn mixed(files: &[PathBuf], heads: &[Head]) -> Option<String> {
 /// Pictures, decoded as they are asked for.
 struct Folder {
     files: Vec<PathBuf>,
-    size: Size,
+    /// Of each file.
+    sizes: Vec<Size>,
     resize: bool,
     color: Color,
 }
@@ -199,23 +189,28 @@ impl Rows for Folder {
 
     fn read(&self, rows: Range<usize>, to: &mut Vec<u8>) -> Result<(), String> {
         if rows.len() == 1 {
-            to.extend(self.decode(&self.files[rows.start])?);
+            to.extend(self.decode(rows.start)?);
             return Ok(());
         }
-        for files in self.files[rows].chunks(TOGETHER) {
-            let decoded: Vec<Result<Vec<u8>, String>> = files.par_iter().map(|file| self.decode(file)).collect();
+        let rows: Vec<usize> = rows.collect();
+        for rows in rows.chunks(TOGETHER) {
+            let decoded: Vec<Result<Vec<u8>, String>> = rows.par_iter().map(|&row| self.decode(row)).collect();
             for pixels in decoded {
                 to.extend(pixels?);
             }
         }
         Ok(())
     }
+
+    fn file(&self, row: usize) -> Option<&Path> {
+        self.files.get(row).map(PathBuf::as_path)
+    }
 }
 
 impl Folder {
     /// Channel after channel, 8 bits each; transparency is dropped.
-    fn decode(&self, file: &Path) -> Result<Vec<u8>, String> {
-        let Size { height, width } = self.size;
+    fn decode(&self, row: usize) -> Result<Vec<u8>, String> {
+        let (file, Size { height, width }) = (&self.files[row], self.sizes[row]);
         let picture =
             reader(file).and_then(|r| r.decode().map_err(|e| unreadable(file, &e))).map_err(|e| e.reason())?;
         let mut picture = match (self.color, picture.color().has_color()) {
@@ -244,6 +239,7 @@ fn grey(picture: DynamicImage) -> DynamicImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{InputSpec, Normalise};
     use image::{Rgb, RgbImage};
 
     fn save(path: &Path, value: u8) {
@@ -314,11 +310,31 @@ mod tests {
         assert!(refused().contains("no pictures"));
         fs::write(dir.path().join("1.png"), "not a picture").unwrap();
         assert!(refused().contains("cannot read the picture"));
-        GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
+    }
+
+    #[test]
+    fn pictures_of_other_sizes_are_for_models_that_leave_sides_open() {
+        let dir = tempfile::tempdir().unwrap();
+        GrayImage::from_pixel(4, 4, Luma([9])).save(dir.path().join("1.png")).unwrap();
         save(&dir.path().join("2.png"), 5);
         save(&dir.path().join("3.png"), 5);
-        let e = refused();
-        assert!(e.contains("differ in size") && e.contains("1.png is 4x4") && e.contains("2 of 3 are 2x3"), "{e}");
+        let data = open_folder(dir.path(), &Pictures::default()).unwrap();
+        let spec =
+            |dims: [Option<usize>; 4]| InputSpec { name: "x".into(), dtype: Dtype::F32, dims: Some(dims.into()) };
+        let feed = |dims| data.feed(&[spec(dims)], &Normalise::default());
+        let open = feed([None, Some(1), None, None]).unwrap();
+        assert_eq!((open.shapes(0), open.shapes(1)), (vec![vec![1, 1, 4, 4]], vec![vec![1, 1, 2, 3]]));
+        assert_eq!((open.chunk(0).unwrap()[0].to_f64(), open.kinds(), open.usual()), (vec![9.0; 16], 2, 1));
+        let refused = |dims| feed(dims).err().unwrap().to_string();
+        for fixed in [Some(2), Some(7)] {
+            let e = refused([None, Some(1), fixed, Some(3)]);
+            assert!(e.contains("differ in size") && e.contains("1.png is 4x4") && e.contains("2 of 3 are 2x3"), "{e}");
+        }
+        let e = refused([None, Some(1), Some(2), None]);
+        assert!(e.contains("differ in size") && e.contains("1.png is 4x4 (height x width), 2 of 3 fit"), "{e}");
+        let resized = Pictures { resize: Some("2x3".parse().unwrap()), ..Pictures::default() };
+        let data = open_folder(dir.path(), &resized).unwrap();
+        assert_eq!(data.array("x").unwrap().shape(), [3, 1, 2, 3]);
     }
 
     #[cfg(unix)]

@@ -60,8 +60,9 @@ pub(super) struct Channels {
 }
 
 impl Normalise {
-    /// For an input of this shape; `None` if nothing changes. Fails if the lengths do not fit its channels.
-    pub(super) fn channels(&self, shape: &[usize]) -> Result<Option<Channels>, String> {
+    /// For an input of each of these shapes, of which all have their channels along the same axis; `None` if nothing changes.
+    /// Fails if the lengths do not fit its channels.
+    pub(super) fn channels(&self, shapes: &[Vec<usize>]) -> Result<Vec<Option<Channels>>, String> {
         let Normalise { scale, mean, std } = self;
         let n = mean.len().max(std.len());
         if [mean.len(), std.len()].iter().any(|&len| len > 1 && len != n) {
@@ -71,21 +72,29 @@ impl Normalise {
             return Err("mean and std must be finite, and std not zero".into());
         }
         if n == 0 && *scale == 1.0 {
-            return Ok(None);
+            return Ok(shapes.iter().map(|_| None).collect());
         }
-        let at = |axis: usize| (shape.get(axis) == Some(&n)).then(|| shape[axis + 1..].iter().product());
-        let inner = match n {
-            0 | 1 => 1,
-            _ => at(1)
-                .or_else(|| at(shape.len().checked_sub(1)?))
-                .ok_or_else(|| format!("mean and std have {n} values, which is not its number of channels"))?,
+        let is = |axis: usize| shapes.iter().all(|shape| shape.get(axis) == Some(&n)).then_some(axis);
+        let axis = match n {
+            0 | 1 => None,
+            _ => Some(
+                is(1)
+                    .or_else(|| is(shapes.first()?.len().checked_sub(1)?))
+                    .ok_or_else(|| format!("mean and std have {n} values, which is not its number of channels"))?,
+            ),
         };
         let fill = |values: &[f32], otherwise: f64| match values {
             [] => vec![otherwise; n.max(1)],
             [one] => vec![f64::from(*one); n.max(1)],
             _ => values.iter().map(|&v| f64::from(v)).collect(),
         };
-        Ok(Some(Channels { scale: *scale, mean: fill(mean, 0.0), std: fill(std, 1.0), inner }))
+        let channels = |shape: &Vec<usize>| Channels {
+            scale: *scale,
+            mean: fill(mean, 0.0),
+            std: fill(std, 1.0),
+            inner: axis.map_or(1, |axis| shape[axis + 1..].iter().product()),
+        };
+        Ok(shapes.iter().map(|shape| Some(channels(shape))).collect())
     }
 }
 
@@ -117,7 +126,7 @@ mod tests {
     fn lengths_must_fit_the_channels() {
         let refused = |mean: &[f32], std: &[f32]| {
             let normalise = Normalise { scale: 1.0, mean: mean.to_vec(), std: std.to_vec() };
-            normalise.channels(&[1, 3, 2, 2]).err().unwrap()
+            normalise.channels(&[vec![1, 3, 2, 2]]).err().unwrap()
         };
         assert!(refused(&[0.5; 4], &[]).contains("have 4 values"));
         assert!(refused(&[0.5; 3], &[1.0; 2]).contains("mean has 3 values and std has 2"));
@@ -126,11 +135,21 @@ mod tests {
     }
 
     #[test]
+    fn channels_are_along_the_axis_that_fits_all_shapes() {
+        // The first has as many rows as channels, and could be read either way.
+        let normalise = Normalise { scale: 1.0, mean: vec![1.0, 0.0], std: vec![] };
+        let channels = normalise.channels(&[vec![1, 2, 1, 2], vec![1, 3, 1, 2]]).unwrap();
+        let mut values = [0.0; 4];
+        channels[0].as_ref().unwrap().normalise(&mut values);
+        assert_eq!(values, [-1.0, 0.0, -1.0, 0.0]);
+    }
+
+    #[test]
     fn one_value_is_for_all_channels() {
         let one = Normalise { scale: 2.0, mean: vec![1.0], std: vec![] };
         let mut values = [0.0, 1.0];
-        one.channels(&[1, 2, 1]).unwrap().unwrap().normalise(&mut values);
+        one.channels(&[vec![1, 2, 1]]).unwrap()[0].as_ref().unwrap().normalise(&mut values);
         assert_eq!(values, [-1.0, 1.0]);
-        assert!(Normalise::default().channels(&[1, 2]).unwrap().is_none());
+        assert!(Normalise::default().channels(&[vec![1, 2]]).unwrap()[0].is_none());
     }
 }

@@ -1,13 +1,14 @@
 //! An array where it lies, of which no more is read than is asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use super::array::{Array, Dtype, byte_len, describe};
+use super::array::{Array, Dtype, byte_len, describe, dims};
 
 /// An array of at most so many bytes is read as a whole; of a larger one, rows.
 const AT_ONCE: usize = 1 << 26;
@@ -45,6 +46,49 @@ impl fmt::Display for Form {
     }
 }
 
+/// The shapes of rows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sizes {
+    /// Those that there are, each once, in the order they first come.
+    pub shapes: Vec<Vec<usize>>,
+    /// Which of them each row has; empty if all rows have the same.
+    of: Vec<u32>,
+}
+
+impl Sizes {
+    /// Of rows with these shapes.
+    pub fn new(rows: impl IntoIterator<Item = Vec<usize>>) -> Sizes {
+        let (mut places, mut shapes, mut of) = (HashMap::new(), Vec::new(), Vec::new());
+        for shape in rows {
+            let next = shapes.len() as u32;
+            let place = *places.entry(shape).or_insert_with_key(|shape| {
+                shapes.push(shape.clone());
+                next
+            });
+            of.push(place);
+        }
+        of.truncate(if shapes.len() > 1 { of.len() } else { 0 });
+        Sizes { shapes, of }
+    }
+
+    /// The place of a row's shape among all shapes.
+    pub fn of(&self, row: usize) -> usize {
+        self.of.get(row).map_or(0, |&place| place as usize)
+    }
+
+    /// The shape that most rows have; of several, the one that comes first.
+    pub fn usual(&self) -> usize {
+        let mut counts = vec![0usize; self.shapes.len()];
+        self.of.iter().for_each(|&place| counts[place as usize] += 1);
+        (0..counts.len()).rev().max_by_key(|&place| counts[place]).unwrap_or(0)
+    }
+
+    /// How many rows have this shape; 0 if all have.
+    pub fn count(&self, place: usize) -> usize {
+        self.of.iter().filter(|&&of| of as usize == place).count()
+    }
+}
+
 /// What it takes to read a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
@@ -65,20 +109,62 @@ pub(super) trait Rows: Send + Sync {
     /// # Errors
     /// Why they cannot be read.
     fn read(&self, rows: Range<usize>, to: &mut Vec<u8>) -> Result<(), String>;
+
+    /// The file that has a row, if rows have files of their own.
+    fn file(&self, _: usize) -> Option<&Path> {
+        None
+    }
 }
 
 /// An array that is in memory as far as it was asked for.
 pub(super) struct Stored {
+    /// Of all rows that have the same shape; else with the shape of the first.
     form: Form,
+    sizes: Sizes,
     rows: Box<dyn Rows>,
     at_once: usize,
     whole: OnceLock<Array>,
     held: Mutex<BTreeMap<usize, Vec<u8>>>,
+    by_file: Option<Box<Stored>>,
 }
 
 impl Stored {
     pub fn new(form: Form, rows: Box<dyn Rows>) -> Stored {
-        Stored { form, rows, at_once: AT_ONCE, whole: OnceLock::new(), held: Mutex::default() }
+        let sizes = Sizes { shapes: vec![form.shape.get(1..).unwrap_or_default().to_vec()], of: Vec::new() };
+        Stored { form, sizes, rows, at_once: AT_ONCE, whole: OnceLock::new(), held: Mutex::default(), by_file: None }
+    }
+
+    /// Rows of these shapes, which all have as many axes.
+    pub fn mixed(dtype: Dtype, count: usize, sizes: Sizes, rows: Box<dyn Rows>) -> Stored {
+        let first = sizes.shapes.first().map_or(&[][..], Vec::as_slice);
+        let shape = [&[count], first].concat();
+        let form = Form { dtype, shape, big_endian: false, fortran: false };
+        Stored { sizes, ..Stored::new(form, rows) }
+    }
+
+    /// With what it is where each file is one row.
+    pub fn with_files(self, by_file: Stored) -> Stored {
+        Stored { by_file: Some(Box::new(by_file)), ..self }
+    }
+
+    /// What it is where each file is one row, if it lies in several.
+    pub fn by_file(&self) -> Option<&Stored> {
+        self.by_file.as_deref()
+    }
+
+    /// The shapes of rows.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// The file that has a row, if rows have files of their own.
+    pub fn file(&self, row: usize) -> Option<&Path> {
+        self.rows.file(row)
+    }
+
+    /// Whether rows differ in their shapes.
+    pub fn is_mixed(&self) -> bool {
+        self.sizes.shapes.len() > 1
     }
 
     #[cfg(test)]
@@ -90,25 +176,45 @@ impl Stored {
         self.form.dtype
     }
 
+    pub fn access(&self) -> Access {
+        self.rows.access()
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.form.rows()
+    }
+
+    /// Bytes of all rows of an array that is not mixed.
+    pub fn bytes(&self) -> usize {
+        self.form.byte_len().unwrap_or(usize::MAX)
+    }
+
+    /// Of all rows if they have the same shape; else with that of the first.
     pub fn shape(&self) -> &[usize] {
         &self.form.shape
     }
 
+    /// Whether there is no row, or one without numbers.
     pub fn is_empty(&self) -> bool {
-        self.form.byte_len() == Some(0)
+        self.form.shape.first() == Some(&0) || self.sizes.shapes.iter().any(|shape| shape.contains(&0))
     }
 
     /// Whether it is read as a whole, whatever is asked for.
     fn is_small(&self) -> bool {
-        self.form.fortran || self.form.byte_len().unwrap_or(usize::MAX) <= self.at_once
+        !self.is_mixed() && (self.form.fortran || self.form.byte_len().unwrap_or(usize::MAX) <= self.at_once)
     }
 
     /// Bytes that a row takes while it is held; 0 if none has to be.
-    pub fn held_len(&self) -> usize {
+    pub fn held_len(&self, row: usize) -> usize {
         match self.is_small() || self.rows.access() == Access::Quick || self.whole.get().is_some() {
             true => 0,
-            false => self.form.row_len(),
+            false => self.row_len(row).unwrap_or(usize::MAX),
         }
+    }
+
+    fn row_len(&self, row: usize) -> Option<usize> {
+        byte_len(self.form.dtype, &self.sizes.shapes[self.sizes.of(row)])
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<u8>>> {
@@ -122,6 +228,9 @@ impl Stored {
     pub fn whole(&self) -> Result<&Array, String> {
         if let Some(whole) = self.whole.get() {
             return Ok(whole);
+        }
+        if self.is_mixed() {
+            return Err("its samples differ in shape".into());
         }
         let mut held = self.held();
         if self.whole.get().is_none() {
@@ -185,7 +294,7 @@ impl Stored {
             to.extend_from_slice(held);
             return Ok(());
         }
-        match self.is_small() || self.rows.access() == Access::InOrder {
+        match self.is_small() || self.rows.access() == Access::InOrder && !self.is_mixed() {
             true => to.extend_from_slice(self.whole()?.row(row)),
             false => to.extend(self.row(row)?),
         }
@@ -193,7 +302,7 @@ impl Stored {
     }
 
     fn row(&self, row: usize) -> Result<Vec<u8>, String> {
-        let mut bytes = self.room(Some(self.form.row_len()))?;
+        let mut bytes = self.room(self.row_len(row))?;
         self.rows.read(row..row + 1, &mut bytes)?;
         self.straighten(&mut bytes);
         Ok(bytes)
@@ -229,9 +338,12 @@ impl From<Array> for Stored {
     }
 }
 
+/// `u8[20,3,48,?]`, where rows differ along the last axis.
 impl fmt::Display for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.form.fmt(f)
+        let differs = |axis: usize, n: usize| axis > 0 && self.sizes.shapes.iter().any(|shape| shape[axis - 1] != n);
+        let dim = |(axis, &n): (usize, &usize)| if differs(axis, n) { "?".into() } else { n.to_string() };
+        write!(f, "{}{}", self.form.dtype, dims(self.form.shape.iter().enumerate().map(dim)))
     }
 }
 
@@ -314,6 +426,6 @@ mod tests {
         let (small, read) = stored(Access::Quick);
         assert_eq!((rows(&small, &[3, 4]), read()), (vec![3, 0, 4, 0], 100));
         small.hold(&[5].into()).unwrap();
-        assert_eq!((rows(&small, &[5]), read(), small.held_len()), (vec![5, 0], 100, 0));
+        assert_eq!((rows(&small, &[5]), read(), small.held_len(5)), (vec![5, 0], 100, 0));
     }
 }

@@ -1,8 +1,9 @@
 //! Samples that follow each other: what an output gives for one of them is an input for the next.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{Array, Dataset, InputSpec};
+use super::{ActivationFile, Dataset, InputSpec};
 use crate::error::{Error, Result};
 
 /// Inputs that get what an output gave for the sample before, and zeros where a stream begins.
@@ -99,12 +100,12 @@ impl Dataset {
         Ok(specs.iter().map(place).collect())
     }
 
-    /// The same data with what inputs that are fed back get, sample by sample: [N,…] of whole inputs.
-    pub fn with_states(&self, states: Vec<(String, Array)>) -> Dataset {
+    /// The same data with what inputs that are fed back get, sample by sample.
+    pub fn with_states(&self, states: Vec<(String, ActivationFile)>) -> Dataset {
         let mut data = self.clone();
         data.arrays.retain(|(name, _)| !self.is_state(name));
         data.states = states.iter().map(|state| state.0.clone()).collect();
-        data.arrays.extend(states.into_iter().map(|(name, array)| (name, Ok(super::kept(array)))));
+        data.arrays.extend(states.into_iter().map(|(name, file)| (name, Ok(Arc::new(file.into())))));
         data
     }
 

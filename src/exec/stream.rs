@@ -1,26 +1,44 @@
-//! Networks that carry a state from sample to sample, run on all samples in order.
+//! Networks that carry a state from sample to sample, run on all samples in order: what they carry and give is kept on disk.
 
-use crate::data::{Array, Dataset, InputSpec, Normalise};
+use crate::data::{ActivationFile, Array, Dataset, InputSpec, Normalise};
 use crate::error::{Error, Result};
 
 /// A network that is ready to run.
 pub type RunFn<'a> = Box<dyn Fn(&[Array]) -> Result<Vec<Array>> + 'a>;
 
-/// The data with what the inputs that are fed back get for each sample; without such inputs, as it is. `plan` makes a network
-/// with these inputs and outputs ready to run on inputs of the shapes of those that it is given.
+/// Networks that are ready at a time, where samples differ in shape.
+const PLANS: usize = 4;
+
+/// What came of a stream.
+pub struct StreamRun {
+    /// The data with what the inputs that are fed back get for each sample.
+    pub data: Dataset,
+    /// By output, what the network gave for each sample, if that was asked for.
+    pub answers: Vec<ActivationFile>,
+}
+
+impl StreamRun {
+    /// What the network gave for a sample.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn answers(&self, sample: usize) -> Result<Vec<Array>> {
+        self.answers.iter().map(|file| file.read(sample)).collect()
+    }
+}
+
+/// Runs a network on all samples in order, and feeds back what it gives. `plan` makes one with these inputs and outputs ready to
+/// run on inputs of the shapes of those that it is given. What it gives is kept if `answers`; that, and states, on disk.
 ///
 /// # Errors
 /// If an input cannot be fed with what the output gives, or the network cannot be run.
-pub fn with_states<'a>(
+pub fn run_stream<'a>(
     data: &Dataset,
     normalise: &Normalise,
-    specs: &[InputSpec],
-    outputs: &[String],
+    (specs, outputs): (&[InputSpec], &[String]),
+    answers: bool,
     plan: impl Fn(&[Array]) -> Result<RunFn<'a>>,
-) -> Result<Dataset> {
-    if data.stream().is_none() {
-        return Ok(data.clone());
-    }
+) -> Result<StreamRun> {
     let places = data.fed_back(specs, outputs)?;
     let fed: Vec<(&InputSpec, usize)> =
         specs.iter().zip(&places).filter_map(|(spec, place)| Some((spec, (*place)?))).collect();
@@ -63,16 +81,30 @@ pub fn with_states<'a>(
         }
     }
 
-    let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); fed.len()];
+    let files = |count: usize| (0..count).map(|_| ActivationFile::new()).collect::<Result<Vec<_>>>();
+    let mut kept = files(fed.len())?;
+    let mut answered = files(if answers { outputs.len() } else { 0 })?;
+    let mut plans = vec![(feed.kind(0), run)];
     let mut states = zeros.clone();
-    for block in feed.blocks() {
-        feed.hold(block.clone())?;
-        for sample in block {
+    let all: Vec<usize> = (0..feed.samples()).collect();
+    for block in feed.blocks(&all) {
+        feed.hold(block.iter().copied())?;
+        for &sample in block {
             if data.stream().begins(sample) {
                 states.clone_from(&zeros);
             }
-            bytes.iter_mut().zip(&states).for_each(|(all, state)| all.extend(state.bytes()));
-            let given = run(&inputs(sample, &states)?)?;
+            kept.iter_mut().zip(&states).try_for_each(|(file, state)| file.push(state))?;
+            let given = inputs(sample, &states)?;
+            let kind = feed.kind(sample);
+            // What was used last is at the end.
+            let run = match plans.iter().position(|(known, _)| *known == kind) {
+                Some(at) => plans.remove(at).1,
+                None => plan(&given)?,
+            };
+            let given = run(&given)?;
+            plans.push((kind, run));
+            plans.drain(..plans.len().saturating_sub(PLANS));
+            answered.iter_mut().zip(&given).try_for_each(|(file, array)| file.push(array))?;
             for ((_, output), state) in fed.iter().zip(&mut states) {
                 let next = Some(&given[*output]).filter(|next| next.shape() == state.shape());
                 *state = next.cloned().ok_or_else(|| {
@@ -82,12 +114,8 @@ pub fn with_states<'a>(
         }
         feed.forget();
     }
-    let of = |((spec, _), (zero, bytes)): (&(&InputSpec, usize), (&Array, Vec<u8>))| {
-        let shape = [&[feed.samples()], zero.shape()].concat();
-        Ok((spec.name.clone(), Array::new(zero.dtype(), shape, bytes)?))
-    };
-    let states = fed.iter().zip(zeros.iter().zip(bytes)).map(of).collect::<Result<_>>()?;
-    Ok(data.with_states(states))
+    let states = fed.iter().map(|(spec, _)| spec.name.clone()).zip(kept).collect();
+    Ok(StreamRun { data: data.with_states(states), answers: answered })
 }
 
 /// What an input has where a stream begins; dims that the model leaves open are 1.

@@ -3,6 +3,7 @@
 use crate::data::{Array, Feed};
 use crate::error::{Error, Result};
 use crate::exec::Runner;
+use crate::exec::plans::Plans;
 use crate::ir::{Model, ValueId};
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -37,9 +38,9 @@ impl<'a> Source<'a> {
         self.picks.len()
     }
 
-    /// Shapes of one sample, by input.
+    /// Shapes of one sample, by input; of several, those that most samples have.
     pub fn shapes(&self) -> Vec<Vec<usize>> {
-        self.feed.shapes()
+        self.feed.shapes_of(self.feed.usual())
     }
 }
 
@@ -89,29 +90,42 @@ pub fn observe(
 ) -> Result<Vec<Array2<f32>>> {
     let graph = &model.graph;
     let ids: Vec<ValueId> = values.iter().map(|v| v.0).collect();
-    let part = graph.part(&ids, &source.shapes())?;
-    let runner = Runner::of_graph("the model", part, model, &source.shapes())?;
+    let make = |kind: usize| {
+        let shapes = source.feed.shapes_of(kind);
+        Runner::of_graph("the model", graph.part(&ids, &shapes)?, model, &shapes)
+    };
     let done = AtomicUsize::new(0);
-    let rows: Vec<Result<Vec<Vec<f32>>>> = source
-        .picks
-        .par_iter()
-        .map(|&i| {
-            let outputs = runner.run(&source.feed.chunk(i)?)?;
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-            let row = |(array, &(v, pool)): (&Array, &(ValueId, Pool))| {
-                let name = &graph.value(v).name;
-                let row = pool.of(array).ok_or_else(|| Error::internal(format!("\"{name}\" is {array}")))?;
-                match row.iter().all(|v| v.is_finite()) {
-                    true => Ok(row),
-                    false => Err(Error::input(format!("\"{name}\" is not finite")).at(format!("sample {i}"))),
-                }
-            };
-            outputs.iter().zip(values).map(row).collect()
-        })
-        .collect();
+    let run = |runner: &Runner, i: usize| {
+        let outputs = runner.run(&source.feed.chunk(i)?)?;
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+        let row = |(array, &(v, pool)): (&Array, &(ValueId, Pool))| {
+            let name = &graph.value(v).name;
+            let row = pool.of(array).ok_or_else(|| Error::internal(format!("\"{name}\" is {array}")))?;
+            match row.iter().all(|v| v.is_finite()) {
+                true => Ok(row),
+                false => Err(Error::input(format!("\"{name}\" is not finite")).at(format!("sample {i}"))),
+            }
+        };
+        outputs.iter().zip(values).map(row).collect::<Result<Vec<Vec<f32>>>>()
+    };
+    let kind = |&place: &usize| source.feed.kind(source.picks[place]);
+    let mut jobs: Vec<usize> = (0..source.count()).collect();
+    jobs.sort_by_key(kind);
+    let (mut rows, mut plans, mut left) = (vec![Vec::new(); jobs.len()], Plans::default(), &jobs[..]);
+    while !left.is_empty() {
+        let some = Plans::<Runner>::next(left, usize::MAX, kind);
+        left = &left[some.len()..];
+        plans.reach(some, kind, make)?;
+        let runner = |place| plans.get(kind(place)).ok_or_else(|| Error::internal("a plan is missing"));
+        let given: Vec<Result<Vec<Vec<f32>>>> =
+            some.par_iter().map(|place| run(runner(place)?, source.picks[*place])).collect();
+        for (&place, row) in some.iter().zip(given) {
+            rows[place] = row?;
+        }
+    }
     let mut flat: Vec<Vec<f32>> = vec![Vec::new(); values.len()];
     for row in rows {
-        row?.into_iter().zip(&mut flat).for_each(|(row, all)| all.extend(row));
+        row.into_iter().zip(&mut flat).for_each(|(row, all)| all.extend(row));
     }
     let matrix = |all: Vec<f32>| {
         let width = all.len() / source.count().max(1);

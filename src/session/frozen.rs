@@ -2,8 +2,7 @@
 //! trains on that.
 
 use crate::autodiff::{obstacle, weights};
-use crate::calibrate::ActivationFile;
-use crate::data::Array;
+use crate::data::{ActivationFile, Array};
 use crate::distill::train::{self, Ends, Samples};
 use crate::error::{Error, Result};
 use crate::exec::Runner;

@@ -43,11 +43,12 @@ impl<'a> Training<'a> {
         };
         let specs: Vec<InputSpec> = specs.iter().map(free).collect();
         let feed = data.feed(&specs, normalise)?;
+        feed.of_one_shape("training")?;
         feed.hold(0..feed.chunks())?;
         let looked_at: Vec<usize> = evenly(LOOKED_AT, feed.chunks()).collect();
         let warnings = calibrate::ranges(data, &feed, &looked_at, &specs, "training")?;
         let mut inputs = Vec::new();
-        for (spec, shape) in specs.iter().zip(feed.shapes()) {
+        for (spec, shape) in specs.iter().zip(feed.shapes(0)) {
             match shape.split_first() {
                 Some((1, sample)) => inputs.push((spec.name.clone(), sample.to_vec())),
                 _ => {
