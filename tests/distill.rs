@@ -219,7 +219,7 @@ fn a_student_learns() {
     let data = Dataset::load(&root().join("fixtures/fashion_test.npz")).unwrap();
     let normalise = Normalise { scale: 1.0 / 255.0, mean: vec![0.286], std: vec![0.353] };
     let feed = data.feed(network.inputs(), &normalise).unwrap();
-    let (runner, labels) = (network.runner(&feed.shapes()).unwrap(), feed.labels().unwrap().to_vec());
+    let (runner, labels) = (network.runner(&feed.shapes(0)).unwrap(), feed.labels().unwrap().to_vec());
     let right = (0..300).filter(|&i| {
         let logits = runner.run(&feed.chunk(i).unwrap()).unwrap()[0].to_f32();
         (0..10).max_by(|&a, &b| logits[a].total_cmp(&logits[b])) == Some(labels[i])
