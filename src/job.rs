@@ -53,6 +53,7 @@ use crate::session::{Data, Outcome};
 use outputs::Prepared;
 use places::Named;
 use samples::Samples;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use watched::Watched;
 
@@ -86,7 +87,8 @@ pub struct Job {
 }
 
 /// What a student must reach on test data, and how its outputs are judged.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Gates {
     /// The share that may be lost: 0.01 is one point.
     pub max_drop: Option<f64>,

@@ -41,6 +41,8 @@ pub mod plain;
 pub mod recipe;
 pub mod report;
 #[cfg(feature = "exec")]
+pub mod rounds;
+#[cfg(feature = "exec")]
 #[allow(missing_docs)]
 pub mod search;
 pub mod session;

@@ -45,6 +45,7 @@ mod maker;
 mod plan;
 mod predict;
 mod refine;
+mod round;
 mod run;
 pub mod sensitivity;
 mod store;
@@ -52,18 +53,21 @@ mod trained;
 
 pub use goal::{Amount, Goal, Limits};
 use plan::{Plan, Unit};
-pub use store::{Inputs, Store, Trial};
+pub use round::{Task, Walked};
+pub use store::{Inputs, Store, Trial, Trials, differs};
 
 use crate::check::{Judge, Score};
 use crate::error::{Error, Result};
-use crate::ir::Model;
+use crate::ir::{Graph, Model, NodeId, Tensor};
 use crate::passes;
+use crate::passes::options::weight;
+use crate::recipe::Step;
 use crate::report::Size;
 use crate::session::{Outcome, Session};
-use maker::Maker;
+use maker::{Maker, Workshop};
 use predict::Space;
 use run::Run;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Candidates if nobody says how many, and time allows.
@@ -87,7 +91,7 @@ pub const TECHNIQUES: [&str; 9] = [
 const PACKS: [&str; 2] = [plan::STORE, "strip-names"];
 
 /// What a search may do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// How many students are tried, at most.
     pub candidates: usize,
@@ -102,7 +106,7 @@ pub struct Options {
 }
 
 /// What a search knows of the training data of its session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingData {
     pub samples: usize,
     /// What these are, for the keys of measurements.
@@ -160,65 +164,149 @@ pub struct Found {
     pub missed: Vec<String>,
 }
 
-/// Looks for the student that meets the limits best.
-///
-/// # Errors
-/// If a candidate cannot be made, or the time does not suffice for one.
-pub fn search<'a>(
-    session: &Session<'a>,
-    judge: &Judge<'_>,
-    limits: &Limits,
-    store: Store,
-    options: &Options,
-    watch: &dyn Watch,
-) -> Result<Found> {
-    let may = |pass: &str| options.techniques.iter().any(|t| t == pass);
-    let unit = if limits.macs.is_some() { Unit::Macs } else { Unit::Params };
-    let share = |limit: Option<u64>, whole: u64| limit.map(|limit| limit as f64 / whole.max(1) as f64);
-    let product = match unit {
-        Unit::Macs => share(limits.macs, limits.teacher.cost.macs.unwrap_or(0)),
-        Unit::Params => share(limits.weights, limits.teacher.weights),
-    };
-    let training = options.training.clone().filter(|_| may(plan::DISTILL));
-    let options = &Options { training, ..options.clone() };
-    let digest = options.training.as_ref().map(|t| t.digest.clone());
-    let mut maker = Maker::new(session, judge, store, digest, watch);
-    let packs: Vec<&str> = PACKS.into_iter().filter(|pack| may(pack)).collect();
-    let whole = Plan { packs: packs.clone(), ..Plan::whole() };
-    let clean = maker.trial(&whole.steps(&options.common), false)?;
-    let own = clean.size.bytes.saturating_sub(clean.stored);
-    if let Some(bytes) = limits.size.filter(|&bytes| bytes <= own) {
-        return Err(Error::input("--target-size is out of reach")
-            .because(format!("names and nodes alone take {own} bytes, and at most {bytes} are asked for"))
-            .help(format!("ask for at least {}", 2 * own)));
+/// What a search knows of its teacher before its first candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Basis {
+    /// Bytes of names and nodes.
+    own: u64,
+    /// Layers, the largest weights first.
+    layers: Vec<String>,
+}
+
+/// What is searched for, how, and in what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    pub limits: Limits,
+    pub options: Options,
+    pub basis: Basis,
+}
+
+impl Question {
+    /// # Errors
+    /// If the teacher cannot be cleaned, or cannot be as small as it is to be.
+    pub fn new(session: &Session<'_>, mut limits: Limits, mut options: Options) -> Result<Question> {
+        // What is not kept in files does not count.
+        limits.teacher.cost.stored = 0;
+        options.training = options.training.filter(|_| options.techniques.iter().any(|t| t == plan::DISTILL));
+        let clean = |packs: Vec<&'static str>| {
+            let mut state = session.start()?;
+            for step in (Plan { packs, ..Plan::whole() }).steps(&options.common) {
+                session.advance(&mut state, &Step::parse(&step)?)?;
+            }
+            Ok::<_, Error>(state)
+        };
+        let size = clean(options.packs())?.size();
+        let own = size.bytes.saturating_sub(size.cost.stored);
+        if let Some(bytes) = limits.size.filter(|&bytes| bytes <= own) {
+            return Err(Error::input("--target-size is out of reach")
+                .because(format!("names and nodes alone take {own} bytes, and at most {bytes} are asked for"))
+                .help(format!("ask for at least {}", 2 * own)));
+        }
+        let basis = Basis { own, layers: layers(&clean(Vec::new())?.student().graph) };
+        Ok(Question { limits, options, basis })
     }
-    let splitter = splitter(&may);
-    let space = Space {
-        prunes: may("prune-channels"),
-        splits: splitter.is_some(),
-        encodes: may("cluster-weights"),
-        product,
-        overhead: 2.0 * own as f64,
-        least_bits: 0.0,
-        weights: limits.teacher.cost.parameters as f64,
-        least_split: 0.0,
-    };
-    let plan = Plan { unit, splitter: splitter.unwrap_or_default(), packs, ..Plan::whole() };
-    Run::new(maker, limits, options, watch, space, plan).search()
+
+    /// Looks for the student that meets the limits best.
+    ///
+    /// # Errors
+    /// If a candidate cannot be made, or the time does not suffice for one.
+    pub fn search<'a>(
+        &self,
+        session: &Session<'a>,
+        judge: &Judge<'_>,
+        store: Store,
+        watch: &dyn Watch,
+    ) -> Result<Found> {
+        self.run(Some((session, judge)), store, watch).search()
+    }
+
+    /// Walks through the search with what was measured, without making any student: what is to be made next, at most so many,
+    /// or what is found.
+    ///
+    /// # Errors
+    /// As [`Question::search`].
+    pub fn replay(&self, store: Store, most: usize) -> Result<Walked> {
+        self.run(None, store, &Unwatched).replay(most)
+    }
+
+    /// Makes one candidate, and gives what was measured.
+    ///
+    /// # Errors
+    /// If it cannot be made, or `watch` ended it.
+    pub fn make(
+        &self,
+        session: &Session<'_>,
+        judge: &Judge<'_>,
+        inputs: Inputs,
+        task: &Task,
+        watch: &dyn Watch,
+    ) -> Result<Trials> {
+        self.run(Some((session, judge)), Store::of(inputs, Trials::new()), watch).make(task)
+    }
+
+    fn run<'s, 'a>(&'s self, workshop: Option<Workshop<'s, 'a>>, store: Store, watch: &'s dyn Watch) -> Run<'s, 'a> {
+        let Question { limits, options, basis } = self;
+        let unit = if limits.macs.is_some() { Unit::Macs } else { Unit::Params };
+        let share = |limit: Option<u64>, whole: u64| limit.map(|limit| limit as f64 / whole.max(1) as f64);
+        let product = match unit {
+            Unit::Macs => share(limits.macs, limits.teacher.cost.macs.unwrap_or(0)),
+            Unit::Params => share(limits.weights, limits.teacher.weights),
+        };
+        let splitter = options.splitter();
+        let space = Space {
+            prunes: options.may("prune-channels"),
+            splits: splitter.is_some(),
+            encodes: options.may("cluster-weights"),
+            product,
+            overhead: 2.0 * basis.own as f64,
+            measured: false,
+            least_bits: 0.0,
+            weights: limits.teacher.cost.parameters as f64,
+            least_split: 0.0,
+        };
+        let plan = Plan { unit, splitter: splitter.unwrap_or_default(), packs: options.packs(), ..Plan::whole() };
+        let digest = options.training.as_ref().map(|t| t.digest.clone());
+        let maker = Maker::new(workshop, store, digest, watch);
+        Run::new(maker, limits, options, watch, space, plan, basis.layers.clone())
+    }
+}
+
+/// Nobody watches, and nothing ends it.
+struct Unwatched;
+
+impl Watch for Unwatched {}
+
+impl Options {
+    fn may(&self, pass: &str) -> bool {
+        self.techniques.iter().any(|t| t == pass)
+    }
+
+    fn packs(&self) -> Vec<&'static str> {
+        PACKS.into_iter().filter(|pack| self.may(pack)).collect()
+    }
+
+    /// The pass that splits layers: `shrink` where it may choose between several, each layer its own.
+    fn splitter(&self) -> Option<String> {
+        let open: Vec<&str> = SPLITTERS.into_iter().filter(|pass| self.may(pass)).collect();
+        match open[..] {
+            [] => None,
+            [one] => Some(one.into()),
+            [..] if open.len() == SPLITTERS.len() => Some("shrink".into()),
+            [..] => Some(format!("shrink:techniques={}", open.join(",techniques="))),
+        }
+    }
+}
+
+/// Layers of a network, the largest weights first.
+fn layers(graph: &Graph) -> Vec<String> {
+    let len = |n: &NodeId| weight(graph, *n).and_then(|w| graph.value(w.1).constant()).map_or(0, Tensor::len);
+    let mut layers = passes::options::layers(graph);
+    layers.retain(|n| len(n) > 0);
+    layers.sort_by_key(|n| std::cmp::Reverse(len(n)));
+    layers.into_iter().map(|n| graph.label(n).to_string()).collect()
 }
 
 /// The manual page: the doc comment that heads this file.
 pub fn manual() -> String {
     passes::manual(include_str!("search.rs"))
-}
-
-/// The pass that splits layers: `shrink` where it may choose between several, each layer its own.
-fn splitter(may: &dyn Fn(&str) -> bool) -> Option<String> {
-    let open: Vec<&str> = SPLITTERS.into_iter().filter(|pass| may(pass)).collect();
-    match open[..] {
-        [] => None,
-        [one] => Some(one.into()),
-        [..] if open.len() == SPLITTERS.len() => Some("shrink".into()),
-        [..] => Some(format!("shrink:techniques={}", open.join(",techniques="))),
-    }
 }

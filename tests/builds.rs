@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::root;
+use common::{copy, root};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -28,17 +28,6 @@ fn run(folder: &Path, command: &[&str]) -> String {
     let text = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned()).concat();
     assert!(output.status.success(), "{command:?}\n{text}");
     text
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }
 
 /// A copy of an example, two folders below one that has the fixtures, as in the repository.
@@ -148,6 +137,26 @@ fn tasks_of_an_array_make_every_recipe_on_every_model() {
     }
     let none = task("4");
     assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("the last is 3"));
+}
+
+/// Without Slurm: `local.sh` does the tasks of an array.
+#[test]
+fn rounds_of_an_array_find_what_one_search_finds() {
+    if !has("xargs") {
+        return;
+    }
+    let (folder, own) = example("slurm");
+    let fixtures = folder.path().join("fixtures");
+    let [teacher, calib] = ["lenet5.onnx", "fashion_calib.npz"].map(|f| fixtures.join(f).display().to_string());
+    let search = ["--target-size", "8x", "--candidates", "3", "--calib-samples", "32", "--scale", "1/255"];
+    let search = [&["--calib", calib.as_str()][..], &search].concat();
+    run(&own, &[&[TUTEE, "compress", &teacher, "-o", "one.onnx", "--minutes", "60"], &search[..]].concat());
+    run(&own, &[&[TUTEE, "search", "plan", &teacher, "-o", "JOBS", "--jobs", "2"], &search[..]].concat());
+    let rounds = ["env", "SUBMIT=sh local.sh", "sh", "search.sh", "JOBS", "student.onnx", "--report", "report.html"];
+    run(&own, &rounds);
+    let read = |name: &str| std::fs::read(own.join(name)).unwrap();
+    assert!(read("student.onnx") == read("one.onnx") && own.join("report.html").exists());
+    assert!(read("JOBS/round").is_empty());
 }
 
 #[test]

@@ -64,6 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "compress",
         ],
     ),
+    ("rounds", &["files", "check", "data", "job", "recipe", "search", "session"]),
     (
         "cli",
         &[
@@ -77,6 +78,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "report",
             "session",
             "search",
+            "rounds",
             "compress",
             "job",
             "data",

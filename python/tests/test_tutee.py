@@ -168,6 +168,12 @@ def test_no_array_of_numbers_is_named(tmp_path: pathlib.Path) -> None:
         tutee.compress(TEACHER, tmp_path / "student.onnx", calib=np.array([object()]))
 
 
+def test_without_dask_it_is_said_how_to_get_it() -> None:
+    code = "import sys; sys.modules['distributed'] = None; import tutee.distributed"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.returncode == 1 and "pip install 'tutee[distributed]'" in told.stderr
+
+
 def test_recipes_are_text() -> None:
     recipe = tutee.Recipe().data(scale="1/255").step("clean").step("prune-channels", width={"a\"*": 0.5}, skip_first=0)
     assert str(recipe) == (

@@ -68,11 +68,9 @@ def compress(
     """
     with tempfile.TemporaryDirectory(prefix="tutee-") as name:
         folder = pathlib.Path(name)
-        files = {"json": folder / "report.json", "html": folder / "report.html", "recipe": folder / "found.toml"}
-        arguments = ["compress", os.fspath(teacher), "-o", os.fspath(student)]
-        arguments += ["--report", str(files["json"]), "--report", str(files["html"]), "--save-recipe", str(files["recipe"])]
-        arguments += _values(
-            target_size=_amount(target_size), target_weights=_amount(target_weights), target_macs=_amount(target_macs), max_drop=max_drop,
+        arguments = ["compress", os.fspath(teacher), "-o", os.fspath(student), *told(folder)]
+        arguments += values(
+            target_size=amount(target_size), target_weights=amount(target_weights), target_macs=amount(target_macs), max_drop=max_drop,
             min_agreement=min_agreement, max_error=max_error, calib_samples=calib_samples, minutes=minutes,
             candidates=candidates, threads=threads,
         )  # fmt: skip
@@ -87,14 +85,26 @@ def compress(
         for key, data in (("calib", calib), ("train", train), ("test", test)):
             if data is not None:
                 arguments += [f"--{key}", path_of(data, key, folder)]
-        arguments += _normalise(scale, mean, std)
-        done = run([*arguments, *options], progress, name)
-        written = {key: path.read_text(encoding="utf-8") if path.exists() else "" for key, path in files.items()}
+        arguments += normalise(scale, mean, std)
+        return report_of(run([*arguments, *options], progress, name), folder, raise_missed)
+
+
+def told(folder: pathlib.Path) -> list[str]:
+    """Arguments that let the command write into a folder what `report_of` reads."""
+    report, page, recipe = (str(folder / name) for name in ("report.json", "report.html", "found.toml"))
+    return ["--report", report, "--report", page, "--save-recipe", recipe]
+
+
+def report_of(done: Done, folder: pathlib.Path, raise_missed: bool) -> Report:
+    """What a run wrote into a folder that goes."""
+    files = (folder / name for name in ("report.json", "report.html", "found.toml"))
+    written = [path.read_text(encoding="utf-8") if path.exists() else "" for path in files]
+    name = str(folder)
     report = Report(
-        _without(json.loads(written["json"]), os.path.join(name, "")),
-        html=written["html"].replace(html.escape(os.path.join(name, "")), ""),
+        _without(json.loads(written[0]), os.path.join(name, "")),
+        html=written[1].replace(html.escape(os.path.join(name, "")), ""),
         text=re.sub(r", report in report.json.*", "", done.out),
-        recipe="".join(line for line in written["recipe"].splitlines(True) if not _is_array(line, name)),
+        recipe="".join(line for line in written[2].splitlines(True) if not _is_array(line, name)),
         interrupted=done.interrupted,
     )
     if done.code == 2 and raise_missed and not done.interrupted:
@@ -121,10 +131,10 @@ def check(
     with tempfile.TemporaryDirectory(prefix="tutee-") as name:
         arguments = ["check", os.fspath(teacher), os.fspath(student), "--json"]
         arguments += ["--data", path_of(data, "data", pathlib.Path(name))]
-        arguments += _values(
+        arguments += values(
             max_drop=max_drop, min_agreement=min_agreement, max_error=max_error, threads=threads
         )  # fmt: skip
-        arguments += _normalise(scale, mean, std)
+        arguments += normalise(scale, mean, std)
         done = run([*arguments, *options], progress, name)
     return Check(json.loads(done.out), _missed(done))
 
@@ -152,20 +162,21 @@ def sensitivity(
         page = folder / "layers.html"
         arguments = ["sensitivity", os.fspath(model), "--json", "--report", str(page)]
         arguments += ["--calib", path_of(calib, "calib", folder)]
-        arguments += _values(calib_samples=calib_samples, threads=threads)
+        arguments += values(calib_samples=calib_samples, threads=threads)
         arguments += [f"--skip={glob}" for glob in skip]
-        arguments += _normalise(scale, mean, std)
+        arguments += normalise(scale, mean, std)
         done = run([*arguments, *options], progress, name)
         shown = page.read_text(encoding="utf-8")
     return Sensitivity(json.loads(done.out), html=shown)
 
 
-def _values(**values: Any) -> list[str]:
-    given = {key: value for key, value in values.items() if value is not None}
+def values(**named: Any) -> list[str]:
+    """Options with values, those that are not given left out."""
+    given = {key: value for key, value in named.items() if value is not None}
     return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
-def _amount(target: Target | None) -> str | None:
+def amount(target: Target | None) -> str | None:
     """A share is a percentage to the command."""
     return f"{100 * target:.10g}%" if isinstance(target, float) and 0 < target < 1 else None if target is None else str(target)
 
@@ -174,7 +185,8 @@ def _flags(**flags: bool) -> list[str]:
     return [f"--{key.replace('_', '-')}" for key, given in flags.items() if given]
 
 
-def _normalise(scale: float | str | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> list[str]:
+def normalise(scale: float | str | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> list[str]:
+    """Options that say how numbers become inputs."""
     words = [] if scale is None else ["--scale", str(scale)]
     for key, values in (("mean", mean), ("std", std)):
         if values is not None:

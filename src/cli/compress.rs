@@ -29,10 +29,10 @@ pub struct Args {
     /// The trained model (ONNX)
     teacher: PathBuf,
     /// A recipe file (TOML)
-    #[arg(short, long, value_name = "FILE", conflicts_with = "pass")]
+    #[arg(short, long, value_name = "FILE", group = "steps")]
     recipe: Option<PathBuf>,
     /// A step: PASS[:key=value,…]; repeat for more. `clean` is all Clean passes, `none` does nothing
-    #[arg(short, long, value_name = "STEP")]
+    #[arg(short, long, value_name = "STEP", group = "steps")]
     pass: Vec<String>,
     /// Where a budget cannot be reached, go as far as it can be gone without a layer losing most of its output
     #[arg(long)]

@@ -21,7 +21,7 @@ const SEARCH: &str = "search";
 
 /// Print the manual page of a pass or a subject: what it does, its options, an example
 #[derive(clap::Args)]
-#[command(after_help = "Subjects: quantize, prune, low-rank, data, targets, budgets, recipe, search.
+#[command(after_help = "Subjects: quantize, prune, low-rank, data, targets, budgets, recipe, search, jobs.
 
 Examples:
   tutee explain cluster-weights

@@ -23,6 +23,8 @@ mod output;
 mod passes;
 mod progress;
 #[cfg(feature = "exec")]
+mod rounds;
+#[cfg(feature = "exec")]
 mod samples;
 #[cfg(not(feature = "exec"))]
 #[path = "no_samples.rs"]
@@ -89,6 +91,8 @@ enum Command {
     #[cfg(feature = "exec")]
     Check(check::Args),
     #[cfg(feature = "exec")]
+    Search(rounds::Args),
+    #[cfg(feature = "exec")]
     Sensitivity(Box<sensitivity::Args>),
     Show(show::Args),
     Diff(diff::Args),
@@ -108,6 +112,8 @@ impl Command {
             Command::Cascade(args) => args.run(),
             #[cfg(feature = "exec")]
             Command::Check(args) => args.run(),
+            #[cfg(feature = "exec")]
+            Command::Search(args) => args.run(),
             #[cfg(feature = "exec")]
             Command::Sensitivity(args) => args.run(),
             Command::Show(args) => args.run(),

@@ -5,79 +5,104 @@ use super::output::OutputArgs;
 use super::samples::{CalibArgs, CheckArgs, TrainArgs};
 use super::signals;
 use super::sizes::SizeArgs;
-use crate::data::Normalise;
 use crate::error::{Error, Result, io};
-use crate::files::digest;
-use crate::job::{Bench, CalibrationSplit, Searched, places, start_threads};
+use crate::job::{Searched, places, start_threads};
 use crate::onnx::{self, SaveOptions, Target};
 use crate::passes::options::suggest;
 use crate::plain;
-use crate::recipe::{self, Recipe, Step};
+use crate::recipe::{self, Recipe};
 use crate::report::{self, Size};
-use crate::search::{
-    Amount, CANDIDATES, Candidate, Found, Goal, Inputs, Limits, Options, Store, TECHNIQUES, TrainingData, Watch, search,
-};
-use crate::session::{Data, Observer, Session, Training};
+use crate::rounds::{Prepared, Setting};
+use crate::search::{Amount, CANDIDATES, Candidate, Found, Goal, Limits, Options, Question, Store, TECHNIQUES, Watch};
+use crate::session::{Observer, Session};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MINUTES: f64 = 10.0;
-/// Images are moved by up to this share of their sides, and are mirrored, where that helps; smaller ones stay as they are.
-const MOVED: f64 = 1.0 / 16.0;
-const SMALL: usize = 16;
+
+/// What is looked for, and among what
+#[derive(clap::Args)]
+pub struct GoalArgs {
+    /// The largest file: 10x, 40% or 250kB
+    #[arg(long, value_name = "SIZE", conflicts_with = "steps")]
+    target_size: Option<Amount>,
+    /// The most weights: 10x, 40% or 200k
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    target_weights: Option<Amount>,
+    /// The most multiply-accumulates: 4x, 25% or 5M
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    target_macs: Option<Amount>,
+    /// How many students are tried, at most [default: 40]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    candidates: Option<usize>,
+    /// Passes to compose, or with a minus in front, to leave out: prune-channels,cluster-weights
+    #[arg(long, value_name = "PASS,…", value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "steps")]
+    techniques: Vec<String>,
+    /// Layers to leave alone, by globs over node names, as `skip` in a recipe. May be repeated
+    #[arg(long, value_name = "GLOB", conflicts_with = "steps")]
+    skip: Vec<String>,
+}
 
 /// Look for the recipe (`tutee explain search`)
 #[derive(clap::Args)]
 pub struct SearchArgs {
-    /// The largest file: 10x, 40% or 250kB
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["recipe", "pass"])]
-    target_size: Option<Amount>,
-    /// The most weights: 10x, 40% or 200k
-    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
-    target_weights: Option<Amount>,
-    /// The most multiply-accumulates: 4x, 25% or 5M
-    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
-    target_macs: Option<Amount>,
+    #[command(flatten)]
+    goal: GoalArgs,
     /// When the search ends, if nothing else ends it [default: 10]
-    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
     minutes: Option<f64>,
-    /// How many students are tried, at most [default: 40]
-    #[arg(long, value_name = "N", conflicts_with_all = ["recipe", "pass"])]
-    candidates: Option<usize>,
-    /// Passes to compose, or with a minus in front, to leave out: prune-channels,cluster-weights
-    #[arg(long, value_name = "PASS,…", value_delimiter = ',', allow_hyphen_values = true, conflicts_with_all = ["recipe", "pass"])]
-    techniques: Vec<String>,
-    /// Layers to leave alone, by globs over node names, as `skip` in a recipe. May be repeated
-    #[arg(long, value_name = "GLOB", conflicts_with_all = ["recipe", "pass"])]
-    skip: Vec<String>,
     /// Write all students of which none that is smaller loses less into this new folder, with their recipes and a table
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "pass"])]
+    #[arg(long, value_name = "DIR", conflicts_with = "steps")]
     front: Option<PathBuf>,
     /// Keep what was measured in this file, and take up what is there
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipe", "pass"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "steps")]
     state: Option<PathBuf>,
 }
 
 /// What a search found, for the job that makes the student.
 pub struct Answer {
-    recipe: Recipe,
-    found: Found,
+    pub(super) recipe: Recipe,
+    pub(super) found: Found,
     /// Samples that candidates were chosen by.
-    choose: usize,
-    seconds: f64,
+    pub(super) choose: usize,
+    pub(super) seconds: f64,
+}
+
+impl GoalArgs {
+    /// Whether one of them is given.
+    fn asked(&self) -> bool {
+        let targets = self.target_size.or(self.target_weights).or(self.target_macs).is_some();
+        targets || self.candidates.is_some() || !self.techniques.is_empty() || !self.skip.is_empty()
+    }
+
+    /// What a student must reach.
+    pub fn goal(&self, max_drop: Option<f64>) -> Goal {
+        Goal { size: self.target_size, weights: self.target_weights, macs: self.target_macs, max_drop }
+    }
+
+    /// What the search may do.
+    ///
+    /// # Errors
+    /// If it may do nothing, or names passes that it does not compose.
+    pub fn options(&self, front: bool) -> Result<Options> {
+        let candidates = self.candidates.unwrap_or(CANDIDATES);
+        if candidates == 0 {
+            return Err(Error::input("--candidates 0 leaves nothing to try").help("give 1 or more"));
+        }
+        let common: Vec<String> = self.skip.iter().map(|glob| format!("skip={glob}")).collect();
+        let techniques = techniques(&self.techniques)?;
+        Ok(Options { candidates, techniques, common: common.join(","), front, training: None })
+    }
 }
 
 impl SearchArgs {
     /// Whether the recipe is to be looked for; `data` says whether there is some.
     fn asked(&self, max_drop: Option<f64>, data: bool) -> bool {
-        let targets = self.target_size.or(self.target_weights).or(self.target_macs).is_some();
-        let words =
-            self.minutes.is_some() || self.candidates.is_some() || !self.techniques.is_empty() || self.front.is_some();
-        targets || words || self.state.is_some() || !self.skip.is_empty() || (max_drop.is_some() && data)
+        let words = self.minutes.is_some() || self.front.is_some() || self.state.is_some();
+        self.goal.asked() || words || (max_drop.is_some() && data)
     }
 
     /// What a search finds, if the recipe is to be looked for. Arguments that it has used up are changed: what it fitted to is
@@ -120,14 +145,11 @@ impl SearchArgs {
         output: &OutputArgs,
     ) -> Result<Answer> {
         let began = Instant::now();
-        let (candidates, minutes) = (self.candidates.unwrap_or(CANDIDATES), self.minutes.unwrap_or(MINUTES));
-        if candidates == 0 {
-            return Err(Error::input("--candidates 0 leaves nothing to try").help("give 1 or more"));
-        }
+        let minutes = self.minutes.unwrap_or(MINUTES);
+        let options = self.goal.options(self.front.is_some())?;
         if !(minutes > 0.0 && minutes.is_finite()) {
             return Err(Error::input("--minutes must be more than 0").help("give a number, such as 10 or 0.5"));
         }
-        let techniques = techniques(&self.techniques)?;
         if let Some(folder) = self.front.as_deref().filter(|f| f.exists()) {
             return Err(Error::input(format!("{} exists already", folder.display()))
                 .because("--front writes into a new folder, so that nothing in it is of another search")
@@ -135,90 +157,44 @@ impl SearchArgs {
         }
         start_threads(output.threads)?;
         output.outputs()?.check()?;
-        let mut said = recipe::Data { train: train.train.clone(), ..recipe::Data::default() };
-        calib.tell(&mut said)?;
-        check.test.reading.tell(&mut said)?;
+        let mut data = recipe::Data { train: train.train.clone(), ..recipe::Data::default() };
+        calib.tell(&mut data)?;
+        check.test.reading.tell(&mut data)?;
+        let gates = check.gates.gates(&check.test_output);
+        let setting = Setting { model: model.to_path_buf(), data, sizes: sizes.input_shape.clone(), gates };
         let written: Vec<places::Named<'_>> = self.state.iter().map(|p| ("the state", p.as_path())).collect();
-        let without = Error::input("a search measures its candidates, and there is no data to do it on")
-            .help("give --calib DATA: some hundred inputs, without labels or with them");
-        let bench = Bench::open(("the teacher", model), &said, &sizes.input_shape, &written, without)?;
-        let training = bench.training()?;
-        let CalibrationSplit { calibration, fit, choose } = bench.split(training.as_ref())?;
-        let judge = bench.judge(&choose, &check.gates.gates(&check.test_output))?;
+        let bench = setting.open(&written)?;
         let (loaded, teacher) = (&bench.teacher, bench.size);
-        let data_of = Data {
-            sizes: bench.sizes.clone(),
-            calibration: Some(&calibration),
-            training: training.as_ref(),
-            ..Data::default()
-        };
-        let goal = Goal {
-            size: self.target_size,
-            weights: self.target_weights,
-            macs: self.target_macs,
-            max_drop: check.gates.max_drop(),
-        };
-        let limits = goal.limits(&teacher)?;
-        let inputs = Inputs {
-            model: digests(&loaded.files)?,
-            data: format!("{:016x}", judge.digest()?),
-            fit_samples: calibration.samples(),
-            choose_samples: judge.samples(),
-            tutee: env!("CARGO_PKG_VERSION").into(),
-        };
-        let store = Store::open(self.state.as_deref(), inputs)?;
-        if !output.quiet {
-            let of_training = training.iter().flat_map(|t| &t.warnings);
-            loaded.warnings.iter().chain(&calibration.warnings).chain(of_training).for_each(|w| super::warn(w));
-            let [fit, choose] = [calibration.samples(), judge.samples()];
-            let trained = training.as_ref().map(|t| format!("{} train, ", t.count())).unwrap_or_default();
-            super::say(&format!("searching: {trained}{fit} samples fit, {choose} choose"));
-            super::say(&format!("{candidates} candidates or {minutes} minutes at most"));
-            if store.found > 0 {
-                super::say(&format!("{} measurements are taken up from the state", store.found));
-            }
-        }
-        let show = Show::new(output.quiet, Duration::from_secs_f64(60.0 * minutes), minutes, &limits);
-        let session = Session::new(&loaded.model, loaded.bytes, data_of, &show);
-        let common: Vec<String> = self.skip.iter().map(|glob| format!("skip={glob}")).collect();
-        let training = training.as_ref().map(training_data).transpose()?;
-        let (common, front) = (common.join(","), self.front.is_some());
-        let options = Options { candidates, techniques, common, front, training };
-        signals::training(true);
-        let found = search(&session, &judge, &limits, store, &options, &show);
-        signals::training(false);
-        show.bar.finish_and_clear();
-        let found = found?;
-        let Normalise { scale, mean, std, .. } = bench.normalise.clone();
-        let data = recipe::Data {
-            calib_samples: Some(fit),
-            scale: (scale != 1.0).then(|| scale.to_string()),
-            mean,
-            std,
-            feedback: said.feedback.clone(),
-            stream_length: said.stream_length,
-            ..recipe::Data::default()
-        };
-        let recipe = |steps: &[String]| -> Result<Recipe> {
-            let steps = steps.iter().map(|s| Step::parse(s)).collect::<Result<_>>()?;
-            Ok(Recipe { data: data.clone(), steps, ..Recipe::default() })
-        };
+        let limits = self.goal.goal(check.gates.max_drop()).limits(&teacher)?;
+        let (found, fit, choose) =
+            setting.with(&bench, |Prepared { data, judge, fit, inputs, training, warnings }| {
+                let samples = [inputs.fit_samples, inputs.choose_samples];
+                let store = Store::open(self.state.as_deref(), inputs)?;
+                if !output.quiet {
+                    warnings.iter().for_each(|w| super::warn(w));
+                    let trained = training.as_ref().map(|t| format!("{} train, ", t.samples)).unwrap_or_default();
+                    super::say(&format!("searching: {trained}{} samples fit, {} choose", samples[0], samples[1]));
+                    super::say(&format!("{} candidates or {minutes} minutes at most", options.candidates));
+                    if store.found > 0 {
+                        super::say(&format!("{} measurements are taken up from the state", store.found));
+                    }
+                }
+                let show = Show::new(output.quiet, Duration::from_secs_f64(60.0 * minutes), minutes, &limits);
+                let session = Session::new(&loaded.model, loaded.bytes, data, &show);
+                signals::training(true);
+                let question = Question::new(&session, limits, Options { training, ..options });
+                let found = question.and_then(|question| question.search(&session, &judge, store, &show));
+                signals::training(false);
+                show.bar.finish_and_clear();
+                Ok((found?, fit, samples[1]))
+            })?;
+        let recipe = |steps: &[String]| setting.recipe(steps, fit, &bench.normalise);
         if let Some(folder) = &self.front {
             write_front(folder, &found, &teacher, &recipe)?;
         }
         let recipe = recipe(&found.best.steps)?;
-        Ok(Answer { recipe, found, choose: judge.samples(), seconds: began.elapsed().as_secs_f64() })
+        Ok(Answer { recipe, found, choose, seconds: began.elapsed().as_secs_f64() })
     }
-}
-
-fn training_data(training: &Training<'_>) -> Result<TrainingData> {
-    let augment = match training.shape() {
-        Some(&[_, height, width]) if height.min(width) >= SMALL => {
-            vec![format!("crop:{}", (MOVED * height.min(width) as f64) as usize), "flip".into()]
-        }
-        _ => Vec::new(),
-    };
-    Ok(TrainingData { samples: training.count(), digest: format!("{:016x}", training.digest()?), augment })
 }
 
 /// Writes the students of the front, their recipes and a table, into a folder that is there once all of it is.
@@ -278,14 +254,6 @@ fn techniques(words: &[String]) -> Result<Vec<String>> {
         true => Err(Error::input("--techniques leaves out everything that could be done").help("leave it away")),
         false => Ok(kept),
     }
-}
-
-fn digests(files: &[PathBuf]) -> Result<String> {
-    let of = |path: &PathBuf| {
-        let digest = File::open(path).and_then(digest).map_err(|e| io("read", path, &e))?;
-        Ok(format!("{digest:016x}"))
-    };
-    Ok(files.iter().map(of).collect::<Result<Vec<_>>>()?.join(" "))
 }
 
 /// A candidate in a few words, against its teacher.

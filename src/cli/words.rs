@@ -85,6 +85,12 @@ pub const TOPICS: &[Topic] = &[
         words: &["recipes", "config", "steps", "step", "passes", "method", "technique"],
         advice: "steps are -p PASS:key=value, once or more, or -r recipe.toml; `tutee explain recipe`",
     },
+    Topic {
+        name: "jobs",
+        page: include_str!("pages/jobs.txt"),
+        words: &["job", "round", "rounds", "machines", "workers", "distributed", "parallel", "slurm", "dask"],
+        advice: "a search is shared between machines by `tutee search plan`, `run` and `merge`; `tutee explain jobs`",
+    },
 ];
 
 /// The topic that a word is about, however it is written.

@@ -3,6 +3,7 @@
 use crate::check::Score;
 use crate::error::{Error, Result};
 use crate::report::Size;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// How much of something may be left.
@@ -83,7 +84,7 @@ pub struct Goal {
 }
 
 /// A goal for one teacher.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// What the teacher costs.
     pub teacher: Size,

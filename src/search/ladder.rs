@@ -6,9 +6,10 @@
 
 use super::plan::WHOLE;
 use super::predict::SHARES;
+use serde::{Deserialize, Serialize};
 
 /// A student to be trained.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trainee {
     pub prune: u32,
     pub split: u32,

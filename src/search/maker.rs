@@ -2,27 +2,30 @@
 
 use super::Watch;
 use super::plan::DISTILL;
-use super::store::{Store, Trial};
+use super::store::{Store, Trial, Trials};
 use crate::check::Judge;
 use crate::error::{Error, Result};
-use crate::ir::{NodeId, Tensor};
-use crate::passes::options::{layers, weight};
 use crate::recipe::Step;
 use crate::session::{Outcome, Session, State};
 
 /// States that are kept to go on from.
 const KEPT: usize = 6;
 
+/// What students are made with and judged by.
+pub type Workshop<'s, 'a> = (&'s Session<'a>, &'s Judge<'s>);
+
 /// Students of one teacher.
 pub struct Maker<'s, 'a> {
-    session: &'s Session<'a>,
-    judge: &'s Judge<'s>,
+    /// `None` where only what was measured before is looked up.
+    workshop: Option<Workshop<'s, 'a>>,
     store: Store,
     watch: &'s dyn Watch,
     /// What training data is, in the keys of trials.
     training: Option<String>,
     /// Whether a training was ended before its end: what it has made is no student of its steps.
     pub cut: bool,
+    /// Whether something was asked for that was not measured, and cannot be here.
+    pub missing: bool,
     /// At the end of a search what is trained once more is not cut short.
     pub finishing: bool,
     /// By their steps, what was used last at the end.
@@ -34,14 +37,23 @@ pub struct Maker<'s, 'a> {
 
 impl<'s, 'a> Maker<'s, 'a> {
     pub fn new(
-        session: &'s Session<'a>,
-        judge: &'s Judge<'s>,
+        workshop: Option<Workshop<'s, 'a>>,
         store: Store,
         training: Option<String>,
         watch: &'s dyn Watch,
     ) -> Maker<'s, 'a> {
-        let states = Vec::new();
-        Maker { session, judge, store, watch, training, cut: false, finishing: false, states, scored: 0, steps: 0 }
+        let (cut, missing, finishing) = Default::default();
+        Maker { workshop, store, watch, training, cut, missing, finishing, states: Vec::new(), scored: 0, steps: 0 }
+    }
+
+    /// All that was measured.
+    pub fn measured(self) -> Trials {
+        self.store.into_trials()
+    }
+
+    fn workshop(&mut self) -> Result<Workshop<'s, 'a>> {
+        self.missing |= self.workshop.is_none();
+        self.workshop.ok_or_else(|| Error::internal("a student is to be made where none can be"))
     }
 
     /// What the student of some steps costs, and if `score`, how good it is: as it was measured before, else it is made.
@@ -56,7 +68,8 @@ impl<'s, 'a> Maker<'s, 'a> {
         }
         let state = self.state(steps)?;
         let size = state.size();
-        let score = score.then(|| self.judge.score(state.student())).transpose()?;
+        let judge = self.workshop()?.1;
+        let score = score.then(|| judge.score(state.student())).transpose()?;
         self.scored += usize::from(score.is_some());
         let trial = Trial { size, stored: size.cost.stored, score, short: state.missed().to_vec() };
         self.store.put(key, trial.clone())?;
@@ -75,6 +88,7 @@ impl<'s, 'a> Maker<'s, 'a> {
     /// # Errors
     /// If a step cannot be run, or was `cut` short.
     pub fn state(&mut self, steps: &[String]) -> Result<State<'a>> {
+        let session = self.workshop()?.0;
         let shared = |known: &[String]| steps.starts_with(known).then_some(known.len());
         let longest = (0..self.states.len()).filter_map(|i| Some((shared(&self.states[i].0)?, i))).max();
         let (mut done, mut state) = match longest {
@@ -84,11 +98,11 @@ impl<'s, 'a> Maker<'s, 'a> {
                 self.states.push(kept);
                 (done, state)
             }
-            None => (0, self.session.start()?),
+            None => (0, session.start()?),
         };
         while done < steps.len() {
             let step = Step::parse(&steps[done])?;
-            self.session.advance(&mut state, &step)?;
+            session.advance(&mut state, &step)?;
             if step.name == DISTILL && !self.finishing && self.watch.ends().is_some() {
                 self.cut = true;
                 return Err(Error::input("a training was cut short"));
@@ -102,25 +116,11 @@ impl<'s, 'a> Maker<'s, 'a> {
         Ok(state)
     }
 
-    /// Layers of the student of some steps, the largest weights first.
-    ///
-    /// # Errors
-    /// If a step cannot be run.
-    pub fn layers(&mut self, steps: &[String]) -> Result<Vec<String>> {
-        let state = self.state(steps)?;
-        let graph = &state.student().graph;
-        let len = |n: &NodeId| weight(graph, *n).and_then(|w| graph.value(w.1).constant()).map_or(0, Tensor::len);
-        let mut layers = layers(graph);
-        layers.retain(|n| len(n) > 0);
-        layers.sort_by_key(|n| std::cmp::Reverse(len(n)));
-        Ok(layers.into_iter().map(|n| graph.label(n).to_string()).collect())
-    }
-
     /// The student of a state, with the report of its steps.
     ///
     /// # Errors
     /// Internal ones only.
-    pub fn finish(&self, state: State<'a>) -> Result<Outcome> {
-        self.session.finish(state)
+    pub fn finish(&mut self, state: State<'a>) -> Result<Outcome> {
+        self.workshop()?.0.finish(state)
     }
 }

@@ -86,6 +86,7 @@ impl Laws {
 }
 
 /// The plans of a search: which shares, and what they leave of a teacher.
+#[derive(Debug, Clone)]
 pub struct Space {
     /// Whether there is anything to prune, and to split.
     pub prunes: bool,
@@ -98,8 +99,10 @@ pub struct Space {
     pub weights: f64,
     /// The fewest bits a weight that codes came to.
     pub least_bits: f64,
-    /// Bytes of a file of codes beside those of its constants.
+    /// Bytes of a file of codes beside those of its constants: as expected, or once `measured`, of the first that was made.
+    /// It stays the same from then on, so that what is tried for an aim does not depend on what was tried before it.
     pub overhead: f64,
+    pub measured: bool,
     /// The least that splitting after pruning can leave, as far as it showed: asked for less, it leaves that.
     pub least_split: f64,
 }
@@ -172,6 +175,7 @@ mod tests {
             product: None,
             weights: 1e6,
             overhead: 0.0,
+            measured: false,
             least_bits: 0.0,
             least_split: 0.0,
         };
@@ -203,6 +207,7 @@ mod tests {
             product: Some(0.3),
             weights: 1e6,
             overhead: 0.0,
+            measured: false,
             least_bits: 0.0,
             least_split: 0.0,
         };

@@ -14,8 +14,8 @@ const BESIDE: [[i32; 2]; 6] = [[1, -1], [-1, 1], [1, 0], [-1, 0], [0, 1], [0, -1
 
 #[derive(Debug, Default)]
 pub struct Refine {
-    /// The largest first; `None` as long as nobody asked.
-    pub layers: Option<Vec<String>>,
+    /// The largest first.
+    layers: Vec<String>,
     /// What the best candidate has.
     pub best: LossWeights,
     /// The layer whose turn it is, and how many in a row had theirs for nothing.
@@ -26,6 +26,11 @@ pub struct Refine {
 }
 
 impl Refine {
+    /// For a network of these layers, the largest first.
+    pub fn of(layers: Vec<String>) -> Refine {
+        Refine { layers, ..Refine::default() }
+    }
+
     /// The next move from the best plan. `None` once no move is left that was not tried there. Pruning and
     /// splitting are `free` where nothing but the size of the file is bounded.
     pub fn next(&mut self, best: &Aim, tried: &[Aim], free: bool) -> Option<Aim> {
@@ -41,8 +46,7 @@ impl Refine {
                 return Some(aim);
             }
         }
-        let layers = self.layers.as_deref()?;
-        let count = layers.len().min(LAYERS);
+        let count = self.layers.len().min(LAYERS);
         if self.around.as_ref() != Some(best) {
             self.idle = 0;
             self.around = Some(best.clone());
@@ -50,7 +54,7 @@ impl Refine {
         while self.idle < count {
             for step in [1, -1] {
                 let mut loss_weights = best.loss_weights.clone();
-                *loss_weights.entry(layers[self.turn % count].clone()).or_default() += step;
+                *loss_weights.entry(self.layers[self.turn % count].clone()).or_default() += step;
                 loss_weights.retain(|_, loss_weights| *loss_weights != 0);
                 let aim = Aim { loss_weights, ..best.clone() };
                 if !tried.iter().any(|t| same(t, &aim)) {
@@ -86,7 +90,7 @@ mod tests {
             let plan = (place(aim.prune) - 4.0).powi(2) + (place(aim.split) - 6.0).powi(2);
             plan + layers.iter().map(|l| f64::from(off(l).pow(2))).sum::<f64>()
         };
-        let mut refine = Refine { layers: Some(layers.to_vec()), ..Refine::default() };
+        let mut refine = Refine::of(layers.to_vec());
         let start =
             Aim { prune: SHARES[3], split: SHARES[9], bytes: None, loss_weights: LossWeights::new(), loss: 0.0 };
         let mut tried = vec![start];

@@ -5,6 +5,7 @@ use super::maker::Maker;
 use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
 use super::refine::Refine;
+use super::round::{Open, Round};
 use super::store::Trial;
 use super::trained::SizeFill;
 use super::{Candidate, Found, Limits, Options, Watch};
@@ -49,10 +50,10 @@ pub struct Run<'s, 'a> {
     pub(super) pace: Vec<(usize, f64)>,
     /// How plans that are trained fill their sizes.
     pub(super) fills: Vec<SizeFill>,
-    /// Bytes that training adds to a file, as far as that showed: the words on how it was made.
-    pub(super) words: u64,
     /// Layers that losses may count more or less of, the largest first, and how that went.
     refine: Refine,
+    /// Where students are made elsewhere: those that are to be made next.
+    pub(super) round: Option<Round>,
     /// Students that may be asked for at the end, by their steps: the best one's, or those of the front.
     states: Vec<(Vec<String>, State<'a>)>,
 }
@@ -78,9 +79,11 @@ impl<'s, 'a> Run<'s, 'a> {
         watch: &'s dyn Watch,
         space: Space,
         plan: Plan,
+        layers: Vec<String>,
     ) -> Run<'s, 'a> {
         let (laws, tried, aims, ladder, trained, pace) = Default::default();
-        let (fills, words, refine, states) = Default::default();
+        let (fills, round, states) = Default::default();
+        let refine = Refine::of(layers);
         Run {
             maker,
             limits,
@@ -95,8 +98,8 @@ impl<'s, 'a> Run<'s, 'a> {
             trained,
             pace,
             fills,
-            words,
             refine,
+            round,
             states,
         }
     }
@@ -115,19 +118,28 @@ impl<'s, 'a> Run<'s, 'a> {
     /// # Errors
     /// If a candidate cannot be made, or the time does not suffice for one.
     pub fn search(mut self) -> Result<Found> {
-        let why = loop {
+        let why = self.walk()?;
+        self.found(why)
+    }
+
+    /// Tries candidates, and says why it ended.
+    pub(super) fn walk(&mut self) -> Result<String> {
+        Ok(loop {
             if self.tried.len() >= self.options.candidates {
                 break "as many candidates as it was given".into();
             }
             if let Some(why) = self.watch.ends().filter(|_| !self.tried.is_empty()) {
                 break why;
             }
-            let aim = if self.ladder.is_none() && self.tried.len() < self.untrained() { self.next()? } else { None };
+            let aim = if self.ladder.is_none() && self.tried.len() < self.untrained() { self.next() } else { None };
             if let Some(aim) = aim {
                 if !self.attempt(aim)? {
                     break self.watch.ends().unwrap_or_default();
                 }
                 continue;
+            }
+            if self.waits_to_train() {
+                break String::new();
             }
             let Some(trainee) = self.trainee() else { break "nothing left is likely to be better".into() };
             if let Some(why) = self.lacks_time(&trainee) {
@@ -136,7 +148,10 @@ impl<'s, 'a> Run<'s, 'a> {
             if !self.train(trainee)? {
                 break self.watch.ends().unwrap_or_default();
             }
-        };
+        })
+    }
+
+    pub(super) fn found(mut self, why: String) -> Result<Found> {
         self.maker.finishing = true;
         let best = self.best().cloned().ok_or_else(|| {
             Error::input("there is no student to try")
@@ -156,7 +171,7 @@ impl<'s, 'a> Run<'s, 'a> {
 
     /// What is to be tried next, if anything is likely to be better than what there is: another plan, or else the best one with
     /// layers weighed otherwise.
-    fn next(&mut self) -> Result<Option<Aim>> {
+    fn next(&mut self) -> Option<Aim> {
         let plan = match self.mode() {
             Mode::Size(bytes) => self.within(Some(bytes)),
             Mode::Cost => self.within(None),
@@ -164,14 +179,11 @@ impl<'s, 'a> Run<'s, 'a> {
             Mode::Knee => self.ladder(),
         };
         if plan.is_some() {
-            return Ok(plan);
+            return plan;
         }
-        let Some(best) = self.best_index() else { return Ok(None) };
-        if self.refine.layers.is_none() {
-            self.refine.layers = Some(self.maker.layers(&Plan::whole().steps(&self.options.common))?);
-        }
+        let best = self.best_index()?;
         let free = self.space.product.is_none() && self.space.prunes && self.space.splits;
-        Ok(self.refine.next(&self.aims[best], &self.aims, free))
+        self.refine.next(&self.aims[best], &self.aims, free)
     }
 
     /// The most promising plan of a size.
@@ -258,8 +270,22 @@ impl<'s, 'a> Run<'s, 'a> {
         }
     }
 
-    /// Makes and scores a student, and those on the way to it. `false` if the time was over before that was done.
-    fn attempt(&mut self, aim: Aim) -> Result<bool> {
+    /// Makes and scores a student, and those on the way to it. `false` if the time was over before that was done, or it is to
+    /// be made elsewhere and that is enough for a round.
+    pub(super) fn attempt(&mut self, aim: Aim) -> Result<bool> {
+        let space = self.space.clone();
+        match self.attempted(aim.clone()) {
+            Err(_) if self.maker.missing => {
+                self.space = space;
+                let mut plan = self.plan.clone();
+                (plan.prune, plan.split, plan.loss_weights) = (aim.prune, aim.split, aim.loss_weights.clone());
+                Ok(self.put_off(&plan, Open::Untrained(aim)))
+            }
+            done => done,
+        }
+    }
+
+    fn attempted(&mut self, aim: Aim) -> Result<bool> {
         let (number, scored) = (self.tried.len() + 1, self.maker.scored);
         let mut plan = Plan { packs: Vec::new(), ..self.plan.clone() };
         (plan.prune, plan.split, plan.loss_weights) = (aim.prune, aim.split, aim.loss_weights.clone());
@@ -394,18 +420,21 @@ impl<'s, 'a> Run<'s, 'a> {
         let hundredths = |left: f64| (10_000.0 * left / stored).clamp(1.0, 9_999.0) as u32;
         let known = plan.encode;
         let mut share = known.unwrap_or_else(|| hundredths(bytes as f64 - self.space.overhead));
-        let mut tried: Vec<(u32, u64)> = Vec::new();
+        let (mut tried, mut overhead): (Vec<(u32, u64)>, _) = (Vec::new(), self.space.overhead);
         while tried.len() < ENCODINGS && tried.iter().all(|t| t.0 != share) {
             let encoded = Plan { encode: Some(share), ..plan.clone() };
             let trial = self.maker.trial(&encoded.steps(&self.options.common), false)?;
             let size = trial.size.bytes;
-            self.space.overhead = size.saturating_sub(trial.stored) as f64;
+            overhead = size.saturating_sub(trial.stored) as f64;
             tried.push((share, size));
             if size <= bytes && (size as f64 >= CLOSE * bytes as f64 || known == Some(share)) {
                 break;
             }
             let now = f64::from(share) / 10_000.0 * stored;
             share = hundredths(now + bytes as f64 - size as f64 - if size > bytes { 1.0 } else { 0.0 });
+        }
+        if !self.space.measured {
+            (self.space.overhead, self.space.measured) = (overhead, true);
         }
         let fitting = tried.iter().filter(|t| t.1 <= bytes).max_by_key(|t| t.1);
         let best = fitting.or_else(|| tried.iter().min_by_key(|t| t.1)).map(|t| t.0);

@@ -42,11 +42,14 @@ pub struct Inputs {
     pub tutee: String,
 }
 
+/// By their steps.
+pub type Trials = BTreeMap<String, Trial>;
+
 #[derive(Serialize, Deserialize)]
 struct File {
     version: u32,
     inputs: Inputs,
-    trials: BTreeMap<String, Trial>,
+    trials: Trials,
 }
 
 /// Trials by their steps.
@@ -86,6 +89,16 @@ impl Store {
         Ok(Store { path: path.map(Path::to_path_buf), found: file.trials.len(), file })
     }
 
+    /// What was measured elsewhere.
+    pub fn of(inputs: Inputs, trials: Trials) -> Store {
+        Store { path: None, found: trials.len(), file: File { version: VERSION, inputs, trials } }
+    }
+
+    /// All that was measured.
+    pub fn into_trials(self) -> Trials {
+        self.file.trials
+    }
+
     /// What was measured under a key.
     pub fn get(&self, key: &str) -> Option<&Trial> {
         self.file.trials.get(key)
@@ -106,7 +119,7 @@ impl Store {
 }
 
 /// What two sets of inputs differ in.
-fn differs(was: &Inputs, is: &Inputs) -> Option<String> {
+pub fn differs(was: &Inputs, is: &Inputs) -> Option<String> {
     let samples = |i: &Inputs| format!("{} samples to fit to and {} to choose by", i.fit_samples, i.choose_samples);
     if was.model != is.model {
         return Some("another model".into());

@@ -2,6 +2,7 @@
 
 use super::ladder::{Ladder, Trainee, apart, shifted};
 use super::plan::{DistillSteps, Plan, TrainingLength, WHOLE};
+use super::round::Open;
 use super::run::{CLOSE, Mode, Run};
 use crate::error::Result;
 use std::time::Instant;
@@ -20,6 +21,8 @@ const LARGER: [f64; STARTS] = [1.0, 0.7, 0.5];
 const WORSE: f64 = 6.0;
 /// Trainings that tell how long the next one takes.
 const LAST: usize = 3;
+/// Bytes that a training adds to a file, at most: the words on how it was made.
+const WORDS: u64 = 24;
 /// Times that codes are trained once more, where their file turned out too large.
 const FITTINGS: usize = 3;
 /// Times that more weights are tried.
@@ -147,8 +150,13 @@ impl Run<'_, '_> {
         let told = Plan { training: Some(DistillSteps { codes, ..training.clone() }), ..plan.clone() };
         let (number, of) = (self.tried.len() + 1, self.options.candidates);
         self.watch.candidate(number, of, &told.to_string(), self.best());
+        let space = self.space.clone();
         let done = match self.trained_for(plan, training, &trainee) {
             Err(_) if self.maker.cut => false,
+            Err(_) if self.maker.missing => {
+                self.space = space;
+                return Ok(self.put_off(&told, Open::Trained(trainee)));
+            }
             done => {
                 done?;
                 true
@@ -181,7 +189,7 @@ impl Run<'_, '_> {
         let prune = self.made(&Plan { split: WHOLE, ..plan.clone() })?.0.prune;
         let (plan, bare) = self.made(&Plan { prune, ..plan.clone() })?;
         let mut fill = SizeFill { of, prune, split: plan.split, encode: None };
-        let bytes = trainee.bytes.map(|bytes| bytes.saturating_sub(self.words));
+        let bytes = trainee.bytes.map(|bytes| bytes.saturating_sub(2 * WORDS));
         if let Some(bytes) = bytes.filter(|&bytes| self.space.encodes && bytes < bare.size.bytes) {
             let packed = Plan { packs: self.plan.packs.clone(), ..plan };
             let (coded, trial) = self.encoded(packed, &bare, bytes)?;
@@ -229,24 +237,22 @@ impl Run<'_, '_> {
         let (mut plan, mut trial) = match bytes {
             Some(bytes) => {
                 let known = Plan { encode: fill.encode, ..plan };
-                self.encoded(known, &bare, bytes.saturating_sub(self.words))?
+                self.encoded(known, &bare, bytes.saturating_sub(WORDS))?
             }
             None => self.plain(plan)?,
         };
         if let (Some(bytes), Some(_)) = (bytes, plan.encode) {
-            let mut room = bytes.saturating_sub(self.words);
+            let mut room = bytes.saturating_sub(WORDS);
             // The same bytes are left but for what the file says of its making.
             let mut fits = trial.size.bytes <= room;
             for left in (0..FITTINGS).rev() {
-                let before = trial.size.bytes;
                 plan.training = training_of(codes);
                 trial = self.maker.trial(&plan.steps(&self.options.common), true)?;
-                self.words = self.words.max(trial.size.bytes.saturating_sub(before));
                 let over = trial.size.bytes.saturating_sub(bytes);
                 if over == 0 || left == 0 || !fits {
                     break;
                 }
-                room = room.min(bytes.saturating_sub(self.words)).saturating_sub(1);
+                room = room.saturating_sub(over);
                 (plan.training, plan.encode) = (training_of(None), None);
                 (plan, trial) = self.encoded(plan, &bare, room)?;
                 fits = trial.size.bytes <= room;

@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub mod mutate;
+#[cfg(feature = "exec")]
+pub mod pictures;
 pub mod proto;
 #[cfg(feature = "exec")]
 pub mod running;
@@ -31,6 +33,18 @@ pub fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
 }
 
 /// The teachers among the fixtures.
