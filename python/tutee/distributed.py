@@ -112,7 +112,7 @@ class _Jobs:
         self.folder = folder
         self.plugin = plugin
         self.threads = threads
-        self.running: dict[str, distributed.Future] = {}
+        self.running: dict[str, distributed.Future[Any]] = {}
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         self.candidates = int(plan["content"]["search"]["question"]["options"]["candidates"])
 
