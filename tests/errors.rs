@@ -348,6 +348,24 @@ const CASES: &[Case] = &[
     ("a size that is none", |d| arrays(d, &[X]), "check teacher.onnx teacher.onnx --data data.npz --resize 4"),
     ("a folder without pictures", |d| pictures(d, &[("cat/notes.txt", None)]), PICTURES),
     (
+        "files of a folder that hold other arrays",
+        |d| parts(d, &[("a.npz", &[X]), ("b.npz", &[("z", X.1, X.2, X.3)])]),
+        "check teacher.onnx teacher.onnx --data parts",
+    ),
+    (
+        "files of a folder whose samples differ in shape",
+        |d| parts(d, &[("a.npz", &[X]), ("b.npz", &[("x", "<f4", "(1, 3, 4, 5)", 240)])]),
+        "check teacher.onnx teacher.onnx --data parts",
+    ),
+    (
+        "training data of two shapes",
+        |d| {
+            parts(d, &[("a.npz", &[X]), ("b.npz", &[("x", "<f4", "(1, 3, 6, 6)", 432)])]);
+            open_sides(d);
+        },
+        "distill teacher.onnx --teacher teacher.onnx -o student.onnx --train parts",
+    ),
+    (
         "a mean of another number of channels",
         |d| arrays(d, &[X]),
         "check teacher.onnx teacher.onnx --data data.npz --mean 0.5,0.5",
@@ -526,6 +544,25 @@ fn pictures(folder: &Path, files: &[(&str, Option<(u32, u32)>)]) {
             None => std::fs::write(path, "no picture").unwrap(),
         }
     }
+}
+
+/// A teacher, and a folder of files of arrays.
+fn parts(folder: &Path, files: &[(&str, &[Entry])]) {
+    classifier(folder);
+    std::fs::create_dir(folder.join("parts")).unwrap();
+    files.iter().for_each(|(name, entries)| write(folder, &format!("parts/{name}"), archive(entries)));
+}
+
+/// A teacher that takes pictures of any size.
+fn open_sides(folder: &Path) {
+    let text = "model \"open\" opset 17 {
+        input %image : f32[N,3,H,W] const %w : f32[4,3,3,3] = seed(1)
+        %a : ? = Conv(%image, %w)
+        %b : ? = GlobalAveragePool(%a)
+        %y : ? = Flatten(%b)
+        output %y
+    }";
+    write(folder, "teacher.onnx", tutee::onnx::to_bytes(&tutee::ir::text::parse::model(text).unwrap()).unwrap());
 }
 
 fn grey(folder: &Path, names: &[&str]) {
