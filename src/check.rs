@@ -241,7 +241,8 @@ pub fn check_as(
     warnings.extend(feed.mixed());
     let usual = Arc::new(Plan { teacher: runner, student: ready, probe });
     let streams = streams.as_ref().zip(own);
-    let pair = Pair { teacher: &teacher, student: &student, feed, streams, data, criteria };
+    let has_exits = usual.probe.is_some();
+    let pair = Pair { teacher: &teacher, student: &student, has_exits, feed, streams, data, criteria };
 
     let latency = pair.latency(&usual)?;
     let (tallies, samples) = pair.run(&usual, progress)?;

@@ -25,6 +25,7 @@ const AT_ONCE: usize = 4;
 pub(super) struct Pair<'a> {
     pub teacher: &'a Network,
     pub student: &'a Subject,
+    pub has_exits: bool,
     pub feed: Feed<'a>,
     /// Where states are fed back, what teacher and student answered, and the data with the student's own states.
     pub streams: Option<(&'a [StreamRun; 2], Feed<'a>)>,
@@ -88,7 +89,10 @@ impl Pair<'_> {
         let shapes = self.feed.shapes_of(kind);
         let teacher = self.teacher.runner(&shapes)?;
         let student = self.student.ready(&shapes, || self.feed.chunk(self.feed.example(kind)))?;
-        let probe = Probe::of(self.student, &shapes)?.map(|probe| probe.planned(&student));
+        let probe = match self.has_exits {
+            true => Probe::of(self.student, &shapes)?.map(|probe| probe.planned(&student)),
+            false => None,
+        };
         Ok(Plan { teacher, student, probe })
     }
 
