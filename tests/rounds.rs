@@ -37,17 +37,17 @@ fn all_rounds(at: &Path, there: impl Fn(&Path) -> PathBuf, merge: &str) -> (usiz
 fn it_finds_what_one_machine_finds() {
     let folder = folder();
     let at = folder.path();
-    let search = format!("--target-size 5x --candidates 10 {DATA}");
+    let search = format!("--target-size 5x --candidates 9 {DATA}");
     said(&tutee(at, &format!("compress teacher.onnx -o one.onnx --minutes 60 {search}")), 0);
     let told = said(&tutee(at, &format!("search plan teacher.onnx -o jobs --jobs 3 {search}")), 0);
     assert!(told.contains("1 job to do"), "{told}");
     let (rounds, done) = all_rounds(at, Path::to_path_buf, "--save-recipe found.toml --report found.json");
     assert!(read(at, "rounds.onnx") == read(at, "one.onnx"), "another student");
-    assert!(done >= 10 && rounds < 10, "{done} jobs in {rounds} rounds");
+    assert!(done >= 9 && rounds < 9, "{done} jobs in {rounds} rounds");
     said(&tutee(at, "compress teacher.onnx -o again.onnx -r found.toml"), 0);
     assert!(read(at, "again.onnx") == read(at, "one.onnx"), "the recipe makes another student");
     let report = std::fs::read_to_string(at.join("found.json")).unwrap();
-    assert_eq!(report.matches("\"chosen\"").count(), 10, "{report}");
+    assert_eq!(report.matches("\"chosen\"").count(), 9, "{report}");
     // What is merged again is the same again.
     said(&tutee(at, "search merge jobs -o rounds.onnx -q"), 0);
     assert!(read(at, "rounds.onnx") == read(at, "one.onnx"));
