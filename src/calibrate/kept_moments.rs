@@ -1,6 +1,7 @@
 //! Moments of layers of the teacher as it is, on disk: whoever looks at the same place again need not sum them again.
 
 use crate::math::Layer;
+use crate::math::fit::Part;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Result, Seek, SeekFrom, Write};
@@ -62,6 +63,9 @@ impl Kept {
 
 /// What they take, but for vectors.
 fn bytes(layer: &Layer) -> u64 {
-    let moments = layer.parts.iter().flat_map(|part| [&part.fit, &part.held]);
-    moments.map(|m| 8 * (m.x.len() * m.x.len() / 2 + m.x.len() * m.y.len()) as u64).sum()
+    let of = |part: &Part| {
+        let (n, m) = (part.fit.x.len() as u64, part.fit.y.len() as u64);
+        (8 + 4) * n * n / 2 + 2 * 8 * n * m
+    };
+    layer.parts.iter().map(of).sum()
 }

@@ -70,8 +70,8 @@ mod tests {
         let y = &y + &noise(3, 8, 3).dot(&x);
         let mut moments = Moments::new(8, 3);
         moments.add(x.mapv(|v| v as f32).view(), y.mapv(|v| v as f32).view()).unwrap();
-        let fit = moments.centred(false).unwrap();
-        let part = Part { held: fit.clone(), fit };
+        let held = moments.clone().centred(false).unwrap();
+        let part = Part { held, fit: moments.centred(false).unwrap() };
         let (even, low, high) = (noise(2, 4, 4), noise(1, 4, 5), noise(2, 3, 6));
         let banks = [
             Bank { inputs: Slice::new(0, None, 2), filters: even.view() },
@@ -102,8 +102,8 @@ mod tests {
     fn nothing_seen_explains_nothing() {
         let mut moments = Moments::new(2, 1);
         moments.add(Array2::zeros((2, 2)).view(), ndarray::array![[2.0, -2.0]].view()).unwrap();
-        let fit = moments.centred(false).unwrap();
-        let part = Part { held: fit.clone(), fit };
+        let held = moments.clone().centred(false).unwrap();
+        let part = Part { held, fit: moments.centred(false).unwrap() };
         let filters = noise(2, 2, 1);
         let banks = [Bank { inputs: Slice::from(..), filters: filters.view() }];
         assert_eq!(lost(&part, &banks, &[1, 0], 1e-4), Some(vec![4.0; 3]));

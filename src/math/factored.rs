@@ -44,6 +44,12 @@ impl Factored {
     }
 }
 
+impl Clone for Factored {
+    fn clone(&self) -> Self {
+        self.matrix.clone().into()
+    }
+}
+
 impl From<Array2<f64>> for Factored {
     fn from(matrix: Array2<f64>) -> Self {
         Factored { matrix, last: Mutex::default() }

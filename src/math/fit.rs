@@ -6,8 +6,8 @@
 
 mod stored;
 
-use super::moments::{Centred, Moments, Retarget};
-use super::solve;
+use super::moments::{Centred, Moments, Retarget, SecondMoment};
+use super::packed_moment::PackedMoment;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 use std::sync::OnceLock;
 
@@ -25,7 +25,7 @@ const MAX_FACTOR: f64 = 1e3;
 #[derive(Debug, Clone)]
 pub struct Part {
     pub fit: Centred,
-    pub held: Centred,
+    pub held: Centred<PackedMoment>,
 }
 
 /// What calibration data says of a layer, or of all layers that share a weight: a part for each of its groups.
@@ -73,14 +73,17 @@ impl Layer {
     /// Of the sums over fitted and held-back samples of every group. `None` if one is empty or not finite.
     pub fn new(parts: Vec<[Moments; 2]>, intercept: bool) -> Option<Layer> {
         let samples = parts.first()?.each_ref().map(Moments::samples);
-        let part =
-            |[fit, held]: [Moments; 2]| Some(Part { fit: fit.centred(!intercept)?, held: held.centred(!intercept)? });
+        let part = |[fit, held]: [Moments; 2]| {
+            // The one that becomes smaller first.
+            let held = held.centred(!intercept)?;
+            Some(Part { fit: fit.centred(!intercept)?, held })
+        };
         Some(Layer::of_one_set(parts.into_iter().map(part).collect::<Option<_>>()?, samples, intercept))
     }
 
     fn of_one_set(parts: Vec<Part>, samples: [usize; 2], intercept: bool) -> Layer {
-        let mean = |c: &Centred| Mean { x: c.x.clone(), y: c.y.clone() };
-        let means = parts.iter().map(|p| [mean(&p.fit), mean(&p.held)]).collect();
+        let mean = |x: &Array1<f64>, y: &Array1<f64>| Mean { x: x.clone(), y: y.clone() };
+        let means = parts.iter().map(|p| [mean(&p.fit.x, &p.fit.y), mean(&p.held.x, &p.held.y)]).collect();
         let sets = vec![Set { samples, intercept, means }];
         Layer { parts, sets, samples: samples[FIT], lambda: OnceLock::new() }
     }
@@ -120,7 +123,7 @@ impl Layer {
     fn lost_on(&self, fit: &Fit, side: usize) -> (f64, f64) {
         let (mut lost, mut all) = (0.0, 0.0);
         for (group, (part, w)) in self.parts.iter().zip(&fit.w).enumerate() {
-            let mut residual = scatter(part.side(side), w.view());
+            let mut residual = if side == FIT { scatter(&part.fit, w.view()) } else { scatter(&part.held, w.view()) };
             for (set, share) in self.shares(side) {
                 let off = self.off(fit, set, group, side);
                 residual += &off.mapv(|d| share * (d * d));
@@ -151,7 +154,9 @@ impl Layer {
 
     /// Σ ‖Y − ȳ‖² a sample of one of the two sides; where outputs do not vary, what rounding makes of them.
     fn spread(&self, group: usize, side: usize) -> f64 {
-        let (mut spread, mut square) = (self.parts[group].side(side).yy.sum(), 0.0);
+        let part = &self.parts[group];
+        let yy = if side == FIT { &part.fit.yy } else { &part.held.yy };
+        let (mut spread, mut square) = (yy.sum(), 0.0);
         for (set, share) in self.shares(side) {
             let means = &self.sets[set].means[group];
             spread += share * (&means[side].y - &means[FIT].y).mapv(|d| d * d).sum();
@@ -253,12 +258,6 @@ impl Layer {
     }
 }
 
-impl Part {
-    fn side(&self, side: usize) -> &Centred {
-        if side == FIT { &self.fit } else { &self.held }
-    }
-}
-
 /// The root of a lost share.
 pub fn relative(lost: f64, all: f64) -> f64 {
     if all > 0.0 {
@@ -277,14 +276,14 @@ impl Fit {
 }
 
 /// The variance of every output of W X.
-fn variances(c: &Centred, w: ArrayView2<'_, f64>) -> Array1<f64> {
-    let seen = solve::times(w, c.xx.view());
+fn variances(c: &Centred<impl SecondMoment>, w: ArrayView2<'_, f64>) -> Array1<f64> {
+    let seen = c.xx.times(w);
     Array1::from_shape_fn(w.nrows(), |o| seen.row(o).dot(&w.row(o)).max(0.0))
 }
 
 /// E (y − w x)² of every output, about the means.
-pub fn scatter(c: &Centred, w: ArrayView2<'_, f64>) -> Array1<f64> {
-    let seen = solve::times(w, c.xx.view());
+pub fn scatter(c: &Centred<impl SecondMoment>, w: ArrayView2<'_, f64>) -> Array1<f64> {
+    let seen = c.xx.times(w);
     Array1::from_shape_fn(w.nrows(), |o| {
         let (w, seen, yx) = (w.row(o), seen.row(o), c.yx.row(o));
         c.yy[o] + w.iter().zip(seen).zip(yx).map(|((w, s), yx)| w * (s - 2.0 * yx)).sum::<f64>()

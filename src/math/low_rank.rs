@@ -163,8 +163,8 @@ mod tests {
             let y = matrix(15, 21).slice(ndarray::s![.., 1..]).dot(&x).mapv(|v| v.max(0.0) + 0.3);
             let mut moments = Moments::new(20, 15);
             moments.add(x.view(), y.view()).unwrap();
-            let fit = moments.centred(false).unwrap();
-            let part = Part { held: fit.clone(), fit };
+            let held = moments.clone().centred(false).unwrap();
+            let part = Part { held, fit: moments.centred(false).unwrap() };
             let spectrum = Spectrum::new(&part, prior.view(), 15, lambda).unwrap();
             for terms in [0, 1, 7, 15] {
                 let (left, right) = spectrum.factors(terms);

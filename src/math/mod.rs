@@ -17,6 +17,7 @@ pub mod logistic;
 pub mod low_rank;
 pub mod magnitude;
 pub mod moments;
+pub mod packed_moment;
 pub mod separate;
 pub mod solve;
 pub mod spatial;

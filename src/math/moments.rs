@@ -4,6 +4,8 @@
 //! the sums do not depend on the number of threads.
 
 use super::factored::Factored;
+use super::packed_moment::PackedMoment;
+use super::solve::times;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
@@ -58,11 +60,54 @@ pub struct Retarget {
     y: Array1<f64>,
 }
 
+/// A second moment, n × n, symmetric.
+pub trait SecondMoment: Default + Clone {
+    /// Of a matrix whose lower triangle is filled.
+    fn of_lower(matrix: Array2<f64>) -> Self;
+    /// W C (m × n) of `w` (m × n).
+    fn times(&self, w: ArrayView2<'_, f64>) -> Array2<f64>;
+    /// Adds a share of how far another is from this one.
+    fn pool(&mut self, other: &Self, share: f64);
+}
+
+/// For systems to be solved with.
+impl SecondMoment for Factored {
+    fn of_lower(mut matrix: Array2<f64>) -> Self {
+        mirror(&mut matrix);
+        matrix.into()
+    }
+
+    fn times(&self, w: ArrayView2<'_, f64>) -> Array2<f64> {
+        times(w, self.view())
+    }
+
+    fn pool(&mut self, other: &Self, share: f64) {
+        let mut matrix = Array2::from(std::mem::take(self));
+        matrix.zip_mut_with(other, |mine, others| *mine += share * (others - *mine));
+        *self = matrix.into();
+    }
+}
+
+/// For errors to be told with.
+impl SecondMoment for PackedMoment {
+    fn of_lower(matrix: Array2<f64>) -> Self {
+        PackedMoment::of(&matrix)
+    }
+
+    fn times(&self, w: ArrayView2<'_, f64>) -> Array2<f64> {
+        self.times(w)
+    }
+
+    fn pool(&mut self, other: &Self, share: f64) {
+        self.pool(other, share);
+    }
+}
+
 /// Means and second moments about them, per sample.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Centred {
-    /// C_xx, n × n, symmetric.
-    pub xx: Arc<Factored>,
+pub struct Centred<S = Factored> {
+    /// C_xx.
+    pub xx: Arc<S>,
     /// C_yx, m × n.
     pub yx: Array2<f64>,
     /// The diagonal of C_yy, m.
@@ -108,26 +153,22 @@ impl Moments {
 
     /// The moments about the means, or `about_zero`; means of 0 then. `None` before the first sample, or when a sum is
     /// not finite.
-    pub fn centred(self, about_zero: bool) -> Option<Centred> {
+    pub fn centred<S: SecondMoment>(self, about_zero: bool) -> Option<Centred<S>> {
         let Means { samples, off: [x, _], means: [mean, _] } = self.to.means()?;
         let mut xx = self.xx;
         centre(&mut xx, samples, [&x, &x], about_zero.then_some([&mean, &mean]));
-        mirror(&mut xx);
         let finite = xx.iter().all(|v| v.is_finite());
         let nonzero = self.nonzero / samples;
-        finite.then(|| self.to.finish(Arc::new(xx.into()), nonzero, about_zero))?
+        finite.then(|| self.to.finish(Arc::new(S::of_lower(xx)), nonzero, about_zero))?
     }
 }
 
-impl Centred {
+impl<S: SecondMoment> Centred<S> {
     /// Adds others, about means of their own, that are this share of all samples. Products that are the same ones stay.
-    pub fn pool(&mut self, other: &Centred, share: f64) {
+    pub fn pool(&mut self, other: &Centred<S>, share: f64) {
         let mix = |mine: &mut f64, others: &f64| *mine += share * (others - *mine);
         if !Arc::ptr_eq(&self.xx, &other.xx) {
-            let shared = |xx: Arc<Factored>| Array2::clone(&xx);
-            let mut xx = Arc::try_unwrap(std::mem::take(&mut self.xx)).map_or_else(shared, Array2::from);
-            xx.zip_mut_with(&other.xx, mix);
-            self.xx = Arc::new(xx.into());
+            Arc::make_mut(&mut self.xx).pool(&other.xx, share);
             self.nonzero.zip_mut_with(&other.nonzero, mix);
         }
         self.yx.zip_mut_with(&other.yx, mix);
@@ -191,7 +232,7 @@ impl Retarget {
     }
 
     /// The moments with these outputs in place of the old. `None` if there are not as many samples, or not finite ones.
-    pub fn replace(self, old: &Centred, about_zero: bool) -> Option<Centred> {
+    pub fn replace<S: SecondMoment>(self, old: &Centred<S>, about_zero: bool) -> Option<Centred<S>> {
         self.finish(old.xx.clone(), old.nonzero.clone(), about_zero)
     }
 
@@ -202,7 +243,7 @@ impl Retarget {
         Some(Means { samples, off, means })
     }
 
-    fn finish(self, xx: Arc<Factored>, nonzero: Array1<f64>, about_zero: bool) -> Option<Centred> {
+    fn finish<S>(self, xx: Arc<S>, nonzero: Array1<f64>, about_zero: bool) -> Option<Centred<S>> {
         let Means { samples, off: [x, y], means: [mut x_mean, mut y_mean] } = self.means()?;
         let (mut yx, mut yy) = (self.yx, self.yy);
         centre(&mut yx, samples, [&y, &x], about_zero.then_some([&y_mean, &x_mean]));
@@ -347,13 +388,13 @@ mod tests {
     fn moments_are_those_of_all_batches() {
         let (x, y) = (data(4, 30, 7), data(3, 30, 5));
         let mut moments = Moments::new(4, 3);
-        assert!(moments.clone().centred(false).is_none());
+        assert!(moments.clone().centred::<Factored>(false).is_none());
         for (from, to) in [(0, 11), (11, 30)] {
             assert_eq!(moments.add(x.slice(s![.., from..to]), y.slice(s![.., from..to])), Some(()));
         }
         assert_eq!(moments.add(x.slice(s![..3, ..]), y.view()), None);
         assert_eq!(moments.samples(), 30);
-        let got = moments.clone().centred(false).expect("finite");
+        let got = moments.clone().centred::<Factored>(false).expect("finite");
         let centre = |a: &Array2<f32>| {
             let a = a.mapv(f64::from);
             let mean = a.sum_axis(ndarray::Axis(1)) / 30.0;
@@ -368,7 +409,7 @@ mod tests {
         assert!((&got.x - &xm).iter().chain(&(&got.y - &ym)).all(|d| d.abs() < 1e-12));
 
         moments.add(Array2::from_elem((4, 1), f32::NAN).view(), y.slice(s![.., ..1]));
-        assert!(moments.centred(false).is_none());
+        assert!(moments.centred::<Factored>(false).is_none());
     }
 
     #[test]
@@ -378,7 +419,7 @@ mod tests {
             let (mut moments, mut to) = (Moments::new(4, 3), Retarget::new(4, 3));
             moments.add(x.view(), y.view()).expect("fits");
             to.add(x.view(), y.view()).expect("fits");
-            let about = |zero| moments.clone().centred(zero).expect("finite");
+            let about = |zero| moments.clone().centred::<Factored>(zero).expect("finite");
             let again = to.replace(&about(false), false).expect("finite");
             assert_eq!(again, about(false));
             [about(false), about(true)]

@@ -6,10 +6,8 @@
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Mat, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -20,6 +18,8 @@ use super::dense::{array, finite, product, product_rows, view};
 const BLOCK: usize = 32;
 /// Right-hand sides that one task solves.
 const ROWS: usize = 64;
+/// Tasks whose results are in memory at a time.
+const BLOCKS: usize = 8;
 /// A pivot below this share of its diagonal entry is rounding error: the matrix counts as singular.
 const SINGULAR: f64 = 1e-13;
 
@@ -104,25 +104,39 @@ pub(super) fn inverse(g: ArrayView2<'_, f64>, lambda_rel: f64) -> Option<Mat<f64
     if g.diag().iter().all(|&d| d == 0.0) {
         return Some(Mat::zeros(n, n));
     }
-    let lower = larger(lambda_rel).find_map(|lambda| factor(g, lambda))?;
-    let mut root = Mat::zeros(n, n);
-    invert_lower_triangular(root.as_mut(), lower.as_ref(), Par::Seq);
-    // L⁻ᵀ L⁻¹.
-    let mut out = lower;
-    let (lower, upper) = (BlockStructure::TriangularLower, BlockStructure::TriangularUpper);
-    triangular::matmul(
-        out.as_mut(),
-        lower,
-        Accum::Replace,
-        root.transpose(),
-        upper,
-        root.as_ref(),
-        lower,
-        1.0,
-        Par::Seq,
-    );
+    let mut out = larger(lambda_rel).find_map(|lambda| factor(g, lambda))?;
+    // The inverse is gathered above the diagonal of its factor, of which only the lower triangle is read: no other matrix is
+    // needed.
+    let starts: Vec<usize> = (0..n).step_by(ROWS).collect();
+    let mut diagonal = vec![0.0; n];
+    for some in starts.chunks(BLOCKS) {
+        let solved: Vec<Mat<f64>> = some.par_iter().map(|&at| inverse_columns(out.as_ref(), at)).collect();
+        for (&at, columns) in some.iter().zip(&solved) {
+            for (j, column) in columns.col_iter().enumerate() {
+                for (i, &v) in column.iter().enumerate().skip(j) {
+                    let to = if i == j { &mut diagonal[at + i] } else { &mut out[(at + j, at + i)] };
+                    *to = v;
+                }
+            }
+        }
+    }
+    for j in 0..n {
+        out[(j, j)] = diagonal[j];
+        for i in j + 1..n {
+            out[(i, j)] = out[(j, i)];
+        }
+    }
     let finite = out.col_iter().all(|column| column.iter().all(|v| v.is_finite()));
     finite.then_some(out)
+}
+
+/// Some columns of (L Lᵀ)⁻¹ from `at` on, without the rows above.
+fn inverse_columns(lower: MatRef<'_, f64>, at: usize) -> Mat<f64> {
+    let rest = lower.get(at.., at..);
+    let mut columns = Mat::identity(rest.nrows(), ROWS.min(rest.nrows()));
+    solve_lower_triangular_in_place(rest, columns.as_mut(), Par::Seq);
+    solve_upper_triangular_in_place(rest.transpose(), columns.as_mut(), Par::Seq);
+    columns
 }
 
 /// A root S of a second moment: S Sᵀ = C + λI (n × n). Errors of W measured by C are plain errors of W S.
@@ -378,5 +392,16 @@ mod tests {
         let nothing = Whitening::new(Array2::zeros((3, 3)).view(), 0.0).expect("finite");
         assert_eq!(nothing.rank(), 0);
         assert_eq!(nothing.unwhiten(Array2::zeros((2, 0)).view()), Some(Array2::zeros((2, 3))));
+    }
+
+    #[test]
+    fn the_inverse_is_one_below_the_diagonal() {
+        for n in [1, ROWS, ROWS * (BLOCKS + 1) + 7] {
+            let x = noise(n, 2 * n, 1);
+            let g = x.dot(&x.t());
+            let lower = inverse(g.view(), 0.0).expect("definite");
+            let whole = Array2::from_shape_fn((n, n), |(i, j)| lower[(i.max(j), i.min(j))]);
+            assert!(near(&g.dot(&whole), &Array2::eye(n), 1e-8), "{n}");
+        }
     }
 }

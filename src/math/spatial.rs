@@ -103,8 +103,8 @@ mod tests {
         let w = noise(outputs, inputs, 2);
         let mut moments = Moments::new(inputs, outputs);
         moments.add(x.mapv(|v| v as f32).view(), w.dot(&x).mapv(|v| v as f32).view()).unwrap();
-        let fit = moments.centred(false).unwrap();
-        let part = Part { held: fit.clone(), fit };
+        let held = moments.clone().centred(false).unwrap();
+        let part = Part { held, fit: moments.centred(false).unwrap() };
         let full = channels * height;
         let error = |w: &Array2<f64>| scatter(&part.fit, w.view()).sum() / part.fit.yy.sum();
         let all = Spatial::fitted(&part, w.view(), width, full, 0.0).unwrap();

@@ -1,7 +1,10 @@
 //! The moments of a layer as bytes: large ones wait on disk until they are asked for again.
 
 use super::{Layer, Mean, Part, Set};
+use crate::math::factored::Factored;
 use crate::math::moments::Centred;
+use crate::math::packed_moment::PackedMoment;
+use bytemuck::Pod;
 use ndarray::{Array1, Array2};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +18,16 @@ impl Layer {
         count(to, self.samples)?;
         count(to, self.parts.len())?;
         for part in &self.parts {
-            [&part.fit, &part.held].into_iter().try_for_each(|moments| centred(to, moments))?;
+            let fit: &Array2<f64> = &part.fit.xx;
+            count(to, fit.nrows())?;
+            // It is symmetric.
+            for (i, row) in fit.rows().into_iter().enumerate() {
+                numbers(to, &row.iter().take(i + 1).copied().collect::<Vec<f64>>())?;
+            }
+            others(to, &part.fit)?;
+            count(to, part.held.xx.size())?;
+            numbers(to, part.held.xx.lower())?;
+            others(to, &part.held)?;
         }
         count(to, self.sets.len())?;
         for Set { samples, intercept, means } in &self.sets {
@@ -36,8 +48,19 @@ impl Layer {
     pub fn read(from: &mut dyn Read) -> Result<Layer> {
         let samples = counted(from)?;
         let groups = counted(from)?;
-        let part =
-            |from: &mut dyn Read| -> Result<Part> { Ok(Part { fit: centred_from(from)?, held: centred_from(from)? }) };
+        let part = |from: &mut dyn Read| -> Result<Part> {
+            let n = counted(from)?;
+            let mut fit = Array2::zeros((n, n));
+            for i in 0..n {
+                for (j, v) in numbers_from(from, i + 1)?.into_iter().enumerate() {
+                    (fit[(i, j)], fit[(j, i)]) = (v, v);
+                }
+            }
+            let fit = centred_from(from, n, Factored::from(fit))?;
+            let n = counted(from)?;
+            let held = PackedMoment::new(n, numbers_from(from, n * (n + 1) / 2)?).ok_or(ErrorKind::InvalidData)?;
+            Ok(Part { fit, held: centred_from(from, n, held)? })
+        };
         let parts = (0..groups).map(|_| part(from)).collect::<Result<_>>()?;
         let mean = |from: &mut dyn Read| -> Result<Mean> { Ok(Mean { x: vector_from(from)?, y: vector_from(from)? }) };
         let set = |from: &mut dyn Read| -> Result<Set> {
@@ -50,31 +73,20 @@ impl Layer {
     }
 }
 
-fn centred(to: &mut dyn Write, moments: &Centred) -> Result<()> {
-    let xx: &Array2<f64> = &moments.xx;
-    count(to, xx.nrows())?;
-    // It is symmetric.
-    for (i, row) in xx.rows().into_iter().enumerate() {
-        numbers(to, &row.iter().take(i + 1).copied().collect::<Vec<f64>>())?;
-    }
+/// What there is besides the moment of the inputs.
+fn others<S>(to: &mut dyn Write, moments: &Centred<S>) -> Result<()> {
     count(to, moments.yx.nrows())?;
     moments.yx.rows().into_iter().try_for_each(|row| numbers(to, &row.to_vec()))?;
     [&moments.yy, &moments.x, &moments.y, &moments.nonzero].into_iter().try_for_each(|v| vector(to, v))
 }
 
-fn centred_from(from: &mut dyn Read) -> Result<Centred> {
-    let n = counted(from)?;
-    let mut xx = Array2::zeros((n, n));
-    for i in 0..n {
-        for (j, v) in numbers_from(from, i + 1)?.into_iter().enumerate() {
-            (xx[(i, j)], xx[(j, i)]) = (v, v);
-        }
-    }
+/// `n` inputs with their moment, and what [`others`] wrote.
+fn centred_from<S>(from: &mut dyn Read, n: usize, xx: S) -> Result<Centred<S>> {
     let m = counted(from)?;
     let yx = Array2::from_shape_vec((m, n), numbers_from(from, m * n)?);
     let yx = yx.map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
     let [yy, x, y, nonzero] = [vector_from(from)?, vector_from(from)?, vector_from(from)?, vector_from(from)?];
-    Ok(Centred { xx: Arc::new(xx.into()), yx, yy, x, y, nonzero })
+    Ok(Centred { xx: Arc::new(xx), yx, yy, x, y, nonzero })
 }
 
 fn vector(to: &mut dyn Write, v: &Array1<f64>) -> Result<()> {
@@ -87,12 +99,12 @@ fn vector_from(from: &mut dyn Read) -> Result<Array1<f64>> {
     Ok(Array1::from(numbers_from(from, n)?))
 }
 
-fn numbers(to: &mut dyn Write, v: &[f64]) -> Result<()> {
+fn numbers<T: Pod>(to: &mut dyn Write, v: &[T]) -> Result<()> {
     to.write_all(bytemuck::cast_slice(v))
 }
 
-fn numbers_from(from: &mut dyn Read, n: usize) -> Result<Vec<f64>> {
-    let mut v = vec![0.0f64; n];
+fn numbers_from<T: Pod>(from: &mut dyn Read, n: usize) -> Result<Vec<T>> {
+    let mut v = vec![T::zeroed(); n];
     from.read_exact(bytemuck::cast_slice_mut(&mut v))?;
     Ok(v)
 }
