@@ -49,6 +49,26 @@ pub fn about(share: f64) -> String {
     }
 }
 
+/// Factors of decimal and binary units; `B` may follow each of them.
+const UNITS: &[(&str, f64)] = &[
+    ("ki", 1024.0),
+    ("mi", 1048576.0),
+    ("gi", 1073741824.0),
+    ("k", 1e3),
+    ("m", 1e6),
+    ("g", 1e9),
+    ("t", 1e12),
+    ("", 1.0),
+];
+
+/// A number with or without a unit, as people write it: `250kB`, `1.5 MiB`, `5M`.
+pub fn number(text: &str) -> Option<f64> {
+    let lower = text.trim().to_lowercase();
+    let plain = lower.strip_suffix('b').unwrap_or(&lower);
+    let number = |digits: &str| digits.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+    UNITS.iter().find_map(|(unit, factor)| Some(number(plain.strip_suffix(unit)?)? * factor))
+}
+
 /// Bytes in the units of files: `452.1 kB`, in powers of 1000.
 pub fn bytes(n: u64) -> String {
     let units = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];

@@ -101,25 +101,29 @@ fn a_budget_that_no_step_can_reach_is_refused_before_the_first_one() {
         const %w : f32[8,8] = seed(2)
         %s : f32[N,64,8] = Add(%x, %places)
         %y : f32[N,64,8] = MatMul(%s, %w)
+        %t : f32[N,8,64] = Transpose<perm=[0,2,1]>(%x)
+        %pairs : f32[N,64,64] = MatMul(%x, %t)
         output %y
+        output %pairs
     }";
     let model = tutee::ir::text::parse::model(model).unwrap();
     std::fs::write(folder.path().join("m.onnx"), tutee::onnx::to_bytes(&model).unwrap()).unwrap();
-    let run = |budget: &str| {
-        let last = format!("factorize-linear:params={budget}");
-        let steps = ["-p", "clean", "-p", "factorize-linear:rank=2", "-p", &last, "--message-format", "json"];
+    let run = |last: &str| {
+        let steps = ["-p", "clean", "-p", "factorize-linear:rank=2", "-p", last, "--message-format", "json"];
         let run = tutee(folder.path(), &[&["compress", "m.onnx", "-o", "s.onnx"][..], &steps].concat());
         (run.status.code(), text(&run.stderr))
     };
-    let (code, told) = run("50%");
-    assert_eq!(code, Some(1), "{told}");
-    assert!(
-        told.contains("whatever the steps before it leave") && told.contains("-p factorize-linear:params=50%\"]"),
-        "{told}"
-    );
-    assert!(!told.contains("\"step\":2"), "{told}");
+    // The table holds most of the parameters and bytes, and the products of pairs most of the MACs.
+    let budgets = ["params", "macs"].map(|b| ["factorize-linear", "prune-channels"].map(|pass| format!("{pass}:{b}")));
+    for budget in budgets.concat().into_iter().chain(["cluster-weights:size".into()]) {
+        let (code, told) = run(&format!("{budget}=50%"));
+        assert_eq!(code, Some(1), "{told}");
+        let place = format!("-p {budget}=50%\"]");
+        assert!(told.contains("whatever the steps before it leave") && told.contains(&place), "{told}");
+        assert!(!told.contains("\"step\":2"), "{told}");
+    }
     // Within reach of what is known before: the step itself finds out.
-    let (_, told) = run("99%");
+    let (_, told) = run("factorize-linear:params=99%");
     assert!(told.contains("\"step\":2") && !told.contains("whatever the steps"), "{told}");
 }
 
@@ -246,4 +250,44 @@ fn a_job_needs_no_command_line() {
     let done = job(&recipe, "j.onnx").run(&Silent).unwrap();
     assert_eq!(done.asked, [("max-drop", 0.0)]);
     assert_eq!(done.result().unwrap_err().kind(), Kind::Target);
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = folder();
+    let run = tutee(folder.path(), &["man", "pages/man1"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("pages/man1").join(name)).unwrap();
+    assert!(read("tutee.1").contains("EXIT") || read("tutee.1").contains("Exit codes"));
+    let help = text(&tutee(folder.path(), &["--help"]).stdout);
+    let commands = help.lines().skip_while(|l| *l != "Commands:").skip(1).take_while(|l| l.starts_with("  "));
+    let names: Vec<&str> = commands.filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help").collect();
+    assert!(names.len() > 8, "{help}");
+    for name in names {
+        assert!(read(&format!("tutee-{name}.1")).contains(".SH SYNOPSIS"), "{name}");
+    }
+    let run = tutee(folder.path(), &["man", "resnet_small_bn.onnx/here"]);
+    assert!(run.status.code() == Some(1) && text(&run.stderr).contains("cannot make the folder"), "{run:?}");
+}
+
+#[test]
+fn a_run_that_wants_more_memory_than_it_may_ends_with_an_error() {
+    let folder = folder();
+    std::fs::write(folder.path().join("s.onnx"), "old").unwrap();
+    let run = |memory: &str| {
+        let run = ["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-p", "separate-convs:rank=1", "-q"];
+        let run = tutee(folder.path(), &[&run[..], &DATA, &["--max-memory", memory]].concat());
+        (run.status.code(), text(&run.stderr))
+    };
+    let (code, error) = run("10MB");
+    assert!(code == Some(1) && error.contains("--max-memory allows") && error.contains("help"), "{error}");
+    assert_eq!(std::fs::read(folder.path().join("s.onnx")).unwrap(), b"old");
+    let beside = std::fs::read_dir(folder.path()).unwrap().flatten();
+    assert!(beside.into_iter().all(|e| !e.file_name().to_string_lossy().starts_with('.')));
+    let (code, error) = run("2GB");
+    assert_eq!(code, Some(0), "{error}");
+    let (code, error) = run("100");
+    assert!(code == Some(1) && error.contains("at least 10.0 MB"), "{error}");
+    let (code, error) = run("much");
+    assert!(code == Some(1) && error.contains("write 500MB or 2GiB"), "{error}");
 }

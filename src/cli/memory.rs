@@ -1,8 +1,51 @@
-//! Out of memory is an error like any other, where the allocator is told so.
+//! Out of memory is an error like any other, where the allocator is told so; `--max-memory` tells it earlier.
 
-use crate::files;
+use crate::{figures, files};
 use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes that may be in use, if there is a limit.
+static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Bytes in use, counted once there is a limit. What was taken before and is given back makes it wrap: it is little.
+static USED: AtomicU64 = AtomicU64::new(0);
+
+/// The least limit: the command line itself takes about a tenth of it.
+const LEAST: f64 = 10e6;
+
+/// From now on no more than so many bytes may be in use on the heap. Files that are mapped do not count: the system takes their
+/// memory back when it needs it.
+pub fn limit(bytes: u64) {
+    LIMIT.store(bytes, Ordering::Relaxed);
+}
+
+/// # Errors
+/// If it is no number of bytes that anything can be done with.
+pub fn parse(text: &str) -> Result<u64, String> {
+    match figures::number(text) {
+        Some(bytes) if bytes >= LEAST => Ok(bytes as u64),
+        Some(_) => Err(format!("nothing can be done with {text}: give at least {}", figures::bytes(LEAST as u64))),
+        None => Err(format!("\"{text}\" is no number of bytes: write 500MB or 2GiB")),
+    }
+}
+
+/// Counts bytes that are to be taken; ends the process if there are too many.
+fn take(size: usize) {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    if limit != u64::MAX {
+        let used = USED.fetch_add(size as u64, Ordering::Relaxed);
+        // Above a half of all numbers it has wrapped.
+        if used <= u64::MAX / 2 && used.saturating_add(size as u64) > limit {
+            end_at_limit(size, used, limit);
+        }
+    }
+}
+
+fn give_back(size: usize) {
+    if LIMIT.load(Ordering::Relaxed) != u64::MAX {
+        USED.fetch_sub(size as u64, Ordering::Relaxed);
+    }
+}
 
 /// An allocator that ends the process with an error where another one has no memory left. (A system that promises more than it
 /// has ends processes itself, without a word.)
@@ -12,21 +55,26 @@ pub struct OrEnd<A>(pub A);
 // but for null, with which the process ends.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for OrEnd<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        take(layout.size());
         // SAFETY: as the caller says.
         or_end(unsafe { self.0.alloc(layout) }, layout.size())
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        give_back(layout.size());
         // SAFETY: as the caller says.
         unsafe { self.0.dealloc(at, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        take(layout.size());
         // SAFETY: as the caller says.
         or_end(unsafe { self.0.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        take(size);
+        give_back(layout.size());
         // SAFETY: as the caller says.
         or_end(unsafe { self.0.realloc(at, layout, size) }, size)
     }
@@ -36,16 +84,29 @@ fn or_end(at: *mut u8, size: usize) -> *mut u8 {
     if at.is_null() { end(size) } else { at }
 }
 
-/// What it calls takes no memory of the heap.
 #[cold]
 fn end(size: usize) -> ! {
-    let mut text = [0; 200];
-    let mut rest = &mut text[..];
-    let _ = write!(
-        rest,
+    say(format_args!(
         "error: out of memory\n  because  {size} bytes more are not to be had\n  help     \
          give the process more, or less to do: fewer --threads or samples\n"
-    );
+    ))
+}
+
+#[cold]
+fn end_at_limit(size: usize, used: u64, limit: u64) -> ! {
+    // What is said takes a little itself.
+    LIMIT.store(u64::MAX, Ordering::Relaxed);
+    say(format_args!(
+        "error: more memory is wanted than --max-memory allows\n  because  {used} bytes are in use, {size} more are \
+         wanted, and {limit} are allowed\n  help     allow more, or give it less to do: fewer --threads or samples\n"
+    ))
+}
+
+/// Ends the process with an error. What it calls takes no memory of the heap.
+fn say(what: std::fmt::Arguments<'_>) -> ! {
+    let mut text = [0; 400];
+    let mut rest = &mut text[..];
+    let _ = rest.write_fmt(what);
     let left = rest.len();
     let _ = std::io::stderr().write_all(&text[..text.len() - left]);
     files::abandon_at_once();

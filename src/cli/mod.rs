@@ -16,6 +16,7 @@ mod explain;
 #[cfg(feature = "exec")]
 mod gates;
 mod job;
+mod man;
 mod memory;
 mod messages;
 mod new;
@@ -79,6 +80,10 @@ struct Cli {
     /// How progress, warnings and errors are written to standard error: as text, or one JSON object a line
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value = "text", hide_possible_values = true)]
     message_format: messages::Format,
+    /// Memory that may be in use, such as 2GB: where more is needed the run ends with an error. Files that are mapped
+    /// do not count
+    #[arg(long, global = true, value_name = "SIZE", value_parser = memory::parse)]
+    max_memory: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -100,6 +105,7 @@ enum Command {
     Explain(explain::Args),
     New(new::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Command {
@@ -122,6 +128,7 @@ impl Command {
             Command::Explain(args) => args.run(),
             Command::New(args) => args.run(),
             Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
         }
     }
 }
@@ -164,6 +171,7 @@ pub fn main() -> ExitCode {
         }
     };
     messages::choose(cli.message_format);
+    cli.max_memory.into_iter().for_each(memory::limit);
     signals::watch();
     let run = || cli.command.run();
     let panicked = |message| Err(Error::internal(message).because("RUST_BACKTRACE=1 shows where"));

@@ -1,0 +1,42 @@
+//! `tutee man FOLDER`
+
+use super::say;
+use crate::error::{Result, io};
+use crate::files::Atomic;
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Write manual pages, one for each command
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tutee man /usr/local/share/man/man1")]
+pub struct Args {
+    /// The folder that gets tutee.1, tutee-compress.1 and so on; it is made if it is not there
+    folder: PathBuf,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        std::fs::create_dir_all(&self.folder).map_err(|e| io("make the folder", &self.folder, &e))?;
+        let mut command = super::Cli::command();
+        command.build();
+        let mut pages = 0;
+        write(&self.folder, &command, "tutee", &mut pages)?;
+        say(&format!("{pages} pages in {}", self.folder.display()));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Writes the page of a command, and those of the commands in it.
+fn write(folder: &std::path::Path, command: &Command, name: &str, pages: &mut usize) -> Result<()> {
+    let mut file = Atomic::create(&folder.join(format!("{name}.1")))?;
+    file.write(|to| Man::new(command.clone()).title(name.to_uppercase()).render(to))?;
+    file.commit()?;
+    *pages += 1;
+    let inside = command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());
+    for part in inside {
+        write(folder, part, &format!("{name}-{}", part.get_name()), pages)?;
+    }
+    Ok(())
+}
