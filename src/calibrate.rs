@@ -146,17 +146,20 @@ impl<'a> Calibration<'a> {
     }
 
     /// About how many multiplications, or what takes as long, it takes to run a layer of student and teacher and to look at
-    /// it, and if it is `fitted`, to fit it. `sized` has the sizes of its inputs.
-    pub fn work(&self, sized: &Graph, layer: &Linear, fitted: bool) -> u64 {
-        let (n, m, groups) = (layer.inputs as f64, layer.outputs as f64, layer.groups as f64);
+    /// it, and if it is `fitted`, to fit it once this share of its inputs and outputs is left. `sized` has the sizes of its
+    /// inputs.
+    pub fn work(&self, sized: &Graph, layer: &Linear, fitted: Option<f64>) -> u64 {
+        let share = fitted.unwrap_or(1.0);
+        let (n, all, groups) = (share * layer.inputs as f64, layer.outputs as f64, layer.groups as f64);
+        let m = share * all;
         let dims = sized.value(layer.y).ty.as_ref().and_then(Type::shape).map_or(&[][..], |s| &s.0);
         let outputs: f64 = dims.iter().skip(1).filter_map(Dim::known).map(|d| d as f64).product();
-        let positions = (outputs / (m * groups)).max(1.0) * self.samples() as f64;
+        let positions = (outputs / (all * groups)).max(1.0) * self.samples() as f64;
         let rows = positions.min((ROWS_AN_INPUT as f64 * n).max(MIN_ROWS as f64));
         // Moments once, and where outputs are bounded, new targets some rounds.
-        let rounds = if fitted && bounds(sized, layer.y).is_some() { ROUNDS } else { 1.0 };
+        let rounds = if fitted.is_some() && bounds(sized, layer.y).is_some() { ROUNDS } else { 1.0 };
         let seen = rows * (rounds * (A_ROW + A_NUMBER * n) + n * (n / 2.0 + rounds * m));
-        let solved = if fitted { 16.0 } else { 4.0 } * (n * n * n / 3.0 + 2.0 * n * n * m);
+        let solved = if fitted.is_some() { 16.0 } else { 4.0 } * (n * n * n / 3.0 + 2.0 * n * n * m);
         (groups * (2.0 * positions * n * m + seen + solved)) as u64
     }
 

@@ -9,7 +9,7 @@
 //! says what the least is, and what holds the rest: layers that are skipped or frozen, what the pass does not cut, and what
 //! is left of what it does cut.
 //!
-//! Of a later step, `params` that is out of reach whatever the steps before it leave is refused before the first of them
+//! Of a later step, a budget that is out of reach whatever the steps before it leave is refused before the first of them
 //! calibrates; anything else that stands in its way is told when the step begins.
 //!
 //! With `best-effort = true` in the step, or `--best-effort` for all steps, it goes as far as it can instead. The student is

@@ -412,6 +412,12 @@ pub trait Pass: fmt::Debug + Send + Sync {
         true
     }
 
+    /// About which share of the inputs and of the outputs of every layer is left where it is done: what is fitted afterwards
+    /// is so much smaller.
+    fn remains(&self) -> f64 {
+        1.0
+    }
+
     /// Whether it does nothing but make up for what other steps lost.
     fn only_repairs(&self) -> bool {
         false

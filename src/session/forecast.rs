@@ -6,9 +6,10 @@
 
 use super::{Session, State};
 use crate::analysis::channels::Channels;
+use crate::analysis::cost::constant;
 use crate::analysis::linear::Linear;
 use crate::error::{Error, Result};
-use crate::ir::{Graph, ValueId};
+use crate::ir::{Graph, NodeId, Op, ValueId};
 use crate::passes::budget::{Budget, Part};
 use crate::passes::options::{self, Selection, SkipFirst};
 use crate::passes::storage::Storage;
@@ -16,8 +17,9 @@ use crate::passes::{Context, Pass, Phase, Site};
 use crate::recipe::{Action, Step};
 use std::collections::HashSet;
 
-/// Passes that decide by a weight and its readers alone what can be made of it.
-const LOCAL: [&str; 4] = ["factorize-linear", "factorize-convs", "separate-convs", "prune-inputs"];
+/// Passes with budgets whose least of what others leave alone does not depend on what these do to the rest.
+const LOCAL: [&str; 6] =
+    ["factorize-linear", "factorize-convs", "separate-convs", "prune-inputs", "cluster-weights", PRUNE_CHANNELS];
 /// Passes that change what their sites name, and nothing else's size.
 const AT_SITES: [&str; 7] = [
     "factorize-linear",
@@ -29,6 +31,15 @@ const AT_SITES: [&str; 7] = [
     "cluster-weights",
 ];
 const PRUNE_CHANNELS: &str = "prune-channels";
+/// Codes take no more than this share of the bytes of a weight where they are fewest.
+const FEWEST_CODES: u64 = 4;
+
+/// What steps may make smaller.
+#[derive(Default)]
+struct Touched {
+    values: HashSet<ValueId>,
+    nodes: HashSet<NodeId>,
+}
 
 impl Session<'_> {
     /// Refuses a budget of a later step that is certain to be out of reach; `steps` are those that are still to run.
@@ -38,7 +49,7 @@ impl Session<'_> {
     pub(crate) fn forecast(&self, state: &State<'_>, steps: &[Step]) -> Result<()> {
         let mut graph = state.student.graph.clone();
         Storage::unpack(&mut graph, &|graph, patch| graph.apply(patch).map(drop))?;
-        let mut touched: HashSet<ValueId> = HashSet::new();
+        let mut touched = Touched::default();
         for (i, step) in steps.iter().enumerate() {
             let action = step.action()?;
             let Action::Pass(pass, selection) = &action else {
@@ -56,7 +67,10 @@ impl Session<'_> {
                 refused.map_or(Ok(()), |e| Err(e.at(step.place())))?;
             }
             match touches(&graph, &**pass) {
-                Some(more) => touched.extend(more),
+                Some(more) => {
+                    touched.values.extend(more.values);
+                    touched.nodes.extend(more.nodes);
+                }
                 None => return Ok(()),
             }
         }
@@ -64,33 +78,55 @@ impl Session<'_> {
     }
 
     /// Why a budget is out of reach, if it is, behind steps that touch no more than this.
-    fn refused(
-        &self,
-        graph: &Graph,
-        pass: &dyn Pass,
-        selection: &Selection,
-        touched: &HashSet<ValueId>,
-    ) -> Option<Error> {
-        pass.budget().filter(|budget| matches!(budget, Budget::Params(_)))?;
+    fn refused(&self, graph: &Graph, pass: &dyn Pass, selection: &Selection, touched: &Touched) -> Option<Error> {
+        let budget = pass.budget()?;
         // Which layers are the first and the last may change.
         let selection = Selection { skip_first: SkipFirst::Exactly(0), skip_last: 0, ..selection.clone() };
         let selected = &selection.resolve(graph).ok().filter(|selected| !selected.best_effort())?;
         pass.fits(graph).ok()?;
         let (sizes, max_loss) = (&self.sizes, f64::INFINITY);
         let cx = Context { graph, selected, repairs: false, sizes, max_loss, sensitivity: None, fitted: None };
+        if matches!(budget, Budget::Size(_)) && in_easy_reach(&cx, pass, budget) {
+            return None;
+        }
         let reach = pass.reach(&cx)?;
-        let stays = |part| matches!(part, Part::Constant(v) if !touched.contains(&v));
-        reach.behind_others(stays, biases(graph)).refuses(pass.name())
+        let stays = |part| match part {
+            Part::Constant(v) => !touched.values.contains(&v),
+            Part::Node(n) => !touched.nodes.contains(&n),
+        };
+        let added = match budget {
+            Budget::Params(_) => biases(graph),
+            Budget::Size(_) => size_of::<f32>() as u64 * biases(graph),
+            Budget::Macs(_) => strides(graph).saturating_sub(1) * cx.cost().macs?,
+        };
+        reach.behind_others(stays, added).refuses(pass.name())
     }
 }
 
+/// Whether codes alone come to a budget of bytes, whatever they lose: then nobody need find out what else could be done.
+fn in_easy_reach(cx: &Context<'_>, pass: &dyn Pass, budget: Budget) -> bool {
+    let graph = cx.graph;
+    let coded: HashSet<ValueId> = pass.sites(cx).iter().flat_map(|site| site.constants(graph)).collect();
+    let (mut whole, mut least) = (0, 0);
+    for v in graph.values() {
+        let bytes = constant(graph, v).stored;
+        whole += bytes;
+        least += if coded.contains(&v) { bytes / FEWEST_CODES } else { bytes };
+    }
+    least as f64 <= budget.share() * whole as f64
+}
+
 /// What a step may make smaller, or nothing if that is not known.
-fn touches(graph: &Graph, pass: &dyn Pass) -> Option<HashSet<ValueId>> {
+fn touches(graph: &Graph, pass: &dyn Pass) -> Option<Touched> {
     if pass.name() == PRUNE_CHANNELS {
         let channels = Channels::of(graph).ok()?;
         let groups = channels.groups();
         let open = groups.iter().filter(|group| group.frozen.is_none()).map(|group| &*group.units);
-        return Some(channels.reach(graph, open).into_iter().flatten().map(|place| place.value).collect());
+        let values: HashSet<ValueId> =
+            channels.reach(graph, open).into_iter().flatten().map(|place| place.value).collect();
+        let made = values.iter().filter_map(|&v| graph.producer(v)).map(|p| p.0);
+        let nodes = values.iter().flat_map(|&v| graph.readers(v)).chain(made).collect();
+        return Some(Touched { values, nodes });
     }
     if !AT_SITES.contains(&pass.name()) {
         return None;
@@ -100,10 +136,21 @@ fn touches(graph: &Graph, pass: &dyn Pass) -> Option<HashSet<ValueId>> {
     let sizes = &crate::analysis::sizes::InputSizes::AS_DECLARED;
     let cx =
         Context { graph, selected, repairs: false, sizes, max_loss: f64::INFINITY, sensitivity: None, fitted: None };
-    let sites = pass.sites(&cx);
+    let mut sites = pass.sites(&cx);
+    sites.retain(|site| pass.stays(&cx, site).is_none());
     let read =
         |site: &Site| site.nodes(graph).into_iter().flat_map(|n| graph.node_inputs(n)).flatten().collect::<Vec<_>>();
-    Some(sites.iter().flat_map(|site| [site.constants(graph), read(site)].concat()).collect())
+    let values = sites.iter().flat_map(|site| [site.constants(graph), read(site)].concat()).collect();
+    Some(Touched { values, nodes: sites.iter().flat_map(|site| site.nodes(graph)).collect() })
+}
+
+/// How many times as many MACs a layer may have once it is split in two: the first may run at all positions of the input.
+fn strides(graph: &Graph) -> u64 {
+    let strides = |n: NodeId| match &graph.node(n).op {
+        Op::Conv(conv) => conv.window.strides.iter().product::<i64>().unsigned_abs(),
+        _ => 1,
+    };
+    graph.nodes().map(strides).max().unwrap_or(1)
 }
 
 /// Parameters that fitting may add: a bias to every layer, and to the two that may take its place.

@@ -148,9 +148,9 @@ impl Moments for Fitting<'_> {
         let asked = |n: &NodeId| queries.iter().any(|query| query.layers.contains(n));
         // What is to be fitted is planned first: layers are looked at first.
         if task.repairs {
-            self.work.plan(self.data, graph, layers.iter().copied(), true);
+            self.work.plan(self.data, graph, layers.iter().copied(), Some(task.pass.remains()));
         }
-        self.work.plan(self.data, graph, layers.iter().copied().filter(asked), false);
+        self.work.plan(self.data, graph, layers.iter().copied().filter(asked), None);
         for n in layers {
             let open = queries.iter().filter(|q| q.layers.contains(&n) && !told.contains_key(&(n, q.measure)));
             let open: Vec<_> = open.collect();
@@ -186,7 +186,7 @@ impl Moments for Fitting<'_> {
             changed |= rewritten;
             (rewritten || others && changed) && !task.selected.skips(*n)
         };
-        self.work.plan(self.data, graph, layers.into_iter().filter(looked_at), true);
+        self.work.plan(self.data, graph, layers.into_iter().filter(looked_at), Some(1.0));
         Ok(())
     }
 
@@ -237,8 +237,15 @@ struct Work {
 }
 
 impl Work {
-    /// Adds layers to what is to be done: to be looked at, or to be `fitted`.
-    fn plan(&mut self, data: &Calibration<'_>, graph: &Graph, layers: impl Iterator<Item = NodeId>, fitted: bool) {
+    /// Adds layers to what is to be done: to be looked at, or to be `fitted` once this share of their inputs and outputs is
+    /// left.
+    fn plan(
+        &mut self,
+        data: &Calibration<'_>,
+        graph: &Graph,
+        layers: impl Iterator<Item = NodeId>,
+        fitted: Option<f64>,
+    ) {
         let sizes = data.sizes();
         let sized = sizes.at(graph);
         for n in layers {
