@@ -7,7 +7,7 @@
 //! errors hardly agree.
 
 use crate::analysis::linear::Linear;
-use crate::ir::{Graph, Op, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Op, Tensor, ValueId};
 use ndarray::{Array2, Axis};
 
 /// How much neighbouring positions of a channel have in common.
@@ -26,14 +26,33 @@ pub fn said(graph: &Graph, weight: ValueId, after: &Tensor) -> String {
         return String::new();
     }
     let layers = graph.uses(weight).into_iter().filter_map(|u| Linear::of(graph, u.node()).ok());
-    let error = layers.filter(|l| l.weight == weight).find_map(|l| output_error(graph, &l, after));
+    let error = |l: Linear| output_error(graph, &l, &l.matrices(after)?);
+    note(layers.filter(|l| l.weight == weight).find_map(error))
+}
+
+/// The same of a layer if its weight becomes `after`, a matrix (outputs × inputs) for each of its groups.
+pub fn said_of(graph: &Graph, layer: NodeId, after: &[Array2<f64>]) -> String {
+    note(Linear::of(graph, layer).ok().and_then(|l| output_error(graph, &l, after)))
+}
+
+/// How a report says it.
+fn note(error: Option<f64>) -> String {
     error.map_or_else(String::new, |e| format!(", output error about {:.1} %", 100.0 * e))
 }
 
-/// ‖Y − Y'‖ / ‖Y − ȳ‖ that is to be expected of a layer if its weight becomes `after`. `None` if it is no layer's weight.
-pub fn output_error(graph: &Graph, linear: &Linear, after: &Tensor) -> Option<f64> {
-    let before = linear.matrices(graph.value(linear.weight).constant()?)?;
-    let lost: Vec<Array2<f64>> = before.iter().zip(linear.matrices(after)?).map(|(w, new)| new - w).collect();
+/// The same of the layers that read what changes, the one that loses most.
+pub fn of_readers(error: Option<f64>) -> String {
+    error.map_or_else(String::new, |e| format!(", output error of what reads them about {:.1} %", 100.0 * e))
+}
+
+/// ‖Y − Y'‖ / ‖Y − ȳ‖ that is to be expected of a layer if its weight becomes `after`, a matrix a group. `None` if the weight
+/// is not constant, or large.
+pub fn output_error(graph: &Graph, linear: &Linear, after: &[Array2<f64>]) -> Option<f64> {
+    let weight = graph.value(linear.weight).constant().filter(|w| w.len() <= LARGEST)?;
+    let before = linear.matrices(weight)?;
+    let same = before.len() == after.len() && before.iter().zip(after).all(|(w, new)| w.dim() == new.dim());
+    same.then_some(())?;
+    let lost: Vec<Array2<f64>> = before.iter().zip(after).map(|(w, new)| new - w).collect();
     let squares = |m: &Array2<f64>| m.iter().map(|v| v * v).sum::<f64>();
     // Of the sums over the taps of each channel.
     let by_channel = |m: &Array2<f64>| -> f64 {
@@ -95,7 +114,9 @@ mod tests {
             ));
             let graph = model.unwrap().graph;
             let conv = graph.producer(graph.outputs()[0]).unwrap().0;
-            output_error(&graph, &Linear::of(&graph, conv).unwrap(), &Tensor::f32([1, 2, 2], &after)).unwrap()
+            let layer = Linear::of(&graph, conv).unwrap();
+            let after = layer.matrices(&Tensor::f32([1, 2, 2], &after)).unwrap();
+            output_error(&graph, &layer, &after).unwrap()
         };
         let (relu, sin) = ("%a : ? = Relu(%x)", "%a : ? = Sin(%x)");
         assert_eq!(error(relu, [1.0; 4]), 0.0);

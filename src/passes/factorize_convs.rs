@@ -51,6 +51,7 @@
 //! }
 //! ```
 
+use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
@@ -315,8 +316,8 @@ impl FactorizeConvs {
         let (rank, scheme) = self.at(cx.graph, site)?;
         let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
         let (what, factors, b) = match scheme {
-            Scheme::Spatial => spatial(cx, rank, kernel, weight)?,
-            Scheme::Channel => channel(cx, rank, kernel, weight)?,
+            Scheme::Spatial => spatial(cx, n, rank, kernel, weight)?,
+            Scheme::Channel => channel(cx, n, rank, kernel, weight)?,
         };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
         let what = what + &sharing::note(layers.len());
@@ -357,7 +358,7 @@ fn spatial_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> 
 }
 
 /// By the rank of the weight as a matrix C·k_h × k_w·M.
-fn spatial(cx: &Context<'_>, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
+fn spatial(cx: &Context<'_>, n: NodeId, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
     let w = tall(kernel, weight)?;
     let (outputs, rows, width) = (kernel.outputs, w.nrows(), w.ncols() / kernel.outputs);
     let (factors, mut what) = factorize(rank, w.view(), weight)?;
@@ -374,6 +375,8 @@ fn spatial(cx: &Context<'_>, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -
         };
         let (better, b) = split::fit(cx.graph, fitted, found.product(), &mut what, find)?;
         (found, bias) = (better.unwrap_or(found), b);
+    } else {
+        what.push_str(&likely::said_of(cx.graph, n, &[found.product()]));
     }
     let terms = found.down.nrows();
     let down = weight.like([terms, kernel.inputs, rows / kernel.inputs, 1], found.down.iter().map(|&v| v as f32));
@@ -383,19 +386,21 @@ fn spatial(cx: &Context<'_>, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -
 }
 
 /// By the rank of the weight as a matrix M × C·k…: a convolution to as many channels as there are terms, then a 1×1.
-fn channel(cx: &Context<'_>, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
+fn channel(cx: &Context<'_>, n: NodeId, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
     let Kernel { outputs, inputs, ref size, .. } = *kernel;
     let (Factors { mut left, mut right, .. }, mut what) = factorize(rank, flat(kernel, weight)?, weight)?;
     let (terms, axes) = (left.ncols(), size.len());
     let mut bias = None;
+    let plain = left.dot(&right).mapv(f64::from);
     if let Some(fitted) = &cx.fitted {
-        let plain = left.dot(&right).mapv(f64::from);
         let find = split::low_rank(terms);
         let (better, b) = split::fit(cx.graph, fitted, plain, &mut what, find)?;
         bias = b;
         if let Some(better) = better {
             (left, right) = (better.0.mapv(|v| v as f32), better.1.mapv(|v| v as f32));
         }
+    } else {
+        what.push_str(&likely::said_of(cx.graph, n, &[plain]));
     }
     let down = weight.like([&[terms, inputs], size.as_slice()].concat(), right.iter().copied());
     let up = weight.like([&[outputs, terms], vec![1; axes].as_slice()].concat(), left.iter().copied());

@@ -54,6 +54,7 @@
 
 mod others;
 
+use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
@@ -279,10 +280,10 @@ impl FactorizeLinear {
         let w = ArrayView2::from_shape((rows, columns), &weight.data).map_err(|e| e.to_string())?;
         let (mut factors, mut what) = factorize(rank, w, weight)?;
         let mut bias = None;
+        let plain = factors.left.dot(&factors.right).mapv(f64::from);
+        let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
+        let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
         if let Some(fitted) = &cx.fitted {
-            let plain = factors.left.dot(&factors.right).mapv(f64::from);
-            let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
-            let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
             let find = split::low_rank(factors.left.ncols());
             let (better, b) = split::fit(graph, fitted, plain, &mut what, find)?;
             bias = b;
@@ -291,6 +292,8 @@ impl FactorizeLinear {
                 let pair = if sums_rows { (right.reversed_axes(), left.reversed_axes()) } else { (left, right) };
                 (factors.left, factors.right) = pair;
             }
+        } else {
+            what.push_str(&likely::said_of(graph, n, &[plain]));
         }
         let tensor = |f: Array2<f32>| weight.like([f.shape(), &vec![1; ones]].concat(), f.iter().copied());
         let (left, right) = (tensor(factors.left), tensor(factors.right));

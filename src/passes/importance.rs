@@ -3,10 +3,13 @@
 
 use crate::analysis::channels::{Channels, Group};
 use crate::analysis::evaluate::Evaluator;
+use crate::analysis::likely;
+use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, Op, Tensor, ValueId};
 use crate::math::worth;
 use crate::passes::refit::current;
 use crate::passes::{Fitted, Measure, Sensitivity, SensitivityQuery};
+use ndarray::s;
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 
@@ -97,6 +100,32 @@ impl Importance {
 fn readers(graph: &Graph, channels: &Channels) -> Vec<(NodeId, Vec<u32>)> {
     let data = channels.contractions().iter().filter(|c| c.slot == 0 || matches!(graph.node(c.node).op, Op::Rnn(_)));
     data.filter_map(|c| Some((c.node, channels.units(graph.input(c.node, c.slot)?, c.axis)?))).collect()
+}
+
+/// What the readers of each of these units are likely to lose of their output when all of them go: the reader that loses
+/// most. Where no data tells.
+pub fn likely_losses(graph: &Graph, channels: &Channels, gone: &HashSet<u32>) -> HashMap<u32, f64> {
+    let mut losses: HashMap<u32, f64> = HashMap::new();
+    for (node, units) in readers(graph, channels) {
+        let removed: Vec<usize> = (0..units.len()).filter(|&i| gone.contains(&units[i])).collect();
+        let Ok(linear) = Linear::of(graph, node) else { continue };
+        let channels = linear.inputs / linear.taps;
+        if removed.is_empty() || units.len() != linear.groups * channels {
+            continue;
+        }
+        let error = graph.value(linear.weight).constant().and_then(|weight| {
+            let mut after = linear.matrices(weight)?;
+            for i in &removed {
+                let first = i % channels * linear.taps;
+                after[i / channels].slice_mut(s![.., first..first + linear.taps]).fill(0.0);
+            }
+            likely::output_error(graph, &linear, &after)
+        });
+        for (i, error) in removed.into_iter().zip(error.into_iter().cycle()) {
+            losses.entry(units[i]).and_modify(|most| *most = most.max(error)).or_insert(error);
+        }
+    }
+    losses
 }
 
 /// Scores of the units of a graph.

@@ -93,12 +93,13 @@
 
 use crate::analysis::channels::{Channels, Group, Reach};
 use crate::analysis::cost::Cost;
+use crate::analysis::likely;
 use crate::analysis::removal::{Removal, Tally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
 use crate::passes::budget::{Budget, Part as Held, Reach as Least, WHOLE};
 use crate::passes::by_layer::{self, ByLayer};
-use crate::passes::importance::{Importance, Scored, Scores};
+use crate::passes::importance::{Importance, Scored, Scores, likely_losses};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, one_of};
 use crate::passes::{
     Choice, Context, Fidelity, Offer, Offers, Part, Pass, Phase, Reason, Resolved, SensitivityQuery, Site, Together,
@@ -247,6 +248,14 @@ impl Pass for PruneChannels {
         Least::new(cx, budget, left, &stays)
     }
 
+    fn remains(&self) -> f64 {
+        // Weights are as many as inputs times outputs.
+        let of_budget = |share: Share| share.0.sqrt();
+        let budget = self.params.or(self.macs).map(of_budget);
+        let widths = if self.units.is_some() { 1.0 } else { self.width_mult.map_or(0.5, |width| width.0) };
+        budget.unwrap_or(widths)
+    }
+
     fn needs_data(&self) -> Option<String> {
         let importance = self.importance.filter(|i| i.needs_data())?;
         Some(format!("`importance` = \"{}\"", importance.name()))
@@ -339,6 +348,13 @@ impl Pass for PruneChannels {
             }
         };
         let reach = channels.reach(g, choices.iter().map(|c| c.as_ref().map_or(&[][..], |c| &c.gone)));
+        let losses = match cx.repairs || cx.sensitivity.is_some() {
+            true => HashMap::new(),
+            false => {
+                let gone = choices.iter().flatten().flat_map(|c| c.gone.iter().copied()).collect();
+                likely_losses(g, &channels, &gone)
+            }
+        };
         let sized = cx.sized();
         let mut tally = Tally::of(&sized);
         let mut part = |(choice, places): (Result<Removed<'_>, Reason>, Vec<Reach>)| match choice {
@@ -346,7 +362,8 @@ impl Pass for PruneChannels {
             Ok(choice) => {
                 let before = tally.cost();
                 tally.remove(&places);
-                Part { what: Ok(choice.note(g)), cost: Some((before, tally.cost())) }
+                let lost = choice.gone.iter().filter_map(|u| losses.get(u).copied()).max_by(f64::total_cmp);
+                Part { what: Ok(choice.note(g) + &likely::of_readers(lost)), cost: Some((before, tally.cost())) }
             }
         };
         let parts = choices.into_iter().zip(reach).map(&mut part).collect();

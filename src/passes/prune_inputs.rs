@@ -44,8 +44,8 @@
 //! }
 //! ```
 
-use crate::analysis::bytes;
 use crate::analysis::linear::{Bias, Linear};
+use crate::analysis::{bytes, likely};
 use crate::error::Result;
 use crate::ir::op::gather::Gather;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor};
@@ -270,6 +270,7 @@ impl PruneInputs {
         let (before, after) = (whole.len(), layer.outputs * count);
         let mut what = format!("kept {count} of {} inputs, {before} → {after} parameters", layer.inputs);
         let (mut kept, mut bias) = (whole.select(Axis(1), &inputs), None);
+        let plain = spread(&kept, &inputs, layer.inputs);
         if let Some(fitted) = &cx.fitted {
             let find = |part: &Part, prior: ArrayView2<'_, f64>, lambda: f64| {
                 let columns = |of: ArrayView2<'_, f64>| of.select(Axis(1), &inputs);
@@ -277,9 +278,10 @@ impl PruneInputs {
                 let w = ridge(&g, &columns(part.fit.yx.view()), Some(&columns(prior)), lambda)?;
                 Some((w.clone(), spread(&w, &inputs, layer.inputs)))
             };
-            let plain = spread(&kept, &inputs, layer.inputs);
             let (better, b) = split::fit(graph, fitted, plain, &mut what, find)?;
             (kept, bias) = (better.unwrap_or(kept), b);
+        } else {
+            what.push_str(&likely::said_of(graph, n, &[plain]));
         }
         let patch = patch(graph, &layer.with_inputs(count), &inputs, kept, bias.as_deref())?;
         Ok((patch, what))

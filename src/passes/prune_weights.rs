@@ -40,6 +40,7 @@
 //! }
 //! ```
 
+use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::{Graph, Op, Patch, Tensor, Use, ValueId};
 use crate::math::magnitude::{self, Least, Scale};
@@ -155,7 +156,7 @@ impl Pass for PruneWeights {
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Weight(value) = site else { return Verdict::skip("its weight is not constant") };
-        Ok(Verdict::of(self.prune(cx.graph, value)))
+        Ok(Verdict::of(self.prune(cx.graph, value, cx.repairs)))
     }
 }
 
@@ -211,8 +212,8 @@ fn elements(tensor: &Tensor) -> impl Iterator<Item = f32> + '_ {
 }
 
 impl PruneWeights {
-    /// Sets the smallest weights to zero.
-    fn prune(&self, graph: &Graph, value: ValueId) -> Result<(Patch, String), String> {
+    /// Sets the smallest weights to zero. Without repairs by data, the row guesses what that does to the layer.
+    fn prune(&self, graph: &Graph, value: ValueId, repairs: bool) -> Result<(Patch, String), String> {
         let tensor = weights(graph, value)?;
         let share = self.sparsity.at(graph, "sparsity", &Site::Weight(value).names(graph))?;
         let zeros = (share.0 * tensor.len() as f64).round() as usize;
@@ -227,8 +228,10 @@ impl PruneWeights {
         let kept = tensor.iter_floats().into_iter().flatten();
         let kept = kept.map(|w| if gone.takes(w as f32) { 0.0 } else { w });
         let mut patch = Patch::at_value(graph, value);
-        patch.set_constant(value, Tensor::from_floats(tensor.dtype(), tensor.shape(), kept));
+        let pruned = Tensor::from_floats(tensor.dtype(), tensor.shape(), kept);
         let share = 100.0 * zeros as f64 / all as f64;
-        Ok((patch, format!("{before} → {zeros} of {all} weights zero, {share:.1} %")))
+        let likely = if repairs { String::new() } else { likely::said(graph, value, &pruned) };
+        patch.set_constant(value, pruned);
+        Ok((patch, format!("{before} → {zeros} of {all} weights zero, {share:.1} %{likely}")))
     }
 }

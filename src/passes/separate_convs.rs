@@ -51,6 +51,7 @@
 //! }
 //! ```
 
+use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
@@ -305,6 +306,9 @@ impl SeparateConvs {
         let reader = |l: &Layer<'_>| Reader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
         let readers = layers.iter().map(reader).collect();
         let Some(fitted) = cx.fitted.filter(|_| form.first == Order::DepthwiseFirst) else {
+            if !cx.repairs {
+                what.push_str(&likely::said_of(graph, n, &form.products()));
+            }
             let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
             return Ok((split::patch(graph, readers, factors, None)?, what + &sharing::note(layers.len())));
         };

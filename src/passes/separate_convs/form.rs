@@ -5,7 +5,7 @@ use crate::ir::op::conv::{Conv, Kernel};
 use crate::math::Separable;
 use crate::passes::Order;
 use crate::passes::split::{Factor, Weight};
-use ndarray::{ArrayView3, ArrayView4};
+use ndarray::{Array2, ArrayView3, ArrayView4};
 
 /// One way to split a convolution.
 pub struct Form<'a> {
@@ -55,6 +55,25 @@ impl Form<'_> {
 
     pub fn parameters(&self) -> usize {
         self.terms * self.parameters_a_term()
+    }
+
+    /// The weight that the two stand for: a matrix (outputs × inputs · taps) for each group.
+    pub fn products(&self) -> Vec<Array2<f64>> {
+        let (filters, mixes) = (self.separable.filters(self.terms), self.separable.mixes(self.terms));
+        let slices: Vec<Array2<f32>> =
+            mixes.outer_iter().zip(filters.outer_iter()).map(|(mixes, filters)| mixes.dot(&filters)).collect();
+        let Kernel { outputs, inputs, groups, .. } = *self.kernel;
+        let (a_group, taps) = (outputs / groups, self.kernel.taps());
+        let of = |group: usize| {
+            Array2::from_shape_fn((a_group, inputs * taps), |(o, i)| {
+                let (i, tap) = (i / taps, i % taps);
+                f64::from(match self.first {
+                    Order::DepthwiseFirst => slices[group * inputs + i][(o, tap)],
+                    Order::PointwiseFirst => slices[group * a_group + o][(i, tap)],
+                })
+            })
+        };
+        (0..groups).map(of).collect()
     }
 
     /// The two that take the place of a convolution.
