@@ -3,9 +3,12 @@
 //! It reads the *file*, not our graph, so what it says of an emitted model is said by an independent judge. Networks of
 //! half precision (f16, bf16) are computed in f32, and what goes in and comes out has the types of the file.
 
+mod latency;
 pub mod plans;
 mod prepare;
 pub mod stream;
+
+pub use latency::latencies;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

@@ -155,6 +155,9 @@ pub struct Size {
     pub cost: Cost,
     /// Of the model's files as written.
     pub bytes: u64,
+    /// Nanoseconds of one run, where a search was asked for that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<u64>,
 }
 
 /// A figure of teacher and student.

@@ -4,7 +4,9 @@
 //! size. `--max-drop 1%` instead looks for the smallest that loses no more; both together for one that does both (exit code 2
 //! if none was found: the best compromise is written all the same). Without either it takes the knee of the front, where the
 //! next bytes begin to cost more than those before. `--target-weights` and `--target-macs` bound what the network computes
-//! with; all of these take `10x`, `40%` or a number (`250kB`, `5M`).
+//! with; all of these take `10x`, `40%` or a number (`250kB`, `5M`). `--target-latency 2x` (or `5ms`) bounds the time of one run in
+//! tract on this machine, teacher and student in turn; with `--latency-table FILE` it is what a table of costs says, the same on
+//! every machine: nanoseconds `node = 500` and `mac = 0.1`, and others for single operators under `[operator.Conv]`.
 //!
 //! Passes are composed: channels are pruned, what is left is split into thin layers or loses inputs that it can do without, and the weights that are left become
 //! codes, of which the size that is asked for decides how many bits each layer gets. Biases and codebooks are stored in half
@@ -32,7 +34,7 @@
 //! least. Candidates that begin alike share that work.
 //!
 //! The result depends on the model, the data, the goal and the number of candidates (`--candidates`), not on threads or
-//! time; a run that ends by `--minutes` says how many it had, and is repeated with that number. (One that had six or fewer, and
+//! time (but for a latency that is measured); a run that ends by `--minutes` says how many it had, and is repeated with that number. (One that had six or fewer, and
 //! so trained none: with `--techniques -distill`, too.) A training begins only if those before say that there is time for it. `--state FILE` keeps what was
 //! measured, and the next run takes it up, for another goal too. `--save-recipe FILE` keeps the answer: `-r FILE` makes the
 //! same bytes again. `--front DIR` writes all students of which none that is smaller loses less, each with its recipe, and a
@@ -41,6 +43,7 @@
 mod curve;
 mod goal;
 mod ladder;
+mod latency;
 mod maker;
 mod plan;
 mod predict;
@@ -52,6 +55,7 @@ mod store;
 mod trained;
 
 pub use goal::{Amount, Goal, Limits};
+pub use latency::{Clock, CostTable, timed};
 use plan::{Plan, Unit};
 pub use round::{Task, Walked};
 pub use store::{Inputs, Store, Trial, Trials, differs};
@@ -103,6 +107,9 @@ pub struct Options {
     pub front: bool,
     /// What students may be trained with.
     pub training: Option<TrainingData>,
+    /// How long students take, where that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub clock: Option<Clock>,
 }
 
 /// What a search knows of the training data of its session.
@@ -246,10 +253,15 @@ impl Question {
 
     fn run<'s, 'a>(&'s self, workshop: Option<Workshop<'s, 'a>>, store: Store, watch: &'s dyn Watch) -> Run<'s, 'a> {
         let Question { limits, options, basis } = self;
-        let unit = if limits.macs.is_some() { Unit::Macs } else { Unit::Params };
+        let unit = if limits.macs.or(limits.latency).is_some() { Unit::Macs } else { Unit::Params };
         let share = |limit: Option<u64>, whole: u64| limit.map(|limit| limit as f64 / whole.max(1) as f64);
         let product = match unit {
-            Unit::Macs => share(limits.macs, limits.teacher.cost.macs.unwrap_or(0)),
+            // Latency goes by MACs until it was measured.
+            Unit::Macs => {
+                let macs = share(limits.macs, limits.teacher.cost.macs.unwrap_or(0));
+                let latency = share(limits.latency, limits.teacher.latency.unwrap_or(0));
+                macs.into_iter().chain(latency).min_by(f64::total_cmp)
+            }
             Unit::Params => share(limits.weights, limits.teacher.weights),
         };
         let splitter = options.splitter();
@@ -266,7 +278,8 @@ impl Question {
         };
         let plan = Plan { unit, splitter: splitter.unwrap_or_default(), packs: options.packs(), ..Plan::whole() };
         let digest = options.training.as_ref().map(|t| t.digest.clone());
-        let maker = Maker::new(workshop, store, digest, watch);
+        let clock = options.clock.as_ref().zip(limits.teacher.latency);
+        let maker = Maker::new(workshop, store, digest, clock, watch);
         Run::new(maker, limits, options, watch, space, plan, basis.layers.clone())
     }
 }

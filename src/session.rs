@@ -161,6 +161,16 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The teacher.
+    pub fn teacher(&self) -> &'a Model {
+        self.teacher
+    }
+
+    /// What its inputs are where costs are counted.
+    pub fn sizes(&self) -> &InputSizes {
+        &self.sizes
+    }
+
     /// A copy of the teacher, to be taken through steps that are not known yet: any may come.
     ///
     /// # Errors

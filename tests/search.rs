@@ -78,6 +78,34 @@ fn bounds_on_what_is_computed_are_kept() {
     }
 }
 
+/// With a table of costs it is the same student on every machine, and at any number of threads.
+#[test]
+fn a_bound_on_latency_is_kept() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::write(at.join("costs.toml"), "node = 100\nmac = 1\n[operator.Conv]\nmac = 0.5\n").unwrap();
+    let search = format!("--latency-table costs.toml --candidates 4 {DATA}");
+    let told = said(&run(at, &format!("-o one.onnx --threads 1 --target-latency 2x {search}")), 0);
+    assert!(told.contains("ms a run") && !told.contains("MISSED"), "{told}");
+    said(&run(at, &format!("-o two.onnx -q --target-latency 50% {search}")), 0);
+    assert!(read(at, "one.onnx") == read(at, "two.onnx"), "another student with two threads");
+    // Measured here: whether it is met depends on the machine, but it is told.
+    let run_here = run(at, &format!("-o s.onnx --target-latency 90% --candidates 2 {DATA}"));
+    let told = String::from_utf8(run_here.stderr).unwrap();
+    assert!(matches!(run_here.status.code(), Some(0 | 2)) && told.contains("ms a run"), "{told}");
+    for (target, why) in [
+        ("--target-latency soon", "write 2x, 40% or 5ms"),
+        ("--target-latency 1h --latency-table costs.toml", "write 2x, 40% or 5ms"),
+        ("--target-latency 9s --latency-table costs.toml", "is met already"),
+        ("--target-latency 2x --latency-table no.toml", "no.toml"),
+        ("--target-latency 2x --latency-table calib.npy", "costs"),
+        ("--latency-table costs.toml", "--target-latency"),
+    ] {
+        let told = said(&run(at, &format!("-o none.onnx {target} {DATA}")), 1);
+        assert!(told.contains(why) && !at.join("none.onnx").exists(), "{target}: {told}");
+    }
+}
+
 /// KL(teacher ‖ student) on pictures that no search saw.
 fn loss(folder: &Path, student: &str) -> f64 {
     let data = Dataset::load(&folder.join("test.npy")).unwrap();

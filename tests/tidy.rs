@@ -46,7 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("compress", &["ir", "recipe", "session"]),
-    ("search", &["ir", "files", "analysis", "passes", "check", "recipe", "report", "session"]),
+    ("search", &["ir", "files", "analysis", "exec", "passes", "check", "recipe", "report", "session"]),
     (
         "job",
         &[

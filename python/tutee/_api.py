@@ -33,6 +33,8 @@ def compress(
     target_size: Target | None = None,
     target_weights: Target | None = None,
     target_macs: Target | None = None,
+    target_latency: str | None = None,
+    latency_table: Path | None = None,
     max_drop: Share | None = None,
     min_agreement: Share | None = None,
     max_error: Share | None = None,
@@ -57,7 +59,8 @@ def compress(
 ) -> Report:
     """Writes a smaller model and says what was done.
 
-    With a target (`target_size="10x"`, `"40%"` or 0.4, `"250kB"` or 250000, and the same of weights and MACs) or `max_drop` and no `recipe` or
+    With a target (`target_size="10x"`, `"40%"` or 0.4, `"250kB"` or 250000, and the same of weights and MACs;
+    `target_latency="2x"` or `"5ms"`, measured here or by the costs in `latency_table`) or `max_drop` and no `recipe` or
     `passes`, the recipe is searched for. `passes` are steps as on the command line, `"cluster-weights:bits=4"`.
 
     `calib` (no labels needed), `train` and `test` are an array [N, …], a mapping of input names (or `x`, and labels `y`) to
@@ -71,6 +74,7 @@ def compress(
         arguments = ["compress", os.fspath(teacher), "-o", os.fspath(student), *told(folder)]
         arguments += values(
             target_size=amount(target_size), target_weights=amount(target_weights), target_macs=amount(target_macs), max_drop=max_drop,
+            target_latency=target_latency, latency_table=None if latency_table is None else os.fspath(latency_table),
             min_agreement=min_agreement, max_error=max_error, calib_samples=calib_samples, minutes=minutes,
             candidates=candidates, threads=threads,
         )  # fmt: skip

@@ -89,6 +89,11 @@ impl InputSizes {
         InputSizes(inputs)
     }
 
+    /// The dims of an input, if they are known.
+    pub fn of(&self, input: &str) -> Option<&[usize]> {
+        self.0.iter().find(|(name, _)| name == input).map(|(_, dims)| dims.as_slice())
+    }
+
     /// Whether nothing is known but what the model says.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

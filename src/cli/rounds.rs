@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::job::{Gates, Job, start_threads};
 use crate::recipe::{self, Recipe, Step};
 use crate::rounds::{Done, Merged, Setting, merge, open, plan, run};
-use crate::search::Watch;
+use crate::search::{Clock, Watch};
 use crate::session::{Observer, Silent};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -142,6 +142,11 @@ impl PlanArgs {
         }
         start_threads(self.threads)?;
         let options = self.goal.options(false)?;
+        if options.clock == Some(Clock::Here) {
+            return Err(Error::input("--target-latency needs --latency-table here")
+                .because("jobs run on machines that are not alike, and the answer is to be the same")
+                .help("give a table of costs (`tutee explain search`), or aim at --target-macs"));
+        }
         let mut data = recipe::Data { train: self.train.clone(), ..recipe::Data::default() };
         let calib = self.calib.calib.clone().or(self.train);
         CalibArgs { calib, ..self.calib }.tell(&mut data)?;

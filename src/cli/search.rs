@@ -13,7 +13,10 @@ use crate::plain;
 use crate::recipe::{self, Recipe};
 use crate::report::{self, Size};
 use crate::rounds::{Prepared, Setting};
-use crate::search::{Amount, CANDIDATES, Candidate, Found, Goal, Limits, Options, Question, Store, TECHNIQUES, Watch};
+use crate::search::{
+    Amount, CANDIDATES, Candidate, Clock, CostTable, Found, Goal, Limits, Options, Question, Store, TECHNIQUES, Watch,
+    timed,
+};
 use crate::session::{Observer, Session};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
@@ -35,6 +38,12 @@ pub struct GoalArgs {
     /// The most multiply-accumulates: 4x, 25% or 5M
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     target_macs: Option<Amount>,
+    /// The longest run, measured on this machine or by --latency-table: 2x, 40% or 5ms
+    #[arg(long, value_name = "TIME", value_parser = latency, conflicts_with = "steps")]
+    target_latency: Option<Amount>,
+    /// What operators cost, instead of a measurement: a TOML file (`tutee explain search`)
+    #[arg(long, value_name = "FILE", requires = "target_latency")]
+    latency_table: Option<PathBuf>,
     /// How many students are tried, at most [default: 40]
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     candidates: Option<usize>,
@@ -74,13 +83,24 @@ pub struct Answer {
 impl GoalArgs {
     /// Whether one of them is given.
     fn asked(&self) -> bool {
-        let targets = self.target_size.or(self.target_weights).or(self.target_macs).is_some();
+        let costs = self.target_macs.or(self.target_latency);
+        let targets = self.target_size.or(self.target_weights).or(costs).is_some();
         targets || self.candidates.is_some() || !self.techniques.is_empty() || !self.skip.is_empty()
     }
 
     /// What a student must reach.
     pub fn goal(&self, max_drop: Option<f64>) -> Goal {
-        Goal { size: self.target_size, weights: self.target_weights, macs: self.target_macs, max_drop }
+        let (size, weights, macs, latency) =
+            (self.target_size, self.target_weights, self.target_macs, self.target_latency);
+        Goal { size, weights, macs, latency, max_drop }
+    }
+
+    /// Where latencies come from, if they count.
+    fn clock(&self) -> Result<Option<Clock>> {
+        match &self.latency_table {
+            Some(path) => Ok(Some(Clock::Table(CostTable::read(path)?))),
+            None => Ok(self.target_latency.map(|_| Clock::Here)),
+        }
     }
 
     /// What the search may do.
@@ -94,7 +114,7 @@ impl GoalArgs {
         }
         let common: Vec<String> = self.skip.iter().map(|glob| format!("skip={glob}")).collect();
         let techniques = techniques(&self.techniques)?;
-        Ok(Options { candidates, techniques, common: common.join(","), front, training: None })
+        Ok(Options { candidates, techniques, common: common.join(","), front, training: None, clock: self.clock()? })
     }
 }
 
@@ -164,7 +184,8 @@ impl SearchArgs {
         let setting = Setting { model: model.to_path_buf(), data, sizes: sizes.input_shape.clone(), gates };
         let written: Vec<places::Named<'_>> = self.state.iter().map(|p| ("the state", p.as_path())).collect();
         let bench = setting.open(&written)?;
-        let (loaded, teacher) = (&bench.teacher, bench.size);
+        let loaded = &bench.teacher;
+        let teacher = timed(bench.size, options.clock.as_ref(), &loaded.model, &bench.sizes)?;
         let limits = self.goal.goal(check.gates.max_drop()).limits(&teacher)?;
         let (found, fit, choose) =
             setting.with(&bench, |Prepared { data, judge, fit, inputs, training, warnings }| {
@@ -230,6 +251,19 @@ fn write_front(
     }
     put("front.md", &table)?;
     std::fs::rename(new.path(), folder).map_err(|e| io("write", folder, &e))
+}
+
+/// A time, or how it compares with the teacher's, in nanoseconds.
+fn latency(text: &str) -> std::result::Result<Amount, String> {
+    let wrong = || format!("\"{text}\" is no time: write 2x, 40% or 5ms");
+    if text.ends_with(['x', 'X', '%']) {
+        return text.parse();
+    }
+    let units = [("ms", 1e6), ("us", 1e3), ("µs", 1e3), ("ns", 1.0), ("s", 1e9)];
+    let number =
+        |(unit, factor): &(&str, f64)| Some(text.trim().strip_suffix(unit)?.trim().parse::<f64>().ok()? * factor);
+    let found = units.iter().find_map(number).filter(|n| n.is_finite() && *n >= 1.0);
+    found.map(Amount::Number).ok_or_else(wrong)
 }
 
 /// The passes that may be used: those named, or all but those with a minus.
@@ -367,6 +401,9 @@ impl Answer {
             None => format!("{:.2} points lost", 100.0 * best.score.drop),
         };
         super::say(&format!("Found: {}", best.what));
+        if let Some(latency) = best.size.latency {
+            super::say(&format!("{:.3} ms a run", latency as f64 / 1e6));
+        }
         super::say(&format!("{lost}, loss {:.4}, on {} samples that it was chosen by", best.score.loss, self.choose));
         super::say(&format!("Ended: {}; {} candidates, {:.0} s", found.why, found.tried.len(), self.seconds));
         found.missed.iter().for_each(|missed| super::say(&format!("MISSED {}", plain::line(missed))));

@@ -166,7 +166,7 @@ mod tests {
             text::parse::model(&format!("model \"m\" opset 17 {{ {body} }}")).unwrap().graph
         };
         let (a, b) = (model(16, "y"), model(2, "z"));
-        let size = |g: &Graph| Size { nodes: 3, weights: weights::count(g), cost: cost(g), bytes: 1000 };
+        let size = |g: &Graph| Size { nodes: 3, weights: weights::count(g), cost: cost(g), bytes: 1000, latency: None };
         let diff = Diff::new((size(&a), &a), (size(&b), &b));
         let text = diff.text(80);
         assert!(text.contains("128 → 16") && text.contains("1 other layer the same"), "{text}");

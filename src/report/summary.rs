@@ -201,6 +201,7 @@ mod tests {
             weights,
             cost: Cost { parameters: weights, macs: Some(10 * weights), stored: bytes },
             bytes,
+            latency: None,
         };
         let (before, after) = (size(47, 100_000, 400_000), size(23, 100_000, 100_000));
         let mut left = Row { pass: "cluster-weights".into(), site: name.into(), weights: 2_000, ..Row::default() };

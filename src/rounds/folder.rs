@@ -5,7 +5,7 @@ use super::setting::{Prepared, Setting};
 use crate::error::{Error, Result, io, read_text};
 use crate::files::{Atomic, digest};
 use crate::job::places::{Named, same};
-use crate::search::{Found, Goal, Inputs, Options, Question, Store, Task, Trials, Walked, Watch, differs};
+use crate::search::{Found, Goal, Inputs, Options, Question, Store, Task, Trials, Walked, Watch, differs, timed};
 use crate::session::{Observer, Session};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,8 @@ pub fn plan(
     let (plan, round) = (folder.join(PLAN), folder.join(ROUND));
     let written: [Named<'_>; 2] = [("the plan", &plan), ("the list of jobs", &round)];
     let bench = setting.open(&written)?;
-    let limits = goal.limits(&bench.size)?;
+    let size = timed(bench.size, options.clock.as_ref(), &bench.teacher.model, &bench.sizes)?;
+    let limits = goal.limits(&size)?;
     let ((question, measured, fit), warnings) = setting.with(&bench, |prepared| {
         let Prepared { data, fit, inputs, training, warnings, .. } = prepared;
         let session = Session::new(&bench.teacher.model, bench.teacher.bytes, data, observer);

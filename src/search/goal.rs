@@ -2,6 +2,7 @@
 
 use crate::check::Score;
 use crate::error::{Error, Result};
+use crate::figures;
 use crate::report::Size;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -16,18 +17,6 @@ pub enum Amount {
     /// So many: `250kB`, `5M`, `120000`.
     Number(f64),
 }
-
-/// Factors of decimal and binary units; `B` may follow each of them.
-const UNITS: &[(&str, f64)] = &[
-    ("ki", 1024.0),
-    ("mi", 1048576.0),
-    ("gi", 1073741824.0),
-    ("k", 1e3),
-    ("m", 1e6),
-    ("g", 1e9),
-    ("t", 1e12),
-    ("", 1.0),
-];
 
 impl FromStr for Amount {
     type Err = String;
@@ -50,9 +39,7 @@ impl FromStr for Amount {
                 false => Err(format!("\"{text}\" is no share to keep: write more than 0% and less than 100%")),
             };
         }
-        let plain = lower.strip_suffix('b').unwrap_or(&lower);
-        let unit = UNITS.iter().find_map(|(unit, factor)| Some(number(plain.strip_suffix(unit)?)? * factor));
-        match unit.ok_or_else(wrong)? {
+        match figures::number(&lower).ok_or_else(wrong)? {
             n if n >= 1.0 => Ok(Amount::Number(n)),
             _ => Err(format!("\"{text}\" would leave nothing")),
         }
@@ -79,6 +66,8 @@ pub struct Goal {
     pub weights: Option<Amount>,
     /// Multiply-accumulates of a sample, at most.
     pub macs: Option<Amount>,
+    /// Nanoseconds of one run, at most.
+    pub latency: Option<Amount>,
     /// What may be lost: [`Score::drop`], at most.
     pub max_drop: Option<f64>,
 }
@@ -94,6 +83,9 @@ pub struct Limits {
     pub weights: Option<u64>,
     /// Multiply-accumulates.
     pub macs: Option<u64>,
+    /// Nanoseconds of one run.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<u64>,
     /// The share that may be lost.
     pub max_drop: Option<f64>,
 }
@@ -121,6 +113,7 @@ impl Goal {
             size: limit(self.size, Some(teacher.bytes), "target-size", "bytes")?,
             weights: limit(self.weights, Some(teacher.weights), "target-weights", "weights")?,
             macs: limit(self.macs, teacher.cost.macs, "target-macs", "MACs")?,
+            latency: limit(self.latency, teacher.latency, "target-latency", "nanoseconds a run")?,
             max_drop: self.max_drop,
         })
     }
@@ -132,7 +125,7 @@ const EPSILON: f64 = 1e-9;
 impl Limits {
     /// Whether a cost is asked for.
     pub fn has_cost(&self) -> bool {
-        self.size.is_some() || self.weights.is_some() || self.macs.is_some()
+        self.size.is_some() || self.weights.is_some() || self.macs.is_some() || self.latency.is_some()
     }
 
     /// How far a student is above its limits of cost: the largest factor, 1 or less if it is within all.
@@ -145,6 +138,7 @@ impl Limits {
         over(Some(size.bytes), self.size)
             .max(over(Some(size.weights), self.weights))
             .max(over(size.cost.macs, self.macs))
+            .max(over(size.latency, self.latency))
     }
 
     /// Whether a student is within the limits of cost,
@@ -170,6 +164,7 @@ impl Limits {
         over(Some(size.bytes), self.size, "bytes");
         over(Some(size.weights), self.weights, "weights");
         over(size.cost.macs, self.macs, "MACs");
+        over(size.latency, self.latency, "nanoseconds a run");
         if let Some(most) = self.max_drop.filter(|_| !self.keeps(score)) {
             let (lost, most) = (100.0 * score.drop, 100.0 * most);
             missed.push(format!("{lost:.2} points are lost {samples}, more than {most:.2}"));
@@ -205,7 +200,7 @@ mod tests {
     }
 
     fn size(bytes: u64, parameters: u64, macs: Option<u64>) -> Size {
-        Size { nodes: 1, weights: parameters, cost: Cost { parameters, macs, stored: bytes }, bytes }
+        Size { nodes: 1, weights: parameters, cost: Cost { parameters, macs, stored: bytes }, bytes, latency: None }
     }
 
     #[test]

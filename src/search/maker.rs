@@ -1,6 +1,7 @@
 //! Makes students by their steps and scores them; what begins alike is made once.
 
 use super::Watch;
+use super::latency::Clock;
 use super::plan::DISTILL;
 use super::store::{Store, Trial, Trials};
 use crate::check::Judge;
@@ -22,6 +23,8 @@ pub struct Maker<'s, 'a> {
     watch: &'s dyn Watch,
     /// What training data is, in the keys of trials.
     training: Option<String>,
+    /// How long students take, if that counts, and how long the teacher does.
+    clock: Option<(&'s Clock, u64)>,
     /// Whether a training was ended before its end: what it has made is no student of its steps.
     pub cut: bool,
     /// Whether something was asked for that was not measured, and cannot be here.
@@ -40,10 +43,23 @@ impl<'s, 'a> Maker<'s, 'a> {
         workshop: Option<Workshop<'s, 'a>>,
         store: Store,
         training: Option<String>,
+        clock: Option<(&'s Clock, u64)>,
         watch: &'s dyn Watch,
     ) -> Maker<'s, 'a> {
         let (cut, missing, finishing) = Default::default();
-        Maker { workshop, store, watch, training, cut, missing, finishing, states: Vec::new(), scored: 0, steps: 0 }
+        Maker {
+            workshop,
+            store,
+            watch,
+            training,
+            clock,
+            cut,
+            missing,
+            finishing,
+            states: Vec::new(),
+            scored: 0,
+            steps: 0,
+        }
     }
 
     /// All that was measured.
@@ -67,8 +83,11 @@ impl<'s, 'a> Maker<'s, 'a> {
             return Ok(trial.clone());
         }
         let state = self.state(steps)?;
-        let size = state.size();
-        let judge = self.workshop()?.1;
+        let mut size = state.size();
+        let (session, judge) = self.workshop()?;
+        if let Some((clock, teacher)) = self.clock {
+            size.latency = Some(clock.of_student(state.student(), (session.teacher(), teacher), session.sizes())?);
+        }
         let score = score.then(|| judge.score(state.student())).transpose()?;
         self.scored += usize::from(score.is_some());
         let trial = Trial { size, stored: size.cost.stored, score, short: state.missed().to_vec() };
@@ -80,7 +99,8 @@ impl<'s, 'a> Maker<'s, 'a> {
     fn key(&self, steps: &[String]) -> String {
         let trains = steps.iter().any(|step| step.starts_with(DISTILL));
         let data = self.training.iter().filter(|_| trains).map(|digest| format!(" on {digest}"));
-        steps.join(" ") + &data.collect::<String>()
+        let clock = self.clock.map_or_else(String::new, |(clock, _)| clock.key());
+        steps.join(" ") + &data.collect::<String>() + &clock
     }
 
     /// A student after some steps, from the longest beginning that is there.

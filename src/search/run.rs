@@ -30,6 +30,8 @@ const ENOUGH: usize = 6;
 const HOPE: f64 = 1.2;
 /// A step that leaves this share has found nothing to do.
 const UNCHANGED: f64 = 0.985;
+/// Latencies vary: this share of what is allowed is aimed at.
+const TIMELY: f64 = 0.97;
 
 pub struct Run<'s, 'a> {
     pub maker: Maker<'s, 'a>,
@@ -315,6 +317,7 @@ impl<'s, 'a> Run<'s, 'a> {
             encoded: bits.map(|bits| (bits, loss(&trial))),
         });
         self.learn_limits(&plan, &aim, after_pruning, after_split);
+        self.learn_latency();
         self.aims.push(aim);
         self.add(&plan, trial, made)?;
         if let Some(last) = self.tried.last() {
@@ -362,6 +365,23 @@ impl<'s, 'a> Run<'s, 'a> {
         } else if plan.split > aim.split {
             self.space.least_split = self.space.least_split.max(left);
         }
+    }
+
+    /// What share of the MACs comes to the latency that is asked for, as measured so far: between the two that are nearest
+    /// to it, or as far below the last one as it goes in proportion.
+    fn learn_latency(&mut self) {
+        let Some((limit, whole)) = self.limits.latency.zip(self.limits.teacher.latency) else { return };
+        let wanted = TIMELY * limit as f64 / whole.max(1) as f64;
+        let macs = self.cost(&self.limits.teacher).max(1.0);
+        let point = |size: &Size| Some((self.cost(size) / macs, size.latency? as f64 / whole.max(1) as f64));
+        let points = self.tried.iter().filter_map(|c| point(&c.size)).chain([(1.0, 1.0)]);
+        let (slow, fast): (Vec<_>, Vec<_>) = points.partition(|p| p.1 > wanted);
+        let nearest = slow.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        let below = fast.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0.0, 0.0));
+        let Some(above) = nearest else { return };
+        let share = below.0 + (above.0 - below.0) * (wanted - below.1) / (above.1 - below.1);
+        let bound = self.limits.macs.map_or(1.0, |limit| limit as f64 / macs);
+        self.space.product = Some(share.clamp(1.0 / f64::from(WHOLE), 1.0).min(bound));
     }
 
     fn cost(&self, size: &Size) -> f64 {

@@ -143,7 +143,13 @@ mod tests {
     }
 
     fn trial() -> Trial {
-        let size = Size { nodes: 3, weights: 4, cost: Cost { parameters: 4, macs: None, stored: 0 }, bytes: 99 };
+        let size = Size {
+            nodes: 3,
+            weights: 4,
+            cost: Cost { parameters: 4, macs: None, stored: 0 },
+            bytes: 99,
+            latency: None,
+        };
         let score = Score { samples: 9, loss: 0.1, drop: 0.0, accuracy: None, agreement: None, confusion: vec![] };
         Trial { size, stored: 16, score: Some(score), short: vec![] }
     }

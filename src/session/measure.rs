@@ -27,7 +27,7 @@ pub fn measure_at(model: &Model, sizes: &InputSizes) -> Result<Size> {
     let model = &*model.nested()?;
     let cost = cost(&sizes.at(&model.graph));
     let weights = weights::count(&model.graph);
-    Ok(Size { nodes: model.graph.count_nodes(), weights, cost, bytes: onnx::encoded_len(model)? })
+    Ok(Size { nodes: model.graph.count_nodes(), weights, cost, bytes: onnx::encoded_len(model)?, latency: None })
 }
 
 /// Bytes after zstd of a model that is not too large to wait for them.
