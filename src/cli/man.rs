@@ -1,6 +1,5 @@
 //! `tutee man FOLDER`
 
-use super::say;
 use crate::error::{Result, io};
 use crate::files::Atomic;
 use clap::{Command, CommandFactory};
@@ -23,8 +22,7 @@ impl Args {
         command.build();
         let mut pages = 0;
         write(&self.folder, &command, "tutee", &mut pages)?;
-        say(&format!("{pages} pages in {}", self.folder.display()));
-        Ok(ExitCode::SUCCESS)
+        super::print(&format!("{pages} pages in {}\n", self.folder.display()))
     }
 }
 
