@@ -1,7 +1,6 @@
 //! How long networks take for one run.
 
 use super::{Network, Runner};
-use crate::analysis::sizes::InputSizes;
 use crate::data::{Array, InputSpec};
 use crate::error::{Error, Result};
 use crate::ir::Model;
@@ -14,12 +13,12 @@ const FEWEST: usize = 3;
 const LONG: Duration = Duration::from_secs(2);
 
 /// The median in nanoseconds of some runs of each of several models, in turn, so that they compare where a machine changes
-/// its pace. Inputs are zeros of these sizes; dims that are not known are 1.
+/// its pace. Inputs are zeros; `shape` says of an input what it is, if that is known, and dims that nobody knows are 1.
 ///
 /// # Errors
 /// If a model cannot be run, or an input has no shape.
-pub fn latencies(models: &[&Model], sizes: &InputSizes) -> Result<Vec<u64>> {
-    let mut all = models.iter().map(|model| Timed::new(model, sizes)).collect::<Result<Vec<_>>>()?;
+pub fn latencies(models: &[&Model], shape: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Vec<u64>> {
+    let mut all = models.iter().map(|model| Timed::new(model, shape)).collect::<Result<Vec<_>>>()?;
     in_turn(&mut all)
 }
 
@@ -31,11 +30,11 @@ struct Timed {
 }
 
 impl Timed {
-    fn new(model: &Model, sizes: &InputSizes) -> Result<Timed> {
+    fn new(model: &Model, known: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Timed> {
         let network = Network::of_model("the model", model)?;
         let shape = |spec: &InputSpec| {
             let open = || spec.dims.as_ref().map(|dims| dims.iter().map(|d| d.unwrap_or(1)).collect());
-            sizes.of(&spec.name).map(<[usize]>::to_vec).or_else(open).ok_or_else(|| {
+            known(&spec.name).or_else(open).ok_or_else(|| {
                 Error::input(format!("{spec} has no shape, and latency is that of one run"))
                     .help("say it with --input-shape NAME=1x3x224x224")
             })

@@ -88,7 +88,7 @@ impl Clock {
     /// If it cannot be run, or the sizes of its inputs do not tell its MACs.
     pub fn of_teacher(&self, teacher: &Model, sizes: &InputSizes) -> Result<u64> {
         match self {
-            Clock::Here => Ok(latencies(&[teacher], sizes)?[0]),
+            Clock::Here => Ok(latencies(&[teacher], &shapes(sizes))?[0]),
             Clock::Table(table) => by(table, teacher, sizes),
         }
     }
@@ -100,7 +100,7 @@ impl Clock {
     pub fn of_student(&self, student: &Model, teacher: (&Model, u64), sizes: &InputSizes) -> Result<u64> {
         match self {
             Clock::Here => {
-                let both = latencies(&[teacher.0, student], sizes)?;
+                let both = latencies(&[teacher.0, student], &shapes(sizes))?;
                 let share = both[1] as f64 / both[0].max(1) as f64;
                 Ok((share * teacher.1 as f64).round().max(1.0) as u64)
             }
@@ -115,6 +115,10 @@ impl Clock {
             Clock::Table(table) => format!(" timed by {}", serde_json::to_string(table).unwrap_or_default()),
         }
     }
+}
+
+fn shapes(sizes: &InputSizes) -> impl Fn(&str) -> Option<Vec<usize>> {
+    |name| sizes.of(name).map(<[usize]>::to_vec)
 }
 
 fn by(table: &CostTable, model: &Model, sizes: &InputSizes) -> Result<u64> {
