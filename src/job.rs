@@ -111,6 +111,8 @@ pub struct Searched {
     pub missed: Vec<String>,
     /// What was tried.
     pub report: report::Search,
+    /// Files that it went by, besides the model and its data.
+    pub read: Vec<PathBuf>,
 }
 
 /// A run that came to its end: everything is written.
@@ -230,7 +232,8 @@ impl<'a> OpenJob<'a> {
     fn read(&self) -> Vec<Named<'_>> {
         let teacher = self.teacher.files.iter().map(|f| ("the teacher", f.as_path()));
         let recipe = self.job.recipe.path.iter().map(|p| ("the recipe", p.as_path()));
-        teacher.chain(recipe).chain(self.samples.files()).collect()
+        let searched = self.job.searched.iter().flat_map(|s| &s.read).map(|p| ("the table of costs", p.as_path()));
+        teacher.chain(recipe).chain(searched).chain(self.samples.files()).collect()
     }
 
     /// As [`OpenJob::read`], without what they are.

@@ -123,6 +123,11 @@ fn a_budget_that_no_step_can_reach_is_refused_before_the_first_one() {
         assert!(told.contains("whatever the steps before it leave") && told.contains(&place), "{told}");
         assert!(!told.contains("\"step\":2"), "{told}");
     }
+    // What cleaning in between will remove is not known before.
+    let steps = ["-p", "prune-weights:sparsity=10%", "-p", "clean", "-p", "factorize-linear:params=50%"];
+    let late = tutee(folder.path(), &[&["compress", "m.onnx", "-o", "s.onnx"][..], &steps].concat());
+    let late = text(&late.stderr);
+    assert!(late.contains("step 3/3") && !late.contains("whatever the steps"), "{late}");
     // Within reach of what is known before: the step itself finds out.
     let (_, told) = run("factorize-linear:params=99%");
     assert!(told.contains("\"step\":2") && !told.contains("whatever the steps"), "{told}");

@@ -138,6 +138,7 @@ fn what_is_wrong_is_said() {
     wrong(&planned.replace("5x", "6x"), &["has the plan of another search", "new folder"]);
     wrong(&planned.replace("teacher", "nothing"), &["nothing.onnx"]);
     wrong(&format!("{planned} --jobs 0"), &["--jobs 0"]);
+    wrong("search merge jobs -o jobs/plan.json", &["the student would be written among the files of the search"]);
     wrong(&format!("{planned} --target-latency 2x"), &["needs --latency-table", "not alike"]);
     wrong("search plan teacher.onnx -o other --target-size 5x", &["--calib DATA"]);
     assert!(!at.join("other").exists(), "a folder for nothing");

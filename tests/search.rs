@@ -84,6 +84,7 @@ fn a_bound_on_latency_is_kept() {
     let folder = folder();
     let at = folder.path();
     std::fs::write(at.join("costs.toml"), "node = 100\nmac = 1\n[operator.Conv]\nmac = 0.5\n").unwrap();
+    std::fs::write(at.join("typo.toml"), "node = 100\n[operator.conv]\nmac = 0.5\n").unwrap();
     let search = format!("--latency-table costs.toml --candidates 4 {DATA}");
     let told = said(&run(at, &format!("-o one.onnx --threads 1 --target-latency 2x {search}")), 0);
     assert!(told.contains("ms a run") && !told.contains("MISSED"), "{told}");
@@ -100,6 +101,8 @@ fn a_bound_on_latency_is_kept() {
         ("--target-latency 2x --latency-table no.toml", "no.toml"),
         ("--target-latency 2x --latency-table calib.npy", "costs"),
         ("--latency-table costs.toml", "--target-latency"),
+        ("--target-latency 2x --latency-table costs.toml --save-recipe costs.toml", "over the table of costs"),
+        ("--target-latency 2x --latency-table typo.toml", "write [operator.Conv]"),
     ] {
         let told = said(&run(at, &format!("-o none.onnx {target} {DATA}")), 1);
         assert!(told.contains(why) && !at.join("none.onnx").exists(), "{target}: {told}");

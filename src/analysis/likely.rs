@@ -3,7 +3,9 @@
 //! The inputs are taken to vary alike, channels apart from each other and the taps of a channel together, about means that
 //! are those of a rectified Gaussian behind a ReLU and its like, and elsewhere of either sign and as large as the deviations.
 //! Measured on 67 layers of an OCR network and two classifiers at 4 bits: half of the guesses are within a factor of 1.5 of
-//! the error, nine in ten within one of 3. It tells how large errors are, not which layer loses most: the ranks of guesses and
+//! the error, nine in ten within one of 3. Layers split at half of their rank come out within 3, too (half of them within 1.5); a
+//! layer split at a small part of its rank loses less than is guessed, up to 5 times, as inputs are more alike than this takes
+//! them for. It tells how large errors are, not which layer loses most: the ranks of guesses and
 //! errors hardly agree.
 
 use crate::analysis::linear::Linear;

@@ -4,6 +4,7 @@ use crate::error::{Result, io};
 use crate::files::Atomic;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,7 +30,13 @@ impl Args {
 /// Writes the page of a command, and those of the commands in it.
 fn write(folder: &std::path::Path, command: &Command, name: &str, pages: &mut usize) -> Result<()> {
     let mut file = Atomic::create(&folder.join(format!("{name}.1")))?;
-    file.write(|to| Man::new(command.clone()).title(name.to_uppercase()).render(to))?;
+    let mut page = Vec::new();
+    let version = concat!("tutee ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).title(name.to_uppercase()).source(version).manual("tutee");
+    man.render(&mut page).map_err(|e| io("write", folder, &e))?;
+    // Examples are lines to be copied.
+    let page = String::from_utf8_lossy(&page).replace(".SH EXTRA\n", ".SH EXTRA\n.nf\n");
+    file.write(|to| to.write_all(page.as_bytes()))?;
     file.commit()?;
     *pages += 1;
     let inside = command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());

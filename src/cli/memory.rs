@@ -1,5 +1,6 @@
 //! Out of memory is an error like any other, where the allocator is told so; `--max-memory` tells it earlier.
 
+use super::messages;
 use crate::{figures, files};
 use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
@@ -86,27 +87,31 @@ fn or_end(at: *mut u8, size: usize) -> *mut u8 {
 
 #[cold]
 fn end(size: usize) -> ! {
-    say(format_args!(
-        "error: out of memory\n  because  {size} bytes more are not to be had\n  help     \
-         give the process more, or less to do: fewer --threads or samples\n"
-    ))
+    let why = format_args!("{size} bytes more are not to be had");
+    say("out of memory", why, "give the process more, or less to do: fewer --threads or samples")
 }
 
 #[cold]
 fn end_at_limit(size: usize, used: u64, limit: u64) -> ! {
     // What is said takes a little itself.
     LIMIT.store(u64::MAX, Ordering::Relaxed);
-    say(format_args!(
-        "error: more memory is wanted than --max-memory allows\n  because  {used} bytes are in use, {size} more are \
-         wanted, and {limit} are allowed\n  help     allow more, or give it less to do: fewer --threads or samples\n"
-    ))
+    let why = format_args!("{used} bytes are in use, {size} more are wanted, and {limit} are allowed");
+    let help = "allow more, or give it less to do: fewer --threads or samples";
+    say("more memory is wanted than --max-memory allows", why, help)
 }
 
 /// Ends the process with an error. What it calls takes no memory of the heap.
-fn say(what: std::fmt::Arguments<'_>) -> ! {
-    let mut text = [0; 400];
+fn say(what: &str, why: std::fmt::Arguments<'_>, help: &str) -> ! {
+    let mut text = [0; 500];
     let mut rest = &mut text[..];
-    let _ = rest.write_fmt(what);
+    let _ = match messages::is_json() {
+        true => writeln!(
+            rest,
+            "{{\"type\":\"error\",\"kind\":\"input\",\"what\":\"{what}\",\"because\":\"{why}\",\"help\":\"{help}\",\
+             \"exit_code\":1}}"
+        ),
+        false => writeln!(rest, "error: {what}\n  because  {why}\n  help     {help}"),
+    };
     let left = rest.len();
     let _ = std::io::stderr().write_all(&text[..text.len() - left]);
     files::abandon_at_once();

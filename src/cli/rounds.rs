@@ -201,8 +201,14 @@ impl MergeArgs {
     fn run(self) -> Result<ExitCode> {
         let began = Instant::now();
         start_threads(self.output.threads)?;
-        self.output.outputs()?.check()?;
+        let outputs = self.output.outputs()?;
+        outputs.check()?;
         let plan = open(&self.folder)?;
+        if let Some((what, path)) = outputs.written().into_iter().find(|w| lies_in(w.1, &self.folder)) {
+            return Err(Error::input(format!("{what} would be written among the files of the search"))
+                .at(path.display().to_string())
+                .help("give it a place outside of that folder"));
+        }
         let quiet = self.output.quiet;
         let warn = |what: &str| {
             if quiet {
@@ -223,13 +229,20 @@ impl MergeArgs {
         let data = recipe::Data { calib_samples: Some(fit), test: self.test, ..data };
         let steps = found.best.steps.iter().map(|step| Step::parse(step)).collect::<Result<_>>()?;
         let recipe = Recipe { data, steps, ..Recipe::default() };
-        let mut answer = Answer { recipe, found, choose, seconds: began.elapsed().as_secs_f64() };
+        let mut answer = Answer { recipe, found, choose, seconds: began.elapsed().as_secs_f64(), table: None };
         let searched = Some(answer.searched());
         let asked = Job { sizes, gates, searched, ..Job::new(model, answer.recipe().clone()) };
         let code = job::run(asked, &self.output, Some(&answer));
         plan.finish()?;
         code
     }
+}
+
+/// Whether a file would lie somewhere in a folder.
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = |p: &Path| p.canonicalize().ok();
+    real(beside).zip(real(folder)).is_some_and(|(beside, folder)| beside.starts_with(folder))
 }
 
 /// Says which jobs are to be done, of a search that has so many results and candidates.

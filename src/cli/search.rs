@@ -78,6 +78,8 @@ pub struct Answer {
     /// Samples that candidates were chosen by.
     pub(super) choose: usize,
     pub(super) seconds: f64,
+    /// The table of costs, if there is one.
+    pub(super) table: Option<PathBuf>,
 }
 
 impl GoalArgs {
@@ -176,7 +178,11 @@ impl SearchArgs {
                 .help("give another name, or remove it"));
         }
         start_threads(output.threads)?;
-        output.outputs()?.check()?;
+        let outputs = output.outputs()?;
+        outputs.check()?;
+        if let Some(table) = &self.goal.latency_table {
+            places::check(&outputs.written(), &[("the table of costs", table)])?;
+        }
         let mut data = recipe::Data { train: train.train.clone(), ..recipe::Data::default() };
         calib.tell(&mut data)?;
         check.test.reading.tell(&mut data)?;
@@ -214,7 +220,8 @@ impl SearchArgs {
             write_front(folder, &found, &teacher, &recipe)?;
         }
         let recipe = recipe(&found.best.steps)?;
-        Ok(Answer { recipe, found, choose, seconds: began.elapsed().as_secs_f64() })
+        let table = self.goal.latency_table.clone();
+        Ok(Answer { recipe, found, choose, seconds: began.elapsed().as_secs_f64(), table })
     }
 }
 
@@ -379,7 +386,8 @@ impl Answer {
     /// What the job takes of it.
     pub fn searched(&mut self) -> Searched {
         let outcome = self.found.outcome.take();
-        Searched { outcome, missed: self.found.missed.clone(), report: self.report() }
+        let read = self.table.iter().cloned().collect();
+        Searched { outcome, missed: self.found.missed.clone(), report: self.report(), read }
     }
 
     /// All that was tried, for the report.

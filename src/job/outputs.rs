@@ -66,6 +66,15 @@ impl Outputs {
         beside.into_iter().try_for_each(|path| Target::File(path).check())
     }
 
+    /// What is written, by name.
+    pub(crate) fn written(&self) -> Vec<places::Named<'_>> {
+        let student = if self.to_stdout() { None } else { Some(("the student", self.student.as_path())) };
+        let reports = self.reports.iter().map(|p| ("the report", p.as_path()));
+        let recipe = self.save_recipe.iter().map(|p| ("the recipe as run", p.as_path()));
+        let rule = self.depfile.iter().map(|p| ("the make rule", p.as_path()));
+        student.into_iter().chain(reports).chain(recipe).chain(rule).collect()
+    }
+
     /// Checks that nothing is written over what is read, but, if it may, the student over the model, and no two things in one
     /// place.
     pub(super) fn check_places(&self, model: &Path, read: &[places::Named<'_>]) -> Result<()> {
@@ -88,9 +97,7 @@ impl Outputs {
         }
         let stages = self.stage_files();
         let mut written: Vec<places::Named<'_>> = if over { Vec::new() } else { student.to_vec() };
-        written.extend(self.reports.iter().map(|p| ("the report", p.as_path())));
-        written.extend(self.save_recipe.iter().map(|p| ("the recipe as run", p.as_path())));
-        written.extend(self.depfile.iter().map(|p| ("the make rule", p.as_path())));
+        written.extend(self.written().into_iter().filter(|w| w.0 != "the student"));
         written.extend(self.golden.written().map(|p| ("the structure", p)));
         if let Some((what, path)) = written.iter().find(|w| files::is_called_data_of(w.1, &self.student)) {
             return Err(Error::input(format!("{what} is called as the student's data may be"))

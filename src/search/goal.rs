@@ -164,7 +164,9 @@ impl Limits {
         over(Some(size.bytes), self.size, "bytes");
         over(Some(size.weights), self.weights, "weights");
         over(size.cost.macs, self.macs, "MACs");
-        over(size.latency, self.latency, "nanoseconds a run");
+        if let Some((is, most)) = size.latency.zip(self.latency).filter(|(is, most)| is > most) {
+            missed.push(format!("a run takes {:.3} ms, more than {:.3} ms", is as f64 / 1e6, most as f64 / 1e6));
+        }
         if let Some(most) = self.max_drop.filter(|_| !self.keeps(score)) {
             let (lost, most) = (100.0 * score.drop, 100.0 * most);
             missed.push(format!("{lost:.2} points are lost {samples}, more than {most:.2}"));

@@ -79,20 +79,27 @@ impl<'s, 'a> Maker<'s, 'a> {
     pub fn trial(&mut self, steps: &[String], score: bool) -> Result<Trial> {
         let key = self.key(steps);
         let known = self.store.get(&key).cloned();
-        if let Some(trial) = known.as_ref().filter(|t| t.score.is_some() || !score) {
-            return Ok(trial.clone());
+        if let Some(trial) = known.filter(|t| t.score.is_some() || !score) {
+            return Ok(self.timed(trial));
         }
         let state = self.state(steps)?;
         let mut size = state.size();
         let (session, judge) = self.workshop()?;
-        if let Some((clock, teacher)) = self.clock {
-            size.latency = Some(clock.of_student(state.student(), (session.teacher(), teacher), session.sizes())?);
+        if let Some((clock, _)) = self.clock {
+            size.latency = Some(clock.of_student(state.student(), session.teacher(), session.sizes())?);
         }
         let score = score.then(|| judge.score(state.student())).transpose()?;
         self.scored += usize::from(score.is_some());
         let trial = Trial { size, stored: size.cost.stored, score, short: state.missed().to_vec() };
         self.store.put(key, trial.clone())?;
-        Ok(trial)
+        Ok(self.timed(trial))
+    }
+
+    /// A trial, whose latency is kept in billionths of the teacher's, with nanoseconds.
+    fn timed(&self, mut trial: Trial) -> Trial {
+        let teacher = self.clock.map_or(0, |(_, teacher)| teacher) as f64;
+        trial.size.latency = trial.size.latency.map(|share| (share as f64 * teacher / 1e9).round() as u64);
+        trial
     }
 
     /// What a trial is kept by.

@@ -9,7 +9,7 @@ use crate::analysis::channels::Channels;
 use crate::analysis::cost::constant;
 use crate::analysis::linear::Linear;
 use crate::error::{Error, Result};
-use crate::ir::{Graph, NodeId, Op, ValueId};
+use crate::ir::{Graph, NodeId, ValueId};
 use crate::passes::budget::{Budget, Part};
 use crate::passes::options::{self, Selection, SkipFirst};
 use crate::passes::storage::Storage;
@@ -31,6 +31,7 @@ const AT_SITES: [&str; 7] = [
     "cluster-weights",
 ];
 const PRUNE_CHANNELS: &str = "prune-channels";
+const SPLITTERS: [&str; 2] = ["factorize-convs", "separate-convs"];
 /// Codes take no more than this share of the bytes of a weight where they are fewest.
 const FEWEST_CODES: u64 = 4;
 
@@ -39,6 +40,8 @@ const FEWEST_CODES: u64 = 4;
 struct Touched {
     values: HashSet<ValueId>,
     nodes: HashSet<NodeId>,
+    /// Whether convolutions become two, of which one may run at more positions: MACs may grow.
+    split: bool,
 }
 
 impl Session<'_> {
@@ -53,14 +56,14 @@ impl Session<'_> {
         for (i, step) in steps.iter().enumerate() {
             let action = step.action()?;
             let Action::Pass(pass, selection) = &action else {
-                // Training changes no size; exits, and a network in front, do.
-                if action.is_exact() || step.name == "distill" {
+                // Training changes no size; exits, a network in front, and what only removes, do.
+                if step.name == "distill" {
                     continue;
                 }
                 return Ok(());
             };
             if pass.phase() == Phase::Clean {
-                continue;
+                return Ok(());
             }
             if i > 0 && LOCAL.contains(&pass.name()) {
                 let refused = self.refused(&graph, &**pass, selection, &touched);
@@ -70,6 +73,7 @@ impl Session<'_> {
                 Some(more) => {
                     touched.values.extend(more.values);
                     touched.nodes.extend(more.nodes);
+                    touched.split |= SPLITTERS.contains(&pass.name());
                 }
                 None => return Ok(()),
             }
@@ -97,7 +101,8 @@ impl Session<'_> {
         let added = match budget {
             Budget::Params(_) => biases(graph),
             Budget::Size(_) => size_of::<f32>() as u64 * biases(graph),
-            Budget::Macs(_) => strides(graph).saturating_sub(1) * cx.cost().macs?,
+            Budget::Macs(_) if touched.split => return None,
+            Budget::Macs(_) => 0,
         };
         reach.behind_others(stays, added).refuses(pass.name())
     }
@@ -126,7 +131,7 @@ fn touches(graph: &Graph, pass: &dyn Pass) -> Option<Touched> {
             channels.reach(graph, open).into_iter().flatten().map(|place| place.value).collect();
         let made = values.iter().filter_map(|&v| graph.producer(v)).map(|p| p.0);
         let nodes = values.iter().flat_map(|&v| graph.readers(v)).chain(made).collect();
-        return Some(Touched { values, nodes });
+        return Some(Touched { values, nodes, split: false });
     }
     if !AT_SITES.contains(&pass.name()) {
         return None;
@@ -141,16 +146,7 @@ fn touches(graph: &Graph, pass: &dyn Pass) -> Option<Touched> {
     let read =
         |site: &Site| site.nodes(graph).into_iter().flat_map(|n| graph.node_inputs(n)).flatten().collect::<Vec<_>>();
     let values = sites.iter().flat_map(|site| [site.constants(graph), read(site)].concat()).collect();
-    Some(Touched { values, nodes: sites.iter().flat_map(|site| site.nodes(graph)).collect() })
-}
-
-/// How many times as many MACs a layer may have once it is split in two: the first may run at all positions of the input.
-fn strides(graph: &Graph) -> u64 {
-    let strides = |n: NodeId| match &graph.node(n).op {
-        Op::Conv(conv) => conv.window.strides.iter().product::<i64>().unsigned_abs(),
-        _ => 1,
-    };
-    graph.nodes().map(strides).max().unwrap_or(1)
+    Some(Touched { values, nodes: sites.iter().flat_map(|site| site.nodes(graph)).collect(), split: false })
 }
 
 /// Parameters that fitting may add: a bias to every layer, and to the two that may take its place.
