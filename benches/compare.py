@@ -3,11 +3,12 @@
 usage: python benches/compare.py TUTEE [clean|kmeans|svd|check|start|calibrate ...]
 
 TUTEE is a release binary (cargo build --release). Needs numpy and onnx; each rival is left out where it is not installed:
-onnxslim, onnxsim, scikit-learn, onnxruntime. Models are made here, with seeded weights. Every pair is run in turn, A B A B, and the ratio is that
+onnxslim, onnxsim, scikit-learn, onnxruntime. Models are made here, with seeded weights. All are run in turn, and ratios are those
 of the medians, so that it holds where the machine's speed drifts. Training steps are compared by step.rs and step.py beside this.
 """
 
 import importlib.util
+import multiprocessing
 import os
 import resource
 import statistics
@@ -16,11 +17,25 @@ import sys
 import tempfile
 import time
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-
 RUNS = 3
+
+
+def apart(function, *arguments):
+    """Does something in a process of its own: this one stays small, as a process begins with the peak of the one that starts it."""
+    process = multiprocessing.get_context("fork").Process(target=within, args=(function, *arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(f"{function.__name__} failed")
+
+
+def within(function, *arguments):
+    global np, onnx, TensorProto, helper, numpy_helper
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    function(*arguments)
 
 
 def conv_net(path, stages, first, classes, size, bottleneck):
@@ -87,6 +102,15 @@ def save(path, nodes, constants, x, y):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def noise(path, shape):
+    np.save(path, np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+
+
+def squared_error(before, after):
+    before, after = (numpy_helper.to_array(onnx.load(p).graph.initializer[0]).astype(np.float64) for p in (before, after))
+    print(f"  SSE of tutee {((before - after) ** 2).sum():.2f}", flush=True)
+
+
 def run(command):
     """CPU seconds and peak megabytes of a process."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -122,13 +146,16 @@ def python(code, *arguments):
     return [sys.executable, "-c", code, *arguments]
 
 
+RESNET_50 = [[(3, 64), (4, 128), (6, 256), (3, 512)], 64, 1000, 224, 4]
+
+
 def clean(tutee, folder):
     for title, make in [
-        ("ResNet-50-sized, 102 MB", lambda p: conv_net(p, [(3, 64), (4, 128), (6, 256), (3, 512)], 64, 1000, 224, 4)),
-        ("550 MB of MatMuls", lambda p: linear_net(p, [4096] * 9 + [1000])),
+        ("ResNet-50-sized, 102 MB", (conv_net, RESNET_50)),
+        ("550 MB of MatMuls", (linear_net, [[4096] * 9 + [1000]])),
     ]:
         model, out = os.path.join(folder, "m.onnx"), os.path.join(folder, "out.onnx")
-        make(model)
+        apart(make[0], model, *make[1])
         rivals = [("onnx", python("import onnx,sys; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])", model, out))]
         if has("onnxslim"):
             rivals.append(("onnxslim", python("import onnxslim,sys; onnxslim.slim(sys.argv[1], sys.argv[2])", model, out)))
@@ -140,7 +167,7 @@ def clean(tutee, folder):
 
 def kmeans(tutee, folder):
     model, out = os.path.join(folder, "m.onnx"), os.path.join(folder, "out.onnx")
-    linear_net(model, [1024, 1024])
+    apart(linear_net, model, [1024, 1024])
     rival = """
 import numpy as np, onnx, sys
 from onnx import numpy_helper
@@ -151,13 +178,13 @@ print("SSE", KMeans(16, n_init=1, random_state=0).fit(w).inertia_)
     step = "cluster-weights:bits=4,groups=1,encode=false"
     ours = [tutee, "compress", model, "-o", out, "-p", step, "-q"]
     said = versus("16 means of a million weights", ours, [("scikit-learn", python(rival, model))] if has("sklearn") else [])
-    before, after = (numpy_helper.to_array(onnx.load(p).graph.initializer[0]).astype(np.float64) for p in (model, out))
-    print(f"  SSE of tutee {((before - after) ** 2).sum():.2f}, of scikit-learn {said.get('scikit-learn', 'none').strip()}")
+    apart(squared_error, model, out)
+    print(f"  scikit-learn: {said.get('scikit-learn', 'not installed').strip()}")
 
 
 def svd(tutee, folder):
     model, out = os.path.join(folder, "m.onnx"), os.path.join(folder, "out.onnx")
-    linear_net(model, [2048, 2048])
+    apart(linear_net, model, [2048, 2048])
     read = "import numpy as np, onnx, sys\nfrom onnx import numpy_helper\nw = numpy_helper.to_array(onnx.load(sys.argv[1]).graph.initializer[0])\n"
     rivals = [("numpy", python(read + "np.linalg.svd(w, full_matrices=False)", model))]
     if has("sklearn"):
@@ -169,8 +196,8 @@ def svd(tutee, folder):
 
 def check(tutee, folder):
     model, data = os.path.join(folder, "m.onnx"), os.path.join(folder, "x.npy")
-    conv_net(model, [(2, 32), (2, 64)], 32, 10, 64, 2)
-    np.save(data, np.random.default_rng(1).standard_normal((512, 3, 64, 64)).astype(np.float32))
+    apart(conv_net, model, [(2, 32), (2, 64)], 32, 10, 64, 2)
+    apart(noise, data, (512, 3, 64, 64))
     rival = """
 import numpy as np, onnxruntime as ort, sys
 options = ort.SessionOptions()
@@ -197,8 +224,8 @@ def start(tutee, folder):
 
 def calibrate(tutee, folder):
     model, data, out = (os.path.join(folder, name) for name in ("m.onnx", "x.npy", "out.onnx"))
-    conv_net(model, [(3, 64), (4, 128), (6, 256), (3, 512)], 64, 1000, 224, 4)
-    np.save(data, np.random.default_rng(1).standard_normal((64, 3, 224, 224)).astype(np.float32))
+    apart(conv_net, model, *RESNET_50)
+    apart(noise, data, (64, 3, 224, 224))
     ours = [tutee, "compress", model, "-o", out, "-p", "cluster-weights:bits=4", "--calib", data, "-q"]
     print("ResNet-50-sized, 64 images, 4 bits with calibration")
     begin = time.perf_counter()
