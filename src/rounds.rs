@@ -15,5 +15,5 @@ mod folder;
 mod inputs;
 mod setting;
 
-pub use folder::{Done, Merged, Plan, merge, open, plan, run};
-pub use setting::{Prepared, Setting};
+pub use folder::{Done, JobFolder, Merged, merge, open, plan, run};
+pub use setting::{BoundSetting, Setting};

@@ -57,7 +57,7 @@ mod trained;
 pub use goal::{Amount, Goal, Limits};
 pub use latency::{Clock, CostTable, timed};
 use plan::{Plan, Unit};
-pub use round::{Task, Walked};
+pub use round::{CandidateTask, Walked};
 pub use store::{Inputs, Store, Trial, Trials, differs};
 
 use crate::check::{Judge, Score};
@@ -233,7 +233,7 @@ impl Question {
     /// # Errors
     /// As [`Question::search`].
     pub fn replay(&self, store: Store, most: usize) -> Result<Walked> {
-        self.run(None, store, &Unwatched).replay(most)
+        self.run(None, store, &UnwatchedSearch).replay(most)
     }
 
     /// Makes one candidate, and gives what was measured.
@@ -245,7 +245,7 @@ impl Question {
         session: &Session<'_>,
         judge: &Judge<'_>,
         inputs: Inputs,
-        task: &Task,
+        task: &CandidateTask,
         watch: &dyn Watch,
     ) -> Result<Trials> {
         self.run(Some((session, judge)), Store::of(inputs, Trials::new()), watch).make(task)
@@ -285,9 +285,9 @@ impl Question {
 }
 
 /// Nobody watches, and nothing ends it.
-struct Unwatched;
+struct UnwatchedSearch;
 
-impl Watch for Unwatched {}
+impl Watch for UnwatchedSearch {}
 
 impl Options {
     fn may(&self, pass: &str) -> bool {

@@ -52,7 +52,7 @@ pub struct Executor {
 }
 
 /// The chunks that a part of a graph can be run on by one plan.
-struct Group {
+struct ChunkGroup {
     chunks: Vec<usize>,
     /// Values that are known when that is made.
     fixed: HashMap<ValueId, Tensor>,
@@ -122,7 +122,7 @@ impl Executor {
         graph: &Graph,
         order: &[NodeId],
         read: &[(ValueId, &ActivationFile)],
-        group: &Group,
+        group: &ChunkGroup,
         outputs: &[ValueId],
     ) -> Result<Runner, Failure> {
         let (mut types, mut shapes) = (Vec::new(), Vec::new());
@@ -139,7 +139,7 @@ impl Executor {
     }
 
     /// Divides the chunks by the shapes of what a part reads, and where it reads arithmetic of shapes, by that.
-    fn groups(&self, graph: &Graph, read: &[(ValueId, &ActivationFile)]) -> Result<Vec<Group>> {
+    fn groups(&self, graph: &Graph, read: &[(ValueId, &ActivationFile)]) -> Result<Vec<ChunkGroup>> {
         let is_given = |v: ValueId| graph.runtime_inputs().any(|input| input == v);
         let (mut constant, mut by_kind) = (HashMap::new(), Vec::new());
         for &(v, file) in read {
@@ -166,10 +166,10 @@ impl Executor {
                     Tensor::new(ours(array.dtype()), array.shape().to_vec(), array.bytes().to_vec().into())
                 };
                 let fixed = fixed.filter_map(|(v, array)| Some((v, tensor(array)?))).collect();
-                groups.push(Group { chunks: Vec::new(), fixed });
+                groups.push(ChunkGroup { chunks: Vec::new(), fixed });
                 groups.len() - 1
             });
-            let group: &mut Group = &mut groups[place];
+            let group: &mut ChunkGroup = &mut groups[place];
             group.chunks.push(i);
         }
         Ok(groups)

@@ -32,11 +32,11 @@ JOBS/round lists the jobs to be done now, a line each. `merge` writes those of t
 it writes the student, the same bytes as `tutee compress` with as many --candidates. `tutee explain jobs`")]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: RoundsCommand,
 }
 
 #[derive(clap::Subcommand)]
-enum What {
+enum RoundsCommand {
     Plan(Box<PlanArgs>),
     Run(RunArgs),
     Merge(Box<MergeArgs>),
@@ -128,9 +128,9 @@ struct MergeArgs {
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         match self.what {
-            What::Plan(args) => args.run(),
-            What::Run(args) => args.run(),
-            What::Merge(args) => args.run(),
+            RoundsCommand::Plan(args) => args.run(),
+            RoundsCommand::Run(args) => args.run(),
+            RoundsCommand::Merge(args) => args.run(),
         }
     }
 }
@@ -175,13 +175,12 @@ impl RunArgs {
         }
         for path in &jobs {
             let warn = |what: &str| {
-                if self.quiet {
-                } else {
-                    super::warn(what)
+                if !self.quiet {
+                    super::warn(what);
                 }
             };
             let began = Instant::now();
-            let done = run(path, &Alone, &warn)?;
+            let done = run(path, &UnwatchedJob, &warn)?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
             let told = match done {
                 Done::Now(what, count) => {
@@ -211,9 +210,8 @@ impl MergeArgs {
         }
         let quiet = self.output.quiet;
         let warn = |what: &str| {
-            if quiet {
-            } else {
-                super::warn(what)
+            if !quiet {
+                super::warn(what);
             }
         };
         let found = match merge(&plan, &warn)? {
@@ -257,8 +255,8 @@ fn to_be_done(folder: &Path, jobs: &[PathBuf], done: usize, candidates: usize) -
 }
 
 /// A job by itself: a signal ends it with nothing written.
-struct Alone;
+struct UnwatchedJob;
 
-impl Watch for Alone {}
+impl Watch for UnwatchedJob {}
 
-impl Observer for Alone {}
+impl Observer for UnwatchedJob {}

@@ -12,7 +12,7 @@ use crate::passes::options::suggest;
 use crate::plain;
 use crate::recipe::{self, Recipe};
 use crate::report::{self, Size};
-use crate::rounds::{Prepared, Setting};
+use crate::rounds::{BoundSetting, Setting};
 use crate::search::{
     Amount, CANDIDATES, Candidate, Clock, CostTable, Found, Goal, Limits, Options, Question, Store, TECHNIQUES, Watch,
     timed,
@@ -194,7 +194,7 @@ impl SearchArgs {
         let teacher = timed(bench.size, options.clock.as_ref(), &loaded.model, &bench.sizes)?;
         let limits = self.goal.goal(check.gates.max_drop()).limits(&teacher)?;
         let (found, fit, choose) =
-            setting.with(&bench, |Prepared { data, judge, fit, inputs, training, warnings }| {
+            setting.with(&bench, |BoundSetting { data, judge, fit, inputs, training, warnings }| {
                 let samples = [inputs.fit_samples, inputs.choose_samples];
                 let store = Store::open(self.state.as_deref(), inputs)?;
                 if !output.quiet {

@@ -12,11 +12,11 @@ use std::sync::Mutex;
 /// Arrays by number, in the order they were written. The file has no name, and goes when this is dropped.
 pub struct ActivationFile {
     file: Mutex<File>,
-    arrays: Vec<Option<Entry>>,
+    arrays: Vec<Option<ActivationEntry>>,
     end: u64,
 }
 
-struct Entry {
+struct ActivationEntry {
     dtype: Dtype,
     shape: Vec<usize>,
     at: u64,
@@ -48,7 +48,7 @@ impl ActivationFile {
         file.write_all(array.bytes()).map_err(|e| failed("write", &e))?;
         self.arrays.resize_with(self.arrays.len().max(i + 1), || None);
         let (dtype, shape, len) = (array.dtype(), array.shape().to_vec(), array.bytes().len());
-        self.arrays[i] = Some(Entry { dtype, shape, at: self.end, len });
+        self.arrays[i] = Some(ActivationEntry { dtype, shape, at: self.end, len });
         self.end += len as u64;
         Ok(())
     }
@@ -74,7 +74,8 @@ impl ActivationFile {
     /// If it cannot be read.
     pub fn read(&self, i: usize) -> Result<Array> {
         let entry = self.arrays.get(i).and_then(Option::as_ref);
-        let Entry { dtype, shape, at, len } = entry.ok_or_else(|| Error::internal("an activation was not written"))?;
+        let ActivationEntry { dtype, shape, at, len } =
+            entry.ok_or_else(|| Error::internal("an activation was not written"))?;
         let mut bytes = vec![0; *len];
         let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
         let read = file.seek(SeekFrom::Start(*at)).and_then(|_| file.read_exact(&mut bytes));

@@ -30,7 +30,7 @@ pub(super) fn open_folder(mut data: Dataset, files: Vec<PathBuf>, others: &[Path
         let warning = format!("{}: ignored {what} neither .npy nor .npz, {} first", data.name, first.display());
         data.warnings.push(warning);
     }
-    let mut by_name: Vec<(String, Vec<Part>)> = Vec::new();
+    let mut by_name: Vec<(String, Vec<DataPart>)> = Vec::new();
     for (i, file) in files.iter().enumerate() {
         let found = open(file)?;
         let names: Vec<&String> = found.iter().map(|a| &a.0).collect();
@@ -45,11 +45,11 @@ pub(super) fn open_folder(mut data: Dataset, files: Vec<PathBuf>, others: &[Path
         }
         for (name, array) in found {
             let Some((_, parts)) = by_name.iter_mut().find(|(known, _)| *known == name) else { continue };
-            parts.push(Part::of(file, &name, array));
+            parts.push(DataPart::of(file, &name, array));
         }
     }
     data.files.extend(files);
-    let join = |(name, parts): (String, Vec<Part>)| (name, joined(parts).map(Arc::new));
+    let join = |(name, parts): (String, Vec<DataPart>)| (name, joined(parts).map(Arc::new));
     data.arrays = by_name.into_iter().map(join).collect();
     Ok(data)
 }
@@ -69,30 +69,30 @@ fn open(path: &Path) -> Result<Vec<(String, Result<Stored, String>)>> {
 }
 
 /// An array in one of the files.
-struct Part {
-    place: Place,
+struct DataPart {
+    place: PartPlace,
     /// Its type and shape, or why it is of no use.
     form: Result<(Dtype, Vec<usize>), String>,
     packed: bool,
 }
 
-enum Place {
+enum PartPlace {
     File { path: PathBuf, name: String },
     Memory(Arc<Stored>),
 }
 
-impl Part {
-    fn of(path: &Path, name: &str, array: Result<Stored, String>) -> Part {
+impl DataPart {
+    fn of(path: &Path, name: &str, array: Result<Stored, String>) -> DataPart {
         let packed = array.as_ref().is_ok_and(|a| a.access() == Access::InOrder && a.bytes() > LARGE);
         let form = array.map(|a| (a.dtype(), a.shape().to_vec()));
         let form = form.map_err(|why| format!("{}: {why}", path.display()));
-        Part { place: Place::File { path: path.to_path_buf(), name: name.to_string() }, form, packed }
+        DataPart { place: PartPlace::File { path: path.to_path_buf(), name: name.to_string() }, form, packed }
     }
 
     fn open(&self) -> Result<Arc<Stored>, String> {
         let (path, name) = match &self.place {
-            Place::Memory(stored) => return Ok(stored.clone()),
-            Place::File { path, name } => (path, name),
+            PartPlace::Memory(stored) => return Ok(stored.clone()),
+            PartPlace::File { path, name } => (path, name),
         };
         let place = |why: String| format!("{}: {why}", path.display());
         let mut found = open(path).map_err(|e| e.reason())?;
@@ -109,12 +109,12 @@ impl Part {
 ///
 /// # Errors
 /// Why they make none.
-fn joined(parts: Vec<Part>) -> Result<Stored, String> {
+fn joined(parts: Vec<DataPart>) -> Result<Stored, String> {
     let forms: Vec<(Dtype, Vec<usize>)> = parts.iter().map(|p| p.form.clone()).collect::<Result<_, String>>()?;
     let (dtype, first) = forms.first().cloned().ok_or("there are no files")?;
     let name = |i: usize| match &parts[i].place {
-        Place::File { path, .. } => path.display().to_string(),
-        Place::Memory(_) => format!("part {i}"),
+        PartPlace::File { path, .. } => path.display().to_string(),
+        PartPlace::Memory(_) => format!("part {i}"),
     };
     if let Some(i) = forms.iter().position(|f| f.0 != dtype) {
         return Err(format!("it is {dtype} in {} and {} in {}", name(0), forms[i].0, name(i)));
@@ -132,7 +132,7 @@ fn joined(parts: Vec<Part>) -> Result<Stored, String> {
         forms.iter().for_each(|f| starts.push(starts[starts.len() - 1] + rows(&f.1)));
         let sizes = Sizes::new(forms.iter().flat_map(|f| std::iter::repeat_n(row(&f.1), rows(&f.1))));
         let count = starts[starts.len() - 1];
-        let rows = Joined { parts: parts.clone(), starts, by_file, open: Mutex::default(), access };
+        let rows = JoinedParts { parts: parts.clone(), starts, by_file, open: Mutex::default(), access };
         Stored::mixed(dtype, count, sizes, Box::new(rows))
     };
     // One number a file is one a sample.
@@ -144,17 +144,17 @@ fn joined(parts: Vec<Part>) -> Result<Stored, String> {
 /// # Errors
 /// If they differ in type, or in how many axes they have.
 pub(super) fn in_memory(arrays: Vec<Array>) -> Result<Stored, String> {
-    let part = |array: Array| Part {
+    let part = |array: Array| DataPart {
         form: Ok((array.dtype(), array.shape().to_vec())),
-        place: Place::Memory(Arc::new(array.into())),
+        place: PartPlace::Memory(Arc::new(array.into())),
         packed: false,
     };
     joined(arrays.into_iter().map(part).collect())
 }
 
 /// Rows of arrays that follow each other.
-struct Joined {
-    parts: Arc<Vec<Part>>,
+struct JoinedParts {
+    parts: Arc<Vec<DataPart>>,
     /// The first row of each part, and how many rows there are.
     starts: Vec<usize>,
     by_file: bool,
@@ -163,7 +163,7 @@ struct Joined {
     access: Access,
 }
 
-impl Joined {
+impl JoinedParts {
     fn part_of(&self, row: usize) -> usize {
         self.starts.partition_point(|&start| start <= row).saturating_sub(1)
     }
@@ -184,7 +184,7 @@ impl Joined {
     }
 }
 
-impl Rows for Joined {
+impl Rows for JoinedParts {
     fn access(&self) -> Access {
         self.access
     }
@@ -203,8 +203,8 @@ impl Rows for Joined {
 
     fn file(&self, row: usize) -> Option<&Path> {
         match &self.parts.get(self.part_of(row))?.place {
-            Place::File { path, .. } => Some(path),
-            Place::Memory(_) => None,
+            PartPlace::File { path, .. } => Some(path),
+            PartPlace::Memory(_) => None,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The folder of a search: what is written there, by whom, and what is made of it.
 
-use super::inputs::Input;
-use super::setting::{Prepared, Setting};
+use super::inputs::KeptInput;
+use super::setting::{BoundSetting, Setting};
 use crate::error::{Error, Result, io, read_text};
 use crate::files::{Atomic, digest};
 use crate::job::places::{Named, same};
-use crate::search::{Found, Goal, Inputs, Options, Question, Store, Task, Trials, Walked, Watch, differs, timed};
+use crate::search::{
+    CandidateTask, Found, Goal, Inputs, Options, Question, Store, Trials, Walked, Watch, differs, timed,
+};
 use crate::session::{Observer, Session};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,9 +25,9 @@ const RESULTS: &str = "results";
 /// What a search is about; its paths are from its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Search {
+struct SharedSearch {
     setting: Setting,
-    inputs: Vec<Input>,
+    inputs: Vec<KeptInput>,
     measured: Inputs,
     /// Samples that students are fitted to: as many as were asked for.
     fit: usize,
@@ -36,7 +38,7 @@ struct Search {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanFile {
-    search: Search,
+    search: SharedSearch,
     /// Jobs of a round, at most.
     jobs: usize,
 }
@@ -44,8 +46,8 @@ struct PlanFile {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JobFile {
-    search: Search,
-    task: Task,
+    search: SharedSearch,
+    task: CandidateTask,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,7 +67,7 @@ struct Versioned<T> {
 }
 
 /// A search as it is planned.
-pub struct Plan {
+pub struct JobFolder {
     folder: PathBuf,
     file: PlanFile,
 }
@@ -104,7 +106,7 @@ pub fn plan(
     let size = timed(bench.size, options.clock.as_ref(), &bench.teacher.model, &bench.sizes)?;
     let limits = goal.limits(&size)?;
     let ((question, measured, fit), warnings) = setting.with(&bench, |prepared| {
-        let Prepared { data, fit, inputs, training, warnings, .. } = prepared;
+        let BoundSetting { data, fit, inputs, training, warnings, .. } = prepared;
         let session = Session::new(&bench.teacher.model, bench.teacher.bytes, data, observer);
         let question = Question::new(&session, limits, Options { training, ..options.clone() })?;
         Ok(((question, inputs, fit), warnings))
@@ -115,7 +117,7 @@ pub fn plan(
             .because("jobs and results of one search lie in one folder")
             .help("give a new folder, or remove this one")
     };
-    let is_same = |search: &Search| search.question == question && search.measured == measured;
+    let is_same = |search: &SharedSearch| search.question == question && search.measured == measured;
     if old.as_ref().is_some_and(|old| !is_same(&old.file.search)) {
         return Err(another());
     }
@@ -123,11 +125,11 @@ pub fn plan(
         std::fs::create_dir_all(&part).map_err(|e| io("make the folder", &part, &e))?;
     }
     let (inputs, setting) = kept(folder, setting, &bench.teacher.files)?;
-    let search = Search { setting, inputs, measured, fit, question };
+    let search = SharedSearch { setting, inputs, measured, fit, question };
     if old.is_some_and(|old| old.file.search != search) {
         return Err(another());
     }
-    let new = Plan { folder: folder.to_path_buf(), file: PlanFile { search, jobs } };
+    let new = JobFolder { folder: folder.to_path_buf(), file: PlanFile { search, jobs } };
     write(&plan, &new.file)?;
     let Merged::Round(jobs, _) = new.walked(Trials::new(), &BTreeSet::new())? else {
         return Err(Error::internal("a search ended before it began"));
@@ -136,15 +138,15 @@ pub fn plan(
 }
 
 /// Copies what a setting reads into a folder, and gives the setting there.
-fn kept(folder: &Path, setting: &Setting, model: &[PathBuf]) -> Result<(Vec<Input>, Setting)> {
+fn kept(folder: &Path, setting: &Setting, model: &[PathBuf]) -> Result<(Vec<KeptInput>, Setting)> {
     let data = &setting.data;
     let others =
         [("calibration data", &data.calib), ("training data", &data.train), ("list of classes", &data.classes)];
-    let mut inputs = vec![(setting.model.clone(), Input::keep(folder, "the teacher", &setting.model, model)?)];
+    let mut inputs = vec![(setting.model.clone(), KeptInput::keep(folder, "the teacher", &setting.model, model)?)];
     for (what, path) in others.into_iter().filter_map(|(what, path)| Some((what, path.as_deref()?))) {
         // What is trained with may be what is fitted to.
         if inputs.iter().all(|(from, _)| !same(from, path)) {
-            inputs.push((path.to_path_buf(), Input::keep(folder, &format!("the {what}"), path, &[])?));
+            inputs.push((path.to_path_buf(), KeptInput::keep(folder, &format!("the {what}"), path, &[])?));
         }
     }
     let place = |path: &Path| inputs.iter().find(|(from, _)| same(from, path)).map(|(_, input)| input.path.clone());
@@ -156,13 +158,13 @@ fn kept(folder: &Path, setting: &Setting, model: &[PathBuf]) -> Result<(Vec<Inpu
 ///
 /// # Errors
 /// If there is none, or it is of another version.
-pub fn open(folder: &Path) -> Result<Plan> {
+pub fn open(folder: &Path) -> Result<JobFolder> {
     let path = folder.join(PLAN);
     if !path.is_file() {
         return Err(Error::input(format!("{} has no plan of a search", folder.display()))
             .help("`tutee search plan MODEL -o JOBS …` writes one"));
     }
-    Ok(Plan { folder: folder.to_path_buf(), file: read(&path, "plan of a search", "plan the search again")? })
+    Ok(JobFolder { folder: folder.to_path_buf(), file: read(&path, "plan of a search", "plan the search again")? })
 }
 
 /// Does a job of a folder, unless it is done. `watch` may end it; `warn` is told what the user should know.
@@ -189,7 +191,7 @@ pub fn run(path: &Path, watch: &(impl Watch + Observer), warn: &dyn Fn(&str)) ->
     search.inputs.iter().try_for_each(|input| input.check(folder))?;
     let setting = search.setting.moved(&|path| folder.join(path));
     let bench = setting.open(&[("the result", &place)])?;
-    let trials = setting.with(&bench, |Prepared { data, judge, inputs, warnings, .. }| {
+    let trials = setting.with(&bench, |BoundSetting { data, judge, inputs, warnings, .. }| {
         if let Some(what) = differs(&search.measured, &inputs) {
             return Err(Error::input(format!("{} cannot be done here", path.display()))
                 .because(format!("it was planned with {what}"))
@@ -211,7 +213,7 @@ pub fn run(path: &Path, watch: &(impl Watch + Observer), warn: &dyn Fn(&str)) ->
 ///
 /// # Errors
 /// If no job of the last round is done, or a result is of another version or another search.
-pub fn merge(plan: &Plan, warn: &dyn Fn(&str)) -> Result<Merged> {
+pub fn merge(plan: &JobFolder, warn: &dyn Fn(&str)) -> Result<Merged> {
     let results = plan.results()?;
     let round = plan.round()?;
     let done = |job: &PathBuf| job.file_stem().is_some_and(|id| results.contains_key(&*id.to_string_lossy()));
@@ -244,7 +246,7 @@ pub fn merge(plan: &Plan, warn: &dyn Fn(&str)) -> Result<Merged> {
     plan.walked(trials, &results.into_keys().collect())
 }
 
-impl Plan {
+impl JobFolder {
     /// The model and the data, where they are.
     pub fn setting(&self) -> Setting {
         self.file.search.setting.moved(&|path| self.folder.join(path))

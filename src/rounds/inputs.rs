@@ -12,7 +12,7 @@ const INPUTS: &str = "inputs";
 /// A file with those that belong to it, or a folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Input {
+pub struct KeptInput {
     /// What it is to the search.
     what: String,
     /// Where it is, from the folder of the search.
@@ -22,18 +22,18 @@ pub struct Input {
 }
 
 /// Files by their names in a folder.
-type Files = Vec<(PathBuf, PathBuf)>;
+type NamedFiles = Vec<(PathBuf, PathBuf)>;
 
-impl Input {
+impl KeptInput {
     /// Copies a file with `others` that it names, or a folder, into the folder of a search, if it is not there already.
     ///
     /// # Errors
     /// If something cannot be read or written, or one of the others is not in the folder of the file or below.
-    pub fn keep(folder: &Path, what: &str, path: &Path, others: &[PathBuf]) -> Result<Input> {
+    pub fn keep(folder: &Path, what: &str, path: &Path, others: &[PathBuf]) -> Result<KeptInput> {
         let name = path.canonicalize().map_err(|e| io("read", path, &e))?;
         let name = path.file_name().or(name.file_name()).map(PathBuf::from).unwrap_or_default();
         let base = path.parent().unwrap_or(Path::new(""));
-        let mut files = Files::new();
+        let mut files = NamedFiles::new();
         walk(path, &name, &mut files)?;
         for other in others.iter().filter(|other| *other != path) {
             let below = other.strip_prefix(base).map_err(|_| {
@@ -45,7 +45,7 @@ impl Input {
         }
         let digest = digest_of(&mut files)?;
         let own = PathBuf::from(INPUTS).join(&digest);
-        let input = Input { what: what.into(), path: own.join(name), digest };
+        let input = KeptInput { what: what.into(), path: own.join(name), digest };
         let place = folder.join(&own);
         if !place.exists() {
             copy(&files, &folder.join(INPUTS), &place)?;
@@ -66,7 +66,7 @@ impl Input {
         if !place.is_dir() {
             return Err(wrong("is not there"));
         }
-        let mut files = Files::new();
+        let mut files = NamedFiles::new();
         for entry in place.read_dir().map_err(|e| io("read", &place, &e))? {
             let entry = entry.map_err(|e| io("read", &place, &e))?;
             walk(&entry.path(), Path::new(&entry.file_name()), &mut files)?;
@@ -79,7 +79,7 @@ impl Input {
 }
 
 /// Adds a file, or all that is in a folder; of a folder also that it is there.
-fn walk(path: &Path, name: &Path, files: &mut Files) -> Result<()> {
+fn walk(path: &Path, name: &Path, files: &mut NamedFiles) -> Result<()> {
     files.push((name.to_path_buf(), path.to_path_buf()));
     if path.is_dir() {
         for entry in path.read_dir().map_err(|e| io("read", path, &e))? {
@@ -91,7 +91,7 @@ fn walk(path: &Path, name: &Path, files: &mut Files) -> Result<()> {
 }
 
 /// Of names and contents, in the order of names. Folders that a file is in need no mention.
-fn digest_of(files: &mut Files) -> Result<String> {
+fn digest_of(files: &mut NamedFiles) -> Result<String> {
     files.sort();
     let mut text = Vec::new();
     for (i, (name, path)) in files.iter().enumerate() {
@@ -107,7 +107,7 @@ fn digest_of(files: &mut Files) -> Result<String> {
 }
 
 /// Copies files into a folder that is there once all of them are.
-fn copy(files: &Files, beside: &Path, place: &Path) -> Result<()> {
+fn copy(files: &NamedFiles, beside: &Path, place: &Path) -> Result<()> {
     let cannot = |path: &Path, e: &std::io::Error| io("copy", path, e);
     let new = tempfile::Builder::new().prefix(".tutee-").tempdir_in(beside).map_err(|e| cannot(beside, &e))?;
     for (name, path) in files {
@@ -139,8 +139,8 @@ mod tests {
         std::fs::create_dir_all(from.join("cat")).unwrap();
         std::fs::create_dir_all(jobs.join(INPUTS)).unwrap();
         std::fs::write(from.join("cat/1.png"), "a picture").unwrap();
-        let kept = Input::keep(&jobs, "the data", &from, &[]).unwrap();
-        assert_eq!(kept, Input::keep(&jobs, "the data", &from, &[]).unwrap());
+        let kept = KeptInput::keep(&jobs, "the data", &from, &[]).unwrap();
+        assert_eq!(kept, KeptInput::keep(&jobs, "the data", &from, &[]).unwrap());
         let copy = jobs.join(&kept.path);
         assert!(copy.join("empty").is_dir() && copy.join("cat/1.png").is_file());
         std::fs::write(copy.join("cat/1.png"), "another picture").unwrap();
@@ -159,9 +159,9 @@ mod tests {
         std::fs::create_dir_all(&from).unwrap();
         let [model, data, other] = ["from/m.onnx", "from/m.data", "other.data"].map(|name| dir.path().join(name));
         [&model, &data, &other].iter().for_each(|path| std::fs::write(path, path.display().to_string()).unwrap());
-        let kept = Input::keep(&jobs, "the teacher", &model, &[model.clone(), data]).unwrap();
+        let kept = KeptInput::keep(&jobs, "the teacher", &model, &[model.clone(), data]).unwrap();
         assert!(jobs.join(kept.path).with_file_name("m.data").exists());
-        let told = Input::keep(&jobs, "the teacher", &model, &[other]).unwrap_err().to_string();
+        let told = KeptInput::keep(&jobs, "the teacher", &model, &[other]).unwrap_err().to_string();
         assert!(told.contains("in another folder"), "{told}");
     }
 }

@@ -32,7 +32,7 @@ pub struct Setting {
 }
 
 /// A setting that is read and divided, with what searches take of it.
-pub struct Prepared<'p> {
+pub struct BoundSetting<'p> {
     /// For a session.
     pub data: Data<'p>,
     /// For candidates.
@@ -62,7 +62,7 @@ impl Setting {
     ///
     /// # Errors
     /// If the data does not fit the model, there is too little of it, or the search fails.
-    pub fn with<R>(&self, bench: &Bench, search: impl FnOnce(Prepared<'_>) -> Result<R>) -> Result<R> {
+    pub fn with<R>(&self, bench: &Bench, search: impl FnOnce(BoundSetting<'_>) -> Result<R>) -> Result<R> {
         let training = bench.training()?;
         let CalibrationSplit { calibration, fit, choose } = bench.split(training.as_ref())?;
         let judge = bench.judge(&choose, &self.gates)?;
@@ -83,7 +83,7 @@ impl Setting {
             ..Data::default()
         };
         let training = training.as_ref().map(training_data).transpose()?;
-        search(Prepared { data, judge, fit, inputs, training, warnings })
+        search(BoundSetting { data, judge, fit, inputs, training, warnings })
     }
 
     /// The recipe of a candidate: its steps, and how data is read for it, fitted to so many samples.

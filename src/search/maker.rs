@@ -83,22 +83,21 @@ impl<'s, 'a> Maker<'s, 'a> {
             return Ok(self.timed(trial));
         }
         let state = self.state(steps)?;
-        let mut size = state.size();
+        let size = state.size();
         let (session, judge) = self.workshop()?;
-        if let Some((clock, _)) = self.clock {
-            size.latency = Some(clock.of_student(state.student(), session.teacher(), session.sizes())?);
-        }
+        let pace = |(clock, _): (&Clock, u64)| clock.of_student(state.student(), session.teacher(), session.sizes());
+        let pace = self.clock.map(pace).transpose()?;
         let score = score.then(|| judge.score(state.student())).transpose()?;
         self.scored += usize::from(score.is_some());
-        let trial = Trial { size, stored: size.cost.stored, score, short: state.missed().to_vec() };
+        let trial = Trial { size, stored: size.cost.stored, pace, score, short: state.missed().to_vec() };
         self.store.put(key, trial.clone())?;
         Ok(self.timed(trial))
     }
 
-    /// A trial, whose latency is kept in billionths of the teacher's, with nanoseconds.
+    /// A trial with its latency beside the teacher's of this run.
     fn timed(&self, mut trial: Trial) -> Trial {
-        let teacher = self.clock.map_or(0, |(_, teacher)| teacher) as f64;
-        trial.size.latency = trial.size.latency.map(|share| (share as f64 * teacher / 1e9).round() as u64);
+        let latency = self.clock.zip(trial.pace).map(|((_, teacher), pace)| (pace * teacher as f64).round() as u64);
+        trial.size.latency = latency;
         trial
     }
 

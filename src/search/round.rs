@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// A candidate that is to be made, with all that its making depends on beside the search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Task {
+pub struct CandidateTask {
     /// What is to be done, in a few words.
     pub what: String,
     /// Bytes of a file of codes beside those of its constants, and whether they were measured.
@@ -31,7 +31,7 @@ enum Of {
 }
 
 /// A candidate that was not made.
-pub enum Open {
+pub enum OpenCandidate {
     Untrained(Aim),
     Trained(Trainee),
 }
@@ -40,14 +40,14 @@ pub enum Open {
 #[derive(Debug, Default)]
 pub struct Round {
     most: usize,
-    tasks: Vec<Task>,
+    tasks: Vec<CandidateTask>,
 }
 
 /// What came of a walk.
 #[derive(Debug)]
 pub enum Walked {
     /// These are to be made first, the one that is needed before all others.
-    Round(Vec<Task>),
+    Round(Vec<CandidateTask>),
     /// All was measured.
     Found(Box<Found>),
 }
@@ -71,7 +71,7 @@ impl Run<'_, '_> {
     ///
     /// # Errors
     /// If it cannot be made, or was interrupted.
-    pub fn make(mut self, task: &Task) -> Result<Trials> {
+    pub fn make(mut self, task: &CandidateTask) -> Result<Trials> {
         (self.space.overhead, self.space.measured) = (task.overhead, task.measured);
         let done = match task.of.clone() {
             Of::Untrained { prune, split, bytes, loss_weights } => {
@@ -87,22 +87,22 @@ impl Run<'_, '_> {
 
     /// Adds a candidate to the round, and takes it to be no better than what there is. Says whether the round has room left:
     /// until the bytes are known that codes take beside constants, what is made depends on the first that has codes.
-    pub(super) fn put_off(&mut self, plan: &Plan, open: Open) -> bool {
+    pub(super) fn put_off(&mut self, plan: &Plan, open: OpenCandidate) -> bool {
         self.maker.missing = false;
         let (overhead, measured) = (self.space.overhead, self.space.measured);
         let Some(round) = &mut self.round else { return false };
         let of = match &open {
-            Open::Untrained(Aim { prune, split, bytes, loss_weights, .. }) => {
+            OpenCandidate::Untrained(Aim { prune, split, bytes, loss_weights, .. }) => {
                 Of::Untrained { prune: *prune, split: *split, bytes: *bytes, loss_weights: loss_weights.clone() }
             }
-            Open::Trained(trainee) => Of::Trained(trainee.clone()),
+            OpenCandidate::Trained(trainee) => Of::Trained(trainee.clone()),
         };
         let what = plan.to_string();
-        round.tasks.push(Task { what: what.clone(), overhead, measured, of });
+        round.tasks.push(CandidateTask { what: what.clone(), overhead, measured, of });
         let room = (measured || !self.space.encodes) && round.tasks.len() < round.most;
         match open {
-            Open::Untrained(aim) => self.aims.push(aim),
-            Open::Trained(trainee) => self.trained.push((trainee, f64::INFINITY)),
+            OpenCandidate::Untrained(aim) => self.aims.push(aim),
+            OpenCandidate::Trained(trainee) => self.trained.push((trainee, f64::INFINITY)),
         }
         let (accuracy, agreement, confusion) = Default::default();
         let score = Score { samples: 0, loss: f64::INFINITY, drop: 1.0, accuracy, agreement, confusion };
@@ -112,7 +112,7 @@ impl Run<'_, '_> {
 
     /// Whether what is to be trained is not known yet: the students that it goes by are being made.
     pub(super) fn waits_to_train(&self) -> bool {
-        let waits = |task: &Task| matches!(task.of, Of::Untrained { .. });
+        let waits = |task: &CandidateTask| matches!(task.of, Of::Untrained { .. });
         self.round.as_ref().is_some_and(|round| round.tasks.iter().any(waits))
     }
 }

@@ -5,7 +5,7 @@ use super::maker::Maker;
 use super::plan::{Plan, Unit, WHOLE};
 use super::predict::{Aim, Laws, Space, Stages};
 use super::refine::Refine;
-use super::round::{Open, Round};
+use super::round::{OpenCandidate, Round};
 use super::store::Trial;
 use super::trained::SizeFill;
 use super::{Candidate, Found, Limits, Options, Watch};
@@ -281,7 +281,7 @@ impl<'s, 'a> Run<'s, 'a> {
                 self.space = space;
                 let mut plan = self.plan.clone();
                 (plan.prune, plan.split, plan.loss_weights) = (aim.prune, aim.split, aim.loss_weights.clone());
-                Ok(self.put_off(&plan, Open::Untrained(aim)))
+                Ok(self.put_off(&plan, OpenCandidate::Untrained(aim)))
             }
             done => done,
         }

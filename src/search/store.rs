@@ -19,6 +19,9 @@ pub struct Trial {
     pub size: Size,
     /// Bytes of all constants.
     pub stored: u64,
+    /// The time of a run as a share of the teacher's, where that was asked for: it serves where the machine is slower or faster.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pace: Option<f64>,
     /// `None` as long as nothing asked how good it is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub score: Option<Score>,
@@ -151,7 +154,7 @@ mod tests {
             latency: None,
         };
         let score = Score { samples: 9, loss: 0.1, drop: 0.0, accuracy: None, agreement: None, confusion: vec![] };
-        Trial { size, stored: 16, score: Some(score), short: vec![] }
+        Trial { size, stored: 16, pace: None, score: Some(score), short: vec![] }
     }
 
     #[test]

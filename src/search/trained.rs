@@ -2,7 +2,7 @@
 
 use super::ladder::{Ladder, Trainee, apart, shifted};
 use super::plan::{DistillSteps, Plan, TrainingLength, WHOLE};
-use super::round::Open;
+use super::round::OpenCandidate;
 use super::run::{CLOSE, Mode, Run};
 use crate::error::Result;
 use std::time::Instant;
@@ -155,7 +155,7 @@ impl Run<'_, '_> {
             Err(_) if self.maker.cut => false,
             Err(_) if self.maker.missing => {
                 self.space = space;
-                return Ok(self.put_off(&told, Open::Trained(trainee)));
+                return Ok(self.put_off(&told, OpenCandidate::Trained(trainee)));
             }
             done => {
                 done?;
