@@ -44,6 +44,8 @@ def search(
     target_size: Target | None = None,
     target_weights: Target | None = None,
     target_macs: Target | None = None,
+    target_latency: str | None = None,
+    latency_table: Path | None = None,
     max_drop: Share | None = None,
     calib: Data | None = None,
     calib_samples: int | None = None,
@@ -62,7 +64,8 @@ def search(
     raise_missed: bool = True,
     progress: bool = True,
 ) -> Report:
-    """Writes the best student that a search finds, and says what was done. Arguments are those of `tutee.compress`.
+    """Writes the best student that a search finds, and says what was done. Arguments are those of `tutee.compress`;
+    `target_latency` needs a `latency_table` here.
 
     At most `jobs` candidates are made at the same time, each with so many `threads`: by default one for each thread that the
     workers have at the beginning. `options` go to `tutee search plan` as they are.
@@ -77,6 +80,7 @@ def search(
         plan = ["search", "plan", os.fspath(teacher), "-o", str(place), "--quiet"]
         plan += values(
             target_size=amount(target_size), target_weights=amount(target_weights), target_macs=amount(target_macs), max_drop=max_drop,
+            target_latency=target_latency, latency_table=None if latency_table is None else os.fspath(latency_table),
             calib_samples=calib_samples, candidates=candidates, jobs=jobs or max(1, sum(client.nthreads().values())),
         )  # fmt: skip
         for key, data in (("calib", calib), ("train", train)):
