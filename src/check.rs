@@ -1,6 +1,7 @@
 //! What compression cost: teacher and student, as files, run side by side on the same samples.
 
 mod channels;
+mod classes;
 mod compare;
 mod exits;
 mod judge;
@@ -28,6 +29,7 @@ use crate::exec::stream::{RunFn, run_stream};
 use crate::figures::percent;
 use crate::math::chance;
 use crate::onnx;
+pub use classes::{Picture, WorseClass};
 use compare::Scores;
 use exits::Told;
 pub use exits::{End, Exits, Point};
@@ -60,6 +62,9 @@ pub struct Check {
     /// Mean KL(teacher ‖ student) of the class probabilities, in nats, over the samples where it is finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// The classes on which the student is worse than its teacher, the worst first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub worse_classes: Vec<WorseClass>,
     /// How far each output is off, by its name.
     pub outputs: BTreeMap<String, OutputDiff>,
     /// Of a student with exits.
@@ -261,7 +266,7 @@ pub fn check_as(
     if labelled && scores.is_none() {
         warnings.push("the labels are of no use: no output is class scores [N,C]".into());
     }
-    let classes = scores.as_ref().and_then(|rows| rows.first()).map_or(0, |row| row.classes);
+    let width = scores.as_ref().and_then(|rows| rows.first()).map_or(0, |row| row.classes);
     let top = |model: usize, k: usize| {
         let rows = scores.as_ref().filter(|_| labelled)?;
         share(rows, |row| row.places.is_some_and(|places| places[model] < k))
@@ -270,7 +275,7 @@ pub fn check_as(
         let (bytes, zstd_bytes) = measure::bytes(files)?;
         Ok(Side {
             top1: top(model, 1),
-            top5: top(model, 5).filter(|_| classes > 5),
+            top5: top(model, 5).filter(|_| width > 5),
             counts,
             bytes,
             zstd_bytes,
@@ -290,7 +295,9 @@ pub fn check_as(
             samples.len()
         ));
     }
-    let ruined = scores.as_ref().and_then(|rows| ruined(rows, classes, pair.feed.labels()));
+    let ruined = scores.as_ref().and_then(|rows| ruined(rows, width, pair.feed.labels()));
+    let mut worse_classes = scores.as_ref().map_or(Vec::new(), |rows| classes::worse(rows, pair.feed.labels()));
+    classes::illustrate(&mut worse_classes, data, &pair.feed)?;
     let mut result = Check {
         version: 1,
         samples: samples.len(),
@@ -299,6 +306,7 @@ pub fn check_as(
         scored: scores.as_ref().and(pair.criteria.scored).map(|i| names[i].clone()),
         agreement: scores.as_ref().and_then(|rows| share(rows, |row| row.agree)),
         kl: scores.as_ref().and_then(|rows| mean_kl(rows)),
+        worse_classes,
         outputs,
         exits,
         ruined: ruined.map(|why| format!("the student is of no use: {why}")),

@@ -15,6 +15,7 @@ mod parts;
 mod pictures;
 mod stored;
 mod stream;
+mod thumbnail;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
 pub use pictures::{Color, Pictures, Size};
 pub use stream::SampleStream;
+pub use thumbnail::thumbnail;
 
 use crate::error::{Error, Result, io, reading};
 use member::Member;

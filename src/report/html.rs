@@ -1,5 +1,7 @@
 //! The report as one page that needs nothing else: no script, no network, light and dark, phone and paper.
 
+#[cfg(feature = "exec")]
+mod classes;
 mod plot;
 
 use super::{LayerReport, Report};
@@ -9,6 +11,8 @@ use plot::{Plot, Series};
 use std::fmt::Write;
 use std::path::Path;
 
+/// More layers than these are shown on demand.
+const FOLDED: usize = 100;
 const STYLE: &str = include_str!("html/style.css");
 
 impl Report {
@@ -24,9 +28,10 @@ impl Report {
         self.steps(&mut page);
         self.curves(&mut page);
         self.front(&mut page);
-        self.layers(&mut page);
-        self.reasons(&mut page);
         self.output_table(&mut page);
+        self.classes(&mut page);
+        self.reasons(&mut page);
+        self.layers(&mut page);
         self.every_row(&mut page);
         self.origin(&mut page);
         page.end()
@@ -142,11 +147,13 @@ impl Report {
         };
         let macs = |l: &LayerReport| l.macs().0.zip(l.macs().1).unwrap_or((0, 0));
         let (most_bytes, most_macs) = (most(LayerReport::bytes), most(macs));
-        page.put(
-            "<section>\n<h2>Layers</h2>\n<p class=\"key\"><i class=\"before\"></i> before <i class=\"after\"></i> after</p>\n\
+        let open = if self.layers.len() > FOLDED { "" } else { " open" };
+        let title = count(self.layers.len(), "layer");
+        page.put(&format!(
+            "<section>\n<h2>Layers</h2>\n<details{open}><summary>{title}</summary>\n<p class=\"key\"><i class=\"before\"></i> before <i class=\"after\"></i> after</p>\n\
              <div class=\"scroll\">\n<table class=\"layers\">\n<thead><tr><th>layer<th>weights<th>bytes stored<th>MACs\
-             <th>what was done</tr></thead>\n<tbody>\n",
-        );
+             <th>what was done</tr></thead>\n<tbody>\n"
+        ));
         for layer in &self.layers {
             let shape = layer.before.as_ref().map_or(String::new(), |l| shape(&l.shape));
             let both = |(a, b): (u64, u64), most: f64| {
@@ -174,13 +181,13 @@ impl Report {
             let done: Vec<String> = done.iter().map(|d| plain::html(d)).collect();
             page.put(&format!(
                 "<tr><td>{} <small>{} {shape}</small><td>{weights}<td>{}<td>{macs}<td>{}</tr>\n",
-                plain::html(&layer.name),
+                breaking(&plain::html(&layer.name)),
                 plain::html(&layer.op),
                 both(layer.bytes(), most_bytes),
                 done.join("<br>")
             ));
         }
-        page.put("</tbody>\n</table>\n</div>\n</section>\n");
+        page.put("</tbody>\n</table>\n</div>\n</details>\n</section>\n");
     }
 
     fn reasons(&self, page: &mut Page) {
@@ -213,8 +220,16 @@ impl Report {
         page.table(&title, &["output", "kind", "judged", "max |Δ|", "mean |Δ|", "cosine"], &rows);
     }
 
+    #[cfg(feature = "exec")]
+    fn classes(&self, page: &mut Page) {
+        classes::section(page, self.check.as_ref().map_or(&[], |check| &check.worse_classes));
+    }
+
     #[cfg(not(feature = "exec"))]
     fn output_table(&self, _page: &mut Page) {}
+
+    #[cfg(not(feature = "exec"))]
+    fn classes(&self, _page: &mut Page) {}
 
     fn every_row(&self, page: &mut Page) {
         let rows = self.steps.iter().flat_map(|step| step.table());
@@ -251,6 +266,11 @@ impl Report {
 
 fn file_name(path: &str) -> String {
     Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// A name that may go on in the next line behind its parts.
+fn breaking(html: &str) -> String {
+    html.replace('/', "/<wbr>").replace('.', ".<wbr>")
 }
 
 /// `64×3×3×3`
