@@ -13,7 +13,7 @@
 # students/MODEL/RECIPE.onnx in the folder of the job. A task may run twice: files appear whole, with the same bytes. A missed
 # target ends a task with exit code 2, and its student is written.
 #
-# This was not run on a cluster; a test runs it with SLURM_ARRAY_TASK_ID set.
+# It was run with Slurm 22.05, on one machine; a test runs it without, with SLURM_ARRAY_TASK_ID set.
 set -eu
 models=$1 recipes=$2
 shift 2

@@ -14,7 +14,7 @@
 # waits for its end: `sbatch --wait`, or `sh local.sh` to do its tasks on this machine. What was interrupted goes on where it
 # was; a task that fails is done again in the next round.
 #
-# This was not run on a cluster; a test runs it with local.sh.
+# It was run with Slurm 22.05, on one machine; a test runs it with local.sh.
 set -eu
 jobs=$1 tutee=${TUTEE:-tutee}
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
