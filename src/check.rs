@@ -73,7 +73,10 @@ pub struct Check {
     /// In what way the student is of no use, if it is: every target is then missed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ruined: Option<String>,
-    /// Things the user should know that are no errors.
+    /// Things the user should know of the data and of how it is read, which are no doubt of the student.
+    #[serde(skip)]
+    pub remarks: Vec<String>,
+    /// Things the user should know of the student that are no errors.
     #[serde(skip)]
     pub warnings: Vec<String>,
 }
@@ -241,9 +244,10 @@ pub fn check_as(
     let ready = student.ready(&shapes, || feed.chunk(example))?;
     let own = streams.as_ref().map(|[_, student]| student.data.feed(teacher.inputs(), normalise)).transpose()?;
     let probe = probe.map(|p| p.planned(&ready));
-    let mut warnings = feed.warnings().to_vec();
-    warnings.extend(teacher.widened().or_else(|| student.widened()));
-    warnings.extend(feed.mixed());
+    let mut remarks = feed.warnings().to_vec();
+    remarks.extend(teacher.widened().or_else(|| student.widened()));
+    remarks.extend(feed.mixed());
+    let mut warnings = Vec::new();
     let usual = Arc::new(Plan { teacher: runner, student: ready, probe });
     let streams = streams.as_ref().zip(own);
     let has_exits = usual.probe.is_some();
@@ -264,7 +268,7 @@ pub fn check_as(
     let labelled = pair.feed.labels().is_some();
     let scores: Option<Vec<&Scores>> = samples.iter().map(|s| s.scores.as_ref()).collect();
     if labelled && scores.is_none() {
-        warnings.push("the labels are of no use: no output is class scores [N,C]".into());
+        remarks.push("the labels are of no use: no output is class scores [N,C]".into());
     }
     let width = scores.as_ref().and_then(|rows| rows.first()).map_or(0, |row| row.classes);
     let top = |model: usize, k: usize| {
@@ -310,6 +314,7 @@ pub fn check_as(
         outputs,
         exits,
         ruined: ruined.map(|why| format!("the student is of no use: {why}")),
+        remarks,
         warnings,
     };
     let strange = result.doubts();

@@ -13,6 +13,7 @@ mod normalise;
 mod npy;
 mod parts;
 mod pictures;
+mod portion;
 mod stored;
 mod stream;
 mod thumbnail;
@@ -26,6 +27,7 @@ pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
 pub use pictures::{Color, Pictures, Size};
+pub use portion::fit_into;
 pub use stream::SampleStream;
 pub use thumbnail::thumbnail;
 

@@ -165,8 +165,8 @@ fn a_check_says_what_checks_of_each_size_say() {
             assert!((of.mean_abs - mean(&|p| p.outputs[name].mean_abs)).abs() < 1e-9);
         }
         let told =
-            whole.warnings.iter().filter(|w| w.contains("different shapes: MACs and times are those of [1,")).count();
-        assert_eq!(told, 1, "{:?}", whole.warnings);
+            whole.remarks.iter().filter(|w| w.contains("different shapes: MACs and times are those of [1,")).count();
+        assert_eq!(told, 1, "{:?}", whole.remarks);
     }
 }
 

@@ -178,6 +178,9 @@ fn what_is_wrong_is_said() {
         wrong("search merge jobs -o s.onnx", &[reason, "remove it"]);
     }
     std::fs::write(&result, &text).unwrap();
+    std::fs::rename(at.join("jobs/results"), at.join("elsewhere")).unwrap();
+    wrong("search merge jobs -o s.onnx", &["jobs has no folder `results`", "planned again"]);
+    std::fs::rename(at.join("elsewhere"), at.join("jobs/results")).unwrap();
     assert!(said(&tutee(at, "search merge jobs -o s.onnx"), 0).contains("1 job to do"));
     assert!(!at.join("s.onnx").exists());
 }

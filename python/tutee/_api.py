@@ -72,10 +72,9 @@ def compress(
     with tempfile.TemporaryDirectory(prefix="tutee-") as name:
         folder = pathlib.Path(name)
         arguments = ["compress", os.fspath(teacher), "-o", os.fspath(student), *told(folder)]
+        arguments += goal(target_size, target_weights, target_macs, target_latency, latency_table)
         arguments += values(
-            target_size=amount(target_size), target_weights=amount(target_weights), target_macs=amount(target_macs), max_drop=max_drop,
-            target_latency=target_latency, latency_table=None if latency_table is None else os.fspath(latency_table),
-            min_agreement=min_agreement, max_error=max_error, calib_samples=calib_samples, minutes=minutes,
+            max_drop=max_drop, min_agreement=min_agreement, max_error=max_error, calib_samples=calib_samples, minutes=minutes,
             candidates=candidates, threads=threads,
         )  # fmt: skip
         arguments += _flags(best_effort=best_effort, external_data=external_data, in_place=in_place)
@@ -180,7 +179,15 @@ def values(**named: Any) -> list[str]:
     return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
-def amount(target: Target | None) -> str | None:
+def goal(size: Target | None, weights: Target | None, macs: Target | None, latency: str | None, table: Path | None) -> list[str]:
+    """Options that say how small a student is to be."""
+    return values(
+        target_size=_amount(size), target_weights=_amount(weights), target_macs=_amount(macs), target_latency=latency,
+        latency_table=None if table is None else os.fspath(table),
+    )  # fmt: skip
+
+
+def _amount(target: Target | None) -> str | None:
     """A share is a percentage to the command."""
     return f"{100 * target:.10g}%" if isinstance(target, float) and 0 < target < 1 else None if target is None else str(target)
 

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError("tutee.distributed needs Dask distributed: pip install 'tutee[distributed]'") from error
 
-from ._api import Path, Share, Target, amount, normalise, report_of, told, values
+from ._api import Path, Share, Target, goal, normalise, report_of, told, values
 from ._data import Data, path_of
 from ._errors import Error
 from ._progress import Progress
@@ -78,10 +78,10 @@ def search(
         own = pathlib.Path(name)
         place = pathlib.Path(folder) if folder is not None else own / "jobs"
         plan = ["search", "plan", os.fspath(teacher), "-o", str(place), "--quiet"]
+        plan += goal(target_size, target_weights, target_macs, target_latency, latency_table)
         plan += values(
-            target_size=amount(target_size), target_weights=amount(target_weights), target_macs=amount(target_macs), max_drop=max_drop,
-            target_latency=target_latency, latency_table=None if latency_table is None else os.fspath(latency_table),
-            calib_samples=calib_samples, candidates=candidates, jobs=jobs or max(1, sum(client.nthreads().values())),
+            max_drop=max_drop, calib_samples=calib_samples, candidates=candidates,
+            jobs=jobs or max(1, sum(client.nthreads().values())),
         )  # fmt: skip
         for key, data in (("calib", calib), ("train", train)):
             if data is not None:

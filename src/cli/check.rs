@@ -84,6 +84,7 @@ impl Args {
         if let Some(exits) = result.exits.as_mut().filter(|_| !self.curve) {
             exits.curve.clear();
         }
+        result.remarks.iter().for_each(|w| progress.warning(w));
         result.warnings.iter().for_each(|w| progress.doubt(w));
         let text = match self.json {
             true => {

@@ -93,7 +93,7 @@ fn object(message: &Value) {
 }
 
 fn talk(text: &str) {
-    line(&Stream::Err.toned(text));
+    line(&Stream::Err.toned(&Stream::Err.fitted(text)));
 }
 
 fn line(text: &str) {

@@ -40,6 +40,7 @@ mod sizes;
 mod summary;
 mod terminal;
 mod words;
+mod wrap;
 
 pub use memory::OrEnd;
 use messages::{say, warn};
@@ -171,7 +172,10 @@ pub fn main() -> ExitCode {
         }
     };
     messages::choose(cli.message_format);
-    cli.max_memory.into_iter().for_each(memory::limit);
+    if let Some(limit) = cli.max_memory {
+        memory::limit(limit);
+        crate::data::fit_into(limit);
+    }
     signals::watch();
     let run = || cli.command.run();
     let panicked = |message| Err(Error::internal(message).because("RUST_BACKTRACE=1 shows where"));

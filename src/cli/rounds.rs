@@ -78,6 +78,13 @@ struct PlanArgs {
     /// Jobs of a round, at most: as many as can be done at the same time. The answer does not depend on it
     #[arg(long, value_name = "N", default_value_t = JOBS)]
     jobs: usize,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// What planning and doing jobs have in common.
+#[derive(clap::Args)]
+struct HowArgs {
     /// Threads to use, at most one a core; all cores if not given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -98,12 +105,8 @@ struct RunArgs {
     /// Files in the folder `jobs` of a search, or the folder of a search for all jobs of its round
     #[arg(value_name = "JOB", required = true)]
     jobs: Vec<PathBuf>,
-    /// Threads to use, at most one a core; all cores if not given
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// Print nothing but errors
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    how: HowArgs,
 }
 
 /// Take results, and write the jobs of the next round, or the student
@@ -140,7 +143,7 @@ impl PlanArgs {
         if self.jobs == 0 {
             return Err(Error::input("--jobs 0 leaves nothing to do").help("give 1 or more"));
         }
-        start_threads(self.threads)?;
+        start_threads(self.how.threads)?;
         let options = self.goal.options(false)?;
         if options.clock == Some(Clock::Here) {
             return Err(Error::input("--target-latency needs --latency-table here")
@@ -155,7 +158,7 @@ impl PlanArgs {
         let setting = Setting { model: self.teacher, data, sizes: self.sizes.input_shape, gates };
         let goal = self.goal.goal(self.gates.max_drop());
         let (jobs, warnings) = plan(&setting, &goal, &options, self.jobs, &self.output, &Silent)?;
-        if self.quiet {
+        if self.how.quiet {
             return Ok(ExitCode::SUCCESS);
         }
         warnings.iter().for_each(|what| super::warn(what));
@@ -165,7 +168,7 @@ impl PlanArgs {
 
 impl RunArgs {
     fn run(self) -> Result<ExitCode> {
-        start_threads(self.threads)?;
+        start_threads(self.how.threads)?;
         let mut jobs = Vec::new();
         for path in self.jobs {
             match path.is_dir() {
@@ -175,7 +178,7 @@ impl RunArgs {
         }
         for path in &jobs {
             let warn = |what: &str| {
-                if !self.quiet {
+                if !self.how.quiet {
                     super::warn(what);
                 }
             };
@@ -188,7 +191,7 @@ impl RunArgs {
                 }
                 Done::Before(what) => format!("{name}: {what}; done already\n"),
             };
-            if !self.quiet {
+            if !self.how.quiet {
                 super::print(&told)?;
             }
         }

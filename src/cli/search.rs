@@ -6,6 +6,7 @@ use super::samples::{CalibArgs, CheckArgs, TrainArgs};
 use super::signals;
 use super::sizes::SizeArgs;
 use crate::error::{Error, Result, io};
+use crate::figures::count;
 use crate::job::{Searched, places, start_threads};
 use crate::onnx::{self, SaveOptions, Target};
 use crate::passes::options::suggest;
@@ -201,7 +202,8 @@ impl SearchArgs {
                     warnings.iter().for_each(|w| super::warn(w));
                     let trained = training.as_ref().map(|t| format!("{} train, ", t.samples)).unwrap_or_default();
                     super::say(&format!("searching: {trained}{} samples fit, {} choose", samples[0], samples[1]));
-                    super::say(&format!("{} candidates or {minutes} minutes at most", options.candidates));
+                    let candidates = count(options.candidates, "candidate");
+                    super::say(&format!("{candidates} or {minutes} minutes at most"));
                     if store.found > 0 {
                         super::say(&format!("{} measurements are taken up from the state", store.found));
                     }
@@ -413,7 +415,8 @@ impl Answer {
             super::say(&format!("{:.3} ms a run", latency as f64 / 1e6));
         }
         super::say(&format!("{lost}, loss {:.4}, on {} samples that it was chosen by", best.score.loss, self.choose));
-        super::say(&format!("Ended: {}; {} candidates, {:.0} s", found.why, found.tried.len(), self.seconds));
+        let tried = count(found.tried.len(), "candidate");
+        super::say(&format!("Ended: {}; {tried}, {:.0} s", found.why, self.seconds));
         found.missed.iter().for_each(|missed| super::say(&format!("MISSED {}", plain::line(missed))));
     }
 }

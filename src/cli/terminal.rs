@@ -1,5 +1,6 @@
 //! What the terminal is like: how wide, and whether it shows colours.
 
+use super::wrap::wrap;
 use std::borrow::Cow;
 use std::io::{IsTerminal, stderr, stdout};
 
@@ -35,6 +36,14 @@ impl Stream {
             found.map_or(line.to_string(), |(word, tone, rest)| format!("{}{rest}", self.paint(tone, word)))
         };
         text.split('\n').map(tone).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The text in lines that the terminal has room for; as it is where there is no terminal.
+    pub fn fitted<'t>(self, text: &'t str) -> Cow<'t, str> {
+        match self.is_terminal() {
+            true => Cow::Owned(wrap(text, usize::from(self.columns()))),
+            false => Cow::Borrowed(text),
+        }
     }
 
     fn is_terminal(self) -> bool {

@@ -6,6 +6,7 @@ use std::fmt;
 use super::Dataset;
 use super::array::{Array, Dtype, describe, dims, from_f64, from_int, to_f64, to_int};
 use super::normalise::{Channels, Normalise};
+use super::portion;
 use super::stored::Stored;
 use crate::error::{Error, Result};
 
@@ -61,9 +62,6 @@ struct Kinds {
     /// The samples of each chunk, where it takes several and not all are of one kind.
     rows: Option<Vec<Vec<usize>>>,
 }
-
-/// Bytes of samples that are held where all are gone through.
-const BLOCK: usize = 1 << 26;
 
 struct Input<'a> {
     array: &'a Stored,
@@ -478,7 +476,7 @@ impl Feed<'_> {
         let (mut blocks, mut start, mut bytes) = (Vec::new(), 0, 0usize);
         for (at, &i) in chunks.iter().enumerate() {
             let next = self.rows(i).into_iter().map(held).fold(0, usize::saturating_add);
-            if bytes > 0 && bytes.saturating_add(next) > BLOCK {
+            if bytes > 0 && bytes.saturating_add(next) > portion::bytes() {
                 blocks.push(&chunks[start..at]);
                 (start, bytes) = (at, 0);
             }

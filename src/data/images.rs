@@ -23,17 +23,18 @@ const TOGETHER: usize = 64;
 /// [N], the place of the picture's sub-folder among the classes. Pictures come class by class in the order of their names;
 /// hidden files are passed over, other entries named in a warning. Of the pictures only the headers are read.
 ///
-/// A folder without pictures whose own files are .npy or .npz holds these, one after the other.
+/// A folder of whose own files more are .npy or .npz than pictures holds these, one after the other.
 pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset> {
     let mut data = Dataset::empty(folder.display().to_string());
     data.files.push(folder.to_path_buf());
     let mut top = list(folder)?;
     let arrays: Vec<PathBuf> = top.others.iter().filter(|p| p.is_file() && parts::is_array(p)).cloned().collect();
-    if !arrays.is_empty() && top.files.is_empty() {
+    if arrays.len() > top.files.len() {
         let inner = top.folders.iter().map(|p| list(p)).collect::<Result<Vec<_>>>()?;
         if inner.iter().all(|inner| inner.files.is_empty()) {
             top.others.retain(|p| !arrays.contains(p));
             top.others.append(&mut top.folders);
+            top.others.append(&mut top.files);
             return parts::open_folder(data, arrays, &top.others);
         }
     }
@@ -335,6 +336,26 @@ mod tests {
         let resized = Pictures { resize: Some("2x3".parse().unwrap()), ..Pictures::default() };
         let data = open_folder(dir.path(), &resized).unwrap();
         assert_eq!(data.array("x").unwrap().shape(), [3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_folder_holds_what_most_of_its_files_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let npy = |name: &str| {
+            let head = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3), }\n";
+            let bytes = [b"\x93NUMPY\x01\x00", &(head.len() as u16).to_le_bytes()[..], head.as_bytes(), &[7; 6]];
+            fs::write(dir.path().join(name), bytes.concat()).unwrap();
+        };
+        npy("1.npy");
+        npy("2.npy");
+        save(&dir.path().join("plot.png"), 5);
+        let data = open_folder(dir.path(), &Pictures::default()).unwrap();
+        assert_eq!(data.array("x").unwrap().shape(), [4, 3]);
+        assert!(data.warnings()[0].contains("ignored 1 entry") && data.warnings()[0].contains("plot.png"));
+        save(&dir.path().join("other.png"), 5);
+        let data = open_folder(dir.path(), &Pictures::default()).unwrap();
+        assert_eq!(data.array("x").unwrap().shape(), [2, 1, 2, 3]);
+        assert!(data.warnings()[0].contains("1.npy"));
     }
 
     #[cfg(unix)]

@@ -8,13 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::array::{Array, Dtype};
 use super::member::Member;
 use super::stored::{Access, Rows, Sizes, Stored};
-use super::{Dataset, NUMPY, npy};
+use super::{Dataset, NUMPY, npy, portion};
 use crate::error::{Error, Result, io};
 
 /// Files that are open at a time: thousands may lie in a folder.
 const OPEN: usize = 4;
-/// Bytes of a packed array from which its rows are best read in order.
-const LARGE: usize = 1 << 26;
 
 /// Whether a file is one of arrays by its name.
 pub(super) fn is_array(path: &Path) -> bool {
@@ -83,7 +81,7 @@ enum PartPlace {
 
 impl DataPart {
     fn of(path: &Path, name: &str, array: Result<Stored, String>) -> DataPart {
-        let packed = array.as_ref().is_ok_and(|a| a.access() == Access::InOrder && a.bytes() > LARGE);
+        let packed = array.as_ref().is_ok_and(|a| a.access() == Access::InOrder && a.bytes() > portion::bytes());
         let form = array.map(|a| (a.dtype(), a.shape().to_vec()));
         let form = form.map_err(|why| format!("{}: {why}", path.display()));
         DataPart { place: PartPlace::File { path: path.to_path_buf(), name: name.to_string() }, form, packed }

@@ -9,9 +9,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use rayon::prelude::*;
 
 use super::array::{Array, Dtype, byte_len, describe, dims};
+use super::portion;
 
-/// An array of at most so many bytes is read as a whole; of a larger one, rows.
-const AT_ONCE: usize = 1 << 26;
 /// Bytes of a larger one that are read in one go.
 const RUN: usize = 1 << 24;
 
@@ -131,7 +130,15 @@ pub(super) struct Stored {
 impl Stored {
     pub fn new(form: Form, rows: Box<dyn Rows>) -> Stored {
         let sizes = Sizes { shapes: vec![form.shape.get(1..).unwrap_or_default().to_vec()], of: Vec::new() };
-        Stored { form, sizes, rows, at_once: AT_ONCE, whole: OnceLock::new(), held: Mutex::default(), by_file: None }
+        Stored {
+            form,
+            sizes,
+            rows,
+            at_once: portion::bytes(),
+            whole: OnceLock::new(),
+            held: Mutex::default(),
+            by_file: None,
+        }
     }
 
     /// Rows of these shapes, which all have as many axes.

@@ -4,11 +4,11 @@ use super::places::Named;
 use super::watched::Watched;
 use super::{Job, Listener};
 use crate::analysis::sizes::InputSizes;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ir::Model;
-use crate::recipe::Action;
+use crate::recipe::{Action, Data, Target};
 use crate::report::{DataUse, Report};
-use crate::session::Data;
+use crate::session;
 use std::path::Path;
 
 pub(super) struct Samples;
@@ -20,8 +20,21 @@ pub(super) struct Used {
 }
 
 impl Samples {
-    pub fn open(_: &Job, _: &[(String, Action)], _: &Model, _: &dyn Listener) -> Result<Samples> {
-        Ok(Samples)
+    /// # Errors
+    /// If the recipe counts on data, or sets targets that data has to show to be met.
+    pub fn open(job: &Job, _: &[(String, Action)], _: &Model, _: &dyn Listener) -> Result<Samples> {
+        let Data { calib, train, test, .. } = &job.recipe.data;
+        let data = [("calib", calib), ("train", train), ("test", test)].into_iter().find(|d| d.1.is_some());
+        let what = match data {
+            Some((key, _)) => format!("`{key}` under [data]"),
+            None if job.recipe.target != Target::default() => "what is under [target]".into(),
+            None => return Ok(Samples),
+        };
+        let place = job.recipe.path.iter().map(|p| p.display().to_string());
+        let refused = Error::input(format!("this build of tutee cannot use {what}"))
+            .because("it has no runtime for networks: it was built without its feature `exec`")
+            .help("build tutee with its feature `exec`, or take that out of the recipe");
+        Err(place.fold(refused, Error::at))
     }
 
     pub fn sizes(&self, _: &Model) -> Option<InputSizes> {
@@ -62,8 +75,8 @@ impl Samples {
 pub(super) struct Fitting;
 
 impl Fitting {
-    pub fn data(&self, sizes: InputSizes) -> Data<'_> {
-        Data { sizes, ..Data::default() }
+    pub fn data(&self, sizes: InputSizes) -> session::Data<'_> {
+        session::Data { sizes, ..session::Data::default() }
     }
 
     pub fn warnings(&self, _: &[(String, Action)], _: &Job) -> Vec<String> {

@@ -177,6 +177,7 @@ impl Samples {
         if let Some(exits) = &mut result.exits {
             exits.curve.clear();
         }
+        result.remarks.iter().for_each(|what| watched.listener().warning(what));
         result.warnings.iter().for_each(|what| watched.listener().doubt(what));
         report.missed.extend(result.misses(&test.targets));
         report.check = Some(result);

@@ -309,6 +309,11 @@ impl JobFolder {
         let own = text(&self.file.search)?.1;
         let folder = self.folder.join(RESULTS);
         let mut results = BTreeMap::new();
+        if !folder.exists() {
+            return Err(Error::input(format!("{} has no folder `{RESULTS}`", self.folder.display()))
+                .because("jobs write there what they measured, and a plan makes it")
+                .help("bring it there, or make an empty one: jobs without results are planned again"));
+        }
         for entry in folder.read_dir().map_err(|e| io("read", &folder, &e))? {
             let path = entry.map_err(|e| io("read", &folder, &e))?.path();
             if path.extension().is_none_or(|e| e != "json") {
