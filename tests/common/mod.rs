@@ -7,6 +7,7 @@ pub mod pictures;
 pub mod proto;
 #[cfg(feature = "exec")]
 pub mod running;
+pub mod trial;
 
 use std::path::{Path, PathBuf};
 use tutee::compress::{Outcome, Silent, compress};
