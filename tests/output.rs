@@ -295,13 +295,15 @@ fn a_run_that_wants_more_memory_than_it_may_ends_with_an_error() {
     let (code, error) = run("2GB");
     assert_eq!(code, Some(0), "{error}");
     // Data that is larger than that is read in portions.
-    let head = "{'descr': '|u1', 'fortran_order': False, 'shape': (80000, 1, 28, 28), }\n";
-    let pixels = (0..80_000 * 28 * 28u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<u8>>();
+    let model = "model m opset 17 { input %x : f32[N,1000,1000]  %y : f32[N,1000] = ReduceMean<axes=[2],keepdims=0>(%x)  output %y }";
+    let model = tutee::ir::text::parse::model(model).unwrap();
+    std::fs::write(folder.path().join("m.onnx"), tutee::onnx::to_bytes(&model).unwrap()).unwrap();
+    let head = "{'descr': '|u1', 'fortran_order': False, 'shape': (60, 1000, 1000), }\n";
+    let pixels: Vec<u8> = (0..60_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let npy = [b"\x93NUMPY\x01\x00", &(head.len() as u16).to_le_bytes()[..], head.as_bytes(), &pixels].concat();
-    std::fs::write(folder.path().join("large.npy"), npy).unwrap();
-    let fitted = ["compress", "resnet_small_bn.onnx", "-o", "s.onnx", "-p", "separate-convs:rank=1", "-q"];
-    let data = ["--calib", "large.npy", "--calib-samples", "16", "--scale", "1/255", "--max-memory", "40MB"];
-    let small = tutee(folder.path(), &[&fitted[..], &data[..]].concat());
+    std::fs::write(folder.path().join("rows.npy"), npy).unwrap();
+    let check = ["check", "m.onnx", "m.onnx", "--data", "rows.npy", "--threads", "1", "--max-memory", "50MB"];
+    let small = tutee(folder.path(), &check);
     assert_eq!(small.status.code(), Some(0), "{}", text(&small.stderr));
     let (code, error) = run("100");
     assert!(code == Some(1) && error.contains("at least 10.0 MB"), "{error}");
