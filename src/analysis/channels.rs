@@ -24,7 +24,7 @@ use fold::Fold;
 use foldhash::fast::FixedState;
 pub use groups::{Group, Tie};
 use groups::{Produced, Tied};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use walk::Walk;
 
@@ -78,6 +78,8 @@ pub struct Channels {
     ties: Vec<Tied>,
     contractions: Vec<Contraction>,
     folds: Vec<Fold>,
+    /// Nodes at which the size of an axis that is read at run time is overwritten where the axis shrinks.
+    overwritten: BTreeMap<(ValueId, usize), BTreeSet<NodeId>>,
 }
 
 impl Channels {
@@ -100,6 +102,7 @@ impl Channels {
             ties: Vec::new(),
             contractions: Vec::new(),
             folds: Vec::new(),
+            overwritten: BTreeMap::new(),
         };
         for v in graph.values() {
             channels.weights[v.index()] = graph.value(v).constant().is_some();
@@ -197,6 +200,12 @@ impl Channels {
             Some(((v, axis), answers.entry(labels.as_ptr()).or_insert_with(|| stay(labels)).clone()?))
         });
         axes.collect()
+    }
+
+    /// Nodes that read the size of an axis which shrinks, and need it overwritten.
+    pub(super) fn overwritten(&self, shrinks: impl Fn(ValueId, usize) -> bool) -> BTreeSet<NodeId> {
+        let read = self.overwritten.iter().filter(|((v, axis), _)| shrinks(*v, *axis));
+        read.flat_map(|(_, nodes)| nodes.iter().copied()).collect()
     }
 
     /// For every set of units, the axes that carry some of them, in the order of the graph's values.

@@ -170,7 +170,7 @@ pub fn node_macs(graph: &Graph, id: NodeId, batch: Option<&Dim>) -> Option<u64> 
     let Some(op) = graph.node(id).op.operator() else { return Some(0) };
     let dims = |v: Option<ValueId>| {
         let shape = graph.value(v?).ty.as_ref()?.shape()?;
-        shape.0.iter().map(|d| if Some(d) == batch { Some(1) } else { d.known() }).collect()
+        shape.0.iter().map(|d| d.of_one(batch)).collect()
     };
     op.macs(&Sizes {
         inputs: graph.node_inputs(id).into_iter().map(dims).collect(),

@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub struct Removal<'a> {
     graph: &'a Graph,
     kept: HashMap<(ValueId, usize), Arc<[usize]>>,
+    /// Nodes that have sizes overwritten which they read at run time.
+    overwritten: BTreeSet<NodeId>,
 }
 
 /// Why a removal cannot be written.
@@ -37,7 +39,9 @@ type Rewrites = BTreeMap<ValueId, Vec<(NodeId, usize, Tensor)>>;
 impl<'a> Removal<'a> {
     /// Removes the positions of `units` wherever they are.
     pub fn of(graph: &'a Graph, channels: &Channels, units: &HashSet<u32>) -> Removal<'a> {
-        Removal { graph, kept: channels.without(graph, units) }
+        let kept = channels.without(graph, units);
+        let overwritten = channels.overwritten(|v, axis| kept.contains_key(&(v, axis)));
+        Removal { graph, kept, overwritten }
     }
 
     /// Writes the removal into a patch: constants shrink, and attributes and shape constants follow.
@@ -83,7 +87,9 @@ impl<'a> Removal<'a> {
             let rank = self.graph.value(*v).rank().unwrap_or(0);
             (0..rank).any(|axis| self.kept.contains_key(&(*v, axis)))
         };
-        let Some(value) = inputs.iter().chain(&outputs).flatten().copied().find(touched) else { return Ok(()) };
+        let mut around = inputs.iter().chain(&outputs).flatten().copied();
+        let all = self.overwritten.contains(&n);
+        let Some(value) = around.find(|v| all || touched(v)) else { return Ok(()) };
         let Some(op) = self.graph.node(n).op.operator() else { return Ok(()) };
         let node = KeptAround { removal: self, cx: Infer::new(self.graph, n), inputs: &inputs, outputs: &outputs };
         let label = self.graph.label(n);
@@ -250,7 +256,7 @@ impl<'a> Tally<'a> {
     fn dims(&self, value: Option<ValueId>) -> Option<Vec<u64>> {
         let v = value?;
         let dim = |(axis, d): (usize, &Dim)| {
-            let size = if Some(d) == self.batch.as_ref() { 1 } else { d.known()? };
+            let size = d.of_one(self.batch.as_ref())?;
             Some(size.saturating_sub(self.lost.get(&(v, axis)).copied().unwrap_or(0)))
         };
         self.graph.value(v).ty.as_ref()?.shape()?.0.iter().enumerate().map(dim).collect()

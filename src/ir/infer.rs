@@ -2,23 +2,26 @@
 
 use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::node::Node;
-use crate::ir::op::Op;
 use crate::ir::op::reshape::Reshape;
+use crate::ir::op::{Op, Operator};
 use crate::ir::patch::Patch;
 use crate::ir::shape::{DType, Dim, Shape, Type};
-use crate::ir::tensor::Tensor;
+use crate::ir::tensor::{Tensor, elements};
 use crate::ir::value::Source;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Integer tensors up to this size take part in shape arithmetic.
 const MAX_INTS: usize = 64;
 
+/// Whole numbers up to this one are exact in single precision.
+pub const WHOLE: f64 = (1 << 24) as f64;
+
 /// What is known of a value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fact {
     /// Its type.
     pub ty: Option<Type>,
-    /// Content of a small integer tensor of rank 0 or 1, as far as it is known.
+    /// Content of a small tensor of whole numbers, integers or floats, as far as it is known; row-major.
     pub ints: Option<Vec<Dim>>,
 }
 
@@ -128,13 +131,34 @@ impl<'a> Infer<'a> {
         value.is_some_and(|v| matches!(v.source, Source::Carried))
     }
 
-    /// Content of a small integer input of rank 0 or 1, as far as it is known.
+    /// Content of a small input of whole numbers and rank 0 or 1, as far as it is known.
     pub fn ints(&self, slot: usize) -> Option<Vec<Dim>> {
+        self.content(slot).filter(|_| self.shape(slot).is_none_or(|s| s.rank() <= 1))
+    }
+
+    /// Content of a small input of whole numbers, as far as it is known; row-major.
+    pub fn content(&self, slot: usize) -> Option<Vec<Dim>> {
         match self.constant(slot) {
-            Some(t) if t.rank() <= 1 && t.len() <= MAX_INTS => Some(t.ints()?.into_iter().map(int_dim).collect()),
-            Some(_) => None,
+            Some(t) if t.len() > MAX_INTS => None,
+            Some(t) if t.dtype().is_float() => Some(t.iter_floats()?.map(float_dim).collect()),
+            Some(t) => Some(t.ints()?.into_iter().map(int_dim).collect()),
             None => self.graph.value(self.inputs.get(slot).copied()??).ints.clone(),
         }
+    }
+
+    /// Content of output 0 of an operator that does nothing but move the elements of input 0.
+    pub fn moved(&self, operator: &dyn Operator) -> Option<Vec<Dim>> {
+        let content = self.content(0)?;
+        let dims: Option<Vec<usize>> = self.shape(0)?.dims()?.into_iter().map(|d| usize::try_from(d).ok()).collect();
+        let dims = dims.filter(|d| elements(d) == Some(content.len()))?;
+        let places = Tensor::from_ints(DType::I64, dims, 0..content.len() as i64);
+        let rest = (1..self.n_inputs()).map(|slot| match self.constant(slot) {
+            None if self.has(slot) => None,
+            tensor => Some(tensor),
+        });
+        let inputs: Vec<Option<&Tensor>> = std::iter::once(Some(Some(&places))).chain(rest).collect::<Option<_>>()?;
+        let moved = operator.eval(&inputs)?.first()?.ints()?;
+        moved.into_iter().map(|p| content.get(usize::try_from(p).ok()?).cloned()).collect()
     }
 
     /// Content of an integer input where every number is known (negative ones too, from constants).
@@ -147,7 +171,7 @@ impl<'a> Infer<'a> {
 
     /// Content of an integer input, negative numbers too, as far as it is known; what is not a number as its dim.
     pub fn numbers(&self, slot: usize) -> Option<Vec<Result<i64, Dim>>> {
-        if self.constant(slot).is_some() {
+        if self.constant(slot).is_some_and(|t| !t.dtype().is_float()) {
             return Some(self.known_ints(slot)?.into_iter().map(Ok).collect());
         }
         let number = |d: Dim| d.known().and_then(|n| i64::try_from(n).ok()).ok_or(d);
@@ -158,6 +182,11 @@ impl<'a> Infer<'a> {
 /// A number of a shape tensor as a dim: negative numbers (the -1 of Reshape) are no dims.
 fn int_dim(n: i64) -> Dim {
     u64::try_from(n).map_or(Dim::Unknown, Dim::Known)
+}
+
+/// A whole number among floats as a dim, if it is small enough to be computed with.
+fn float_dim(x: f64) -> Dim {
+    if (0.0..=WHOLE).contains(&x) && x.fract() == 0.0 { Dim::Known(x as u64) } else { Dim::Unknown }
 }
 
 /// An axis counted from the front; `Err` if it is out of range.
@@ -191,20 +220,24 @@ impl Graph {
     /// What the file declares is kept where inference knows nothing, and corrected where it says something else: a number
     /// may be left from before an input was made dynamic.
     fn infer_node(&mut self, id: NodeId) -> Result<Vec<ValueId>, String> {
+        let outputs = self.node_outputs(id);
         let facts = match self.node(id).op.operator() {
             Some(op) => op.infer(&Infer::new(self, id))?,
-            None => return Ok(Vec::new()),
+            None => vec![Fact::unknown(); outputs.len()],
         };
         let mut changed = Vec::new();
-        for (value, fact) in self.node_outputs(id).into_iter().zip(facts) {
+        for (value, fact) in outputs.into_iter().zip(facts) {
             let Some(value) = value else { continue };
             let v = self.value_mut(value);
-            let ty = match (fact.ty, &v.ty) {
+            let mut ty = match (fact.ty, &v.ty) {
                 (Some(new), Some(old)) if new.agrees(old) => Some(new.or(old)),
                 (Some(new), Some(old)) => Some(merge_rank(&new, old)),
                 (Some(new), None) => Some(new),
                 (None, old) => old.clone(),
             };
+            if let Some(Type::Tensor(_, Some(shape))) = &mut ty {
+                shape.open();
+            }
             if v.ty != ty || v.ints != fact.ints {
                 v.ty = ty;
                 v.ints = fact.ints;
@@ -218,6 +251,11 @@ impl Graph {
     /// itself keeps its declared output types; returns those nodes with what is wrong.
     pub(crate) fn infer_all(&mut self) -> crate::Result<Vec<(NodeId, String)>> {
         let mut wrong = Vec::new();
+        for v in self.inputs().to_vec() {
+            if let Some(Type::Tensor(_, Some(shape))) = &mut self.value_mut(v).ty {
+                shape.open();
+            }
+        }
         for id in self.topological()? {
             self.infer_bodies(id)?;
             if let Err(why) = self.infer_node(id) {

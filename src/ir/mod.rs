@@ -1,6 +1,7 @@
 //! The intermediate representation: a graph of typed operators and values, and the one editor of it, [`Patch`].
 
 pub mod attr;
+mod dim;
 pub mod exits;
 pub mod extract;
 pub mod graph;

@@ -3,9 +3,9 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
-use crate::ir::shape::Dim;
+use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Axis, Change, Kept, Ties};
 
 /// Versions of the ONNX operator set in which we know what the operators mean.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -44,9 +44,15 @@ pub trait Operator {
         Some(Vec::new())
     }
 
-    /// Where in output 0 the element at a position of input 0, a vector, comes out, if it has no effect on anything else.
-    fn moves(&self, _cx: &Infer<'_>, _position: usize) -> Option<Vec<usize>> {
+    /// Where in output 0 what is made of the element at a position of an input, a vector, comes out, if it has no effect on
+    /// anything else.
+    fn moves(&self, _cx: &Infer<'_>, _input: Axis) -> Option<Vec<usize>> {
         None
+    }
+
+    /// Whether the element at a position of an input may be any number when channels go: `shrink` overwrites it.
+    fn overwrites(&self, _cx: &Infer<'_>, _y: Option<&Shape>, _input: Axis) -> bool {
+        false
     }
 
     /// The input slot whose elements, in the same type and shape, output 0 has whatever is fed.
@@ -199,6 +205,7 @@ pub mod reduce;
 pub mod reshape;
 pub mod resize;
 pub mod rnn;
+pub mod sample;
 pub mod scatter;
 pub mod select;
 pub mod slice;
@@ -264,6 +271,8 @@ operators! {
     resize::Resize: "Resize";
     resize::Upsample: "Upsample";
     rnn::Rnn: "RNN" | "GRU" | "LSTM";
+    sample::GridSample: "GridSample";
+    sample::RoiAlign: "RoiAlign";
     scatter::Scatter: "Scatter" | "ScatterElements" | "ScatterND";
     select::NonZero: "NonZero";
     select::ReverseSequence: "ReverseSequence";

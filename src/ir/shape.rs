@@ -1,7 +1,7 @@
-//! Element types, dimensions, shapes and value types.
+//! Element types, shapes and value types.
 
+pub use crate::ir::dim::Dim;
 use std::fmt;
-use std::sync::Arc;
 
 /// Element type of a tensor, by its number in ONNX `TensorProto.DataType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,66 +107,6 @@ impl fmt::Display for DType {
     }
 }
 
-/// One dimension. Two equal symbols are the same number at run time; two unknowns need not be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Dim {
-    /// A number.
-    Known(u64),
-    /// A name, the same wherever it is the same number.
-    Sym(Arc<str>),
-    /// Nothing is known.
-    Unknown,
-}
-
-impl Dim {
-    /// A dim with a name.
-    pub fn sym(name: &str) -> Dim {
-        Dim::Sym(name.into())
-    }
-
-    /// The number, if it is one.
-    pub fn known(&self) -> Option<u64> {
-        match self {
-            Dim::Known(n) => Some(*n),
-            _ => None,
-        }
-    }
-
-    /// Whether it is a symbol that means something: exporters write `?` and `-1` for any dim that is open.
-    pub fn is_named(&self) -> bool {
-        matches!(self, Dim::Sym(name) if name.chars().any(char::is_alphabetic) && &**name != "None")
-    }
-
-    /// Whether both can be the same number.
-    pub fn agrees(&self, other: &Dim) -> bool {
-        !matches!((self, other), (Dim::Known(a), Dim::Known(b)) if a != b)
-    }
-
-    /// This dim, or the other if this is not known.
-    fn or(&self, other: &Dim) -> Dim {
-        if *self == Dim::Unknown { other.clone() } else { self.clone() }
-    }
-
-    /// The more specific of two dims that agree; `self` wins ties.
-    pub fn refine(&self, other: &Dim) -> Dim {
-        match (self, other) {
-            (Dim::Known(_), _) => self.clone(),
-            (_, Dim::Known(_)) | (Dim::Unknown, _) => other.clone(),
-            _ => self.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dim::Known(n) => write!(f, "{n}"),
-            Dim::Sym(s) => write!(f, "{}", crate::ir::text::symbol(s)),
-            Dim::Unknown => f.write_str("?"),
-        }
-    }
-}
-
 /// Dimensions, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape(pub Vec<Dim>);
@@ -190,6 +130,11 @@ impl Shape {
     /// Number of elements, if every dim is known and the product fits.
     pub fn elements(&self) -> Option<u64> {
         self.0.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))
+    }
+
+    /// Gives what is not known numbers of their own.
+    pub fn open(&mut self) {
+        self.0.iter_mut().filter(|d| **d == Dim::Unknown).for_each(|d| *d = Dim::open());
     }
 
     /// Whether both can be shapes of one value.

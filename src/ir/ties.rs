@@ -21,8 +21,9 @@ pub trait Ties {
     /// Whether the input is computed from constants alone, as weights are.
     fn is_weight(&self, slot: usize) -> bool;
 
-    /// Whether no reader of an output looks at this position of it.
-    fn is_unread(&self, output: usize, position: usize) -> bool;
+    /// Whether nobody needs the size of an input axis that is at this position of an output: what reads it is overwritten
+    /// where the axis shrinks.
+    fn is_unread(&mut self, input: Axis, position: Axis) -> bool;
 
     /// Whether the input axis carries channels that could go.
     fn is_tracked(&self, input: Axis) -> bool;

@@ -303,7 +303,7 @@ fn shape_proto(shape: &Shape) -> proto::TensorShapeProto {
         value: match d {
             Dim::Known(n) => Some(Value::DimValue(*n as i64)),
             Dim::Sym(s) => Some(Value::DimParam(s.to_string())),
-            Dim::Unknown => None,
+            Dim::Open(_) | Dim::Product(_) | Dim::Unknown => None,
         },
         denotation: None,
     };

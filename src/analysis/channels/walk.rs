@@ -20,6 +20,9 @@ const MAX_GRID: usize = 1 << 24;
 /// Places beyond which the way of a number through shape arithmetic is not followed.
 const MAX_PLACES: usize = 64;
 
+/// Axes that are folded, each with its size; one without a number is a part of what is open.
+type Factors = Vec<(Option<usize>, usize)>;
+
 pub struct Walk<'a> {
     cx: Infer<'a>,
     graph: &'a Graph,
@@ -187,15 +190,48 @@ impl<'a> Walk<'a> {
     /// Input axes `from` become output axes `to`, with the same number of elements.
     fn refold(&mut self, from: Range<usize>, to: Range<usize>) {
         let x = self.in_value(0);
-        let factors: Vec<Option<Labels>> = from.clone().map(|a| self.in_labels((0, a))).collect();
-        if factors.iter().all(Option::is_none) {
+        if from.clone().all(|a| self.in_labels((0, a)).is_none()) {
             return;
         }
-        let sizes: Option<Vec<usize>> = from.clone().map(|a| self.size(x, a)).collect();
-        let out_sizes: Option<Vec<usize>> = to.clone().map(|a| self.size(self.out_value(0), a)).collect();
-        let (Some(sizes), Some(out_sizes)) = (sizes, out_sizes) else {
-            return from.for_each(|a| self.freeze((0, a), "cannot be followed along dims that are not known"));
-        };
+        let sizes: Vec<Option<usize>> = from.clone().map(|a| self.size(x, a)).collect();
+        let out_sizes: Vec<Option<usize>> = to.clone().map(|a| self.size(self.out_value(0), a)).collect();
+        let all = |sizes: &[Option<usize>]| sizes.iter().copied().collect::<Option<Vec<usize>>>();
+        if let (Some(sizes), Some(out_sizes)) = (all(&sizes), all(&out_sizes)) {
+            let from = from.zip(sizes).map(|(a, n)| (Some(a), n)).collect();
+            return self.fold(from, to.zip(out_sizes).map(|(a, n)| (Some(a), n)).collect());
+        }
+        // What is known at the beginning of both, or at the end, is folded with a rest that goes into what is open.
+        let mut told = BTreeSet::new();
+        for back in [false, true] {
+            let [mut ours, mut theirs] = [(&from, &sizes), (&to, &out_sizes)].map(|(axes, sizes)| {
+                let known = |(a, n): (usize, &Option<usize>)| Some((Some(a), (*n)?));
+                let axes = axes.clone().zip(sizes);
+                if back { axes.rev().map_while(known).collect() } else { axes.map_while(known).collect::<Factors>() }
+            });
+            let count = |factors: &Factors| elements(&factors.iter().map(|f| f.1).collect::<Vec<_>>()).unwrap_or(0);
+            let (m, n) = (count(&ours), count(&theirs));
+            let (few, many) = (m.min(n), m.max(n));
+            let tracked = ours.iter().any(|f| f.0.is_some_and(|a| self.is_tracked((0, a))));
+            if few < 2 || many % few > 0 || !tracked {
+                continue;
+            }
+            told.extend(ours.iter().filter_map(|f| f.0));
+            if m < n { &mut ours } else { &mut theirs }.push((None, many / few));
+            if back {
+                ours.reverse();
+                theirs.reverse();
+            }
+            self.fold(ours, theirs);
+        }
+        for a in from.filter(|a| !told.contains(a)) {
+            self.freeze((0, a), "cannot be followed along dims that are not known");
+        }
+    }
+
+    /// Axes of the input become axes of the output, with the same number of elements.
+    fn fold(&mut self, from: Factors, to: Factors) {
+        let sizes: Vec<usize> = from.iter().map(|f| f.1).collect();
+        let factors: Vec<Option<Labels>> = from.iter().map(|f| self.in_labels((0, f.0?))).collect();
         let grid = elements(&sizes).filter(|&n| n <= MAX_GRID);
         let carriers: Vec<usize> = (0..factors.len()).filter(|&i| factors[i].is_some()).collect();
         // One axis of labels over all positions, exact if one input axis carries channels, else a merge to settle later.
@@ -206,31 +242,34 @@ impl<'a> Walk<'a> {
             }
             _ => {
                 let grid = self.channels.classes.fresh(n)?;
-                let factors = factors.clone();
-                self.channels.folds.push(Fold { node: self.node, grid: grid.clone(), factors, sizes: sizes.clone() });
+                self.channels.folds.push(Fold { node: self.node, grid: grid.clone(), factors, sizes });
                 Some(grid)
             }
         });
-        if flat.and_then(|flat| self.unfold(flat, to, out_sizes)).is_none() {
-            from.for_each(|a| self.freeze((0, a), "is too large to follow"));
+        if flat.and_then(|flat| self.unfold(flat, to)).is_none() {
+            from.iter().filter_map(|f| f.0).for_each(|a| self.freeze((0, a), "is too large to follow"));
         }
     }
 
     /// Output axes of these sizes carry the labels, row-major. `None` if that is too much to follow.
-    fn unfold(&mut self, flat: Labels, to: Range<usize>, sizes: Vec<usize>) -> Option<()> {
-        let mut long = (0..sizes.len()).filter(|&i| sizes[i] > 1);
-        if let (Some(i), None) = (long.next(), long.next()) {
-            self.set_output((0, to.start + i), flat);
+    fn unfold(&mut self, flat: Labels, to: Factors) -> Option<()> {
+        let mut long = to.iter().filter(|f| f.1 > 1);
+        if let (Some((Some(axis), _)), None) = (long.next(), long.next()) {
+            self.set_output((0, *axis), flat);
             return Some(());
         }
-        let part = |&m: &usize| if m > 1 { self.channels.classes.fresh(m).map(Some) } else { Some(None) };
-        let parts: Vec<Option<Labels>> = sizes.iter().map(part).collect::<Option<_>>()?;
-        for (axis, labels) in to.zip(&parts) {
-            if let Some(labels) = labels {
-                self.set_output((0, axis), labels.clone());
+        let part = |&(axis, m): &(Option<usize>, usize)| match axis {
+            Some(_) if m > 1 => self.channels.classes.fresh(m).map(Some),
+            _ => Some(None),
+        };
+        let factors: Vec<Option<Labels>> = to.iter().map(part).collect::<Option<_>>()?;
+        for ((axis, _), labels) in to.iter().zip(&factors) {
+            if let Some((axis, labels)) = axis.zip(labels.clone()) {
+                self.set_output((0, axis), labels);
             }
         }
-        self.channels.folds.push(Fold { node: self.node, grid: flat, factors: parts, sizes });
+        let sizes = to.into_iter().map(|f| f.1).collect();
+        self.channels.folds.push(Fold { node: self.node, grid: flat, factors, sizes });
         Some(())
     }
 }
@@ -244,10 +283,11 @@ impl Ties for Walk<'_> {
         self.shape_of(self.out_value(slot))
     }
 
-    fn is_unread(&self, output: usize, position: usize) -> bool {
-        let Some(v) = self.out_value(output) else { return true };
+    fn is_unread(&mut self, input: Axis, (output, position): Axis) -> bool {
+        let (Some(x), Some(v)) = (self.in_value(input.0), self.out_value(output)) else { return true };
         let mut places = vec![(v, position)];
         let mut seen = BTreeSet::new();
+        let mut overwritten = Vec::new();
         while let Some((v, position)) = places.pop() {
             if !seen.insert((v, position)) {
                 continue;
@@ -256,12 +296,22 @@ impl Ties for Walk<'_> {
                 return false;
             }
             for u in self.graph.uses(v) {
-                let Use::Input(n, 0) = u else { return false };
-                let op = self.graph.node(n).op.operator();
-                let next = op.and_then(|op| op.moves(&Infer::new(self.graph, n), position));
-                let (Some(next), Some(y)) = (next, self.graph.output(n)) else { return false };
-                places.extend(next.into_iter().map(|p| (y, p)));
+                let Use::Input(n, slot) = u else { return false };
+                let (Some(op), cx) = (self.graph.node(n).op.operator(), Infer::new(self.graph, n)) else {
+                    return false;
+                };
+                let Some(y) = self.graph.output(n) else { return false };
+                if op.overwrites(&cx, self.shape_of(Some(y)), (slot, position)) {
+                    overwritten.push(n);
+                } else if let Some(next) = op.moves(&cx, (slot, position)) {
+                    places.extend(next.into_iter().map(|p| (y, p)));
+                } else {
+                    return false;
+                }
             }
+        }
+        if !overwritten.is_empty() {
+            self.channels.overwritten.entry((x, input.1)).or_default().extend(overwritten);
         }
         true
     }
@@ -309,7 +359,7 @@ impl Ties for Walk<'_> {
         let count = sizes.as_deref().and_then(elements).filter(|&n| n <= MAX_GRID);
         let done = count.and_then(|n| self.chosen(&labels, n, from)).zip(sizes).and_then(|(chosen, sizes)| {
             if sizes.iter().any(|&n| n > 1) {
-                return self.unfold(chosen, outputs, sizes);
+                return self.unfold(chosen, outputs.clone().map(Some).zip(sizes).collect());
             }
             let why = self.why("takes one of them by its number");
             self.channels.freeze_labels(&chosen, why);

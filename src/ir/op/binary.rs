@@ -1,11 +1,11 @@
 //! Elementwise functions of two or more tensors, broadcast. (ONNX Operators, each by its name.)
 
 use crate::ir::attr::{Attr, AttrReader};
-use crate::ir::infer::{Fact, Infer, broadcast};
+use crate::ir::infer::{Fact, Infer, WHOLE, broadcast};
 use crate::ir::op::{Operator, Role, Weight, kernel};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{self, Ties};
+use crate::ir::ties::{self, Axis, Ties};
 
 /// y = f(a, b), element by element; `Min`, `Max`, `Sum` and `Mean` take one or more inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -249,6 +249,16 @@ impl Operator for Binary {
         Some(vec![y])
     }
 
+    fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
+        let len = |slot: usize| match &cx.shape(slot)?.0[..] {
+            [] => Some(1),
+            [n] => usize::try_from(n.known()?).ok(),
+            _ => None,
+        };
+        let n = (0..cx.n_inputs()).map(len).try_fold(1, |n, len| Some(len?.max(n)))?;
+        Some(if len(slot)? == 1 { (0..n).collect() } else { vec![position] })
+    }
+
     fn ties(&self, t: &mut dyn Ties) -> bool {
         let inputs = t.cx().n_inputs();
         ties::broadcast(t, 0..inputs);
@@ -291,20 +301,30 @@ impl Binary {
 
     /// What is known of the content of a small integer result: numbers from numbers, symbols through x + 0 and the like.
     fn shape_arithmetic(&self, cx: &Infer<'_>) -> Option<Vec<Dim>> {
-        if !matches!(self.0, Add | Sub | Mul | Div | Mod | Min | Max | Equal)
-            || !cx.dtype(0)?.is_int()
-            || cx.n_inputs() != 2
-        {
+        let dtype = cx.dtype(0)?;
+        let known = match self.0 {
+            Add | Sub | Mul | Div | Mod | Min | Max | Equal => dtype.is_int(),
+            _ => false,
+        };
+        // Sizes that become scales.
+        let scales = matches!(self.0, Mul | Div) && matches!(dtype, DType::F32 | DType::F64);
+        if !(known || scales) || cx.n_inputs() != 2 {
             return None;
         }
         let (a, b) = (cx.numbers(0)?, cx.numbers(1)?);
         let n = if a.len() == 1 { b.len() } else { a.len() };
         let at = |v: &[Number], i: usize| v.get(if v.len() == 1 { 0 } else { i }).cloned();
-        (0..n).map(|i| Some(self.shape_number(at(&a, i)?, at(&b, i)?))).collect()
+        (0..n).map(|i| Some(self.shape_number(at(&a, i)?, at(&b, i)?, scales))).collect()
     }
 
-    fn shape_number(&self, a: Number, b: Number) -> Dim {
+    fn shape_number(&self, a: Number, b: Number, scales: bool) -> Dim {
+        let dim = |n: Number| n.map_or_else(|d| d, |n| u64::try_from(n).map_or(Dim::Unknown, Dim::Known));
         match (self.0, a, b) {
+            (Mul, a, b) if scales => {
+                let small = |d: &Dim| d.known().is_none_or(|n| n as f64 <= WHOLE);
+                Some(dim(a).times(&dim(b))).filter(small).unwrap_or(Dim::Unknown)
+            }
+            (Div, a, b) if scales => dim(a).over(&dim(b)),
             (kind, Ok(a), Ok(b)) => {
                 let exact = match kind {
                     Add => a.checked_add(b),
@@ -318,11 +338,13 @@ impl Binary {
             (Mul, Ok(0), _) | (Mul, _, Ok(0)) => Dim::Known(0),
             (Add | Sub, Err(d), Ok(0)) | (Mul | Div, Err(d), Ok(1)) => d,
             (Add, Ok(0), Err(d)) | (Mul, Ok(1), Err(d)) => d,
-            (Sub, Err(a), Err(b)) if a == b && a != Dim::Unknown => Dim::Known(0),
+            (Sub, Err(a), Err(b)) if a == b && a.is_same() => Dim::Known(0),
             (Min | Max, Err(a), Err(b)) if a == b => a,
             // No dim is negative.
-            (Equal, Err(Dim::Sym(_)), Ok(n)) | (Equal, Ok(n), Err(Dim::Sym(_))) if n < 0 => Dim::Known(0),
-            (Equal, Err(Dim::Sym(a)), Err(Dim::Sym(b))) if a == b => Dim::Known(1),
+            (Equal, Err(d), Ok(n)) | (Equal, Ok(n), Err(d)) if n < 0 && d.is_same() => Dim::Known(0),
+            (Equal, Err(a), Err(b)) if a == b && a.is_same() => Dim::Known(1),
+            (Mul, a, b) => dim(a).times(&dim(b)),
+            (Div, a, b) => dim(a).over(&dim(b)),
             _ => Dim::Unknown,
         }
     }

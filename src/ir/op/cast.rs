@@ -2,12 +2,12 @@
 //! 25.)
 
 use crate::ir::attr::{Attr, AttrReader};
-use crate::ir::infer::{Fact, Infer};
+use crate::ir::infer::{Fact, Infer, WHOLE};
 use crate::ir::op::Operator;
 use crate::ir::op::pick::{input, room};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{self, Ties};
+use crate::ir::ties::{self, Axis, Ties};
 
 /// The elements in another type.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,11 +56,12 @@ impl Cast {
         Cast { to, rounding: Rounding::default() }
     }
 
-    /// Numbers that an integer of the new type holds too.
+    /// Whole numbers that the new type holds too.
     fn ints(&self, ints: Option<Vec<Dim>>) -> Option<Vec<Dim>> {
         let max = match self.to {
             DType::I64 => i64::MAX as u64,
             DType::I32 => i32::MAX as u64,
+            DType::F32 | DType::F64 => WHOLE as u64,
             _ => return None,
         };
         let fits = |d: Dim| if d.known().is_some_and(|n| n > max) { Dim::Unknown } else { d };
@@ -152,7 +153,7 @@ impl Operator for Cast {
     }
 
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
-        Ok(vec![Fact::tensor(Some(self.to), cx.shape(0).cloned()).with_ints(self.ints(cx.ints(0)))])
+        Ok(vec![Fact::tensor(Some(self.to), cx.shape(0).cloned()).with_ints(self.ints(cx.content(0)))])
     }
 
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
@@ -163,7 +164,7 @@ impl Operator for Cast {
         Some(vec![convert(input(inputs, 0)?, self.to)?])
     }
 
-    fn moves(&self, _: &Infer<'_>, position: usize) -> Option<Vec<usize>> {
+    fn moves(&self, _: &Infer<'_>, (_, position): Axis) -> Option<Vec<usize>> {
         Some(vec![position])
     }
 

@@ -6,7 +6,7 @@ use crate::ir::op::Operator;
 use crate::ir::op::pick::{self, input, pick, room};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Axis, Change, Kept, Ties};
 
 /// The inputs one after the other along an axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +107,14 @@ impl Operator for Concat {
             }
         }
         Some(vec![Tensor::new(first.dtype(), shape, out.into())?])
+    }
+
+    fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
+        let before = (0..slot).map(|slot| match cx.shape(slot)?.0[..] {
+            [Dim::Known(n)] => usize::try_from(n).ok(),
+            _ => None,
+        });
+        Some(vec![before.sum::<Option<usize>>()?.checked_add(position)?])
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {

@@ -8,7 +8,7 @@ use crate::ir::op::reshape::product;
 use crate::ir::op::{Operator, keeps_shape};
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{self, Change, Kept, Ties};
+use crate::ir::ties::{self, Axis as TiedAxis, Change, Kept, Ties};
 
 /// Input 0 broadcast together with a tensor of the shape that input 1 says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -64,42 +64,56 @@ impl Operator for Expand {
         true
     }
 
+    /// Any number along an axis that stays as it is, or becomes one that is known.
+    fn overwrites(&self, cx: &Infer<'_>, y: Option<&Shape>, (slot, position): TiedAxis) -> bool {
+        let whole = |mask: &Vec<Option<i64>>| mask.iter().all(Option::is_some);
+        let mask = y.and_then(|y| Expand::mask(cx, y)).filter(|m| cx.opset() >= 9 || whole(m));
+        slot == 1 && mask.is_some_and(|mask| mask.get(position).is_some_and(Option::is_some))
+    }
+
     /// The target says the new sizes, or 1 for what stays as it is where it is computed at run time.
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
         let (cx, y) = (kept.cx(), kept.out_shape(0)?);
-        let Some(mut new) = Expand::fixed_target(cx, Some(y)) else {
-            let [Dim::Known(rank)] = cx.shape(1)?.0[..] else { return None };
-            let rank = usize::try_from(rank).ok()?;
-            let lead = y.rank().checked_sub(rank)?;
-            let follows: Vec<i64> = (0..rank).map(|i| kept.output((0, i + lead)).is_some().into()).collect();
-            let mask = Tensor::from_ints(DType::BOOL, [rank], follows);
-            return Some(vec![Change::Through(1, Where.into(), vec![mask, Tensor::i64([1], &[1])])]);
-        };
-        let lead = y.rank().checked_sub(new.len())?;
-        for (i, n) in new.iter_mut().enumerate() {
-            if let Some(positions) = kept.output((0, i + lead)).filter(|_| *n > 1) {
-                *n = positions.len() as i64;
+        let Some(target) = cx.constant(1) else {
+            let mut mask = Expand::mask(cx, y)?;
+            let lead = y.rank().checked_sub(mask.len())?;
+            for (i, n) in mask.iter_mut().enumerate().filter(|(_, n)| n.is_some_and(|n| n > 1)) {
+                *n = kept.output((0, i + lead)).map_or(*n, |p| Some(p.len() as i64));
             }
-        }
-        let old = cx.constant(1).and_then(Tensor::ints);
-        let target = Tensor::i64([new.len()], &new);
-        Some(if old.is_some_and(|old| old == new) { Vec::new() } else { vec![Change::Constant(1, target)] })
+            if let Some(target) = mask.iter().copied().collect::<Option<Vec<i64>>>() {
+                return Some(vec![Change::Constant(1, Tensor::i64([target.len()], &target))]);
+            }
+            if cx.opset() < 9 {
+                return None;
+            }
+            let known = mask.iter().map(|n| n.is_some().into());
+            let sizes: Vec<i64> = mask.iter().map(|n| n.unwrap_or(1)).collect();
+            let tensors = vec![Tensor::from_ints(DType::BOOL, [mask.len()], known), Tensor::i64([sizes.len()], &sizes)];
+            return Some(vec![Change::Through(1, Where.into(), tensors)]);
+        };
+        let old = target.ints()?;
+        let lead = y.rank().checked_sub(old.len())?;
+        let size = |(i, &n): (usize, &i64)| match kept.output((0, i + lead)).filter(|_| n > 1) {
+            Some(positions) => positions.len() as i64,
+            None => n,
+        };
+        let new: Vec<i64> = old.iter().enumerate().map(size).collect();
+        Some(if old == new { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
     }
 }
 
 impl Expand {
-    /// The target, or a constant one that means the same where one is computed at run time: 1 for what stays as it is.
-    fn fixed_target(cx: &Infer<'_>, y: Option<&Shape>) -> Option<Vec<i64>> {
-        if let Some(target) = cx.constant(1) {
-            return target.ints();
-        }
-        let (x, y) = (cx.shape(0)?, y?);
-        let lead = y.rank().checked_sub(x.rank())?;
-        let entry = |(axis, to): (usize, &Dim)| match axis.checked_sub(lead).map(|a| &x.0[a]) {
-            Some(from) if from == to && *to != Dim::Unknown => Some(1),
+    /// What may stand in a target that is computed at run time, where that is known: 1 for what stays as it is.
+    fn mask(cx: &Infer<'_>, y: &Shape) -> Option<Vec<Option<i64>>> {
+        let x = cx.shape(0)?;
+        let [Dim::Known(len)] = cx.shape(1)?.0[..] else { return None };
+        let lead = y.rank().checked_sub(usize::try_from(len).ok()?)?;
+        let own = y.rank().checked_sub(x.rank())?;
+        let entry = |(axis, to): (usize, &Dim)| match axis.checked_sub(own).map(|a| &x.0[a]) {
+            Some(from) if from == to && to.is_same() => Some(1),
             _ => i64::try_from(to.known()?).ok(),
         };
-        y.0.iter().enumerate().map(entry).collect()
+        Some(y.0.iter().enumerate().skip(lead).map(entry).collect())
     }
 }
 

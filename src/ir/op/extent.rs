@@ -66,7 +66,7 @@ impl Operator for Shape {
         let bound = |b: i64| (if b < 0 { b + rank } else { b }).clamp(0, rank) as usize;
         let (start, end) = (bound(self.start), bound(self.end.unwrap_or(rank)));
         for axis in 0..rank as usize {
-            if axis < start || axis >= end || t.is_unread(0, axis - start) {
+            if axis < start || axis >= end || t.is_unread((0, axis), (0, axis - start)) {
                 t.ignore((0, axis));
             } else {
                 t.freeze((0, axis), "reads their number at run time");

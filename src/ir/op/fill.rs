@@ -6,11 +6,11 @@ use crate::ir::attr::{Attr, AttrReader, AttrValue};
 use crate::ir::infer::{Fact, Infer, axis};
 use crate::ir::op::Operator;
 use crate::ir::op::cast::convert;
-use crate::ir::op::expand::Where;
 use crate::ir::op::pick::{input, place, room};
+use crate::ir::op::reshape::{can_mask, masked};
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Axis, Change, Kept, Ties};
 
 /// A tensor of the shape that input 0 says, every element of it `value`.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +72,10 @@ impl Operator for ConstantOfShape {
         Some(vec![Tensor::new(self.value.dtype(), shape, data.into())?])
     }
 
+    fn overwrites(&self, cx: &Infer<'_>, y: Option<&Shape>, (_, position): Axis) -> bool {
+        can_mask(cx.opset(), y) && y.is_some_and(|y| y.0.get(position).is_some_and(|d| d.known().is_some()))
+    }
+
     /// Weights that the graph makes itself, or states to begin with, of which some dims are known only at run time.
     fn ties(&self, t: &mut dyn Ties) -> bool {
         (0..t.out_shape(0).map_or(0, Shape::rank)).for_each(|axis| t.make((0, axis)));
@@ -80,13 +84,7 @@ impl Operator for ConstantOfShape {
 
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
         let Some(old) = kept.cx().constant(0) else {
-            let rank = kept.out_shape(0)?.rank();
-            let stay: Vec<_> = (0..rank).map(|axis| kept.output((0, axis)).map_or(0, |p| p.len() as i64)).collect();
-            if stay.iter().all(|&n| n == 0) {
-                return Some(Vec::new());
-            }
-            let mask = Tensor::from_ints(DType::BOOL, [rank], stay.iter().map(|&n| (n > 0).into()));
-            return Some(vec![Change::Through(0, Where.into(), vec![mask, Tensor::i64([rank], &stay)])]);
+            return masked(kept, 0);
         };
         let old = old.ints()?;
         let size = |(axis, n): (usize, &i64)| kept.output((0, axis)).map_or(*n, |p| p.len() as i64);

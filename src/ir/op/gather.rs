@@ -65,8 +65,8 @@ impl Operator for Gather {
         Some(vec![pick(x, &axes, &[])?.reshaped(shape)?])
     }
 
-    fn moves(&self, cx: &Infer<'_>, position: usize) -> Option<Vec<usize>> {
-        let [Dim::Known(n)] = cx.shape(0)?.0[..] else { return None };
+    fn moves(&self, cx: &Infer<'_>, (slot, position): (usize, usize)) -> Option<Vec<usize>> {
+        let [Dim::Known(n)] = cx.shape(0).filter(|_| slot == 0)?.0[..] else { return None };
         let (n, indices) = (usize::try_from(n).ok()?, cx.constant(1)?);
         let places = indices.ints()?.into_iter().enumerate().filter(|&(_, i)| place(i, n) == Some(position));
         let places: Vec<usize> = places.map(|p| p.0).collect();

@@ -170,7 +170,8 @@ impl Operator for MatMul {
             (_, true) => (left, right),
             (true, false) => (right, left),
             (false, false) => {
-                // Products of activations: attention. Its heads are a batch axis here, and go as blocks.
+                // Products of activations: attention. Its heads are a batch axis here, and go as blocks; without such an
+                // axis what queries and keys are made of goes from both.
                 if a == b && a > 1 {
                     let heads = (0..a - 2).any(|axis| t.is_tracked((0, axis)) || t.is_tracked((1, axis)));
                     pass_stack(t, 0, a);
@@ -179,6 +180,7 @@ impl Operator for MatMul {
                         t.freeze((0, a - 2), "multiplies heads, which only go whole");
                         t.freeze((1, b - 1), "multiplies heads, which only go whole");
                     } else {
+                        t.contract((0, a - 1), (1, b - 2), 1);
                         t.pass((0, a - 2), (0, y - 2));
                         t.pass((1, b - 1), (0, y - 1));
                     }

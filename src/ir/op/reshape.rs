@@ -3,11 +3,12 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
+use crate::ir::op::expand::Where;
 use crate::ir::op::pick::input;
 use crate::ir::op::{Operator, keeps_shape};
-use crate::ir::shape::{Dim, Shape};
+use crate::ir::shape::{DType, Dim, Shape, Type};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Axis, Change, Kept, Ties};
 use std::ops::Range;
 
 /// The elements of input 0 in the shape that input 1 says: -1 is what is left, 0 is the dim of the input at that place.
@@ -42,27 +43,19 @@ pub fn product(dims: &[Dim]) -> Dim {
     quotient(dims.iter().collect(), Vec::new())
 }
 
-/// Product of `over` by product of `under`; equal symbols cancel, as does the very same dim.
+/// Product of `over` by product of `under`; the very same dim cancels, also one that is not known.
 fn quotient<'a>(mut over: Vec<&'a Dim>, under: Vec<&'a Dim>) -> Dim {
-    let mut by = 1u64;
+    let mut by = Dim::Known(1);
     for u in under {
-        let same = |o: &&Dim| std::ptr::eq(*o, u) || (matches!(u, Dim::Sym(_)) && *o == u);
-        match (u, over.iter().position(same)) {
-            (Dim::Known(n), _) => by = by.saturating_mul(*n),
-            (_, Some(at)) => drop(over.swap_remove(at)),
-            (_, None) => return Dim::Unknown,
+        match over.iter().position(|&o| std::ptr::eq(o, u) && u.known().is_none()) {
+            Some(at) => drop(over.swap_remove(at)),
+            None => by = by.times(u),
         }
     }
-    if by == 1 && over.contains(&&Dim::Known(0)) {
+    if by == Dim::Known(1) && over.contains(&&Dim::Known(0)) {
         return Dim::Known(0);
     }
-    let number = over.iter().try_fold(1u64, |n, d| n.checked_mul(d.known().unwrap_or(1)));
-    let mut open = over.into_iter().filter(|d| d.known().is_none());
-    match (number, open.next(), open.next()) {
-        (Some(n), None, _) if by > 0 && n % by == 0 => Dim::Known(n / by),
-        (Some(n), Some(d), None) if by > 0 && n == by => d.clone(),
-        _ => Dim::Unknown,
-    }
+    over.into_iter().fold(Dim::Known(1), |all, d| all.times(d)).over(&by)
 }
 
 /// The shape that Reshape gives to a tensor of shape `from`, for the target `wanted`, in which -1 and numbers that are
@@ -142,16 +135,19 @@ pub fn runs(from: &Shape, to: &Shape) -> Option<Vec<(Range<usize>, Range<usize>)
 /// How many dims at the beginning of two lists, at least one of each, have the same product: the fewest. `None` if that
 /// cannot be told.
 fn run<'a>(mut from: impl Iterator<Item = &'a Dim>, mut to: impl Iterator<Item = &'a Dim>) -> Option<(usize, usize)> {
-    let (a, b) = (from.next()?, to.next()?);
+    let (mut a, mut b) = (from.next()?.clone(), to.next()?.clone());
     let (mut i, mut j) = (1, 1);
-    if a != b || *a == Dim::Unknown {
-        let (mut a, mut b) = (a.known()?, b.known()?);
-        while a != b {
-            if a < b {
-                (a, i) = (a.checked_mul(from.next()?.known()?)?, i + 1);
-            } else {
-                (b, j) = (b.checked_mul(to.next()?.known()?)?, j + 1);
-            }
+    while a != b || a == Dim::Unknown {
+        let less = match (a.known(), b.known()) {
+            (Some(a), Some(b)) => a < b,
+            _ => b.over(&a).is_same(),
+        };
+        if less {
+            (a, i) = (a.times(from.next()?), i + 1);
+        } else if a.known().is_some() && b.known().is_some() || a.over(&b).is_same() {
+            (b, j) = (b.times(to.next()?), j + 1);
+        } else {
+            return None;
         }
     }
     Some((i, j))
@@ -159,8 +155,16 @@ fn run<'a>(mut from: impl Iterator<Item = &'a Dim>, mut to: impl Iterator<Item =
 
 /// Fact of a result that has the elements of input 0 in another shape.
 fn view(cx: &Infer<'_>, shape: Option<Shape>) -> Vec<Fact> {
-    let vector = shape.as_ref().is_some_and(|s| s.rank() <= 1);
-    vec![Fact::tensor(cx.dtype(0), shape).with_ints(cx.ints(0).filter(|_| vector))]
+    let ints = shape.as_ref().and_then(|_| cx.content(0));
+    vec![Fact::tensor(cx.dtype(0), shape).with_ints(ints)]
+}
+
+/// An element of what stays a vector or a number is where it was.
+fn stays(cx: &Infer<'_>, op: &dyn Operator, slot: usize, position: usize) -> Option<Vec<usize>> {
+    let flat = |shape: &Shape| shape.rank() <= 1;
+    let to = op.infer(cx).ok()?.into_iter().next()?.ty;
+    let fits = slot == 0 && cx.shape(0).is_some_and(flat) && to.as_ref().and_then(Type::shape).is_some_and(flat);
+    fits.then(|| vec![position])
 }
 
 /// A shape of known rank alone, from a tensor of shape `[rank]`.
@@ -209,6 +213,10 @@ impl Operator for Reshape {
         Ok(view(cx, shape))
     }
 
+    fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
+        stays(cx, self, slot, position)
+    }
+
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
         keeps_shape(self, cx).then_some(0)
     }
@@ -221,8 +229,14 @@ impl Operator for Reshape {
         Some(vec![x.reshaped(sizes(&shape)?)?])
     }
 
+    /// Any number that becomes a dim which is known anyway.
+    fn overwrites(&self, cx: &Infer<'_>, y: Option<&Shape>, (slot, position): Axis) -> bool {
+        let known = y.and_then(|y| y.0.get(position)?.known());
+        slot == 1 && (self.fixed_target(cx, y).is_some() || can_mask(cx.opset(), y)) && known.is_some()
+    }
+
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        if self.fixed_target(t.cx(), t.out_shape(0)).is_none() {
+        if self.fixed_target(t.cx(), t.out_shape(0)).is_none() && !can_mask(t.cx().opset(), t.out_shape(0)) {
             let rank = t.cx().shape(0).map_or(0, Shape::rank);
             (0..rank).for_each(|axis| t.freeze((0, axis), "has a target shape that is computed at run time"));
         }
@@ -231,7 +245,7 @@ impl Operator for Reshape {
     }
 
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        let old = self.fixed_target(kept.cx(), kept.out_shape(0))?;
+        let Some(old) = self.fixed_target(kept.cx(), kept.out_shape(0)) else { return masked(kept, 1) };
         let entry = |(axis, &n): (usize, &i64)| match kept.output((0, axis)) {
             Some(positions) if n >= 0 => Some(positions.len() as i64),
             None if n == 0 && kept.input((0, axis)).is_some() => {
@@ -240,8 +254,28 @@ impl Operator for Reshape {
             _ => Some(n),
         };
         let new: Vec<i64> = old.iter().enumerate().map(entry).collect::<Option<_>>()?;
-        Some(if new == old { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
+        // What is computed at run time may read sizes that change.
+        let stays = new == old && kept.cx().constant(1).is_some();
+        Some(if stays { Vec::new() } else { vec![Change::Constant(1, Tensor::i64([new.len()], &new))] })
     }
+}
+
+/// Whether sizes of this shape that are computed at run time can be overwritten where they are known: `Where` does it.
+pub fn can_mask(opset: i64, y: Option<&Shape>) -> bool {
+    opset >= 9 && y.is_some_and(|y| !y.0.contains(&Dim::Known(0)))
+}
+
+/// Sizes of output 0 that are computed at an input, those that are known overwritten by what they come to.
+pub fn masked(kept: &dyn Kept, slot: usize) -> Option<Vec<Change>> {
+    let y = kept.out_shape(0).filter(|y| can_mask(kept.cx().opset(), Some(y)))?;
+    let size = |(axis, d): (usize, &Dim)| match kept.output((0, axis)) {
+        Some(positions) => Some(positions.len() as i64),
+        None => i64::try_from(d.known()?).ok(),
+    };
+    let sizes: Vec<Option<i64>> = y.0.iter().enumerate().map(size).collect();
+    let mask = Tensor::from_ints(DType::BOOL, [sizes.len()], sizes.iter().map(|n| n.is_some().into()));
+    let sizes: Vec<i64> = sizes.into_iter().map(|n| n.unwrap_or(0)).collect();
+    Some(vec![Change::Through(slot, Where.into(), vec![mask, Tensor::i64([sizes.len()], &sizes)])])
 }
 
 impl Reshape {
@@ -254,7 +288,7 @@ impl Reshape {
         let entry = |(axis, d): (usize, &Dim)| match d {
             Dim::Known(0) => None,
             Dim::Known(n) => i64::try_from(*n).ok(),
-            Dim::Sym(_) if !self.allow_zero && x.0.get(axis) == Some(d) => Some(0),
+            d if d.is_same() && !self.allow_zero && x.0.get(axis) == Some(d) => Some(0),
             _ => Some(-1),
         };
         y?.0.iter().enumerate().map(entry).collect::<Option<Vec<_>>>().filter(|t| is_target(t))
@@ -374,6 +408,10 @@ impl Operator for Squeeze {
         Ok(view(cx, shape))
     }
 
+    fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
+        stays(cx, self, slot, position)
+    }
+
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
         keeps_shape(self, cx).then_some(0)
     }
@@ -442,6 +480,10 @@ impl Operator for Unsqueeze {
             (None, _) => None,
         };
         Ok(view(cx, shape))
+    }
+
+    fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
+        stays(cx, self, slot, position)
     }
 
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {

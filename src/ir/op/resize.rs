@@ -4,10 +4,11 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
+use crate::ir::op::expand::Where;
 use crate::ir::op::reshape::axes;
-use crate::ir::shape::{Dim, Shape};
+use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Axis, Change, Kept, Ties};
 
 /// The input sampled at another resolution.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +44,9 @@ pub enum Aspect {
 const ASPECTS: [(Aspect, &str); 3] =
     [(Aspect::Stretch, "stretch"), (Aspect::NotLarger, "not_larger"), (Aspect::NotSmaller, "not_smaller")];
 
-/// An axis times a scale, rounded down, in f32 as runtimes compute it.
-fn scaled(n: &Dim, scale: f64) -> Dim {
+/// An axis times a scale, if that is known, rounded down, in f32 as runtimes compute it.
+fn scaled(n: &Dim, scale: Option<f64>) -> Dim {
+    let Some(scale) = scale else { return Dim::Unknown };
     match n {
         _ if scale == 1.0 => n.clone(),
         Dim::Known(n) if scale > 0.0 => {
@@ -55,25 +57,51 @@ fn scaled(n: &Dim, scale: f64) -> Dim {
     }
 }
 
+/// Scales at an input, as far as they are known: of those that are computed at run time, whole numbers.
+fn scales_at(cx: &Infer<'_>, slot: usize) -> Option<Vec<Option<f64>>> {
+    let scales = match cx.constant(slot) {
+        Some(t) => t.floats()?.into_iter().map(Some).collect(),
+        None => cx.ints(slot)?.into_iter().map(|d| d.known().map(|n| n as f64)).collect(),
+    };
+    Some(scales).filter(|s: &Vec<_>| !s.is_empty())
+}
+
+/// Scales that are computed at an input, with 1 for what keeps its size, of which there may be less.
+fn unscaled(kept: &dyn Kept, slot: usize) -> Option<Vec<Change>> {
+    let cx = kept.cx();
+    let stays: Vec<bool> = scales_at(cx, slot).unwrap_or_default().iter().map(|s| *s == Some(1.0)).collect();
+    if cx.constant(slot).is_some() || !stays.contains(&true) {
+        return Some(Vec::new());
+    }
+    let mask = Tensor::from_ints(DType::BOOL, [stays.len()], stays.iter().map(|&s| s.into()));
+    Some(vec![Change::Through(slot, Where.into(), vec![mask, Tensor::from_floats(DType::F32, [1], [1.0])])])
+}
+
 fn rank_only(cx: &Infer<'_>) -> Vec<Fact> {
     let shape = cx.shape(0).map(|x| Shape(vec![Dim::Unknown; x.rank()]));
     vec![Fact::tensor(cx.dtype(0), shape)]
 }
 
 impl Resize {
+    /// The slot of the scales.
+    fn slot(cx: &Infer<'_>) -> usize {
+        if cx.opset() == 10 { 1 } else { 2 }
+    }
+
+    fn scales(cx: &Infer<'_>) -> Option<Vec<Option<f64>>> {
+        scales_at(cx, Resize::slot(cx))
+    }
+
     /// The axes that scales or sizes are for, in their order, each with whether it surely stays as it is. `None` if that
     /// is not known.
     fn plan(&self, cx: &Infer<'_>) -> Option<Vec<(usize, bool)>> {
         let x = cx.shape(0)?;
         let all: Vec<i64> = (0..x.rank() as i64).collect();
         let at = axes(self.axes.as_deref().unwrap_or(&all), x.rank()).ok()?;
-        let scales = cx.constant(if cx.opset() == 10 { 1 } else { 2 }).filter(|t| !t.is_empty());
-        let stays: Vec<bool> = match (scales, cx.constant(3).and_then(Tensor::ints)) {
+        let stays: Vec<bool> = match (Resize::scales(cx), cx.ints(3).filter(|s| !s.is_empty())) {
             _ if self.coordinates == "tf_crop_and_resize" || self.aspect != Aspect::Stretch => vec![false; at.len()],
-            (Some(scales), _) => scales.floats()?.into_iter().map(|s| s == 1.0).collect(),
-            (None, Some(sizes)) => {
-                at.iter().zip(sizes).map(|(&a, n)| u64::try_from(n).ok() == x.0[a].known()).collect()
-            }
+            (Some(scales), _) => scales.into_iter().map(|s| s == Some(1.0)).collect(),
+            (None, Some(sizes)) => at.iter().zip(sizes).map(|(&a, n)| n.is_same() && n == x.0[a]).collect(),
             (None, None) => vec![false; at.len()],
         };
         (stays.len() == at.len()).then(|| at.into_iter().zip(stays).collect())
@@ -157,16 +185,14 @@ impl Operator for Resize {
         let Some(x) = cx.shape(0) else { return Ok(rank_only(cx)) };
         let all: Vec<i64> = (0..x.rank() as i64).collect();
         let at = axes(self.axes.as_deref().unwrap_or(&all), x.rank())?;
-        let scales = cx.constant(if cx.opset() == 10 { 1 } else { 2 }).filter(|t| !t.is_empty());
-        let new: Vec<Dim> = match (scales, cx.ints(3).filter(|s| !s.is_empty())) {
+        let new: Vec<Dim> = match (Resize::scales(cx), cx.ints(3).filter(|s| !s.is_empty())) {
             (None, Some(mut sizes)) => {
                 if sizes.len() == at.len() {
                     self.keep_aspect(x, &at, &mut sizes);
                 }
                 sizes
             }
-            (Some(t), _) if self.coordinates != "tf_crop_and_resize" => {
-                let scales = t.floats().ok_or("scales that are no floats")?;
+            (Some(scales), _) if self.coordinates != "tf_crop_and_resize" => {
                 if scales.len() != at.len() {
                     return Err(format!("{} scales for {} axes", scales.len(), at.len()));
                 }
@@ -192,13 +218,31 @@ impl Operator for Resize {
         true
     }
 
+    /// Sizes and scales along what stays as it is.
+    fn overwrites(&self, cx: &Infer<'_>, _: Option<&Shape>, (slot, position): Axis) -> bool {
+        let stays = self.plan(cx).and_then(|plan| Some(plan.get(position)?.1)).unwrap_or(false);
+        cx.opset() >= 10 && stays && (slot == 3 || slot == Resize::slot(cx))
+    }
+
     fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
-        let Some(old) = kept.cx().constant(3).and_then(Tensor::ints).filter(|s| !s.is_empty()) else {
-            return Some(Vec::new());
+        let cx = kept.cx();
+        if !cx.has(3) {
+            return unscaled(kept, Resize::slot(cx));
+        }
+        let (x, plan) = (cx.shape(0)?, self.plan(cx)?);
+        let Some(old) = cx.constant(3) else {
+            let size = |(a, stays): (usize, bool)| match kept.output((0, a)) {
+                Some(positions) => Some(positions.len() as i64),
+                None => x.0[a].known().filter(|_| stays).and_then(|n| i64::try_from(n).ok()),
+            };
+            let sizes: Vec<Option<i64>> = plan.into_iter().map(size).collect();
+            let mask = Tensor::from_ints(DType::BOOL, [sizes.len()], sizes.iter().map(|n| n.is_some().into()));
+            let sizes: Vec<i64> = sizes.into_iter().map(|n| n.unwrap_or(0)).collect();
+            return Some(vec![Change::Through(3, Where.into(), vec![mask, Tensor::i64([sizes.len()], &sizes)])]);
         };
-        let at = self.plan(kept.cx())?.into_iter().map(|p| p.0);
-        let size = |(a, n): (usize, &i64)| kept.output((0, a)).map_or(*n, |p| p.len() as i64);
-        let new: Vec<i64> = at.zip(&old).map(size).collect();
+        let old = old.ints()?;
+        let size = |((a, _), n): ((usize, bool), &i64)| kept.output((0, a)).map_or(*n, |p| p.len() as i64);
+        let new: Vec<i64> = plan.into_iter().zip(&old).map(size).collect();
         Some(if new == old { Vec::new() } else { vec![Change::Constant(3, Tensor::i64([new.len()], &new))] })
     }
 }
@@ -229,11 +273,7 @@ impl Operator for Upsample {
     }
 
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
-        let scales: Option<Vec<f64>> = match &self.scales {
-            Some(s) => Some(s.iter().map(|&s| s.into()).collect()),
-            None => cx.constant(1).and_then(|t| t.floats()),
-        };
-        let (Some(x), Some(scales)) = (cx.shape(0), scales) else { return Ok(rank_only(cx)) };
+        let (Some(x), Some(scales)) = (cx.shape(0), self.factors(cx)) else { return Ok(rank_only(cx)) };
         if scales.len() != x.rank() {
             return Err(format!("{} scales for an input {x}", scales.len()));
         }
@@ -242,12 +282,27 @@ impl Operator for Upsample {
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
-        let given = self.scales.as_ref().map(|s| s.iter().map(|&s| s.into()).collect());
-        let scales: Option<Vec<f64>> = given.or_else(|| t.cx().constant(1).and_then(Tensor::floats));
-        for (axis, _) in scales.unwrap_or_default().into_iter().enumerate().filter(|s| s.1 == 1.0) {
+        let scales = self.factors(t.cx()).unwrap_or_default();
+        for (axis, _) in scales.into_iter().enumerate().filter(|s| s.1 == Some(1.0)) {
             t.pass((0, axis), (0, axis));
         }
         true
+    }
+
+    fn overwrites(&self, cx: &Infer<'_>, _: Option<&Shape>, (slot, position): Axis) -> bool {
+        slot == 1 && self.factors(cx).is_some_and(|s| s.get(position) == Some(&Some(1.0)))
+    }
+
+    fn shrink(&self, kept: &dyn Kept) -> Option<Vec<Change>> {
+        if self.scales.is_some() { Some(Vec::new()) } else { unscaled(kept, 1) }
+    }
+}
+
+impl Upsample {
+    /// The scale of every axis, as far as it is known.
+    fn factors(&self, cx: &Infer<'_>) -> Option<Vec<Option<f64>>> {
+        let listed = self.scales.as_ref().map(|s| s.iter().map(|&s| Some(s.into())).collect());
+        listed.or_else(|| scales_at(cx, 1))
     }
 }
 

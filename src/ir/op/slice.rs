@@ -8,7 +8,7 @@ use crate::ir::op::pick::{self, input, pick};
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{Change, Kept, Ties};
+use crate::ir::ties::{Axis, Change, Kept, Ties};
 
 /// Every `step`-th element from `start` to before `end`, along some axes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -153,7 +153,7 @@ impl Operator for Slice {
         let ints = match (cx.ints(0), &cuts[..]) {
             (Some(ints), [Cut { start: Ok(s), end: Ok(e), step: Some(k), .. }]) => range(ints.len() as u64, *s, *e, *k)
                 .map(|(first, count)| places(first, count, *k).filter_map(|i| ints.get(i).cloned()).collect()),
-            _ => None,
+            _ => cx.moved(self),
         };
         Ok(vec![Fact::tensor(cx.dtype(0), Some(y)).with_ints(ints)])
     }
@@ -192,8 +192,8 @@ impl Operator for Slice {
         Some(vec![pick(x, &axes, &[])?])
     }
 
-    fn moves(&self, cx: &Infer<'_>, position: usize) -> Option<Vec<usize>> {
-        let [Dim::Known(n)] = cx.shape(0)?.0[..] else { return None };
+    fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
+        let [Dim::Known(n)] = cx.shape(0).filter(|_| slot == 0)?.0[..] else { return None };
         let cuts = self.cuts(cx, 1).ok()??;
         let [Cut { start: Ok(start), end: Ok(end), step: Some(step), .. }] = &cuts[..] else { return None };
         let (first, count) = range(n.min(i32::MAX as u64), *start, *end, *step)?;

@@ -53,7 +53,7 @@ impl Operator for Transpose {
             None if self.perm.is_empty() => None,
             None => Some(Shape(vec![Dim::Unknown; self.perm.len()])),
         };
-        Ok(vec![Fact::tensor(cx.dtype(0), shape).with_ints(cx.ints(0))])
+        Ok(vec![Fact::tensor(cx.dtype(0), shape).with_ints(cx.moved(self))])
     }
 
     /// Moving axes of size 1 moves no element.

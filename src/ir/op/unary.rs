@@ -5,7 +5,7 @@ use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
 use crate::ir::shape::{DType, Type};
 use crate::ir::tensor::Tensor;
-use crate::ir::ties::{self, Ties};
+use crate::ir::ties::{self, Axis, Ties};
 
 /// y = f(x), element by element.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +104,8 @@ impl Operator for Unary {
     }
 
     fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Fact>, String> {
-        let ints = if self.0 == "Identity" { cx.ints(0) } else { None };
+        // None of them changes a whole number.
+        let ints = if matches!(self.0, "Identity" | "Floor" | "Ceil" | "Round") { cx.content(0) } else { None };
         Ok(vec![match self.0 {
             "IsNaN" => Fact::tensor(Some(DType::BOOL), cx.shape(0).cloned()),
             _ => Fact { ty: cx.ty(0).cloned(), ints: None }.with_ints(ints),
@@ -135,6 +136,10 @@ impl Operator for Unary {
             _ => return None,
         };
         Some(vec![y])
+    }
+
+    fn moves(&self, _: &Infer<'_>, (_, position): Axis) -> Option<Vec<usize>> {
+        Some(vec![position])
     }
 
     fn ties(&self, t: &mut dyn Ties) -> bool {
