@@ -194,7 +194,7 @@ pub fn tensors(graph: &Graph, least: usize) -> Vec<Unmentioned> {
     for n in graph.nodes() {
         for body in graph.node(n).bodies() {
             let place = format!("it is inside the body of {} \"{}\"", graph.node(n).kind(), graph.label(n));
-            let why = format!("{place}: only clean passes enter bodies of control flow");
+            let why = format!("{place}, which the pass does not enter");
             let inner = tensors(body, least).into_iter();
             found.extend(inner.map(|t| Unmentioned { value: None, why: why.clone(), ..t }));
         }

@@ -217,6 +217,10 @@ impl Pass for ClusterWeights {
         open(cx.graph, *value).err().map(String::from).or_else(|| self.levels(cx.graph, site).err())
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         readers::constants(cx.graph).into_iter().map(Site::Codes).collect()
     }

@@ -230,6 +230,10 @@ impl Pass for FactorizeConvs {
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
+    fn enters_bodies(&self) -> bool {
+        self.size.budget().is_none()
+    }
+
         Ok(Verdict::of(self.split(cx, &site)))
     }
 }

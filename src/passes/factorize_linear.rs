@@ -179,6 +179,10 @@ impl Pass for FactorizeLinear {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
+    fn enters_bodies(&self) -> bool {
+        self.size.budget().is_none()
+    }
+
         let layers = linear(cx.graph).into_iter().map(Site::Layer);
         layers.chain(others::values(cx.graph).into_iter().map(Site::Weight)).collect()
     }

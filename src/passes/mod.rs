@@ -390,6 +390,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
     }
 
     /// Whether its options take so much away that few networks survive it unless their layers are fitted to data.
+    /// Whether it changes weights in bodies of control flow too: one by one, and without data.
+    fn enters_bodies(&self) -> bool {
+        false
+    }
+
     fn is_strong(&self) -> bool {
         false
     }

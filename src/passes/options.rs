@@ -284,6 +284,20 @@ impl Selection {
             last: layers.iter().rev().take(self.skip_last).copied().collect(),
         })
     }
+
+    /// What of it holds in a body of control flow: names of nodes there. First and last layers are those of the graph around
+    /// it. `None` if only others were asked for.
+    pub fn within(&self, body: &Graph) -> Option<Selection> {
+        let matches = |glob: &&String| {
+            let pattern = WildMatch::new(glob);
+            body.nodes().any(|n| pattern.matches(body.label(n)))
+        };
+        let [skip, only] =
+            [&self.skip, &self.only].map(|globs| globs.iter().filter(matches).cloned().collect::<Vec<_>>());
+        let asked = self.only.is_empty() || !only.is_empty();
+        let (skip_first, skip_last) = (SkipFirst::Exactly(0), 0);
+        asked.then(|| Selection { skip, only, skip_first, skip_last, sensitivity: None, ..self.clone() })
+    }
 }
 
 /// The nodes whose names match any of the globs that an option lists.

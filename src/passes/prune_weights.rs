@@ -150,6 +150,10 @@ impl Pass for PruneWeights {
         Some(Resolved { pass: self.decided(&chosen)?, options: toml::Table::new() })
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         places(cx.graph)
     }

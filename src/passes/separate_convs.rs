@@ -235,6 +235,10 @@ impl Pass for SeparateConvs {
     }
 
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
+    fn enters_bodies(&self) -> bool {
+        self.size.budget().is_none() && self.style == Style::Plain
+    }
+
         convs(cx.graph).into_iter().map(Site::Layer).collect()
     }
 

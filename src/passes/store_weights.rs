@@ -76,6 +76,10 @@ impl Pass for StoreWeights {
         false
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         let g = cx.graph;
         let float = |&v: &ValueId| g.value(v).constant().is_some_and(|t| t.dtype().is_float()) && g.is_used(v);

@@ -168,6 +168,9 @@ impl<'s, 'a> Run<'s, 'a> {
         let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
         let storage = Storage::unpack(&mut state.student.graph, &put)?;
         self.change(state, step, pass, selection)?;
+        if pass.enters_bodies() {
+            self.change_bodies(&mut state.student.graph, pass, selection)?;
+        }
         let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
         let lost = storage.pack(&mut state.student.graph, &put)?;
         let row = |(name, what)| told(pass.name(), name, true, what);
@@ -204,6 +207,36 @@ impl<'s, 'a> Run<'s, 'a> {
             }
         }
         self.visit_without_data(graph, task)
+    }
+
+    /// Runs a pass that changes the function over the bodies of a graph, without data.
+    fn change_bodies(&mut self, graph: &mut Graph, pass: &dyn Pass, selection: &Selection) -> Result<()> {
+        let with_bodies = graph.nodes().filter(|&n| graph.node(n).has_bodies() && graph.node(n).op != Op::Opaque);
+        for n in with_bodies.collect::<Vec<_>>() {
+            let place = format!("in the body of {} \"{}\"", graph.node(n).kind(), graph.label(n));
+            graph.edit_bodies(n, |body| {
+                let before = self.rows.len();
+                self.costs = Costs::at(&AS_DECLARED);
+                match selection.within(body) {
+                    Some(selection) => {
+                        let selected = selection.resolve(body).map_err(|e| Error::internal(e.what))?;
+                        self.visit_all(body, Task::without_data(pass, &selected), None)?;
+                        self.rows[before..].iter_mut().for_each(|row| row.note = format!("{place}: {}", row.note));
+                        self.change_bodies(body, pass, &selection)?;
+                    }
+                    None => {
+                        for t in readers::tensors(body, selection.min_weights) {
+                            let mut row = told(pass.name(), t.name, false, String::new());
+                            row.leave(Reason::new(Why::Recipe, format!("it is {place}: `only` names nothing there")));
+                            self.rows.push(row);
+                        }
+                    }
+                }
+                Ok(self.rows[before..].iter().any(|row| row.done))
+            })?;
+        }
+        self.costs = Costs::at(&self.session.sizes);
+        Ok(())
     }
 
     /// What a pass offers at its sites, with calibration data if there is any. The student is as it was after that, but for how
@@ -466,7 +499,8 @@ fn rest(graph: &Graph, task: Task<'_>, sites: &[Site]) -> Vec<Unmentioned> {
     }
     let mentioned: HashSet<ValueId> = sites.iter().flat_map(|site| site.constants(graph)).collect();
     let tensors = readers::tensors(graph, task.selected.least()).into_iter();
-    tensors.filter(|t| t.value.is_none_or(|v| !mentioned.contains(&v))).collect()
+    let passed_by = |t: &Unmentioned| t.value.map_or(!task.pass.enters_bodies(), |v| !mentioned.contains(&v));
+    tensors.filter(passed_by).collect()
 }
 
 /// A row of a pass that tells of no site.

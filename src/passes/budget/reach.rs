@@ -58,7 +58,7 @@ impl Reach {
                 _ => held.untouched(rest, &sized, part),
             }
         }
-        held.add(inside, "", "bodies of control flow, which only clean passes enter");
+        held.add(inside, "", "bodies of control flow, which no budget enters");
         let added = budget.of(biases(cx))?;
         held.add(added, "", "biases that fitting to data may add");
         let least = rests.iter().map(|r| r.1).sum::<u64>() + inside + added;
