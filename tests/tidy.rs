@@ -193,8 +193,19 @@ fn rooms_use_only_what_they_may() {
 
 #[test]
 fn passes_do_not_know_each_other() {
-    let shared =
-        ["mod", "options", "absorb", "budget", "by_layer", "choice", "split", "refit", "importance", "sharing"];
+    let shared = [
+        "mod",
+        "options",
+        "absorb",
+        "budget",
+        "by_layer",
+        "choice",
+        "split",
+        "refit",
+        "importance",
+        "sharing",
+        "convolution",
+    ];
     let passes: Vec<String> =
         files("src/passes", "rs").iter().map(|p| p.file_stem().unwrap().to_string_lossy().into()).collect();
     for path in files("src/passes", "rs") {

@@ -24,7 +24,8 @@
 //! `scheme`, `rank`, `ratio` and `energy` are one value for all layers or, as `rank = { "layer1.*" = 12, "conv5" = 40 }`, a table
 //! by layer (`tutee explain tables`).
 //!
-//! Convolutions in groups and 1×1 convolutions (`factorize-linear` splits those) are left alone.
+//! A transposed convolution is split into a transposed one of k_h×1 and one of 1×k_w, or into one to r channels and a 1×1
+//! convolution. Convolutions in groups and 1×1 convolutions (`factorize-linear` splits those) are left alone.
 //!
 //! ```text
 //! # run = [{ pass = "factorize-convs", rank = 4, skip-first = 0 }]
@@ -60,6 +61,7 @@ use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
+use crate::passes::convolution::{self, Convolution};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst};
 use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, convs, factorize};
 use crate::passes::{
@@ -214,7 +216,10 @@ impl Pass for FactorizeConvs {
             Ok(layers) => layers,
             Err(why) => return Some(why),
         };
-        let (_, weight, kernel) = layers.first()?;
+        let (_, conv, weight, kernel) = layers.first()?;
+        if let Some(why) = scheme_refused(scheme, *conv) {
+            return Some(why);
+        }
         let (m, n) = match scheme {
             Scheme::Channel => (kernel.outputs, kernel.inputs * kernel.taps()),
             Scheme::Spatial => {
@@ -225,15 +230,15 @@ impl Pass for FactorizeConvs {
         split::no_gain(rank, m, n, weight)
     }
 
+    fn enters_bodies(&self) -> bool {
+        self.size.budget().is_none()
+    }
+
     fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         convs(cx.graph).into_iter().map(Site::Layer).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-    fn enters_bodies(&self) -> bool {
-        self.size.budget().is_none()
-    }
-
         Ok(Verdict::of(self.split(cx, &site)))
     }
 }
@@ -245,52 +250,64 @@ fn measure(scheme: Scheme) -> Measure {
     }
 }
 
+/// A convolution, its weight and its sizes.
+type Layer<'g> = (NodeId, Convolution<'g>, Weight<'g>, Kernel);
+
 /// A convolution and those that share its weight.
-fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<(NodeId, Weight<'_>, Kernel)>, String> {
-    sharing::all(graph, n, |n| conv(graph, n).map(|(_, weight, kernel)| (n, weight, kernel)))
+fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<Layer<'_>>, String> {
+    let layers = sharing::all(graph, n, |n| conv(graph, n))?;
+    if layers.iter().any(|l| l.1.is_transposed() != layers[0].1.is_transposed()) {
+        return Err("of those that share its weight some are transposed".into());
+    }
+    Ok(layers)
 }
 
 /// A convolution that can be split.
-fn conv(graph: &Graph, n: NodeId) -> Result<(&Conv, Weight<'_>, Kernel), String> {
-    let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
-    let weight = Weight::at(graph, n, 1)?;
-    let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
+fn conv(graph: &Graph, n: NodeId) -> Result<Layer<'_>, String> {
+    let (conv, weight, kernel) = convolution::at(graph, n)?;
     if kernel.groups > 1 {
         return Err("it is a convolution in groups".into());
     }
-    if kernel.taps() == 1 {
+    if kernel.taps() == 1 && !conv.is_transposed() {
         return Err("it is 1×1: `factorize-linear` splits it".into());
     }
-    Ok((conv, weight, kernel))
+    if kernel.taps() == 1 {
+        return Err("it is 1×1: there is nothing but channels to split".into());
+    }
+    Ok((n, conv, weight, kernel))
 }
 
 /// The two that take the place of a convolution.
-fn ops(scheme: Scheme, conv: &Conv, kernel: &Kernel) -> [Op; 2] {
-    let whole = conv.grouped(kernel, 1);
-    let part = |axis| Op::from(Conv { window: whole.window.along(axis, 2), group: 1 });
+fn ops(scheme: Scheme, conv: Convolution<'_>, kernel: &Kernel) -> [Op; 2] {
     match scheme {
-        Scheme::Spatial => [part(0), part(1)],
-        Scheme::Channel => [whole.into(), Conv::pointwise(kernel.size.len(), 1).into()],
+        Scheme::Spatial => [conv.along(kernel, 0), conv.along(kernel, 1)],
+        Scheme::Channel => [conv.grouped(kernel, 1), Conv::pointwise(kernel.size.len(), 1).into()],
     }
+}
+
+/// Why a convolution cannot be split by a scheme, if so.
+fn scheme_refused(scheme: Scheme, conv: Convolution<'_>) -> Option<String> {
+    if scheme == Scheme::Spatial { conv.joins_axes().map(String::from) } else { None }
 }
 
 fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Result<Offers, String> {
     let (graph, n) = (cx.graph, split::layer(site)?);
     let layers = same_convs(graph, n)?;
-    let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
-    if let Some(why) = cx.selected.refuses(graph, site) {
+    let (_, conv, weight, kernel) = layers.first().ok_or("it is no layer")?;
+    if let Some(why) = cx.selected.refuses(graph, site).or(scheme_refused(scheme, *conv)) {
         return Err(why);
     }
     let w = match scheme {
         Scheme::Spatial => tall(kernel, weight)?,
         Scheme::Channel => flat(kernel, weight)?.to_owned(),
     };
-    // Of the spatial two, the first has the input's width.
-    let first = w.nrows() as f64 / (w.nrows() + w.ncols()) as f64;
-    let positions = |n: NodeId| match scheme {
-        Scheme::Spatial => budget::spread(sized, n, 3).map(|wide| first * wide + 1.0 - first),
-        Scheme::Channel => Some(1.0),
+    // Of the spatial two, the first takes the height, of the others both axes; the second what is left.
+    let (first, axes) = match scheme {
+        Scheme::Spatial => (w.nrows(), 1),
+        Scheme::Channel => (w.ncols(), kernel.size.len()),
     };
+    let first = first as f64 / (w.nrows() + w.ncols()) as f64;
+    let positions = |n: NodeId| conv.applied(sized, n, axes).map(|(a, b)| first * a + (1.0 - first) * b);
     let full = w.nrows().min(w.ncols());
     let plain = || split::plain_lost(w.view());
     let lost = budget::losses(cx, (n, measure(scheme)), full, plain).ok_or(split::NO_SVD)?;
@@ -318,16 +335,23 @@ impl FactorizeConvs {
         // What stands in the way of any scheme is worth more words than what nobody asked for.
         let layers = same_convs(cx.graph, n)?;
         let (rank, scheme) = self.at(cx.graph, site)?;
-        let (_, weight, kernel) = layers.first().ok_or("it is no layer")?;
-        let (what, factors, b) = match scheme {
+        let &(_, conv, ref weight, ref kernel) = layers.first().ok_or("it is no layer")?;
+        let (what, [first, second], b) = match scheme {
             Scheme::Spatial => spatial(cx, n, rank, kernel, weight)?,
             Scheme::Channel => channel(cx, n, rank, kernel, weight)?,
         };
+        let laid = |factor: Factor| Factor { weight: conv.laid(factor.weight, 1), ..factor };
+        let factors = match scheme {
+            Scheme::Spatial => [laid(first), laid(second)],
+            Scheme::Channel => [laid(first), second],
+        };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
         let what = what + &sharing::note(layers.len());
-        let reader = |(node, ..): &(NodeId, _, _)| {
-            let (conv, _, kernel) = conv(cx.graph, *node)?;
-            Ok(Reader { node: *node, slot: 1, ops: ops(scheme, conv, &kernel), turned: false })
+        let reader = |&(node, conv, _, ref kernel): &Layer<'_>| {
+            if let Some(why) = scheme_refused(scheme, conv) {
+                return Err(why);
+            }
+            Ok(Reader { node, slot: 1, ops: ops(scheme, conv, kernel), turned: false })
         };
         let readers = layers.iter().map(reader).collect::<Result<_, String>>()?;
         Ok((split::patch(cx.graph, readers, factors, bias)?, what))

@@ -6,6 +6,7 @@ pub mod budget;
 pub mod by_layer;
 pub mod choice;
 mod cluster_weights;
+mod convolution;
 mod factorize_convs;
 mod factorize_linear;
 mod fold_affine;
@@ -389,12 +390,12 @@ pub trait Pass: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether its options take so much away that few networks survive it unless their layers are fitted to data.
     /// Whether it changes weights in bodies of control flow too: one by one, and without data.
     fn enters_bodies(&self) -> bool {
         false
     }
 
+    /// Whether its options take so much away that few networks survive it unless their layers are fitted to data.
     fn is_strong(&self) -> bool {
         false
     }

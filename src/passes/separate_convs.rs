@@ -23,7 +23,7 @@
 //! `rank`, `energy` and `order` are one value for all layers or, as `rank = { "layer1.*" = 2, "conv5" = 3 }`, a table by layer
 //! (`tutee explain tables`).
 //!
-//! A convolution in groups is split inside its groups. Depthwise and 1×1 convolutions are left alone, and so is one that would
+//! A convolution in groups is split inside its groups, a transposed one into a transposed depthwise and a 1×1. Depthwise and 1×1 convolutions are left alone, and so is one that would
 //! not get smaller.
 //!
 //! ```text
@@ -53,13 +53,14 @@
 
 use crate::analysis::likely;
 use crate::error::Result;
-use crate::ir::op::conv::{Conv, Kernel};
-use crate::ir::{Graph, NodeId, Op, Patch};
+use crate::ir::op::conv::Kernel;
+use crate::ir::{Graph, NodeId, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
+use crate::passes::convolution::{self, Convolution};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, not_zero};
 use crate::passes::split::{self, NO_SVD, Reader, Size, Weight, convs, note};
 use crate::passes::{
@@ -234,11 +235,11 @@ impl Pass for SeparateConvs {
         wanted.err()
     }
 
-    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
     fn enters_bodies(&self) -> bool {
         self.size.budget().is_none() && self.style == Style::Plain
     }
 
+    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
         convs(cx.graph).into_iter().map(Site::Layer).collect()
     }
 
@@ -250,7 +251,7 @@ impl Pass for SeparateConvs {
 /// A convolution that can be split, with those that share its weight.
 struct Layer<'g> {
     node: NodeId,
-    conv: &'g Conv,
+    conv: Convolution<'g>,
     weight: Weight<'g>,
     kernel: Kernel,
 }
@@ -263,19 +264,23 @@ fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<Layer<'_>>, String> {
     if layers.iter().any(|l| groups(l) != groups(&layers[0])) {
         return Err("those that share its weight are convolutions in other groups".into());
     }
+    if layers.iter().any(|l| l.conv.is_transposed() != layers[0].conv.is_transposed()) {
+        return Err("of those that share its weight some are transposed".into());
+    }
     Ok(layers)
 }
 
 /// A convolution that can be split.
-fn conv(graph: &Graph, n: NodeId) -> Result<(&Conv, Weight<'_>, Kernel), String> {
-    let Op::Conv(conv) = &graph.node(n).op else { return Err("it is not a Conv".into()) };
-    let weight = Weight::at(graph, n, 1)?;
-    let kernel = conv.kernel(weight.tensor.shape()).ok_or("its weight does not divide into its groups")?;
+fn conv(graph: &Graph, n: NodeId) -> Result<(Convolution<'_>, Weight<'_>, Kernel), String> {
+    let (conv, weight, kernel) = convolution::at(graph, n)?;
     if kernel.inputs == 1 && kernel.groups > 1 {
         return Err("it is depthwise: it mixes no channels".into());
     }
     if kernel.taps() == 1 {
         return Err("it is 1×1: there is nothing spatial to split off".into());
+    }
+    if conv.is_transposed() && kernel.groups > 1 {
+        return Err("it is a transposed convolution in groups".into());
     }
     Ok((conv, weight, kernel))
 }
@@ -300,6 +305,9 @@ impl SeparateConvs {
             if layers.len() > 1 {
                 return Err("others share its weight: each would be normalised in its own way".into());
             }
+            if layers[0].conv.is_transposed() {
+                return Err("it is transposed: no block of MobileNet is".into());
+            }
             let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
             let (patch, told) = mobilenet::patch(graph, n, form.ops(layers[0].conv), factors)?;
             let (from, to) = (weight.tensor.len(), form.parameters());
@@ -314,11 +322,13 @@ impl SeparateConvs {
                 what.push_str(&likely::said_of(graph, n, &form.products()));
             }
             let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+            let factors = form.laid(layers[0].conv, factors);
             return Ok((split::patch(graph, readers, factors, None)?, what + &sharing::note(layers.len())));
         };
         let (mixed, b) = fit(graph, &fitted, &form, &mut what)?;
         let (filters, mixes) = (mixed.filters.mapv(|v| v as f32), mixed.mixes.mapv(|v| v as f32));
         let factors = form.factors(weight, filters.view(), mixes.view()).ok_or(NO_SVD)?;
+        let factors = form.laid(layers[0].conv, factors);
         let bias = Some((fitted.linear, b.as_slice()));
         Ok((split::patch(graph, readers, factors, bias)?, what + &sharing::note(layers.len())))
     }
@@ -338,13 +348,18 @@ impl SeparateConvs {
             Order::PointwiseFirst => plain(),
         };
         let a_term = form.parameters_a_term();
-        // Pointwise first, the mixing runs at every position of the input.
-        let positions = |n: NodeId| match form.first {
-            Order::DepthwiseFirst => Some(1.0),
-            Order::PointwiseFirst => budget::spread(sized, n, 2).map(|wide| {
-                let filters = form.filter_parameters() as f64 / a_term as f64;
-                filters + (1.0 - filters) * wide
-            }),
+        let filters = form.filter_parameters() as f64 / a_term as f64;
+        let axes = layers[0].kernel.size.len();
+        let positions = |n: NodeId| {
+            let conv = layers[0].conv;
+            Some(match form.first {
+                Order::DepthwiseFirst => {
+                    conv.applied(sized, n, axes).map(|(a, b)| filters * a + (1.0 - filters) * b)?
+                }
+                // The mixing runs at every position of the input.
+                Order::PointwiseFirst if conv.is_transposed() => 1.0,
+                Order::PointwiseFirst => budget::spread(sized, n, 2).map(|wide| filters + (1.0 - filters) * wide)?,
+            })
         };
         let readers = layers.iter().map(|l| (l.node, positions(l.node))).collect();
         let weight = layers.first().ok_or("it is no layer")?.weight.tensor;
@@ -365,7 +380,7 @@ fn form<'a>(wanted: Wanted, terms: Terms, layers: &'a [Layer<'_>], sees: bool) -
         };
         Some(Form { first, kernel, separable, terms })
     };
-    let strided = layers.iter().any(|l| l.conv.window.strides.iter().any(|&s| s > 1));
+    let strided = layers.iter().any(|l| !l.conv.is_transposed() && l.conv.window().strides.iter().any(|&s| s > 1));
     match wanted {
         Wanted::PointwiseFirst => return form(Order::PointwiseFirst),
         Wanted::DepthwiseFirst => return form(Order::DepthwiseFirst),

@@ -22,9 +22,9 @@ pub const NO_SVD: &str = "its weight has no singular value decomposition";
 /// Bytes of a node, about, without its names.
 const NODE: usize = 64;
 
-/// The convolutions of a graph, of those that share a weight the first.
+/// The convolutions of a graph, transposed ones too, of those that share a weight the first.
 pub fn convs(g: &Graph) -> Vec<NodeId> {
-    sharing::first(g, |n| matches!(g.node(n).op, Op::Conv(_)))
+    sharing::first(g, |n| matches!(g.node(n).op, Op::Conv(_) | Op::ConvTranspose(_)))
 }
 
 /// A weight that can be computed with.

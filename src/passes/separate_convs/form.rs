@@ -4,6 +4,7 @@ use crate::ir::Op;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::math::Separable;
 use crate::passes::Order;
+use crate::passes::convolution::Convolution;
 use crate::passes::split::{Factor, Weight};
 use ndarray::{Array2, ArrayView3, ArrayView4};
 
@@ -77,10 +78,18 @@ impl Form<'_> {
     }
 
     /// The two that take the place of a convolution.
-    pub fn ops(&self, conv: &Conv) -> [Op; 2] {
-        let spatial = conv.grouped(self.kernel, self.channels()).into();
+    pub fn ops(&self, conv: Convolution<'_>) -> [Op; 2] {
+        let spatial = conv.grouped(self.kernel, self.channels());
         let mixing = Conv::pointwise(self.kernel.size.len(), self.kernel.groups).into();
         if self.first == Order::DepthwiseFirst { [spatial, mixing] } else { [mixing, spatial] }
+    }
+
+    /// Factors with the depthwise weight as the operator has it.
+    pub fn laid(&self, conv: Convolution<'_>, factors: [Factor; 2]) -> [Factor; 2] {
+        factors.map(|factor| match factor.suffix {
+            "dw" => Factor { weight: conv.laid(factor.weight, self.channels()), ..factor },
+            _ => factor,
+        })
     }
 
     /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
