@@ -5,10 +5,11 @@
 //! smaller and is refused.
 //!
 //! A weight that several layers share is split once, for all of them, and they share its factors; fitted, to what all of them
-//! read and give. It stays if something else reads it, too, such as the Gather of a tied embedding.
+//! read and give. It stays if something else reads it, too.
 //!
-//! A table that Gather looks up rows of becomes a thin table and a matrix behind it, and what a recurrent layer makes of its
-//! inputs a matrix before it; both by their weights alone. What a recurrent layer feeds back to itself stays: its operator
+//! A table that Gather looks up rows of becomes a thin table and a matrix behind it, also for a head that multiplies by the same
+//! table, transposed: both read the same two factors. What a recurrent layer makes of its inputs becomes a matrix before it. All of
+//! these are split by their weights alone. What a recurrent layer feeds back to itself stays: its operator
 //! takes it whole.
 //!
 //! With calibration data the two are fitted to what the layer gives there, not to its weight. The report then has the error
@@ -178,13 +179,15 @@ impl Pass for FactorizeLinear {
         }
     }
 
-    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
     fn enters_bodies(&self) -> bool {
         self.size.budget().is_none()
     }
 
-        let layers = linear(cx.graph).into_iter().map(Site::Layer);
-        layers.chain(others::values(cx.graph).into_iter().map(Site::Weight)).collect()
+    fn sites(&self, cx: &Context<'_>) -> Vec<Site> {
+        let others = others::values(cx.graph);
+        let own = |&n: &NodeId| options::weight(cx.graph, n).is_none_or(|(_, v)| !others.contains(&v));
+        let layers = linear(cx.graph).into_iter().filter(own).map(Site::Layer);
+        layers.chain(others.iter().copied().map(Site::Weight)).collect()
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {

@@ -1,11 +1,13 @@
-//! Weights of others than layers: tables that Gather looks up rows of, and what recurrent layers make of their inputs.
+//! Weights of others than layers: tables that Gather looks up rows of, alone or with heads that share them, and what recurrent
+//! layers make of their inputs.
 
 use crate::analysis::cost::{Cost, batch_symbol};
 use crate::analysis::readers::{self, Reader};
 use crate::ir::op::Role;
 use crate::ir::op::gather::Gather;
-use crate::ir::op::gemm::MatMul;
-use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Use, ValueId};
+use crate::ir::op::gemm::{Gemm, MatMul};
+use crate::ir::op::transpose::Transpose;
+use crate::ir::{Graph, NodeId, Op, Patch, Ref, Use, ValueId};
 use crate::math::Rank;
 use crate::passes::budget::Budget;
 use crate::passes::split::{self, Weight, factorize};
@@ -22,16 +24,34 @@ pub struct Other<'a> {
 }
 
 enum Kind {
-    /// Nodes that look up rows.
-    Table(Vec<NodeId>),
+    /// Nodes that look up rows, and layers that multiply by the same table, transposed: a head that shares it.
+    Table(Vec<NodeId>, Vec<Head>),
     /// A node that sums over the columns.
     Recurrent(NodeId),
 }
 
-/// The weights that only such nodes read, in the order in which they are read.
+/// A layer that multiplies by a transposed table.
+enum Head {
+    /// As it is, transposed by the layer.
+    Gemm(NodeId),
+    /// As a node transposes it.
+    MatMul(NodeId),
+}
+
+impl Head {
+    fn node(&self) -> NodeId {
+        let (Head::Gemm(n) | Head::MatMul(n)) = *self;
+        n
+    }
+}
+
+/// The weights that such nodes read, in the order in which they are read: others than layers, at least among others.
 pub fn values(graph: &Graph) -> Vec<ValueId> {
     let other = |r: &Reader| matches!(r.role, Role::Table | Role::Recurrent);
-    let ours = |v: &ValueId| readers::readers(graph, *v).is_ok_and(|r| !r.is_empty() && r.iter().all(other));
+    let shared = |r: &Reader| matches!(r.role, Role::Table | Role::Layer);
+    let ours = |v: &ValueId| {
+        readers::readers(graph, *v).is_ok_and(|r| r.iter().any(other) && (r.iter().all(other) || r.iter().all(shared)))
+    };
     readers::constants(graph).into_iter().filter(ours).collect()
 }
 
@@ -75,7 +95,7 @@ impl<'a> Other<'a> {
         let tensor = |shape: &[usize], f: &Array2<f32>| self.weight.like(shape, f.iter().copied());
         let (left, right) = (factors.left, factors.right);
         match &self.kind {
-            Kind::Table(nodes) => {
+            Kind::Table(nodes, heads) => {
                 let thin = patch.constant_named(format!("{name}.down"), tensor(left.shape(), &left));
                 let wide = patch.constant_named(format!("{name}.up"), tensor(right.shape(), &right));
                 for &n in nodes {
@@ -87,6 +107,9 @@ impl<'a> Other<'a> {
                     let rows = patch.node_named(&format!("{label}.down"), Gather::default(), &lookup);
                     let all = patch.node_named(&format!("{label}.up"), MatMul, &[Some(rows), Some(wide)]);
                     patch.replace(y, all);
+                }
+                for head in heads {
+                    head.split(graph, &mut patch, thin, wide)?;
                 }
             }
             Kind::Recurrent(n) => {
@@ -111,12 +134,14 @@ impl<'a> Other<'a> {
     pub fn offers(&self, sized: &Graph, budget: Option<Budget>, any: bool) -> Result<Offers, String> {
         let (whole, term) = (self.weight.tensor.len(), self.rows + self.columns);
         let (before, after) = match (&self.kind, budget) {
-            (Kind::Table(_), Some(Budget::Macs(_))) => {
+            (Kind::Table(_, heads), Some(Budget::Macs(_))) if heads.is_empty() => {
                 return Err("rows of it are looked up: factors take more multiply-accumulates, not fewer".into());
             }
-            (Kind::Table(nodes), _) => {
-                let each = nodes.iter().map(|&n| positions(sized, sized.input(n, 1)?, 0));
-                (Some(0), each.sum::<Option<u64>>().map(|p| p * self.columns as u64))
+            (Kind::Table(nodes, heads), _) => {
+                let looked = nodes.iter().map(|&n| positions(sized, sized.input(n, 1)?, 0)).sum::<Option<u64>>();
+                let fed = heads.iter().map(|h| positions(sized, sized.input(h.node(), 0)?, 1)).sum::<Option<u64>>();
+                let after = looked.zip(fed).map(|(looked, fed)| looked * self.columns as u64 + fed * term as u64);
+                (fed.map(|fed| fed * whole as u64), after)
             }
             (Kind::Recurrent(n), _) => {
                 let steps = sized.input(*n, 0).and_then(|x| positions(sized, x, 1));
@@ -141,13 +166,57 @@ impl<'a> Other<'a> {
     }
 }
 
+impl Head {
+    /// Two products in the place of one: by the wide factor, then by the thin one, both transposed.
+    fn split(&self, graph: &Graph, patch: &mut Patch, thin: Ref, wide: Ref) -> Result<(), String> {
+        let n = self.node();
+        let (Some(x), Some(y)) = (graph.input(n, 0), graph.output(n)) else {
+            return Err("a layer that shares it is incomplete".into());
+        };
+        let label = graph.label(n);
+        let all = match (self, &graph.node(n).op) {
+            (Head::Gemm(_), Op::Gemm(gemm)) => {
+                let first = Gemm { alpha: 1.0, beta: 1.0, ..gemm.clone() };
+                let few = patch.node_named(&format!("{label}.down"), first, &[Some(Ref::Old(x)), Some(wide)]);
+                let second = Gemm { trans_a: false, ..gemm.clone() };
+                let inputs: Vec<_> =
+                    [Some(few), Some(thin)].into_iter().chain(graph.input(n, 2).map(|b| Some(Ref::Old(b)))).collect();
+                patch.node_named(&format!("{label}.up"), second, &inputs)
+            }
+            _ => [("down", wide), ("up", thin)].into_iter().fold(Ref::Old(x), |data, (suffix, factor)| {
+                let turned = patch.node_named(&format!("{label}.{suffix}.turned"), turn(), &[Some(factor)]);
+                patch.node_named(&format!("{label}.{suffix}"), MatMul, &[Some(data), Some(turned)])
+            }),
+        };
+        patch.replace(y, all);
+        Ok(())
+    }
+}
+
+fn turn() -> Transpose {
+    Transpose { perm: vec![1, 0] }
+}
+
+/// The products by what a node makes of a table, if it transposes it and nothing else reads that.
+fn products(graph: &Graph, n: NodeId) -> Option<Vec<Head>> {
+    let Op::Transpose(op) = &graph.node(n).op else { return None };
+    let y = graph.output(n).filter(|&y| op.order(2).is_ok_and(|o| o == [1, 0]) && !graph.is_held(y))?;
+    let product = |u: Use| match u {
+        Use::Input(m, 1) if matches!(graph.node(m).op, Op::MatMul(_)) && !graph.node(m).inconsistent => {
+            Some(Head::MatMul(m))
+        }
+        _ => None,
+    };
+    graph.uses(y).into_iter().map(product).collect()
+}
+
 /// What reads a weight, with the first node and the slot where it does.
 fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> {
     if graph.is_held(value) {
         return Err("it is an output of the model, or named outside the graph".into());
     }
     let uses = graph.uses(value);
-    let mut places = Vec::new();
+    let (mut places, mut heads) = (Vec::new(), Vec::new());
     for u in &uses {
         let n = u.node();
         let (kind, label) = (graph.node(n).kind(), graph.label(n));
@@ -159,6 +228,14 @@ fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> 
         }
         match &graph.node(n).op {
             Op::Gather(op) if op.axis == 0 && slot == 0 => {}
+            Op::Gemm(op) if slot == 1 && op.trans_b && graph.opset >= 11 => {
+                heads.push(Head::Gemm(n));
+                continue;
+            }
+            Op::Transpose(_) if products(graph, n).is_some() => {
+                heads.extend(products(graph, n).unwrap_or_default());
+                continue;
+            }
             Op::Gather(_) => return Err(format!("Gather \"{label}\" looks up columns of it, not rows")),
             Op::Rnn(_) if slot == 1 && uses.len() == 1 => {}
             Op::Rnn(_) if slot == 1 => return Err(format!("several nodes share it, {kind} \"{label}\" among them")),
@@ -179,7 +256,7 @@ fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> 
     let &(first, slot) = places.first().ok_or("nothing reads it")?;
     match graph.node(first).op {
         Op::Rnn(_) => Ok((Kind::Recurrent(first), first, slot)),
-        _ => Ok((Kind::Table(places.into_iter().map(|p| p.0).collect()), first, slot)),
+        _ => Ok((Kind::Table(places.into_iter().map(|p| p.0).collect(), heads), first, slot)),
     }
 }
 
@@ -187,6 +264,5 @@ fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> 
 fn positions(sized: &Graph, value: ValueId, less: usize) -> Option<u64> {
     let batch = batch_symbol(sized);
     let dims = &sized.value(value).ty.as_ref()?.shape()?.0;
-    let size = |d: &Dim| if Some(d) == batch.as_ref() { Some(1) } else { d.known() };
-    dims[..dims.len().checked_sub(less)?].iter().try_fold(1u64, |all, d| all.checked_mul(size(d)?))
+    dims[..dims.len().checked_sub(less)?].iter().try_fold(1u64, |all, d| all.checked_mul(d.of_one(batch.as_ref())?))
 }
