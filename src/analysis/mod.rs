@@ -6,6 +6,7 @@ pub mod classifier;
 pub mod cost;
 pub mod ending;
 pub mod evaluate;
+pub mod formula;
 pub mod likely;
 pub mod linear;
 pub mod paths;

@@ -3,6 +3,7 @@
 use super::sizes::SizeArgs;
 use crate::analysis::channels::{Channels, Tie};
 use crate::analysis::cost::batch_symbol;
+use crate::analysis::formula;
 use crate::analysis::paths::path_macs;
 use crate::analysis::weights;
 use crate::compress::measure;
@@ -86,7 +87,11 @@ impl Args {
         }
         let mut out = text::print::model(&loaded.model);
         let per = batch.map_or(String::new(), |b| format!(" per {b}"));
-        let macs = size.cost.macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{m} MACs{per}"));
+        let open = || match formula::macs(g) {
+            Some(formula) => format!("MACs{per}: {}", plain::line(&formula)),
+            None => "MACs that depend on run-time dims".into(),
+        };
+        let macs = size.cost.macs.map_or_else(open, |m| format!("{m} MACs{per}"));
         out.push_str(&format!("# {} nodes, {} weights, {macs}\n", size.nodes, size.weights));
         for Path { answer, threshold, macs } in paths(g) {
             let macs = macs.map_or("MACs that depend on run-time dims".into(), |m| format!("{} MACs", grouped(m)));
