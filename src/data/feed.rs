@@ -207,10 +207,12 @@ impl Dataset {
         if y.dtype().is_float() || y.dtype() == Dtype::Bool || y.shape().len() != 1 {
             return Err(refuse(format!("it is {y}, not integers [N]")));
         }
+        let y = y.by_file().filter(|files| y.shape()[0] != len && files.shape()[0] == len).unwrap_or(y);
         if y.shape()[0] != len {
             return Err(refuse(format!("it is {y} for {len} samples")));
         }
-        let labels = to_int(y.dtype(), self.array("y")?.bytes()).map_err(refuse)?;
+        let all = y.whole().map_err(|why| self.unreadable("y", why))?;
+        let labels = to_int(y.dtype(), all.bytes()).map_err(refuse)?;
         let label = |(i, v): (usize, i128)| usize::try_from(v).map_err(|_| refuse(format!("y[{i}] is {v}")));
         labels.into_iter().enumerate().map(label).collect()
     }

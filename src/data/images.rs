@@ -23,7 +23,8 @@ const TOGETHER: usize = 64;
 /// [N], the place of the picture's sub-folder among the classes. Pictures come class by class in the order of their names;
 /// hidden files are passed over, other entries named in a warning. Of the pictures only the headers are read.
 ///
-/// A folder of whose own files more are .npy or .npz than pictures holds these, one after the other.
+/// A folder of whose own files more are .npy or .npz than pictures holds these, one after the other; so do class folders of such
+/// files without pictures, with `y`.
 pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset> {
     let mut data = Dataset::empty(folder.display().to_string());
     data.files.push(folder.to_path_buf());
@@ -38,6 +39,13 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
             return parts::open_folder(data, arrays, &top.others);
         }
     }
+    if arrays.is_empty() && top.files.is_empty() && !top.folders.is_empty() {
+        let inner = top.folders.iter().map(|p| list(p)).collect::<Result<Vec<_>>>()?;
+        let has_arrays = |inner: &Listed| inner.others.iter().any(|p| p.is_file() && parts::is_array(p));
+        if inner.iter().all(|inner| inner.files.is_empty()) && inner.iter().any(has_arrays) {
+            return class_folders_of_arrays(folder, data, top, inner, pictures);
+        }
+    }
     data.pictures = true;
     let labelled = !top.folders.is_empty();
     let (mut files, mut labels) = (Vec::new(), Vec::new());
@@ -45,8 +53,7 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
         let is_list = |p: &PathBuf| p.file_name().is_some_and(|name| name == classes::LIST);
         top.files.retain(|p| !is_list(p));
         top.others.retain(|p| !is_list(p));
-        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let names: Vec<String> = top.folders.iter().map(name).collect();
+        let names: Vec<String> = top.folders.iter().map(|p| name_of(p)).collect();
         data.classes = ordered(folder, names.clone(), pictures, &mut data.warnings)?;
         data.files.extend(pictures.classes.clone().or(Some(folder.join(classes::LIST)).filter(|p| p.is_file())));
         top.others.append(&mut top.files);
@@ -109,6 +116,34 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
         data.arrays.push(("y".into(), Ok(super::kept(Array::new(Dtype::I64, vec![labels.len()], y)?))));
     }
     Ok(data)
+}
+
+/// Files of arrays in class folders.
+fn class_folders_of_arrays(
+    folder: &Path,
+    mut data: Dataset,
+    top: Listed,
+    inner: Vec<Listed>,
+    pictures: &Pictures,
+) -> Result<Dataset> {
+    let names: Vec<String> = top.folders.iter().map(|p| name_of(p)).collect();
+    data.classes = ordered(folder, names.clone(), pictures, &mut data.warnings)?;
+    data.files.extend(pictures.classes.clone().or(Some(folder.join(classes::LIST)).filter(|p| p.is_file())));
+    let (mut files, mut others) = (Vec::new(), top.others);
+    others.retain(|p| name_of(p) != classes::LIST);
+    for (label, class) in data.classes.iter().enumerate() {
+        let Some(inner) = names.iter().position(|name| name == class).map(|at| &inner[at]) else { continue };
+        let (arrays, rest): (Vec<_>, Vec<_>) =
+            inner.others.iter().cloned().partition(|p| p.is_file() && parts::is_array(p));
+        files.extend(arrays.into_iter().map(|p| (p, label as i64)));
+        others.extend(rest.into_iter().chain(inner.folders.iter().cloned()));
+    }
+    data.files.extend(top.folders);
+    parts::open_classes(data, files, &others)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What is in a folder, each sorted by name, without hidden entries.

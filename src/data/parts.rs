@@ -22,7 +22,30 @@ pub(super) fn is_array(path: &Path) -> bool {
 
 /// Adds the arrays that lie in these files, in this order, to what is known of their folder. `others` are entries that are
 /// passed over.
-pub(super) fn open_folder(mut data: Dataset, files: Vec<PathBuf>, others: &[PathBuf]) -> Result<Dataset> {
+pub(super) fn open_folder(data: Dataset, files: Vec<PathBuf>, others: &[PathBuf]) -> Result<Dataset> {
+    Ok(open_files(data, files, others)?.0)
+}
+
+/// The same for files of class folders, each with its label: `y` is the label of each sample.
+pub(super) fn open_classes(data: Dataset, files: Vec<(PathBuf, i64)>, others: &[PathBuf]) -> Result<Dataset> {
+    let (paths, labels): (Vec<PathBuf>, Vec<i64>) = files.into_iter().unzip();
+    let (mut data, counts) = open_files(data, paths, others)?;
+    if data.arrays.iter().any(|(name, _)| name == "y") {
+        return Err(Error::input(format!("the files in {} hold `y` and lie in class folders", data.name))
+            .help("say what the labels are in one way only"));
+    }
+    let stored = |labels: Vec<i64>| {
+        let bytes = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+        Array::new(Dtype::I64, vec![labels.len()], bytes).map(Stored::from)
+    };
+    let rows = labels.iter().zip(counts).flat_map(|(&label, n)| std::iter::repeat_n(label, n)).collect();
+    let y = stored(rows)?.with_files(stored(labels)?);
+    data.arrays.push(("y".into(), Ok(Arc::new(y))));
+    Ok(data)
+}
+
+/// The arrays of files, and how many rows the first array has in each.
+fn open_files(mut data: Dataset, files: Vec<PathBuf>, others: &[PathBuf]) -> Result<(Dataset, Vec<usize>)> {
     if let Some(first) = others.first() {
         let what = if others.len() == 1 { "1 entry that is" } else { "entries that are" };
         let warning = format!("{}: ignored {what} neither .npy nor .npz, {} first", data.name, first.display());
@@ -47,9 +70,11 @@ pub(super) fn open_folder(mut data: Dataset, files: Vec<PathBuf>, others: &[Path
         }
     }
     data.files.extend(files);
+    let rows = |part: &DataPart| part.form.as_ref().ok().and_then(|f| f.1.first().copied()).unwrap_or(1);
+    let counts = by_name.first().map_or(Vec::new(), |(_, parts)| parts.iter().map(rows).collect());
     let join = |(name, parts): (String, Vec<DataPart>)| (name, joined(parts).map(Arc::new));
     data.arrays = by_name.into_iter().map(join).collect();
-    Ok(data)
+    Ok((data, counts))
 }
 
 /// The arrays of a file by name; an `.npy` holds `x`.
@@ -245,6 +270,25 @@ mod tests {
         assert_eq!(feed.chunk(1).unwrap()[0].to_f64(), [5., 6., 7., 5., 6., 7.]);
         let e = data.feed(&[spec(&[None, Some(2)])], &Normalise::default()).err().unwrap().to_string();
         assert!(e.contains("differ in shape") && e.contains("b.npy is [3], 3 of 4 are [2]"), "{e}");
+    }
+
+    #[test]
+    fn class_folders_of_files_are_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        for (class, name, shape, values) in [
+            ("b", "1.npy", "(2, 1)", &[1, 2][..]),
+            ("a", "1.npy", "(1, 1)", &[3]),
+            ("a", "2.npy", "(3, 1)", &[4, 5, 6]),
+        ] {
+            std::fs::create_dir_all(dir.path().join(class)).unwrap();
+            save(&dir.path().join(class), name, shape, values);
+        }
+        let data = open(dir.path());
+        let feed = data.feed(&[spec(&[None, Some(1)])], &Normalise::default()).unwrap();
+        assert_eq!(feed.labels().unwrap(), [0, 0, 0, 0, 1, 1]);
+        // Each file is a sample.
+        let feed = data.feed(&[spec(&[None, None, Some(1)])], &Normalise::default()).unwrap();
+        assert_eq!((feed.samples(), feed.labels().unwrap()), (3, &[0, 0, 1][..]));
     }
 
     #[test]
