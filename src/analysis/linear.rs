@@ -15,6 +15,9 @@ use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
 use ndarray::Array2;
 use windows::Windows;
 
+/// Samples that are gathered at a time, channel by channel: neighbours read what lies side by side.
+const GATHERED: usize = 64;
+
 /// A layer of a graph.
 #[derive(Debug, Clone)]
 pub struct Linear {
@@ -309,9 +312,15 @@ impl Linear {
         if !whole || channels.iter().any(|&c| c >= all) || y.len() != outer * all * inner {
             return None;
         }
-        for (o, i) in (0..outer * inner).filter(|&row| taken(row)).map(|row| (row / inner, row % inner)) {
+        let rows: Vec<usize> = (0..outer * inner).filter(|&row| taken(row)).collect();
+        for rows in rows.chunks(GATHERED) {
             for (channels, out) in channels.chunks(self.outputs).zip(&mut *out) {
-                out.extend(channels.iter().map(|&c| y[(o * all + c) * inner + i]));
+                let start = out.len();
+                out.resize(start + rows.len() * channels.len(), 0.0);
+                for (at, &c) in channels.iter().enumerate() {
+                    let to = out[start..].iter_mut().skip(at).step_by(channels.len());
+                    to.zip(rows).for_each(|(to, row)| *to = y[(row / inner * all + c) * inner + row % inner]);
+                }
             }
         }
         Some(())

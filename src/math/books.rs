@@ -69,9 +69,10 @@ impl Row {
     fn sums(xx: &Array2<f64>, entries: ArrayView2<'_, u32>) -> Vec<Row> {
         let mut rows: Vec<Row> = entries.rows().into_iter().map(Row::new).collect();
         for first in (0..xx.ncols()).step_by(COLUMNS) {
-            let tile = xx.slice(s![.., first..xx.ncols().min(first + COLUMNS)]);
+            let tile = xx.slice(s![first.., first..xx.ncols().min(first + COLUMNS)]);
             rows.iter_mut().for_each(|row| row.add(tile, first));
         }
+        rows.iter_mut().for_each(|row| row.own = &row.own + &row.own.t());
         rows
     }
 
@@ -83,13 +84,14 @@ impl Row {
         Row { own: Array2::zeros((used.len(), used.len())), used, places }
     }
 
-    /// Adds the columns of the moments from `first` on.
+    /// Adds the columns of the moments from `first` on, from the diagonal down: half of what is symmetric, of the square at
+    /// the diagonal each number.
     fn add(&mut self, tile: ArrayView2<'_, f64>, first: usize) {
         let width = tile.ncols();
         let mut by_entry = vec![0.0; self.used.len() * width];
-        for (row, &p) in tile.rows().into_iter().zip(&self.places) {
-            let sums = &mut by_entry[p * width..(p + 1) * width];
-            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        for (i, (row, &p)) in tile.rows().into_iter().zip(&self.places[first..]).enumerate() {
+            let (share, sums) = (if i < width { 0.5 } else { 1.0 }, &mut by_entry[p * width..(p + 1) * width]);
+            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += share * v);
         }
         for (mut own, by_entry) in self.own.rows_mut().into_iter().zip(by_entry.chunks(width)) {
             by_entry.iter().zip(&self.places[first..]).for_each(|(v, &p)| own[p] += v);

@@ -17,6 +17,8 @@ use std::sync::Arc;
 const TILE: usize = 256;
 /// Samples multiplied in `f32` before their sum goes to `f64`.
 const SAMPLES: usize = 1024;
+/// Numbers of rows that are summed side by side, at least if they are short.
+const LONG: usize = 256;
 
 /// X Xᵀ (n × n, symmetric) of `x` (n × samples).
 pub fn gram(x: ArrayView2<'_, f32>) -> Array2<f64> {
@@ -141,7 +143,7 @@ impl Moments {
         if !self.to.fit(x, y) {
             return None;
         }
-        each_sample(&mut self.nonzero, x, |count, v| *count += f64::from(u8::from(v != 0.0)));
+        self.nonzero += &nonzero(x, n);
         self.to.add_rows(x, y)?;
         add(&mut self.xx, [columns(x, n), columns(x, n)], true);
         Some(())
@@ -211,16 +213,18 @@ impl Retarget {
         let (n, m) = (self.x.len(), self.y.len());
         let [ax, ay] = self.about.get_or_insert_with(|| [means(x, n), means(y, m)]);
         for (rows, about, sums) in [(&mut *x, ax, &mut self.x), (&mut *y, ay, &mut self.y)] {
-            let sums = sums.as_slice_mut()?;
-            for row in rows.chunks_mut(about.len().max(1)) {
-                for ((v, &about), sum) in row.iter_mut().zip(&*about).zip(&mut *sums) {
-                    *sum += f64::from(*v) - f64::from(about);
+            let about: Vec<f32> = std::iter::repeat_n(&**about, side_by_side(about.len())).flatten().copied().collect();
+            each_sample(sums, rows, |long, rows| {
+                for ((sum, v), &about) in long.iter_mut().zip(rows).zip(&about) {
                     *v -= about;
+                    *sum += f64::from(*v);
                 }
-            }
+            });
         }
         add(&mut self.yx, [columns(y, m), columns(x, n)], false);
-        each_sample(&mut self.yy, y, |sum, v| *sum += f64::from(v) * f64::from(v));
+        each_sample(&mut self.yy, y, |long, rows| {
+            long.iter_mut().zip(rows).for_each(|(sum, &mut v)| *sum += f64::from(v) * f64::from(v));
+        });
         self.samples += x.len() / n.max(1);
         Some(())
     }
@@ -269,18 +273,40 @@ fn columns(rows: &[f32], n: usize) -> MatRef<'_, f32> {
     MatRef::from_column_major_slice(rows, n, rows.len().checked_div(n).unwrap_or(0))
 }
 
-/// Adds something of every sample to sums.
-fn each_sample(sums: &mut Array1<f64>, rows: &[f32], add: impl Fn(&mut f64, f32)) {
-    let Some(sums) = sums.as_slice_mut() else { return };
-    for row in rows.chunks(sums.len().max(1)) {
-        sums.iter_mut().zip(row).for_each(|(sum, &v)| add(sum, v));
+/// Rows of so many numbers that are summed side by side: short ones would leave SIMD lanes empty.
+fn side_by_side(n: usize) -> usize {
+    (LONG / n.max(1)).max(1)
+}
+
+/// Adds something of every sample to sums: `add` gets sums and rows side by side, as many of both or fewer rows.
+fn each_sample(sums: &mut Array1<f64>, rows: &mut [f32], add: impl Fn(&mut [f64], &mut [f32])) {
+    let n = sums.len();
+    let mut long = vec![0.0; n * side_by_side(n)];
+    rows.chunks_mut(long.len().max(1)).for_each(|rows| add(&mut long, rows));
+    for row in long.chunks(n.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
     }
 }
 
+/// At how many samples each number is not zero.
+fn nonzero(rows: &[f32], n: usize) -> Array1<f64> {
+    let mut long = vec![0u32; n * side_by_side(n)];
+    for rows in rows.chunks(long.len().max(1)) {
+        long.iter_mut().zip(rows).for_each(|(count, &v)| *count += u32::from(v != 0.0));
+    }
+    let mut counts = Array1::zeros(n);
+    for row in long.chunks(n.max(1)) {
+        counts.iter_mut().zip(row).for_each(|(sum, &count)| *sum += f64::from(count));
+    }
+    counts
+}
+
 /// The mean of every input.
-fn means(rows: &[f32], n: usize) -> Vec<f32> {
+fn means(rows: &mut [f32], n: usize) -> Vec<f32> {
     let mut sums = Array1::<f64>::zeros(n);
-    each_sample(&mut sums, rows, |sum, v| *sum += f64::from(v));
+    each_sample(&mut sums, rows, |long, rows| {
+        long.iter_mut().zip(rows).for_each(|(sum, &mut v)| *sum += f64::from(v));
+    });
     let samples = rows.len().checked_div(n).unwrap_or(0).max(1) as f64;
     sums.iter().map(|sum| (sum / samples) as f32).collect()
 }

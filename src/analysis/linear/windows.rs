@@ -1,5 +1,6 @@
 //! What the windows of convolutions see of their input: im2col.
 
+use super::GATHERED;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::op::conv_transpose::ConvTranspose;
 use crate::ir::{Dim, Op};
@@ -76,33 +77,49 @@ impl Windows {
         let along: Vec<Axis> =
             size.iter().enumerate().map(|(axis, &n)| self.axis(axis, axes, n)).collect::<Option<_>>()?;
         let windows: usize = along.iter().map(Vec::len).product();
-        // Offsets of one window's taps in one channel, beyond its end where a tap meets nothing.
-        let (mut offsets, mut behind): (Vec<usize>, Vec<usize>) = Default::default();
-        for row in (0..batch * windows).filter(|&row| taken(row)) {
-            let (b, mut rest) = (row / windows, row % windows);
+        let taps: usize = kernel.size.iter().product();
+        let width = kernel.inputs * taps;
+        if width == 0 {
+            return None;
+        }
+        let rows: Vec<usize> = (0..batch * windows).filter(|&row| taken(row)).collect();
+        let mut offsets = Vec::new();
+        for rows in rows.chunks(GATHERED) {
             offsets.clear();
-            offsets.push(0);
-            // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.
-            let mut step = 1;
-            for axis in (0..axes).rev() {
-                let places = &along[axis][rest % along[axis].len()];
-                rest /= along[axis].len();
-                std::mem::swap(&mut offsets, &mut behind);
-                offsets.clear();
-                for place in places {
-                    let at = |o: &usize| place.map_or(usize::MAX, |p| o.saturating_add(p * step));
-                    offsets.extend(behind.iter().map(at));
-                }
-                step *= size[axis];
-            }
-            let planes = x.get(b * channels * area..(b + 1) * channels * area)?;
+            rows.iter().for_each(|row| met(&along, size, row % windows, &mut offsets));
             for (group, out) in out.iter_mut().enumerate() {
-                for c in group * kernel.inputs..(group + 1) * kernel.inputs {
-                    let plane = &planes[c * area..(c + 1) * area];
-                    out.extend(offsets.iter().map(|&o| plane.get(o).copied().unwrap_or(0.0)));
+                let start = out.len();
+                out.resize(start + rows.len() * width, 0.0);
+                for c in 0..kernel.inputs {
+                    let to = out[start..].chunks_mut(width).map(|row| &mut row[c * taps..(c + 1) * taps]);
+                    for ((row, offsets), to) in rows.iter().zip(offsets.chunks(taps)).zip(to) {
+                        let plane = row / windows * channels + group * kernel.inputs + c;
+                        let plane = x.get(plane * area..(plane + 1) * area)?;
+                        for (to, &offset) in to.iter_mut().zip(offsets) {
+                            *to = plane.get(offset).copied().unwrap_or(0.0);
+                        }
+                    }
                 }
             }
         }
         Some(())
+    }
+}
+
+/// Adds the offset in a channel of each tap of a window, beyond its end where a tap meets nothing.
+fn met(along: &[Axis], size: &[usize], window: usize, offsets: &mut Vec<usize>) {
+    let start = offsets.len();
+    offsets.push(0);
+    // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.
+    let (mut rest, mut step) = (window, 1);
+    for (places, &n) in along.iter().zip(size).rev() {
+        let taps = &places[rest % places.len()];
+        rest /= places.len();
+        let behind = offsets.split_off(start);
+        for tap in taps {
+            let at = |o: &usize| tap.map_or(usize::MAX, |p| o.saturating_add(p * step));
+            offsets.extend(behind.iter().map(at));
+        }
+        step *= n;
     }
 }

@@ -31,9 +31,11 @@ impl Grid {
         let cells = self.weight.len() - 1;
         let mut layers = Layers { gain: vec![0.0], back: Vec::with_capacity(k), cells };
         let mut previous = vec![0.0; cells + 1];
+        let first = vec![0; cells + 1];
         for clusters in 1..=k.min(cells) {
-            let mut layer =
-                Layer { grid: self, previous: &previous, best: vec![0.0; cells + 1], back: vec![0; cells + 1] };
+            let least = layers.back.last().unwrap_or(&first);
+            let (best, back) = (vec![0.0; cells + 1], vec![0; cells + 1]);
+            let mut layer = Layer { grid: self, previous: &previous, least, best, back };
             if clusters == 1 && !anchored {
                 for right in 1..=cells {
                     layer.best[right] = layer.scan(right, 0, 1).0;
@@ -43,9 +45,10 @@ impl Grid {
             } else if cells > 0 {
                 layer.fill(1, cells, 0, cells - 1);
             }
-            layers.gain.push(layer.best[cells]);
-            layers.back.push(layer.back);
-            previous = layer.best;
+            let Layer { best, back, .. } = layer;
+            layers.gain.push(best[cells]);
+            layers.back.push(back);
+            previous = best;
         }
         layers
     }
@@ -71,6 +74,8 @@ impl Layers {
 struct Layer<'a> {
     grid: &'a Grid,
     previous: &'a [f64],
+    /// The best left ends with a cluster fewer: with one more, none is further left.
+    least: &'a [u32],
     best: Vec<f64>,
     back: Vec<u32>,
 }
@@ -79,7 +84,8 @@ impl Layer<'_> {
     /// Fills right ends `lo..=hi`, whose best left ends lie in `left_lo..=left_hi`.
     fn fill(&mut self, lo: usize, hi: usize, left_lo: usize, left_hi: usize) {
         let middle = lo + (hi - lo) / 2;
-        let (best, at) = self.scan(middle, left_lo, left_hi.min(middle - 1) + 1);
+        let to = left_hi.min(middle - 1) + 1;
+        let (best, at) = self.scan(middle, left_lo.max(self.least[middle] as usize).min(to - 1), to);
         (self.best[middle], self.back[middle]) = (best, at);
         if middle > lo {
             self.fill(lo, middle - 1, left_lo, at as usize);
