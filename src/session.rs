@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod bodies;
 #[cfg(feature = "exec")]
 mod cascade;
 #[cfg(feature = "exec")]

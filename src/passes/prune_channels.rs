@@ -40,7 +40,7 @@
 //!   three.
 //!
 //! Data is used for the importance also with `repair = "none"`. A group with a unit that no reader can be asked about (one
-//! with too many inputs, say, or a ConvTranspose) goes by `l1`, and its row says why.
+//! with too many inputs, say) goes by `l1`, and its row says why.
 //!
 //! The default is what wins here, on average and nearly everywhere: accuracy in percent on the first 5,000 images of
 //! train.npz, that nothing was fitted to, with a share of the channels kept in every layer (`skip-first = 0`) and 512 images to fit to.

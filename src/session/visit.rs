@@ -37,11 +37,11 @@ pub(super) struct Task<'a> {
     pub place: &'a str,
 }
 
-static AS_DECLARED: InputSizes = InputSizes::AS_DECLARED;
+pub(super) static AS_DECLARED: InputSizes = InputSizes::AS_DECLARED;
 
 impl<'a> Task<'a> {
     /// Of a pass that changes no costs, or is only asked for its sites.
-    fn without_data(pass: &'a dyn Pass, selected: &'a Selected<'a>) -> Task<'a> {
+    pub fn without_data(pass: &'a dyn Pass, selected: &'a Selected<'a>) -> Task<'a> {
         Task { pass, selected, repairs: false, sensitivity: None, sizes: &AS_DECLARED, place: "" }
     }
 
@@ -167,6 +167,9 @@ impl<'s, 'a> Run<'s, 'a> {
         }
         let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
         let storage = Storage::unpack(&mut state.student.graph, &put)?;
+        if pass.enters_bodies() {
+            self.sink(&mut state.student.graph, pass, selection)?;
+        }
         self.change(state, step, pass, selection)?;
         if pass.enters_bodies() {
             self.change_bodies(&mut state.student.graph, pass, selection)?;
@@ -207,36 +210,6 @@ impl<'s, 'a> Run<'s, 'a> {
             }
         }
         self.visit_without_data(graph, task)
-    }
-
-    /// Runs a pass that changes the function over the bodies of a graph, without data.
-    fn change_bodies(&mut self, graph: &mut Graph, pass: &dyn Pass, selection: &Selection) -> Result<()> {
-        let with_bodies = graph.nodes().filter(|&n| graph.node(n).has_bodies() && graph.node(n).op != Op::Opaque);
-        for n in with_bodies.collect::<Vec<_>>() {
-            let place = format!("in the body of {} \"{}\"", graph.node(n).kind(), graph.label(n));
-            graph.edit_bodies(n, |body| {
-                let before = self.rows.len();
-                self.costs = Costs::at(&AS_DECLARED);
-                match selection.within(body) {
-                    Some(selection) => {
-                        let selected = selection.resolve(body).map_err(|e| Error::internal(e.what))?;
-                        self.visit_all(body, Task::without_data(pass, &selected), None)?;
-                        self.rows[before..].iter_mut().for_each(|row| row.note = format!("{place}: {}", row.note));
-                        self.change_bodies(body, pass, &selection)?;
-                    }
-                    None => {
-                        for t in readers::tensors(body, selection.min_weights) {
-                            let mut row = told(pass.name(), t.name, false, String::new());
-                            row.leave(Reason::new(Why::Recipe, format!("it is {place}: `only` names nothing there")));
-                            self.rows.push(row);
-                        }
-                    }
-                }
-                Ok(self.rows[before..].iter().any(|row| row.done))
-            })?;
-        }
-        self.costs = Costs::at(&self.session.sizes);
-        Ok(())
     }
 
     /// What a pass offers at its sites, with calibration data if there is any. The student is as it was after that, but for how
@@ -504,7 +477,7 @@ fn rest(graph: &Graph, task: Task<'_>, sites: &[Site]) -> Vec<Unmentioned> {
 }
 
 /// A row of a pass that tells of no site.
-fn told(pass: &str, site: String, done: bool, note: String) -> Row {
+pub(super) fn told(pass: &str, site: String, done: bool, note: String) -> Row {
     Row { pass: pass.into(), site, done, note, ..Row::default() }
 }
 

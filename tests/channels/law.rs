@@ -104,10 +104,10 @@ fn answers(model: &Model, size: Size, optimize: bool) -> Result<Vec<Array>, Stri
     let path = folder.path().join("model.onnx");
     onnx::save(model, &Target::File(path.clone()), SaveOptions::default()).map_err(|e| format!("write: {e}"))?;
     let network = Network::load(&path).map_err(|e| format!("tract: {e}"))?;
-    let batch = if size == Size::Small { 2 } else { 1 };
+    let open = if size == Size::Small { [2, 3, 6, 6] } else { [1, 3, 48, 192] };
     let outputs = match optimize {
-        true => running::answers(&network, batch),
-        false => network.run(&running::inputs(&network, batch)),
+        true => running::answers_at(&network, open),
+        false => network.run(&running::inputs_at(&network, open)),
     };
     outputs.map_err(|e| format!("tract: {e}"))
 }

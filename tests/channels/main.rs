@@ -256,6 +256,22 @@ fn shrink(seed: u64, error: &str) -> (String, String) {
     (net::build(&steps, opset, batch), last)
 }
 
+/// The same networks, their height and width open: what is known of sizes is what their nodes tell.
+#[test]
+fn random_networks_of_open_sizes_keep_the_law() {
+    let nets: u64 = std::env::var("NETS").map_or(400, |n| n.parse().unwrap());
+    let one = |seed: u64| {
+        let (steps, opset, batch) = plan(seed);
+        let text = net::build(&steps, opset, batch).replacen(",3,6,6]", ",3,H,W]", 1);
+        check(&text, seed).map_err(|e| format!("seed {seed}: {e}\n{text}"))
+    };
+    let all: Vec<Result<Coverage, String>> = (0..nets).into_par_iter().map(one).collect();
+    let failed: Vec<&String> = all.iter().filter_map(|r| r.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} of {nets} fail\n{}", failed.len(), failed[0]);
+    let cut = all.iter().flatten().filter(|seen| seen.get(ANY).is_some_and(|[_, cut]| *cut > 0)).count() as u64;
+    assert!(2 * cut >= nets, "cut in {cut} of {nets} networks");
+}
+
 #[test]
 fn random_networks_keep_the_law() {
     let nets: u64 = std::env::var("NETS").map_or(1000, |n| n.parse().unwrap());

@@ -99,6 +99,32 @@ pub const STEPS: &[(&str, &str)] = &[
          %y = (?Conv(%r, #w[m,c,1,1])|Conv<group=$g>(%r, #w[c,c/g,1,1], #w[c])|Conv<group=$c>(%r, #w[c,1,1,1])|Relu(%r))",
     ),
     (
+        // Sizes as exporters compute them: each dim for itself, or all of another value.
+        "shuffle-computed",
+        "%s = Shape(%x); %n = Gather(%s, #i[0]); %a = Gather(%s, #i[2]); %b = Gather(%s, #i[3]); \
+         %d = Concat<axis=0>(%n, #i[g,c/g], %a, %b); %p = Reshape(%x, %d); %q = Transpose<perm=[0,2,1,3,4]>(%p); \
+         %r = Reshape(%q, %s); %y = (?Conv(%r, #w[m,c,1,1])|Conv<group=$g>(%r, #w[c,c/g,1,1], #w[c])|Relu(%r))",
+    ),
+    (
+        "expand-computed",
+        "%p = GlobalAveragePool(%x); %q = Conv(%p, #w[c,c,1,1]); %u = Sigmoid(%q); %s = Shape(%x); \
+         %e = Expand(%u, %s); %y = (?Mul(%x, %e)|Concat<axis=1>(%x, %e)|Add(%e, %x))",
+    ),
+    (
+        "resize-computed",
+        "%a = Conv<pads=[1,1,1,1], strides=[2,2]>(%x, #w[m,c,3,3]); %s = Shape(%a); %z = Shape(%x); \
+         %n = Slice(%s, #i[0], #i[2]); %b = Slice(%z, #i[2], #i[4]); %l = Concat<axis=0>(%n, %b); \
+         %d = Resize<coordinate_transformation_mode=\"asymmetric\", nearest_mode=\"floor\">(%a, #q[], #q[], %l); \
+         %y = (?Concat<axis=1>(%x, %d)|Conv(%d, #w[m,m,1,1]))",
+    ),
+    (
+        "attention-over-pixels",
+        "%s = Shape(%x); %k = Conv(%x, #w[4,c,1,1]); %q = Conv(%x, #w[4,c,1,1]); %vv = Conv(%x, #w[m,c,1,1]); \
+         %a = Reshape(%q, #r[4,h*w]); %b = Reshape(%k, #r[4,h*w]); %d = Reshape(%vv, #r[m,h*w]); \
+         %e = Transpose<perm=[0,2,1]>(%a); %f = MatMul(%e, %b); %i = Softmax<axis=-1>(%f); \
+         %j = Transpose<perm=[0,2,1]>(%i); %oo = MatMul(%d, %j); %y = Reshape(%oo, #r[m,h,w])",
+    ),
+    (
         "squeeze-excite",
         "%p = (?GlobalAveragePool(%x)|GlobalMaxPool(%x)|(!18 ReduceMean<axes=[2,3]>(%x)|ReduceMean(%x, #i[2,3]))); %q = Conv(%p, #w[4,c,1,1], #w[4]); \
          %r = Relu(%q); %s = Conv(%r, #w[c,4,1,1], #w[c]); %u = (?Sigmoid|HardSigmoid<alpha=0.1667>)(%s); \

@@ -7,8 +7,12 @@ use tutee::ir::random;
 
 /// Reproducible inputs of the sizes that the fixtures were made for: open image sides 48 by 192.
 pub fn inputs(network: &Network, batch: usize) -> Vec<Array> {
+    inputs_at(network, [batch, 3, 48, 192])
+}
+
+/// Reproducible inputs of these sizes where they are open.
+pub fn inputs_at(network: &Network, open: [usize; 4]) -> Vec<Array> {
     let one = |(i, spec): (usize, &InputSpec)| {
-        let open = [batch, 3, 48, 192];
         let dims = spec.dims.clone().unwrap_or_default();
         let shape: Vec<usize> = dims.iter().enumerate().map(|(a, d)| d.unwrap_or(open[a])).collect();
         let shape = match (spec.name.as_str(), shape.len()) {
@@ -32,7 +36,12 @@ pub fn inputs(network: &Network, batch: usize) -> Vec<Array> {
 
 /// The outputs on those inputs, of an optimized plan.
 pub fn answers(network: &Network, batch: usize) -> Result<Vec<Array>> {
-    let inputs = inputs(network, batch);
+    answers_at(network, [batch, 3, 48, 192])
+}
+
+/// The outputs on inputs of these sizes where they are open, of an optimized plan.
+pub fn answers_at(network: &Network, open: [usize; 4]) -> Result<Vec<Array>> {
+    let inputs = inputs_at(network, open);
     let shapes: Vec<_> = inputs.iter().map(|i| i.shape().to_vec()).collect();
     network.runner(&shapes)?.run(&inputs)
 }
