@@ -216,8 +216,8 @@ impl Retarget {
             let about: Vec<f32> = std::iter::repeat_n(&**about, side_by_side(about.len())).flatten().copied().collect();
             each_sample(sums, rows, |long, rows| {
                 for ((sum, v), &about) in long.iter_mut().zip(rows).zip(&about) {
+                    *sum += f64::from(*v) - f64::from(about);
                     *v -= about;
-                    *sum += f64::from(*v);
                 }
             });
         }
