@@ -350,7 +350,7 @@ impl<'a> LayerwiseRun<'a> {
         if layer.inputs > MAX_INPUTS {
             return Err(Failure::Unsupported(format!("{} inputs are too many to fit ({MAX_INPUTS})", layer.inputs)));
         }
-        let mut sets: Vec<Vec<Reader<'w>>> = Vec::new();
+        let mut sets: Vec<Vec<LayerReader<'w>>> = Vec::new();
         for set in layer.sets(student) {
             let reader = |layer: &'w Linear| {
                 let residual = self.residual(student, layer, later);
@@ -362,7 +362,7 @@ impl<'a> LayerwiseRun<'a> {
                 let axis = layer.channel_axis(teacher.value(y).rank().unwrap_or(0));
                 let kept = map.kept.get(&(y, axis)).map(Vec::as_slice);
                 let (other, file) = (residual.map(|r| r.1), self.teacher.get(y)?);
-                Ok(Reader { layer, teacher: y, y: file, axis, other, kept, bounds: bounds(student, y) })
+                Ok(LayerReader { layer, teacher: y, y: file, axis, other, kept, bounds: bounds(student, y) })
             };
             sets.push(set.into_iter().map(reader).collect::<Result<_, _>>()?);
         }
@@ -376,11 +376,11 @@ impl<'a> LayerwiseRun<'a> {
         side.reach(student, &wanted)?;
         // What is seen of the teacher's own layers need not be summed up twice.
         let untouched = readers().all(|r| r.kept.is_none()) && wanted.iter().all(|&v| side.is_same(student, v));
-        let place = |r: &Reader<'_>| (r.layer.clone(), r.teacher, r.axis, r.other);
+        let place = |r: &LayerReader<'_>| (r.layer.clone(), r.teacher, r.axis, r.other);
         let places = || sets.iter().map(|set| set.iter().map(place).collect::<Vec<_>>()).collect::<Vec<_>>();
         let same = untouched.then(|| (format!("{:?}", places()), &self.teacher.moments));
         let chunks = self.data.chunks();
-        let rows = |(reader, chunk): (&Reader<'_>, usize)| {
+        let rows = |(reader, chunk): (&LayerReader<'_>, usize)| {
             let shape = reader.y.shape(chunk);
             let channels = shape.get(reader.axis).copied().unwrap_or(1).max(1);
             (shape.iter().product::<usize>() / channels).max(1)
@@ -416,13 +416,13 @@ pub struct LayerSamples<'w> {
     side: &'w LazyExecutor,
     layer: &'w Linear,
     /// Those of a set have the same bias.
-    sets: Vec<Vec<Reader<'w>>>,
+    sets: Vec<Vec<LayerReader<'w>>>,
     /// Where the moments are kept, and by what name, if the student is the teacher here.
     same: Option<(String, &'w KeptMoments)>,
 }
 
 /// A layer where it is.
-struct Reader<'w> {
+struct LayerReader<'w> {
     layer: &'w Linear,
     /// What the teacher gives; with another term of the student's, if that is a sum.
     teacher: ValueId,
@@ -436,16 +436,16 @@ struct Reader<'w> {
 }
 
 /// Some samples, by group: rows of Xᵀ, of what the teacher gives and of the other term (empty if there is none).
-struct Rows {
+struct GatheredRows {
     x: Vec<Vec<f32>>,
     y: Vec<Vec<f32>>,
     other: Vec<Vec<f32>>,
 }
 
-impl Rows {
-    fn new(groups: usize) -> Rows {
+impl GatheredRows {
+    fn new(groups: usize) -> GatheredRows {
         let none = || vec![Vec::new(); groups];
-        Rows { x: none(), y: none(), other: none() }
+        GatheredRows { x: none(), y: none(), other: none() }
     }
 
     /// Numbers of inputs and wanted outputs.
@@ -476,7 +476,7 @@ impl LayerSamples<'_> {
     /// Sums up the moments.
     fn sum(&self) -> Result<Layer, Failure> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
-        let of_set = |set: &Vec<Reader<'_>>| {
+        let of_set = |set: &Vec<LayerReader<'_>>| {
             let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
             for reader in set {
                 self.each(reader, |group, held, x, y, other| {
@@ -500,7 +500,7 @@ impl LayerSamples<'_> {
     pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Failure> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
-        let of_set = |(number, set): (usize, &Vec<Reader<'_>>)| {
+        let of_set = |(number, set): (usize, &Vec<LayerReader<'_>>)| {
             let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Retarget::new(n, m), Retarget::new(n, m)]).collect();
             for reader in set {
                 let (low, high) = reader.bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -529,11 +529,11 @@ impl LayerSamples<'_> {
     /// what the teacher gives and of the other term.
     fn each(
         &self,
-        reader: &Reader<'_>,
+        reader: &LayerReader<'_>,
         mut add: impl FnMut(usize, usize, &mut [f32], &mut [f32], &[f32]) -> Option<()>,
     ) -> Result<(), Failure> {
         let layer = reader.layer;
-        let mut gathered = [0, 1].map(|_| Rows::new(layer.groups));
+        let mut gathered = [0, 1].map(|_| GatheredRows::new(layer.groups));
         for i in 0..self.chunks {
             let held = usize::from(i % HELD_BACK == HELD_BACK - 1);
             let read = |v| self.side.read(v, i);
@@ -559,9 +559,9 @@ impl LayerSamples<'_> {
             gather().ok_or_else(|| {
                 Failure::Unsupported("what it reads and gives has not the shape of its weight".into())
             })?;
-            let count: usize = gathered.iter().map(Rows::count).sum();
+            let count: usize = gathered.iter().map(GatheredRows::count).sum();
             if count >= GATHERED.max(COLUMNS * (layer.inputs + layer.outputs)) || i + 1 == self.chunks {
-                for (held, Rows { x, y, other }) in gathered.iter_mut().enumerate() {
+                for (held, GatheredRows { x, y, other }) in gathered.iter_mut().enumerate() {
                     for (group, ((x, y), other)) in x.iter_mut().zip(y).zip(other).enumerate() {
                         if y.is_empty() {
                             continue;

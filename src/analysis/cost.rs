@@ -31,7 +31,7 @@ pub fn cost(graph: &Graph) -> Cost {
 }
 
 fn total(graph: &Graph, batch: Option<&Dim>) -> Cost {
-    let mut sum = Sum::default();
+    let mut sum = CostSum::default();
     graph.values().for_each(|v| sum.add(constant(graph, v)));
     graph.nodes().for_each(|n| sum.add(whole(graph, n, batch)));
     sum.cost()
@@ -39,7 +39,7 @@ fn total(graph: &Graph, batch: Option<&Dim>) -> Cost {
 
 /// Costs that can be taken away again.
 #[derive(Debug, Default)]
-struct Sum {
+struct CostSum {
     parameters: u64,
     macs: u128,
     /// Of so many nodes the MACs are known only at run time.
@@ -47,7 +47,7 @@ struct Sum {
     stored: u64,
 }
 
-impl Sum {
+impl CostSum {
     fn add(&mut self, cost: Cost) {
         self.parameters += cost.parameters;
         self.stored += cost.stored;
@@ -103,7 +103,7 @@ pub struct Costs<'a> {
     sizes: &'a InputSizes,
     nodes: HashMap<NodeId, Cost>,
     values: HashMap<ValueId, Cost>,
-    sum: Sum,
+    sum: CostSum,
     /// Which edit of the graph this is the cost after.
     edit: Option<u64>,
 }
@@ -111,7 +111,7 @@ pub struct Costs<'a> {
 impl<'a> Costs<'a> {
     /// Costs on inputs of these sizes.
     pub fn at(sizes: &'a InputSizes) -> Costs<'a> {
-        Costs { sizes, nodes: HashMap::new(), values: HashMap::new(), sum: Sum::default(), edit: None }
+        Costs { sizes, nodes: HashMap::new(), values: HashMap::new(), sum: CostSum::default(), edit: None }
     }
 
     /// The cost by now; `last` is what the last edit did, if that is all since the last call.

@@ -129,7 +129,7 @@ fn pools_scores(graph: &Graph, pool: NodeId) -> bool {
 }
 
 /// What one node says, on the way back from an output.
-struct Step {
+struct NodeEnding {
     end: Option<End>,
     /// Whether it is an operator worth a name.
     told: bool,
@@ -139,17 +139,17 @@ struct Step {
     from: Option<ValueId>,
 }
 
-fn step(graph: &Graph, n: NodeId) -> Step {
+fn step(graph: &Graph, n: NodeId) -> NodeEnding {
     let rank = graph.output(n).and_then(|v| graph.value(v).rank());
     let last = rank.and_then(|r| r.checked_sub(1));
     let first = graph.input(n, 0);
-    let tell = |end, channels| Step { end: Some(end), told: true, channels, from: first };
+    let tell = |end, channels| NodeEnding { end: Some(end), told: true, channels, from: first };
     match &graph.node(n).op {
         Op::Softmax(s) => {
             let axis = if s.axis < 0 { rank.map(|r| r as i64 + s.axis) } else { Some(s.axis) };
             let axis = axis.and_then(|a| usize::try_from(a).ok());
             match s.function {
-                Function::Hardmax => Step { end: None, told: true, channels: axis, from: None },
+                Function::Hardmax => NodeEnding { end: None, told: true, channels: axis, from: None },
                 _ => tell(End::Softmax, axis),
             }
         }
@@ -169,15 +169,15 @@ fn step(graph: &Graph, n: NodeId) -> Step {
             let mut computed = inputs.iter().filter(|&&v| graph.value(v).constant().is_none());
             match (computed.next(), computed.next()) {
                 (Some(&one), None) => pass(Some(one)),
-                _ => Step { end: None, told: true, channels: None, from: None },
+                _ => NodeEnding { end: None, told: true, channels: None, from: None },
             }
         }
-        _ => Step { end: None, told: true, channels: None, from: None },
+        _ => NodeEnding { end: None, told: true, channels: None, from: None },
     }
 }
 
-fn pass(from: Option<ValueId>) -> Step {
-    Step { end: None, told: false, channels: None, from }
+fn pass(from: Option<ValueId>) -> NodeEnding {
+    NodeEnding { end: None, told: false, channels: None, from }
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct Linear {
     pub taps: usize,
     /// Layers further on that share its weight and multiply by it in the same way: what is fitted is fitted to all.
     pub others: Vec<Linear>,
-    form: Form,
+    form: LinearForm,
 }
 
 /// Where a layer's bias is.
@@ -51,7 +51,7 @@ pub enum Bias {
 }
 
 #[derive(Debug, Clone)]
-enum Form {
+enum LinearForm {
     Windows(Windows),
     Gemm(Gemm),
     MatMul,
@@ -93,18 +93,18 @@ impl Linear {
                 let kernel = windows.kernel();
                 let (groups, taps) = (kernel.groups, kernel.taps());
                 let (outputs, inputs) = (kernel.outputs / groups, kernel.inputs * taps);
-                (groups, outputs, inputs, taps, Form::Windows(windows), own(1.0), y)
+                (groups, outputs, inputs, taps, LinearForm::Windows(windows), own(1.0), y)
             }
             Op::Gemm(gemm) if slot == 0 => {
                 if graph.input(node, 2).is_some() || gemm.alpha == 0.0 {
                     return Err("its weight is on the left, and it adds something or multiplies by 0".into());
                 }
-                let form = Form::Left { turned: gemm.trans_a, upright: !gemm.trans_b, alpha: gemm.alpha.into() };
+                let form = LinearForm::Left { turned: gemm.trans_a, upright: !gemm.trans_b, alpha: gemm.alpha.into() };
                 let (outputs, inputs) = on_the_left(tensor, gemm.trans_a)?;
                 (1, outputs, inputs, 1, form, Bias::None, y)
             }
             Op::MatMul(_) if slot == 0 => {
-                let form = Form::Left { turned: false, upright: true, alpha: 1.0 };
+                let form = LinearForm::Left { turned: false, upright: true, alpha: 1.0 };
                 let (outputs, inputs) = on_the_left(tensor, false)?;
                 (1, outputs, inputs, 1, form, Bias::None, y)
             }
@@ -114,12 +114,12 @@ impl Linear {
                 if gemm.alpha == 0.0 || gemm.beta == 0.0 {
                     return Err("it multiplies by 0".into());
                 }
-                (1, outputs, inputs, 1, Form::Gemm(gemm.clone()), own(gemm.beta.into()), y)
+                (1, outputs, inputs, 1, LinearForm::Gemm(gemm.clone()), own(gemm.beta.into()), y)
             }
             Op::MatMul(_) => {
                 let &[inputs, outputs] = tensor.shape() else { return Err("its weight is no matrix".into()) };
                 let (bias, y) = added(graph, y, outputs).unwrap_or((Bias::None, y));
-                (1, outputs, inputs, 1, Form::MatMul, bias, y)
+                (1, outputs, inputs, 1, LinearForm::MatMul, bias, y)
             }
             _ => return Err(format!("{} is no layer that weights can be fitted for", graph.node(node).kind())),
         };
@@ -184,9 +184,9 @@ impl Linear {
     /// The axis of Y that counts the outputs of all groups.
     pub fn channel_axis(&self, rank: usize) -> usize {
         match self.form {
-            Form::Windows(_) => 1,
-            Form::Gemm(_) | Form::MatMul => rank.saturating_sub(1),
-            Form::Left { .. } => rank.saturating_sub(2),
+            LinearForm::Windows(_) => 1,
+            LinearForm::Gemm(_) | LinearForm::MatMul => rank.saturating_sub(1),
+            LinearForm::Left { .. } => rank.saturating_sub(2),
         }
     }
 
@@ -210,9 +210,9 @@ impl Linear {
     /// What the layer multiplies its weight by.
     pub fn scale(&self) -> f64 {
         match &self.form {
-            Form::Gemm(g) => g.alpha.into(),
-            Form::Left { alpha, .. } => *alpha,
-            Form::Windows(_) | Form::MatMul => 1.0,
+            LinearForm::Gemm(g) => g.alpha.into(),
+            LinearForm::Left { alpha, .. } => *alpha,
+            LinearForm::Windows(_) | LinearForm::MatMul => 1.0,
         }
     }
 
@@ -220,10 +220,10 @@ impl Linear {
     pub fn places(&self) -> Vec<Array2<u32>> {
         let (m, n, taps) = (self.outputs, self.inputs, self.taps);
         let by_input = match &self.form {
-            Form::Windows(windows) => matches!(windows, Windows::Transposed(..)),
-            Form::Gemm(g) => !g.trans_b,
-            Form::MatMul => true,
-            Form::Left { turned, .. } => *turned,
+            LinearForm::Windows(windows) => matches!(windows, Windows::Transposed(..)),
+            LinearForm::Gemm(g) => !g.trans_b,
+            LinearForm::MatMul => true,
+            LinearForm::Left { turned, .. } => *turned,
         };
         let place = |group: usize, o: usize, i: usize| match by_input {
             true => ((group * n + i) / taps * m + o) * taps + i % taps,
@@ -267,17 +267,17 @@ impl Linear {
         taken: &dyn Fn(usize) -> bool,
         out: &mut [Vec<f32>],
     ) -> Option<()> {
-        if let Form::Windows(windows) = &self.form {
+        if let LinearForm::Windows(windows) = &self.form {
             return windows.columns(x, shape, taken, out);
         }
         let [out] = out else { return None };
         match &self.form {
-            Form::Gemm(g) if g.trans_a => {
+            LinearForm::Gemm(g) if g.trans_a => {
                 let &[n, samples] = shape else { return None };
                 let rows = (0..samples).filter(|&s| n == self.inputs && taken(s));
                 rows.for_each(|s| out.extend((0..n).map(|i| x[i * samples + s])));
             }
-            Form::Left { upright: true, .. } => {
+            LinearForm::Left { upright: true, .. } => {
                 let &[.., n, samples] = shape else { return None };
                 let rows = (0..x.len() / n.max(1)).filter(|&row| n == self.inputs && taken(row));
                 rows.for_each(|row| {

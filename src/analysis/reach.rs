@@ -29,10 +29,10 @@ fn walk(graph: &Graph, starts: &[ValueId]) -> (bool, Vec<ValueId>) {
         for (i, input) in graph.node_inputs(n).into_iter().enumerate() {
             let Some(input) = input else { continue };
             match use_of(&graph.node(n).op, i) {
-                Use::Data => open.push(input),
+                InputUse::Data => open.push(input),
                 // Places may be computed by a network; a list of them is no weight.
-                Use::Index if graph.producer(input).is_some_and(|p| !constant.contains(&p.0)) => open.push(input),
-                Use::Index | Use::Shape => {}
+                InputUse::Index if graph.producer(input).is_some_and(|p| !constant.contains(&p.0)) => open.push(input),
+                InputUse::Index | InputUse::Shape => {}
             }
         }
         for (i, body) in graph.node(n).bodies().enumerate() {
@@ -60,7 +60,7 @@ fn holds_weights(graph: &Graph, v: ValueId, constant: &HashSet<NodeId>) -> bool 
 }
 
 /// What a node makes of an input.
-enum Use {
+enum InputUse {
     Data,
     /// Places in other data.
     Index,
@@ -68,11 +68,13 @@ enum Use {
     Shape,
 }
 
-fn use_of(op: &Op, slot: usize) -> Use {
+fn use_of(op: &Op, slot: usize) -> InputUse {
     match (op, slot) {
-        (Op::Shape(_) | Op::Size(_) | Op::ConstantOfShape(_) | Op::EyeLike(_), _) => Use::Shape,
-        (Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_) | Op::Compress(_) | Op::Scatter(_), 1) => Use::Index,
-        (Op::Pad(_), 2) | (Op::OneHot(_), 2) => Use::Data,
+        (Op::Shape(_) | Op::Size(_) | Op::ConstantOfShape(_) | Op::EyeLike(_), _) => InputUse::Shape,
+        (Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_) | Op::Compress(_) | Op::Scatter(_), 1) => {
+            InputUse::Index
+        }
+        (Op::Pad(_), 2) | (Op::OneHot(_), 2) => InputUse::Data,
         (
             Op::Reshape(_)
             | Op::Expand(_)
@@ -92,8 +94,8 @@ fn use_of(op: &Op, slot: usize) -> Use {
             | Op::Dropout(_)
             | Op::ReverseSequence(_),
             1..,
-        ) => Use::Shape,
-        _ => Use::Data,
+        ) => InputUse::Shape,
+        _ => InputUse::Data,
     }
 }
 

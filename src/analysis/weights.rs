@@ -122,7 +122,7 @@ fn of_graph(graph: &Graph, given: &HashSet<ValueId>) -> (Vec<Weight>, Vec<ValueI
             running.push(n);
         }
     }
-    let mut cone = Cone { graph, seen: HashSet::new() };
+    let mut cone = ValueCone { graph, seen: HashSet::new() };
     let (mut found, mut passed_on) = (Vec::new(), Vec::new());
     // Constants that are counted, and those that only decode others.
     let mut done: HashSet<ValueId> = HashSet::new();
@@ -239,12 +239,12 @@ fn decoded_behind(
 }
 
 /// What values are made of.
-struct Cone<'a> {
+struct ValueCone<'a> {
     graph: &'a Graph,
     seen: HashSet<ValueId>,
 }
 
-impl Cone<'_> {
+impl ValueCone<'_> {
     /// Elements and bytes of the constants that values are made of and that were not counted before.
     fn stored(&mut self, values: Vec<ValueId>) -> (u64, u64) {
         let (mut open, mut elements, mut bytes) = (values, 0, 0);

@@ -9,7 +9,7 @@ use crate::ir::{Graph, NodeId, Op, ValueId};
 use std::collections::BTreeSet;
 
 /// Why a graph could not be lowered, and the node that stands in the way, if it is one.
-struct Failure {
+struct LoweringFailure {
     node: Option<NodeId>,
     error: Error,
 }
@@ -26,14 +26,14 @@ fn lower_or_name<T: Real>(
     graph: &Graph,
     trainable: &BTreeSet<ValueId>,
     outputs: &[ValueId],
-) -> Result<Lowered<T>, Failure> {
-    let other = |error| Failure { node: None, error };
+) -> Result<Lowered<T>, LoweringFailure> {
+    let other = |error| LoweringFailure { node: None, error };
     let mut program = Program::new(graph, trainable, outputs).map_err(other)?;
     for n in program.needed_nodes() {
         lower_node(&mut program.node(n)).map_err(|why| {
             let (kind, label) = (graph.node(n).kind(), graph.label(n));
             let error = Error::input(format!("cannot train through {kind} \"{label}\"")).because(why);
-            Failure { node: Some(n), error }
+            LoweringFailure { node: Some(n), error }
         })?;
     }
     program.finish(outputs).map_err(|why| other(Error::input("cannot train towards an output").because(why)))
@@ -87,7 +87,7 @@ pub fn obstacle(
     let sized = graph.settled_at(inputs)?;
     match lower_or_name::<f32>(&sized, &weights(&sized), outputs) {
         Ok(_) => Ok(None),
-        Err(Failure { node: Some(n), error }) => Ok(Some((n, error.cause().unwrap_or_default().into()))),
-        Err(Failure { node: None, error }) => Err(error),
+        Err(LoweringFailure { node: Some(n), error }) => Ok(Some((n, error.cause().unwrap_or_default().into()))),
+        Err(LoweringFailure { node: None, error }) => Err(error),
     }
 }

@@ -22,7 +22,7 @@ impl BufferRange {
     }
 }
 
-struct Step<T> {
+struct TapeStep<T> {
     kernel: Box<dyn Kernel<T>>,
     inputs: Vec<BufferRange>,
     output: BufferRange,
@@ -76,7 +76,7 @@ pub struct State<T>(pub Vec<Vec<T>>);
 
 /// A graph made ready for training with inputs of fixed shapes. See the [module](super).
 pub struct Tape<T> {
-    steps: Vec<Step<T>>,
+    steps: Vec<TapeStep<T>>,
     memory: Vec<Vec<T>>,
     inputs: Vec<Port>,
     outputs: Vec<Output>,
@@ -199,7 +199,7 @@ impl<T: Real> Tape<T> {
             gradient: gradient[slot].map(|g| (g, first_to(slot))),
         });
         let outputs: Vec<Output> = outputs.collect();
-        let mut planned: Vec<Step<T>> = Vec::with_capacity(n);
+        let mut planned: Vec<TapeStep<T>> = Vec::with_capacity(n);
         for (i, step) in steps.into_iter().enumerate().rev() {
             let back = scratch_life[i].1.map(|scratch| {
                 let mut sums = Vec::new();
@@ -217,7 +217,7 @@ impl<T: Real> Tape<T> {
                 let output = gradient[step.output].unwrap_or(empty);
                 Back { keeps: step.kernel.keeps(), output, inputs, sums, scratch: buffer_of(scratch) }
             });
-            planned.push(Step {
+            planned.push(TapeStep {
                 inputs: step.inputs.iter().map(|&s| data[s].unwrap_or(empty)).collect(),
                 output: data[step.output].unwrap_or(empty),
                 scratch: buffer_of(scratch_life[i].0),

@@ -12,10 +12,10 @@ const LIMIT: u64 = 1 << 29;
 
 /// Moments by what they are of, one after the other in a file that has no name.
 #[derive(Default)]
-pub struct KeptMoments(Mutex<Kept>);
+pub struct KeptMoments(Mutex<MomentsFile>);
 
 #[derive(Default)]
-struct Kept {
+struct MomentsFile {
     file: Option<File>,
     end: u64,
     places: HashMap<String, u64>,
@@ -44,7 +44,7 @@ impl KeptMoments {
     }
 }
 
-impl Kept {
+impl MomentsFile {
     /// Writes them at the end; gives the new end.
     fn write(&mut self, layer: &Layer) -> Result<u64> {
         let end = self.end;

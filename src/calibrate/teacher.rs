@@ -28,7 +28,7 @@ pub struct TeacherRun {
     segments: Vec<Segment>,
     /// Which segment makes a value.
     makers: HashMap<ValueId, usize>,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptValues>,
     pub(super) moments: KeptMoments,
 }
 
@@ -42,7 +42,7 @@ struct Segment {
 }
 
 /// What is on disk.
-struct Kept {
+struct KeptValues {
     files: Files,
     bytes: u64,
     /// Fewer than [`LIMIT`] once the disk was full.
@@ -58,7 +58,7 @@ impl TeacherRun {
     /// If the graph has a cycle.
     pub fn new(data: &Calibration<'_>, graph: Graph, shell: &Model) -> Result<TeacherRun> {
         let (segments, makers) = segments(&graph)?;
-        let kept = Kept { files: Files::new(), bytes: 0, limit: LIMIT, failed: BTreeMap::new() };
+        let kept = KeptValues { files: Files::new(), bytes: 0, limit: LIMIT, failed: BTreeMap::new() };
         let executor = Executor::new(shell, data.kinds());
         Ok(TeacherRun { graph, executor, segments, makers, kept: Mutex::new(kept), moments: KeptMoments::default() })
     }
@@ -86,7 +86,7 @@ impl TeacherRun {
         Ok(())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, KeptValues> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,8 +122,9 @@ impl TeacherRun {
                 Some(own)
             }
         };
-        let lacks = |kept: &Kept, v: &ValueId| (!kept.files.contains_key(v)).then(|| self.makers.get(v).copied())?;
-        let mut reach = |kept: &Kept, reads: &[ValueId], open: &mut Vec<usize>| {
+        let lacks =
+            |kept: &KeptValues, v: &ValueId| (!kept.files.contains_key(v)).then(|| self.makers.get(v).copied())?;
+        let mut reach = |kept: &KeptValues, reads: &[ValueId], open: &mut Vec<usize>| {
             for at in reads.iter().filter_map(|v| lacks(kept, v)) {
                 if missing.insert(at) {
                     open.push(at);
@@ -147,12 +148,12 @@ impl TeacherRun {
     }
 
     /// Runs a segment, everything that it reads being there.
-    fn run(&self, kept: &mut Kept, at: usize) -> Result<(), Failure> {
+    fn run(&self, kept: &mut KeptValues, at: usize) -> Result<(), Failure> {
         if let Some(why) = kept.failed.get(&at) {
             return Err(Failure::Unsupported(why.clone()));
         }
         let segment = &self.segments[at];
-        let run = |kept: &Kept| self.executor.run(&self.graph, &segment.nodes, &kept.files, &segment.makes);
+        let run = |kept: &KeptValues| self.executor.run(&self.graph, &segment.nodes, &kept.files, &segment.makes);
         let made = match run(kept) {
             // The disk may be full: then less is kept from now on.
             Err(Failure::Error(_)) if self.give_up(kept, at, 0) > 0 => {
@@ -179,7 +180,7 @@ impl TeacherRun {
 
     /// Drops values that no segment from `at` on reads, the first ones first, until no more than `limit` bytes are left; says
     /// how many bytes went.
-    fn give_up(&self, kept: &mut Kept, at: usize, limit: u64) -> u64 {
+    fn give_up(&self, kept: &mut KeptValues, at: usize, limit: u64) -> u64 {
         let before = kept.bytes;
         if before > limit {
             let read: HashSet<ValueId> = self.segments[at..].iter().flat_map(|s| s.reads.iter().copied()).collect();

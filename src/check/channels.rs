@@ -12,8 +12,8 @@ const LEAST_OF_ZEROS: f64 = 1e-3;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Channel {
     count: f64,
-    teacher: Moments,
-    student: Moments,
+    teacher: ChannelMoments,
+    student: ChannelMoments,
     /// Σ (student − teacher)²
     error: f64,
     low: f64,
@@ -21,13 +21,13 @@ pub(super) struct Channel {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Moments {
+struct ChannelMoments {
     mean: f64,
     /// Σ (x − mean)²
     spread: f64,
 }
 
-impl Moments {
+impl ChannelMoments {
     /// With a number, the `count`-th.
     fn add(&mut self, x: f64, count: f64) {
         let off = x - self.mean;
@@ -36,7 +36,7 @@ impl Moments {
     }
 
     /// Of this many numbers, with those of others.
-    fn merge(&mut self, count: f64, other: &Moments, others: f64) {
+    fn merge(&mut self, count: f64, other: &ChannelMoments, others: f64) {
         let off = other.mean - self.mean;
         self.mean += off * others / (count + others);
         self.spread += other.spread + off * off * count * others / (count + others);

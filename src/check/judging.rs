@@ -151,7 +151,7 @@ impl Judging {
             }
             outputs.push(Some(Judged { reading, metric, first }));
         }
-        let scored = outputs.iter().position(|j| j.as_ref().is_some_and(|j| Scored::of(j, labels).is_some()));
+        let scored = outputs.iter().position(|j| j.as_ref().is_some_and(|j| ClassScores::of(j, labels).is_some()));
         Ok(Criteria { outputs, scored, labels, inputs: inputs.to_vec() })
     }
 }
@@ -192,20 +192,20 @@ pub(super) struct Criteria {
 }
 
 /// How a class is read from an answer.
-enum Scored {
+enum ClassScores {
     /// A score a class.
     Row,
     /// One number: a decision above this.
     Above(f64),
 }
 
-impl Scored {
+impl ClassScores {
     /// `None` for an output that names no class for the sample as a whole; `labels` is the largest label.
-    fn of(judged: &Judged, labels: Option<usize>) -> Option<Scored> {
+    fn of(judged: &Judged, labels: Option<usize>) -> Option<ClassScores> {
         let wide = judged.first.shape.iter().filter(|&&n| n > 1).count();
         match (judged.reading.kind, judged.reading.threshold, wide) {
-            (Kind::Classes, None, 1) if judged.metric != Metric::Equal => Some(Scored::Row),
-            (Kind::Classes, Some(at), 0) if labels.is_none_or(|l| l < 2) => Some(Scored::Above(at)),
+            (Kind::Classes, None, 1) if judged.metric != Metric::Equal => Some(ClassScores::Row),
+            (Kind::Classes, Some(at), 0) if labels.is_none_or(|l| l < 2) => Some(ClassScores::Above(at)),
             _ => None,
         }
     }
@@ -213,9 +213,9 @@ impl Scored {
     fn row(&self, answer: &Row) -> Row {
         let v = answer.values.first().copied().unwrap_or(f64::NAN);
         match self {
-            Scored::Row => answer.clone(),
-            Scored::Above(at) if *at == 0.0 => Row { shape: vec![2], values: vec![0.0, v] },
-            Scored::Above(_) => Row { shape: vec![2], values: vec![1.0 - v, v] },
+            ClassScores::Row => answer.clone(),
+            ClassScores::Above(at) if *at == 0.0 => Row { shape: vec![2], values: vec![0.0, v] },
+            ClassScores::Above(_) => Row { shape: vec![2], values: vec![1.0 - v, v] },
         }
     }
 }
@@ -230,7 +230,7 @@ impl Criteria {
     /// Both on the class scores of one sample.
     pub fn scores(&self, teacher: &[Row], student: &[Row], label: Option<usize>) -> Option<Scores> {
         let o = self.scored?;
-        let scored = Scored::of(self.outputs[o].as_ref()?, self.labels)?;
+        let scored = ClassScores::of(self.outputs[o].as_ref()?, self.labels)?;
         let (t, s) = (scored.row(teacher.get(o)?), scored.row(student.get(o)?));
         if t.values.len() != s.values.len() { None } else { Scores::new(&t, &s, label) }
     }

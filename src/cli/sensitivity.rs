@@ -97,7 +97,7 @@ impl Args {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Error::internal(e.to_string()))?;
         let json = format!("{}\n", plain::json(&json));
         if let Some((path, form)) = self.report.as_deref().zip(form) {
-            let text = if form == Form::Html { report.html() } else { json.clone() };
+            let text = if form == TableFormat::Html { report.html() } else { json.clone() };
             let mut file = Atomic::create(path)?;
             file.write(|w| w.write_all(text.as_bytes()))?;
             file.commit()?;
@@ -107,16 +107,16 @@ impl Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Form {
+enum TableFormat {
     Html,
     Json,
 }
 
 /// The form of a report, which the ending of its name says.
-fn form(path: &Path) -> Result<Form> {
+fn form(path: &Path) -> Result<TableFormat> {
     match path.extension().and_then(|e| e.to_str()) {
-        Some("html") => Ok(Form::Html),
-        Some("json") => Ok(Form::Json),
+        Some("html") => Ok(TableFormat::Html),
+        Some("json") => Ok(TableFormat::Json),
         _ => Err(Error::input(format!("{} says no form", path.display())).help("end its name in .html or .json")),
     }
 }

@@ -70,14 +70,14 @@ struct Input<'a> {
     /// and the model.
     name: String,
     dtype: Dtype,
-    layout: Layout,
+    layout: FeedLayout,
     /// Of one chunk, for every shape that its samples have.
     shapes: Vec<Vec<usize>>,
     channels: Vec<Option<Channels>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Layout {
+enum FeedLayout {
     /// The array's first axis is the model's batch axis.
     Batched,
     /// The array has one whole input a sample.
@@ -128,11 +128,11 @@ impl Dataset {
             let refuse = |why: String| self.misfit(source, spec, why);
             let is_state = self.is_state(source);
             let (layout, fixed) = match is_state {
-                true => (Layout::Whole, 1),
+                true => (FeedLayout::Whole, 1),
                 false => layout(array, spec)
                     .map_err(|why| self.mixed_misfit(array, spec).unwrap_or_else(|| refuse(why).help(wanted(spec))))?,
             };
-            if layout != Layout::Shared {
+            if layout != FeedLayout::Shared {
                 let n = array.shape()[0];
                 if array.is_empty() {
                     return Err(refuse(format!("`{source}` {array} is empty")));
@@ -156,7 +156,7 @@ impl Dataset {
             let normalised = |why: String| {
                 refuse(why).help("give mean and std that the model was trained with: one value, or one a channel")
             };
-            let batch = if layout == Layout::Batched { &[fixed][..] } else { &[] };
+            let batch = if layout == FeedLayout::Batched { &[fixed][..] } else { &[] };
             let shapes: Vec<Vec<usize>> = array.sizes().shapes.iter().map(|shape| [batch, shape].concat()).collect();
             let is_raw = spec.dtype.is_float() && !is_state;
             let channels = match is_raw {
@@ -270,15 +270,19 @@ fn wanted(spec: &InputSpec) -> String {
 }
 
 /// How `array` feeds the input, and how many samples it takes at once.
-fn layout(array: &Stored, spec: &InputSpec) -> Result<(Layout, usize), String> {
+fn layout(array: &Stored, spec: &InputSpec) -> Result<(FeedLayout, usize), String> {
     let shape = array.shape();
     let Some(want) = &spec.dims else {
-        return if shape.is_empty() { Err("a single number is no samples".into()) } else { Ok((Layout::Batched, 1)) };
+        return if shape.is_empty() {
+            Err("a single number is no samples".into())
+        } else {
+            Ok((FeedLayout::Batched, 1))
+        };
     };
     let (layout, sample, model) = match shape.len() {
-        0 if want.is_empty() => return Ok((Layout::Shared, 1)),
-        rank if rank > 0 && rank == want.len() => (Layout::Batched, &shape[1..], &want[1..]),
-        rank if rank == want.len() + 1 => (Layout::Whole, &shape[1..], &want[..]),
+        0 if want.is_empty() => return Ok((FeedLayout::Shared, 1)),
+        rank if rank > 0 && rank == want.len() => (FeedLayout::Batched, &shape[1..], &want[1..]),
+        rank if rank == want.len() + 1 => (FeedLayout::Whole, &shape[1..], &want[..]),
         rank => return Err(format!("it is {array}, which has {rank} axes")),
     };
     if !array.sizes().shapes.iter().all(|sample| is_of(sample, model)) {
@@ -286,8 +290,8 @@ fn layout(array: &Stored, spec: &InputSpec) -> Result<(Layout, usize), String> {
         return Err(format!("it is {array}, whose samples are {}", dims(sample)));
     }
     match (layout, want.first()) {
-        (Layout::Batched, Some(Some(0))) => Err("the model takes 0 samples at once".into()),
-        (Layout::Batched, Some(Some(fixed))) => Ok((layout, *fixed)),
+        (FeedLayout::Batched, Some(Some(0))) => Err("the model takes 0 samples at once".into()),
+        (FeedLayout::Batched, Some(Some(fixed))) => Ok((layout, *fixed)),
         _ => Ok((layout, 1)),
     }
 }
@@ -300,7 +304,7 @@ fn is_of(sample: &[usize], model: &[Option<usize>]) -> bool {
 impl Kinds {
     fn of(inputs: &[Input<'_>], len: usize, batch: usize) -> Kinds {
         let place = |input: &Input<'_>, row: usize| match input.layout {
-            Layout::Shared => 0,
+            FeedLayout::Shared => 0,
             _ => input.array.sizes().of(row),
         };
         if inputs.iter().all(|input| input.shapes.len() < 2) {
@@ -456,7 +460,7 @@ impl Feed<'_> {
     /// If they cannot be read.
     pub fn hold(&self, chunks: impl IntoIterator<Item = usize>) -> Result<()> {
         let rows: BTreeSet<usize> = chunks.into_iter().flat_map(|i| self.rows(i)).collect();
-        for input in self.inputs.iter().filter(|input| input.layout != Layout::Shared) {
+        for input in self.inputs.iter().filter(|input| input.layout != FeedLayout::Shared) {
             match rows.len() == self.len && input.array.held_len(0) > 0 && !input.array.is_mixed() {
                 true => input.array.whole().map(drop),
                 false => input.array.hold(&rows),
@@ -519,7 +523,7 @@ impl Input<'_> {
     fn chunk(&self, rows: &[usize], batch: usize, place: usize) -> Result<Array, String> {
         let (from, mut bytes) = (self.array.dtype(), Vec::new());
         let rows = match self.layout {
-            Layout::Shared => vec![0],
+            FeedLayout::Shared => vec![0],
             _ => rows.iter().chain(rows.last().into_iter().cycle()).copied().take(batch).collect(),
         };
         rows.into_iter().try_for_each(|row| self.array.append(row, &mut bytes))?;

@@ -93,8 +93,8 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
             .because("it has no .png, .jpg or .jpeg file, itself or in its sub-folders")
             .help("put one sub-folder a class in it, or give .npy or .npz files"));
     }
-    let heads: Vec<Result<Head>> = files.par_iter().map(|file| look(file)).collect();
-    let heads: Vec<Head> = heads.into_iter().collect::<Result<_>>()?;
+    let heads: Vec<Result<PictureHeader>> = files.par_iter().map(|file| look(file)).collect();
+    let heads: Vec<PictureHeader> = heads.into_iter().collect::<Result<_>>()?;
     let sizes: Vec<Size> = heads.iter().map(|head| pictures.resize.unwrap_or(head.size)).collect();
     let color = match pictures.color {
         Some(color) => color,
@@ -175,15 +175,15 @@ fn list(folder: &Path) -> Result<Listed> {
 }
 
 /// What the header of a picture says.
-struct Head {
+struct PictureHeader {
     size: Size,
     colored: bool,
 }
 
-fn look(file: &Path) -> Result<Head> {
+fn look(file: &Path) -> Result<PictureHeader> {
     let decoder = reader(file)?.into_decoder().map_err(|e| unreadable(file, &e))?;
     let (width, height) = decoder.dimensions();
-    Ok(Head { size: Size { height, width }, colored: decoder.color_type().has_color() })
+    Ok(PictureHeader { size: Size { height, width }, colored: decoder.color_type().has_color() })
 }
 
 fn reader(file: &Path) -> Result<ImageReader<std::io::BufReader<fs::File>>> {
@@ -196,7 +196,7 @@ fn unreadable(file: &Path, e: &image::ImageError) -> Error {
 }
 
 /// That a few pictures in colour make all pictures have three channels, if it is so.
-fn mixed(files: &[PathBuf], heads: &[Head]) -> Option<String> {
+fn mixed(files: &[PathBuf], heads: &[PictureHeader]) -> Option<String> {
     let colored = heads.iter().filter(|h| h.colored).count();
     let first = files.iter().zip(heads).find(|(_, head)| head.colored)?.0;
     let few = colored < heads.len() - colored;

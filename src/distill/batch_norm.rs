@@ -28,7 +28,7 @@ pub fn insert_batch_norm(graph: &mut Graph, samples: &dyn Samples, batch: usize)
     let mut network = Network::new(graph, samples, batch, &names, &BTreeSet::new())?;
     let first = usize::from(network.classes.is_some());
     let channels = network.tape.outputs().skip(first).map(|(_, shape)| shape.get(1).copied().unwrap_or(1));
-    let mut moments: Vec<Vec<Moments>> = channels.map(|c| vec![Moments::default(); c]).collect();
+    let mut moments: Vec<Vec<BatchMoments>> = channels.map(|c| vec![BatchMoments::default(); c]).collect();
     let (count, mut x) = (samples.count(), Batch::new(samples, batch));
     let all: Vec<usize> = (0..count).step_by((count / SAMPLES.max(batch)).max(1)).collect();
     for picked in all.chunks_exact(batch) {
@@ -115,13 +115,13 @@ fn bare(graph: &Graph, n: NodeId) -> Option<ValueId> {
 
 /// Sums over a channel.
 #[derive(Debug, Clone, Copy, Default)]
-struct Moments {
+struct BatchMoments {
     count: f64,
     sum: f64,
     square: f64,
 }
 
-impl Moments {
+impl BatchMoments {
     fn add(&mut self, x: &[f32]) {
         self.count += x.len() as f64;
         for &x in x {
@@ -139,16 +139,16 @@ impl Moments {
     }
 }
 
-fn insert(graph: &mut Graph, n: NodeId, y: ValueId, moments: &[Moments]) -> Result<()> {
+fn insert(graph: &mut Graph, n: NodeId, y: ValueId, moments: &[BatchMoments]) -> Result<()> {
     let dtype = graph.input_constant(n, 1).map(Tensor::dtype).unwrap_or(crate::ir::DType::F32);
     let mut patch = Patch::at_node(graph, n);
-    let mut constant = |name: &str, f: &dyn Fn(&Moments) -> f64| {
+    let mut constant = |name: &str, f: &dyn Fn(&BatchMoments) -> f64| {
         let values = Tensor::from_floats(dtype, [moments.len()], moments.iter().map(f));
         Some(patch.constant(name, values))
     };
     let scale = constant("bn.scale", &|m| (m.variance() + f64::from(EPSILON)).sqrt());
-    let bias = constant("bn.bias", &Moments::mean);
-    let (mean, variance) = (constant("bn.mean", &Moments::mean), constant("bn.var", &Moments::variance));
+    let bias = constant("bn.bias", &BatchMoments::mean);
+    let (mean, variance) = (constant("bn.mean", &BatchMoments::mean), constant("bn.var", &BatchMoments::variance));
     let op = BatchNorm { epsilon: EPSILON, momentum: 0.9, training: false, spatial: true };
     let normalised = patch.node("bn", op, &[Some(y.into()), scale, bias, mean, variance]);
     let readers: BTreeSet<NodeId> = graph.readers(y).collect();

@@ -123,7 +123,7 @@ pub fn train(
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
     let mut freed = if options.reassign { codebooks::free(graph, &options.frozen)? } else { Freed::nothing(graph) };
-    let mut run = Run::new(&mut freed, samples, teachers, options)?;
+    let mut run = TrainingRun::new(&mut freed, samples, teachers, options)?;
     let course = run.train(watch)?;
     run.restore(&course.kept);
     run.judge()?;
@@ -139,13 +139,13 @@ pub fn train(
 }
 
 /// What the teachers say of a batch.
-struct Targets {
+struct BatchTargets {
     /// Mean of their probabilities, at the temperature.
     soft: Option<Vec<f32>>,
     features: Vec<Vec<f32>>,
 }
 
-struct Run<'a, 't> {
+struct TrainingRun<'a, 't> {
     student: Network,
     codebooks: Codebooks,
     zeros: SparsityMask,
@@ -172,7 +172,7 @@ struct Run<'a, 't> {
     since: Instant,
 }
 
-impl<'a, 't> Run<'a, 't> {
+impl<'a, 't> TrainingRun<'a, 't> {
     fn new(
         freed: &mut Freed,
         samples: &'a dyn Samples,
@@ -228,7 +228,7 @@ impl<'a, 't> Run<'a, 't> {
         for &sample in &held_back {
             differ = differ || samples.read(sample)? != first;
         }
-        Ok(Run {
+        Ok(TrainingRun {
             codebooks: freed.codebooks(&student.tape),
             student,
             zeros,
@@ -478,7 +478,7 @@ impl<'a, 't> Run<'a, 't> {
     }
 
     /// The loss of what the student gives for these samples, and its gradient by each output.
-    fn loss(&self, outputs: &[&[f32]], samples: &[usize], targets: &Targets) -> (f64, Vec<Vec<f32>>) {
+    fn loss(&self, outputs: &[&[f32]], samples: &[usize], targets: &BatchTargets) -> (f64, Vec<Vec<f32>>) {
         let &Options { temperature, alpha, .. } = self.options;
         let (mut total, mut by) = (0.0, Vec::new());
         let heads = self.student.classes.map_or(0, |_| 1 + self.options.exits.len());
@@ -505,9 +505,9 @@ impl<'a, 't> Run<'a, 't> {
     }
 
     /// What the teachers say of the batch; probabilities are remembered, if it is the samples as they are.
-    fn targets(&mut self, batch: &[usize], as_they_are: bool) -> Result<Targets> {
+    fn targets(&mut self, batch: &[usize], as_they_are: bool) -> Result<BatchTargets> {
         let (classes, features) = (self.student.classes, self.options.features.len());
-        let mut targets = Targets { soft: None, features: Vec::new() };
+        let mut targets = BatchTargets { soft: None, features: Vec::new() };
         if self.teachers.is_empty() {
             return Ok(targets);
         }

@@ -152,7 +152,7 @@ pub fn choose(
         None => answers.clone(),
     };
     let (logits, goals) = (pick(&told, &fitted), pick(&targets, &fitted));
-    let tried: Vec<Option<Probe>> = seen
+    let tried: Vec<Option<HeadProbe>> = seen
         .par_iter()
         .map(|x| {
             let x = &x.mapv(f64::from);
@@ -163,10 +163,10 @@ pub fn choose(
             let (before, ..) = rated(1.0);
             let (after, confidence, right) = rated(temperature);
             (head.weight, head.bias) = (head.weight / temperature, head.bias / temperature);
-            Some(Probe { head, temperature, error: (before, after), confidence, right })
+            Some(HeadProbe { head, temperature, error: (before, after), confidence, right })
         })
         .collect();
-    let (places, probes): (Vec<Place>, Vec<Probe>) =
+    let (places, probes): (Vec<Place>, Vec<HeadProbe>) =
         places.into_iter().zip(tried).filter_map(|(p, probe)| Some((p, probe?))).unzip();
     let whole: Vec<bool> = answers.iter().zip(&truth).map(|(a, b)| a == b).collect();
     let classes = own.ncols() as f64;
@@ -181,7 +181,7 @@ pub fn choose(
     let (kept, trial, thresholds) = pay(trial, most, goal, chosen);
     let share = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / held.len() as f64;
     let exits = kept.iter().zip(&thresholds).map(|(&e, &threshold)| {
-        let Probe { head, temperature, error, right, .. } = &probes[e];
+        let HeadProbe { head, temperature, error, right, .. } = &probes[e];
         let right = share(right);
         Chosen { place: places[e], head: head.clone(), temperature: *temperature, error: *error, right, threshold }
     });
@@ -384,7 +384,7 @@ pub fn rate(logits: &Array2<f64>, temperature: f64, truth: &[usize]) -> (f64, Ve
     (error, confidence, right)
 }
 
-struct Probe {
+struct HeadProbe {
     head: Head,
     temperature: f64,
     error: (f64, f64),

@@ -28,8 +28,8 @@ pub fn refit(layer: &Layer, entries: &[Array2<u32>], books: &[f64], fixed: impl 
         // A row's own sums first, over the entries that it uses; then they are added in order.
         for held in entries.axis_chunks_iter(Axis(0), HELD) {
             let blocks: Vec<_> = held.axis_chunks_iter(Axis(0), ROWS).collect();
-            let sums: Vec<Vec<Row>> = blocks.into_par_iter().map(|block| Row::sums(xx, block)).collect();
-            for Row { used, own, .. } in sums.iter().flatten() {
+            let sums: Vec<Vec<EntrySums>> = blocks.into_par_iter().map(|block| EntrySums::sums(xx, block)).collect();
+            for EntrySums { used, own, .. } in sums.iter().flatten() {
                 for (a, &i) in used.iter().enumerate() {
                     for (b, &j) in used.iter().enumerate() {
                         gram[(i as usize, j as usize)] += own[(a, b)];
@@ -56,7 +56,7 @@ pub fn refit(layer: &Layer, entries: &[Array2<u32>], books: &[f64], fixed: impl 
 }
 
 /// What a row of W, an output, adds to the normal equations.
-struct Row {
+struct EntrySums {
     /// The entries that it uses, and which of them each of its weights is.
     used: Vec<u32>,
     places: Vec<usize>,
@@ -64,10 +64,10 @@ struct Row {
     own: Array2<f64>,
 }
 
-impl Row {
+impl EntrySums {
     /// Of rows of entries.
-    fn sums(xx: &Array2<f64>, entries: ArrayView2<'_, u32>) -> Vec<Row> {
-        let mut rows: Vec<Row> = entries.rows().into_iter().map(Row::new).collect();
+    fn sums(xx: &Array2<f64>, entries: ArrayView2<'_, u32>) -> Vec<EntrySums> {
+        let mut rows: Vec<EntrySums> = entries.rows().into_iter().map(EntrySums::new).collect();
         for first in (0..xx.ncols()).step_by(COLUMNS) {
             let tile = xx.slice(s![first.., first..xx.ncols().min(first + COLUMNS)]);
             rows.iter_mut().for_each(|row| row.add(tile, first));
@@ -76,12 +76,12 @@ impl Row {
         rows
     }
 
-    fn new(entries: ArrayView1<'_, u32>) -> Row {
+    fn new(entries: ArrayView1<'_, u32>) -> EntrySums {
         let mut used: Vec<u32> = entries.to_vec();
         used.sort_unstable();
         used.dedup();
         let places = entries.iter().map(|e| used.binary_search(e).unwrap_or(0)).collect();
-        Row { own: Array2::zeros((used.len(), used.len())), used, places }
+        EntrySums { own: Array2::zeros((used.len(), used.len())), used, places }
     }
 
     /// Adds the columns of the moments from `first` on, from the diagonal down: half of what is symmetric, of the square at

@@ -38,11 +38,11 @@ impl Scale {
 }
 
 /// Numbers counted by 16 of their bits.
-struct Counts(Vec<usize>);
+struct Histogram(Vec<usize>);
 
-impl Counts {
-    fn new() -> Counts {
-        Counts(vec![0; 1 << 16])
+impl Histogram {
+    fn new() -> Histogram {
+        Histogram(vec![0; 1 << 16])
     }
 
     fn add(&mut self, bits: u32) {
@@ -65,15 +65,15 @@ impl Counts {
 /// How many of the `n` lowest scores of all tensors are in each; of equal ones those of the first tensors. `scores` gives
 /// those of a tensor, which are not negative, one after the other, and is asked twice.
 pub fn spread(tensors: usize, n: usize, scores: impl Fn(usize, &mut dyn FnMut(f32))) -> Vec<usize> {
-    let mut high = Counts::new();
+    let mut high = Histogram::new();
     (0..tensors).for_each(|i| scores(i, &mut |score| high.add(score.to_bits() >> 16)));
     let all = high.0.iter().sum();
     let Some((bucket, below)) = n.min(all).checked_sub(1).and_then(|last| high.find(last)) else {
         return vec![0; tensors];
     };
-    let mut low = Counts::new();
+    let mut low = Histogram::new();
     let mut tensor = |i: usize| {
-        let (mut lower, mut inside) = (0, Counts::new());
+        let (mut lower, mut inside) = (0, Histogram::new());
         scores(i, &mut |score| match (score.to_bits() >> 16).cmp(&bucket) {
             Ordering::Less => lower += 1,
             Ordering::Equal => inside.add(score.to_bits()),
@@ -107,7 +107,7 @@ impl Least {
     /// The `n` of least magnitude among what `values` gives each time it is asked; all, if there are fewer.
     pub fn new<I: Iterator<Item = f32>>(n: usize, values: impl Fn() -> I) -> Least {
         let bits = || values().map(|v| v.abs().to_bits());
-        let (mut high, mut low) = (Counts::new(), Counts::new());
+        let (mut high, mut low) = (Histogram::new(), Histogram::new());
         bits().for_each(|b| high.add(b >> 16));
         let n = n.min(high.0.iter().sum());
         let Some((bucket, below)) = n.checked_sub(1).and_then(|last| high.find(last)) else {

@@ -142,7 +142,7 @@ impl Trial {
     }
 
     /// Every threshold that one exit can have, from the highest, with those of the others as they are.
-    fn cuts(&self, exit: usize, order: &[usize], others: &[f32]) -> Vec<Cut> {
+    fn cuts(&self, exit: usize, order: &[usize], others: &[f32]) -> Vec<ThresholdCut> {
         let ends = self.cost.len();
         let leaves = |e: usize, i: usize| self.confidence[e][i] > others[e];
         let here = order.iter().copied().filter(|&i| !(0..exit).any(|e| leaves(e, i)));
@@ -151,7 +151,7 @@ impl Trial {
             (self.confidence[exit][i], self.through(later) - self.through(exit), self.change(exit, later, i))
         });
         let here: Vec<(f32, f64, (f64, f64))> = here.collect();
-        let mut cut = Cut { threshold: f32::INFINITY, saved: 0.0, lost: 0.0, moved: 0.0 };
+        let mut cut = ThresholdCut { threshold: f32::INFINITY, saved: 0.0, lost: 0.0, moved: 0.0 };
         let mut cuts = vec![cut];
         for (i, &(confidence, saved, (lost, moved))) in here.iter().enumerate() {
             (cut.saved, cut.lost, cut.moved) = (cut.saved + saved, cut.lost + lost, cut.moved + moved);
@@ -169,7 +169,7 @@ impl Trial {
 
 /// A threshold of one exit, and what comes of it: cost saved and right answers lost, summed over the samples.
 #[derive(Debug, Clone, Copy)]
-struct Cut {
+struct ThresholdCut {
     threshold: f32,
     saved: f64,
     lost: f64,
@@ -190,7 +190,7 @@ fn descending(confidence: &[f32]) -> Vec<usize> {
 }
 
 /// The first cut of which a figure is greatest; the highest threshold if there is none.
-fn most(cuts: &[Cut], figure: impl Fn(&Cut) -> Option<f64>) -> Cut {
+fn most(cuts: &[ThresholdCut], figure: impl Fn(&ThresholdCut) -> Option<f64>) -> ThresholdCut {
     let mut best = (f64::NEG_INFINITY, cuts[0]);
     for cut in cuts {
         if let Some(figure) = figure(cut).filter(|f| *f > best.0) {

@@ -63,7 +63,8 @@ pub fn fidelity(layer: &Layer, fit: &Fit, units: &Units) -> Vec<f64> {
 /// (Hassibi & Stork 1993, Optimal Brain Surgeon, by blocks: tr W_c ((G⁻¹)_cc)⁻¹ W_cᵀ.)
 pub fn removal(layer: &Layer, fit: &Fit, units: &Units) -> Option<Vec<f64>> {
     let parts = layer.parts.iter().zip(&fit.w).zip(units);
-    let mut states: Vec<State<'_>> = parts.map(|((p, w), units)| State::new(p, w, units)).collect::<Option<_>>()?;
+    let mut states: Vec<PrunedPart<'_>> =
+        parts.map(|((p, w), units)| PrunedPart::new(p, w, units)).collect::<Option<_>>()?;
     let all: f64 = layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
     let count = units.first().map_or(0, Vec::len);
     let mut scores = vec![0.0; count];
@@ -82,7 +83,7 @@ pub fn removal(layer: &Layer, fit: &Fit, units: &Units) -> Option<Vec<f64>> {
 }
 
 /// A part of a layer from which some units are gone.
-struct State<'a> {
+struct PrunedPart<'a> {
     units: &'a [Vec<usize>],
     /// The columns of the part that are here, and where each of the part's is among them.
     here: Vec<usize>,
@@ -96,13 +97,13 @@ struct State<'a> {
     lambda: f64,
 }
 
-impl<'a> State<'a> {
-    fn new(part: &Part, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<State<'a>> {
+impl<'a> PrunedPart<'a> {
+    fn new(part: &Part, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
         let n = w.ncols();
         let inverse = inverse(part.fit.xx.view(), RIDGE)?;
         let lambda = RIDGE * part.fit.xx.diag().sum() / n.max(1) as f64;
         let w = Mat::from_fn(w.nrows(), n, |i, j| w[(i, j)]);
-        Some(State {
+        Some(PrunedPart {
             units,
             here: (0..n).collect(),
             places: (0..n).collect(),

@@ -116,7 +116,7 @@ fn results(g: &Graph, n: NodeId) -> Result<Vec<(ValueId, Tensor)>, String> {
         return Err("nothing reads its results".into());
     }
     let known: Vec<_> = needed.iter().filter_map(|&v| Some((v, known_content(g.value(v))?))).collect();
-    let cone = if !known.is_empty() && known.len() == needed.len() { None } else { Some(Cone::behind(g, n)?) };
+    let cone = if !known.is_empty() && known.len() == needed.len() { None } else { Some(ConstantCone::behind(g, n)?) };
     let place = |v: ValueId, data: usize| {
         let node = if g.is_held(v) { bytes::CONSTANT_NODE } else { 0 };
         node + bytes::initializer_of(&g.value(v).name, g.value(v).rank().unwrap_or(0), data)
@@ -170,15 +170,15 @@ fn contradicted(g: &Graph, results: &[(ValueId, Tensor)]) -> Option<String> {
 }
 
 /// A node and what computes its inputs from constants: what stays when it is too large may be part of something small.
-struct Cone {
+struct ConstantCone {
     nodes: BTreeSet<NodeId>,
     /// The same nodes, each after those it reads from.
     order: Vec<NodeId>,
 }
 
-impl Cone {
-    fn behind(g: &Graph, root: NodeId) -> Result<Cone, String> {
-        let mut cone = Cone { nodes: BTreeSet::new(), order: Vec::new() };
+impl ConstantCone {
+    fn behind(g: &Graph, root: NodeId) -> Result<ConstantCone, String> {
+        let mut cone = ConstantCone { nodes: BTreeSet::new(), order: Vec::new() };
         let mut stack = vec![(root, false)];
         while let Some((n, expanded)) = stack.pop() {
             if expanded {

@@ -158,7 +158,7 @@ pub struct Scored {
 
 impl<'a> Scores<'a> {
     pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, told: Option<&Sensitivity>) -> Self {
-        let norm = if importance == Importance::L2 { Norm::L2 } else { Norm::L1 };
+        let norm = if importance == Importance::L2 { WeightNorm::L2 } else { WeightNorm::L1 };
         let mut said: HashMap<u32, Vec<(NodeId, f64)>> = HashMap::new();
         let mut silent = HashMap::new();
         let readers = if importance.needs_data() { readers(graph, channels) } else { Vec::new() };
@@ -230,12 +230,12 @@ fn shares(group: &Group, energy: &[f64]) -> Vec<Vec<(Loser, f64)>> {
 struct Norms<'a> {
     constants: Evaluator<'a>,
     graph: &'a Graph,
-    norm: Norm,
+    norm: WeightNorm,
     sums: HashMap<(ValueId, usize), Result<Vec<f64>, String>>,
 }
 
 impl<'a> Norms<'a> {
-    fn of(graph: &'a Graph, norm: Norm) -> Norms<'a> {
+    fn of(graph: &'a Graph, norm: WeightNorm) -> Norms<'a> {
         Norms { constants: Evaluator::of(graph), graph, norm, sums: HashMap::new() }
     }
 
@@ -271,12 +271,12 @@ impl<'a> Norms<'a> {
 
 /// A norm of weights.
 #[derive(Debug, Clone, Copy)]
-enum Norm {
+enum WeightNorm {
     L1,
     L2,
 }
 
-impl Norm {
+impl WeightNorm {
     fn along(self, t: &Tensor, axis: usize) -> Option<Vec<f64>> {
         let (values, n) = (t.floats()?, *t.shape().get(axis)?);
         let inner: usize = t.shape()[axis + 1..].iter().product();
@@ -289,15 +289,15 @@ impl Norm {
 
     fn of(self, w: f64) -> f64 {
         match self {
-            Norm::L1 => w.abs(),
-            Norm::L2 => w * w,
+            WeightNorm::L1 => w.abs(),
+            WeightNorm::L2 => w * w,
         }
     }
 
     fn finish(self, sum: f64) -> f64 {
         match self {
-            Norm::L1 => sum,
-            Norm::L2 => sum.sqrt(),
+            WeightNorm::L1 => sum,
+            WeightNorm::L2 => sum.sqrt(),
         }
     }
 }
@@ -316,11 +316,11 @@ mod tests {
     #[test]
     fn norms_are_taken_across_the_other_axes() {
         let t = Tensor::f32([2, 3, 1], &[1.0, -2.0, 3.0, -4.0, 5.0, -6.0]);
-        assert_eq!(Norm::L1.along(&t, 0).unwrap(), [6.0, 15.0]);
-        assert_eq!(Norm::L1.along(&t, 1).unwrap(), [5.0, 7.0, 9.0]);
-        assert_eq!(Norm::L2.along(&t, 2).unwrap(), [91.0]);
-        assert_eq!(Norm::L2.along(&Tensor::f32([0, 3], &[]), 1).unwrap(), [0.0; 3]);
-        assert_eq!(Norm::L1.along(&Tensor::i64([2], &[1, 2]), 0), None);
+        assert_eq!(WeightNorm::L1.along(&t, 0).unwrap(), [6.0, 15.0]);
+        assert_eq!(WeightNorm::L1.along(&t, 1).unwrap(), [5.0, 7.0, 9.0]);
+        assert_eq!(WeightNorm::L2.along(&t, 2).unwrap(), [91.0]);
+        assert_eq!(WeightNorm::L2.along(&Tensor::f32([0, 3], &[]), 1).unwrap(), [0.0; 3]);
+        assert_eq!(WeightNorm::L1.along(&Tensor::i64([2], &[1, 2]), 0), None);
         assert_eq!(relative(&[1.0, f64::NAN, 5.0]), [0.5, 0.0, 2.5]);
         assert_eq!(relative(&[0.0, 0.0]), [0.0, 0.0]);
     }

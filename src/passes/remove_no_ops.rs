@@ -69,15 +69,15 @@ impl Pass for RemoveNoOps {
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Node(n) = site else { return Verdict::skip("it is not a node") };
         match plan(cx.graph, n) {
-            Some(Plan::PassOn(from)) => pass_on(cx.graph, n, from),
-            Some(Plan::Join(patch)) => Ok(Verdict::Patch(patch, "joined with what comes before it".into())),
-            Some(Plan::Start(patch)) => Ok(Verdict::Patch(patch, "begins with zeros by itself".into())),
+            Some(NoOp::PassOn(from)) => pass_on(cx.graph, n, from),
+            Some(NoOp::Join(patch)) => Ok(Verdict::Patch(patch, "joined with what comes before it".into())),
+            Some(NoOp::Start(patch)) => Ok(Verdict::Patch(patch, "begins with zeros by itself".into())),
             None => Verdict::skip("it does something by now"),
         }
     }
 }
 
-enum Plan {
+enum NoOp {
     /// Output 0 is this value.
     PassOn(ValueId),
     Join(Patch),
@@ -85,12 +85,12 @@ enum Plan {
     Start(Patch),
 }
 
-fn plan(g: &Graph, n: NodeId) -> Option<Plan> {
+fn plan(g: &Graph, n: NodeId) -> Option<NoOp> {
     let node = g.node(n);
     let op = node.op.operator().filter(|_| !node.inconsistent)?;
     let others_unread = g.node_outputs(n).iter().skip(1).flatten().all(|&v| g.is_unused(v));
     if let Some(slot) = op.passes_on(&Infer::new(g, n)) {
-        return g.input(n, slot).filter(|_| others_unread && g.output(n).is_some()).map(Plan::PassOn);
+        return g.input(n, slot).filter(|_| others_unread && g.output(n).is_some()).map(NoOp::PassOn);
     }
     match &node.op {
         Op::Transpose(t) => join_transposes(g, n, t),
@@ -125,7 +125,7 @@ fn pass_on(g: &Graph, n: NodeId, from: ValueId) -> Result<Verdict> {
     Ok(Verdict::Patch(patch, "removed: it passes its input on".into()))
 }
 
-fn start_from_zeros(g: &Graph, n: NodeId) -> Option<Plan> {
+fn start_from_zeros(g: &Graph, n: NodeId) -> Option<NoOp> {
     let mut inputs: Vec<Option<Ref>> = g.node_inputs(n).into_iter().map(|v| v.map(Ref::Old)).collect();
     let zero = |slot: &usize| g.input(n, *slot).is_some_and(|v| is_zero(g, v));
     let zeros: Vec<usize> = [STATE, CELL].into_iter().filter(zero).collect();
@@ -133,7 +133,7 @@ fn start_from_zeros(g: &Graph, n: NodeId) -> Option<Plan> {
     let used = inputs.iter().rposition(Option::is_some)?;
     let mut patch = Patch::at_node(g, n).revealing();
     patch.set_inputs(n, &inputs[..=used]);
-    (!zeros.is_empty()).then_some(Plan::Start(patch))
+    (!zeros.is_empty()).then_some(NoOp::Start(patch))
 }
 
 /// Whether all elements of a value are 0 for sure.
@@ -164,7 +164,7 @@ fn before(g: &Graph, n: NodeId, slot: usize) -> Option<(NodeId, bool)> {
     (out == 0 && !g.node(p).inconsistent).then(|| (p, g.sole_use(v) == Some(Use::Input(n, slot))))
 }
 
-fn join_transposes(g: &Graph, n: NodeId, outer: &Transpose) -> Option<Plan> {
+fn join_transposes(g: &Graph, n: NodeId, outer: &Transpose) -> Option<NoOp> {
     let (p, alone) = before(g, n, 0)?;
     let Op::Transpose(inner) = &g.node(p).op else { return None };
     let x = g.input(p, 0)?;
@@ -172,15 +172,15 @@ fn join_transposes(g: &Graph, n: NodeId, outer: &Transpose) -> Option<Plan> {
     let (inner, outer) = (inner.order(rank).ok()?, outer.order(rank).ok()?);
     let perm: Vec<usize> = outer.into_iter().map(|a| inner[a]).collect();
     if perm.is_sorted() {
-        return Some(Plan::PassOn(x));
+        return Some(NoOp::PassOn(x));
     }
     let mut patch = Patch::at_node(g, n).revealing();
     patch.set_op(n, Transpose { perm: perm.into_iter().map(|a| a as i64).collect() });
     patch.set_inputs(n, &[Some(x.into())]);
-    alone.then_some(Plan::Join(patch))
+    alone.then_some(NoOp::Join(patch))
 }
 
-fn join_casts(g: &Graph, n: NodeId, outer: &Cast) -> Option<Plan> {
+fn join_casts(g: &Graph, n: NodeId, outer: &Cast) -> Option<NoOp> {
     let (p, alone) = before(g, n, 0)?;
     let Op::Cast(inner) = &g.node(p).op else { return None };
     let x = g.input(p, 0)?;
@@ -190,18 +190,18 @@ fn join_casts(g: &Graph, n: NodeId, outer: &Cast) -> Option<Plan> {
         return None;
     }
     if outer.to == from {
-        return Some(Plan::PassOn(x));
+        return Some(NoOp::PassOn(x));
     }
     let mut patch = Patch::at_node(g, n).revealing();
     patch.set_inputs(n, &[Some(x.into())]);
-    alone.then_some(Plan::Join(patch))
+    alone.then_some(NoOp::Join(patch))
 }
 
 fn is_view(op: &Op) -> bool {
     matches!(op, Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_))
 }
 
-fn join_views(g: &Graph, n: NodeId) -> Option<Plan> {
+fn join_views(g: &Graph, n: NodeId) -> Option<NoOp> {
     let (p, alone) = before(g, n, 0)?;
     if !is_view(&g.node(p).op) {
         return None;
@@ -210,7 +210,7 @@ fn join_views(g: &Graph, n: NodeId) -> Option<Plan> {
     let shape = |v| g.value(v).ty.as_ref().and_then(|t| t.shape());
     let to = shape(g.output(n)?);
     if to.is_some() && to == shape(x) && to.is_some_and(|t| !t.0.contains(&Dim::Unknown)) {
-        return Some(Plan::PassOn(x));
+        return Some(NoOp::PassOn(x));
     }
     let mut patch = Patch::at_node(g, n).revealing();
     let target: Ref = match (&g.node(n).op, g.input_constant(n, 1).and_then(Tensor::ints)) {
@@ -222,7 +222,7 @@ fn join_views(g: &Graph, n: NodeId) -> Option<Plan> {
         }
     };
     patch.set_inputs(n, &[Some(x.into()), Some(target)]);
-    alone.then_some(Plan::Join(patch))
+    alone.then_some(NoOp::Join(patch))
 }
 
 /// What Reshape must be told to give this shape: one dim may be open.
@@ -237,7 +237,7 @@ fn target(shape: &Shape) -> Option<Vec<i64>> {
 }
 
 /// Takes the inputs of Concats along the same axis that only this one reads, however deep.
-fn join_concats(g: &Graph, n: NodeId, outer: &Concat) -> Option<Plan> {
+fn join_concats(g: &Graph, n: NodeId, outer: &Concat) -> Option<NoOp> {
     let along = |v: ValueId, c: &Concat| g.value(v).rank().and_then(|r| axis(c.axis, r).ok());
     let at = along(g.output(n)?, outer)?;
     let inner = |v: ValueId, reader: NodeId| {
@@ -270,5 +270,5 @@ fn join_concats(g: &Graph, n: NodeId, outer: &Concat) -> Option<Plan> {
     }
     let mut patch = Patch::at_node(g, n).revealing();
     patch.set_inputs(n, &inputs);
-    joined.then_some(Plan::Join(patch))
+    joined.then_some(NoOp::Join(patch))
 }

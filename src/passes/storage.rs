@@ -18,30 +18,30 @@ pub type Put<'a> = &'a dyn Fn(&mut Graph, Patch) -> Result<()>;
 
 /// How weights are stored while a step sees them plain.
 pub struct Storage {
-    weights: Vec<Stored>,
+    weights: Vec<StoredTensor>,
     /// All constants that there were then.
     known: HashSet<ValueId>,
 }
 
-struct Stored {
+struct StoredTensor {
     /// A constant for the time of the step.
     value: ValueId,
-    form: Form,
+    form: StorageForm,
     /// What the node is called that makes the weight of what is stored, and what is stored.
     node: String,
     name: String,
 }
 
 #[derive(Clone)]
-enum Form {
+enum StorageForm {
     /// Floats of this type behind a Cast.
     Half(DType),
     /// Integers behind a DequantizeLinear.
-    Integers { dtype: DType, axis: usize, scale: Box<Named>, zero: Option<Box<Named>> },
+    Integers { dtype: DType, axis: usize, scale: Box<NamedTensor>, zero: Option<Box<NamedTensor>> },
 }
 
 #[derive(Clone)]
-struct Named {
+struct NamedTensor {
     name: String,
     tensor: Tensor,
 }
@@ -65,7 +65,7 @@ impl Storage {
             patch.replace(y, new);
             put(graph, patch)?;
             graph.set_packed(y, Some(bytes));
-            found.push(Stored { value: y, form, node, name });
+            found.push(StoredTensor { value: y, form, node, name });
         }
         for stored in &mut found {
             while let Some((z, axis)) = next(graph, stored) {
@@ -80,7 +80,7 @@ impl Storage {
                 put(graph, patch)?;
                 graph.set_packed(z, Some(bytes));
                 stored.value = z;
-                if let Form::Integers { axis: at, .. } = &mut stored.form {
+                if let StorageForm::Integers { axis: at, .. } = &mut stored.form {
                     *at = axis;
                 }
             }
@@ -100,7 +100,7 @@ impl Storage {
     /// # Errors
     /// Internal ones.
     pub fn pack(self, graph: &mut Graph, put: Put<'_>) -> Result<Vec<(String, String)>> {
-        let mut gone: Vec<Form> = Vec::new();
+        let mut gone: Vec<StorageForm> = Vec::new();
         let mut told = Vec::new();
         for stored in self.weights {
             let plain = graph.has_value(stored.value) && graph.value(stored.value).constant().is_some();
@@ -111,7 +111,7 @@ impl Storage {
             told.extend(store(graph, &stored, put)?);
         }
         // Of forms of different width the one that loses less.
-        let half = |f: &&Form| matches!(f, Form::Half(_));
+        let half = |f: &&StorageForm| matches!(f, StorageForm::Half(_));
         let Some(form) = gone.iter().find(half).or(gone.first()).cloned() else { return Ok(told) };
         let layers = readers::layers(graph);
         let mut seen = HashSet::new();
@@ -124,13 +124,13 @@ impl Storage {
             let outputs = readers::roles(graph, n).into_iter().find(|w| w.slot == slot).map_or(0, |w| w.outputs);
             let name = graph.value(value).name.clone();
             let form = match &form {
-                Form::Half(dtype) => Form::Half(*dtype),
-                Form::Integers { dtype, .. } => {
-                    let scale = Named { name: format!("{name}.scale"), tensor: Tensor::f32([0], &[]) };
-                    Form::Integers { dtype: *dtype, axis: outputs, scale: Box::new(scale), zero: None }
+                StorageForm::Half(dtype) => StorageForm::Half(*dtype),
+                StorageForm::Integers { dtype, .. } => {
+                    let scale = NamedTensor { name: format!("{name}.scale"), tensor: Tensor::f32([0], &[]) };
+                    StorageForm::Integers { dtype: *dtype, axis: outputs, scale: Box::new(scale), zero: None }
                 }
             };
-            let stored = Stored { value, form, node: format!("{name}.plain"), name: format!("{name}.stored") };
+            let stored = StoredTensor { value, form, node: format!("{name}.plain"), name: format!("{name}.stored") };
             told.extend(store(graph, &stored, put)?);
         }
         Ok(told)
@@ -138,23 +138,26 @@ impl Storage {
 }
 
 /// What a node makes that only gives a weight another form, and which form that is.
-fn form(graph: &Graph, n: NodeId) -> Option<(ValueId, Form)> {
+fn form(graph: &Graph, n: NodeId) -> Option<(ValueId, StorageForm)> {
     let node = graph.node(n);
     let (x, y) = (graph.input_constant(n, 0)?, graph.output(n)?);
     if node.inconsistent || graph.value(y).ty.as_ref()?.dtype()? != DType::F32 {
         return None;
     }
     let form = match &node.op {
-        Op::Cast(_) | Op::CastLike(_) if matches!(x.dtype(), DType::F16 | DType::BF16) => Form::Half(x.dtype()),
+        Op::Cast(_) | Op::CastLike(_) if matches!(x.dtype(), DType::F16 | DType::BF16) => StorageForm::Half(x.dtype()),
         Op::DequantizeLinear(op) if matches!(x.dtype(), DType::I8 | DType::U8) && op.scales.block == 0 => {
             let named = |slot| {
                 let v = graph.input(n, slot)?;
-                Some(Box::new(Named { name: graph.value(v).name.clone(), tensor: graph.value(v).constant()?.clone() }))
+                Some(Box::new(NamedTensor {
+                    name: graph.value(v).name.clone(),
+                    tensor: graph.value(v).constant()?.clone(),
+                }))
             };
             let scale = named(1)?;
             // A single scale is of no axis.
             let axis = if scale.tensor.len() == 1 { 0 } else { axis(op.scales.axis, x.rank()).ok()? };
-            Form::Integers { dtype: x.dtype(), axis, scale, zero: named(2) }
+            StorageForm::Integers { dtype: x.dtype(), axis, scale, zero: named(2) }
         }
         _ => return None,
     };
@@ -163,7 +166,7 @@ fn form(graph: &Graph, n: NodeId) -> Option<(ValueId, Form)> {
 }
 
 /// What the only reader of a stored weight makes of it, if that only moves its elements, and where its axis is then.
-fn next(graph: &Graph, stored: &Stored) -> Option<(ValueId, usize)> {
+fn next(graph: &Graph, stored: &StoredTensor) -> Option<(ValueId, usize)> {
     let reader = graph.sole_use(stored.value)?.node();
     let z = graph.output(reader)?;
     let single = !matches!(graph.node(reader).op, Op::Concat(_) | Op::Slice(_) | Op::Expand(_));
@@ -172,7 +175,7 @@ fn next(graph: &Graph, stored: &Stored) -> Option<(ValueId, usize)> {
         return None;
     }
     match &stored.form {
-        Form::Integers { axis, scale, .. } if scale.tensor.len() > 1 => {
+        StorageForm::Integers { axis, scale, .. } if scale.tensor.len() > 1 => {
             let axes = readers::carried_axes(graph, reader)?;
             Some((z, axes.iter().position(|a| *a == Some(*axis))?))
         }
@@ -181,23 +184,23 @@ fn next(graph: &Graph, stored: &Stored) -> Option<(ValueId, usize)> {
 }
 
 /// Stores a weight. Returns its name and what it lost, if it lost anything.
-fn store(graph: &mut Graph, stored: &Stored, put: Put<'_>) -> Result<Option<(String, String)>> {
+fn store(graph: &mut Graph, stored: &StoredTensor, put: Put<'_>) -> Result<Option<(String, String)>> {
     let Some(plain) = graph.value(stored.value).constant().cloned() else { return Ok(None) };
     let mut patch = Patch::at_value(graph, stored.value);
     let (new, lost) = match &stored.form {
-        Form::Half(dtype) => {
+        StorageForm::Half(dtype) => {
             let Some(half) = convert(&plain, *dtype).filter(is_finite) else { return Ok(None) };
             let lost = lost(&plain, &half.floats().unwrap_or_default());
             let half = patch.constant_named(&stored.name, half);
             (patch.node_named(&stored.node, Cast::new(plain.dtype()), &[Some(half)]), (lost, dtype.to_string()))
         }
-        Form::Integers { dtype, axis, scale, zero } => {
+        StorageForm::Integers { dtype, axis, scale, zero } => {
             let given = zero.as_ref().map(|z| &z.tensor);
-            let old = Grid::of(&plain, *dtype, *axis, &scale.tensor, given);
+            let old = IntegerGrid::of(&plain, *dtype, *axis, &scale.tensor, given);
             let exact = old.filter(|grid| lost(&plain, &grid.plain(&plain)) < ROUNDING);
             let by_channel = Some(*axis).filter(|&a| graph.opset >= 13 && a < plain.rank());
             let kept = exact.is_some();
-            let Some(grid) = exact.or_else(|| Grid::new(&plain, *dtype, by_channel)) else { return Ok(None) };
+            let Some(grid) = exact.or_else(|| IntegerGrid::new(&plain, *dtype, by_channel)) else { return Ok(None) };
             let lost = lost(&plain, &grid.plain(&plain));
             let [mut scales, mut zeros] = grid.tensors(*dtype);
             if kept {
@@ -246,7 +249,7 @@ fn lost(plain: &Tensor, after: &[f64]) -> f64 {
 }
 
 /// Steps between the numbers that integers stand for.
-struct Grid {
+struct IntegerGrid {
     /// `None` for one step for all.
     axis: Option<usize>,
     steps: Vec<f64>,
@@ -257,25 +260,29 @@ struct Grid {
     stride: usize,
 }
 
-impl Grid {
-    fn shell(plain: &Tensor, dtype: DType, axis: Option<usize>) -> Grid {
+impl IntegerGrid {
+    fn shell(plain: &Tensor, dtype: DType, axis: Option<usize>) -> IntegerGrid {
         let (low, high) = if dtype == DType::U8 { (0, 255) } else { (-128, 127) };
         let stride = axis.map_or(1, |a| plain.shape()[a + 1..].iter().product());
-        Grid { axis, steps: Vec::new(), zeros: Vec::new(), low, high, stride }
+        IntegerGrid { axis, steps: Vec::new(), zeros: Vec::new(), low, high, stride }
     }
 
     /// That of these scales and zero points, if they fit the tensor.
-    fn of(plain: &Tensor, dtype: DType, axis: usize, scale: &Tensor, zero: Option<&Tensor>) -> Option<Grid> {
+    fn of(plain: &Tensor, dtype: DType, axis: usize, scale: &Tensor, zero: Option<&Tensor>) -> Option<IntegerGrid> {
         let steps = scale.floats()?;
         let axis = (steps.len() > 1).then_some(axis);
         let fits = axis.is_none_or(|a| plain.shape().get(a) == Some(&steps.len())) && !steps.is_empty();
         let zeros = zero.map_or(Some(vec![0; steps.len()]), Tensor::ints)?;
-        (fits && zeros.len() == steps.len()).then(|| Grid { steps, zeros, ..Grid::shell(plain, dtype, axis) })
+        (fits && zeros.len() == steps.len()).then(|| IntegerGrid {
+            steps,
+            zeros,
+            ..IntegerGrid::shell(plain, dtype, axis)
+        })
     }
 
     /// One about zero that reaches the largest number, of every channel along an axis or of all.
-    fn new(plain: &Tensor, dtype: DType, axis: Option<usize>) -> Option<Grid> {
-        let shell = Grid::shell(plain, dtype, axis);
+    fn new(plain: &Tensor, dtype: DType, axis: Option<usize>) -> Option<IntegerGrid> {
+        let shell = IntegerGrid::shell(plain, dtype, axis);
         let count = axis.map_or(1, |a| plain.shape()[a]);
         let mut largest = vec![0.0f64; count];
         for (i, w) in plain.iter_floats()?.enumerate() {
@@ -285,7 +292,11 @@ impl Grid {
         let steps = largest.into_iter().map(|l| if l > 0.0 { f64::from((l / 127.0) as f32) } else { 1.0 });
         let zero = if dtype == DType::U8 { 128 } else { 0 };
         let steps: Vec<f64> = steps.collect();
-        steps.iter().all(|s| s.is_finite() && *s > 0.0).then(|| Grid { zeros: vec![zero; count], steps, ..shell })
+        steps.iter().all(|s| s.is_finite() && *s > 0.0).then(|| IntegerGrid {
+            zeros: vec![zero; count],
+            steps,
+            ..shell
+        })
     }
 
     fn channel(&self, i: usize, count: usize) -> usize {

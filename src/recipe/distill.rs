@@ -73,11 +73,11 @@ struct Options {
     steps: Option<NonZeroUsize>,
     minutes: Option<f64>,
     batch: NonZeroUsize,
-    optimizer: Optimizer,
+    optimizer: OptimizerName,
     learning_rate: Option<f64>,
     schedule: ScheduleKind,
     weight_decay: f64,
-    augment: OneOrMore<Change>,
+    augment: OneOrMore<AugmentText>,
     reassign: bool,
     hold_back: Share,
     seed: u64,
@@ -95,7 +95,7 @@ impl Default for Options {
             steps: None,
             minutes: None,
             batch: NonZeroUsize::MIN.saturating_add(127),
-            optimizer: Optimizer::Adamw,
+            optimizer: OptimizerName::Adamw,
             learning_rate: None,
             schedule: ScheduleKind::OneCycle,
             weight_decay: 0.01,
@@ -109,7 +109,7 @@ impl Default for Options {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Optimizer {
+enum OptimizerName {
     Adamw,
     Sgd,
 }
@@ -123,11 +123,11 @@ enum ScheduleKind {
 }
 
 #[derive(Debug)]
-struct Change(Augment);
+struct AugmentText(Augment);
 
-impl<'de> Deserialize<'de> for Change {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Change, D::Error> {
-        String::deserialize(d)?.parse().map(Change).map_err(D::Error::custom)
+impl<'de> Deserialize<'de> for AugmentText {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<AugmentText, D::Error> {
+        String::deserialize(d)?.parse().map(AugmentText).map_err(D::Error::custom)
     }
 }
 
@@ -171,8 +171,8 @@ impl Distill {
             length: length.unwrap_or(Length::Epochs(10)),
             batch: o.batch.get(),
             method: match o.optimizer {
-                Optimizer::Adamw => Method::ADAM_W,
-                Optimizer::Sgd => Method::SGD,
+                OptimizerName::Adamw => Method::ADAM_W,
+                OptimizerName::Sgd => Method::SGD,
             },
             schedule: match o.schedule {
                 ScheduleKind::OneCycle => Schedule::OneCycle,

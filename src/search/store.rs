@@ -49,7 +49,7 @@ pub struct Inputs {
 pub type Trials = BTreeMap<String, Trial>;
 
 #[derive(Serialize, Deserialize)]
-struct File {
+struct StateFile {
     version: u32,
     inputs: Inputs,
     trials: Trials,
@@ -58,7 +58,7 @@ struct File {
 /// Trials by their steps.
 pub struct Store {
     path: Option<PathBuf>,
-    file: File,
+    file: StateFile,
     /// Trials that were there at the beginning.
     pub found: usize,
 }
@@ -69,7 +69,7 @@ impl Store {
     /// # Errors
     /// If the file cannot be read, is none of this kind, or is of another model, other data or another version.
     pub fn open(path: Option<&Path>, inputs: Inputs) -> Result<Store> {
-        let mut file = File { version: VERSION, inputs, trials: BTreeMap::new() };
+        let mut file = StateFile { version: VERSION, inputs, trials: BTreeMap::new() };
         if let Some(path) = path.filter(|p| p.exists()) {
             let text = read_text("read the state", path)?;
             let not = |why: String| {
@@ -83,7 +83,7 @@ impl Store {
                 Some(v) => return Err(not(format!("it is of version {v}, and this tutee writes {VERSION}"))),
                 None => return Err(not("it has no version".into())),
             }
-            let read: File = serde_json::from_value(version).map_err(|e| not(e.to_string()))?;
+            let read: StateFile = serde_json::from_value(version).map_err(|e| not(e.to_string()))?;
             if let Some(what) = differs(&read.inputs, &file.inputs) {
                 return Err(not(format!("it was measured with {what}")));
             }
@@ -94,7 +94,7 @@ impl Store {
 
     /// What was measured elsewhere.
     pub fn of(inputs: Inputs, trials: Trials) -> Store {
-        Store { path: None, found: trials.len(), file: File { version: VERSION, inputs, trials } }
+        Store { path: None, found: trials.len(), file: StateFile { version: VERSION, inputs, trials } }
     }
 
     /// All that was measured.

@@ -83,7 +83,7 @@ fn run(op: &dyn Operator, tensors: &[Option<Tensor>]) -> Option<Vec<Tensor>> {
 
 /// Elements of an output that come from evenly spaced elements of an input.
 #[derive(Debug, Clone, PartialEq)]
-struct Run {
+struct CopyRun {
     /// `None` if they are the fill.
     input: Option<usize>,
     from: usize,
@@ -93,8 +93,8 @@ struct Run {
 }
 
 /// The runs of an output whose elements have these places; input `i` has those from `starts[i]` to before `starts[i+1]`.
-fn runs(places: &[i64], starts: &[usize]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+fn runs(places: &[i64], starts: &[usize]) -> Vec<CopyRun> {
+    let mut runs: Vec<CopyRun> = Vec::new();
     for (to, &place) in places.iter().enumerate() {
         let place = usize::try_from(place).ok();
         let input = place.map(|p| starts.partition_point(|&s| s <= p) - 1);
@@ -108,13 +108,13 @@ fn runs(places: &[i64], starts: &[usize]) -> Vec<Run> {
                 continue;
             }
         }
-        runs.push(Run { input, from, step: 0, to, len: 1 });
+        runs.push(CopyRun { input, from, step: 0, to, len: 1 });
     }
     runs
 }
 
 struct Move<T> {
-    runs: Vec<Run>,
+    runs: Vec<CopyRun>,
     fill: T,
 }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn runs_are_found() {
-        let run = |input, from, step, to, len| Run { input, from, step, to, len };
+        let run = |input, from, step, to, len| CopyRun { input, from, step, to, len };
         let found = runs(&[0, 1, 2, 9, 7, 5, -1, -1, 6, 6], &[0, 5, 10]);
         let want =
             [run(Some(0), 0, 1, 0, 3), run(Some(1), 4, -2, 3, 3), run(None, 0, 0, 6, 2), run(Some(1), 1, 0, 8, 2)];

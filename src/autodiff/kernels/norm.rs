@@ -37,7 +37,7 @@ pub fn batch<T: Real>(node: &mut Lowering<'_, '_, T>, op: &BatchOp) -> Result<()
         }
     }
     let inputs = [node.read(0)?, node.read(1)?, node.read(2)?];
-    let norm = BatchNorm {
+    let norm = BatchNormKernel {
         images: x[0],
         channels: x[1],
         plane: x[2..].iter().product(),
@@ -55,7 +55,7 @@ pub fn batch<T: Real>(node: &mut Lowering<'_, '_, T>, op: &BatchOp) -> Result<()
 
 /// Y = (X − mean) / √(variance + ε) · scale + bias, by channel, clamped if there are `limits`. In training mean and
 /// variance are the batch's, if scale or bias train, else the running ones.
-struct BatchNorm<T> {
+struct BatchNormKernel<T> {
     images: usize,
     channels: usize,
     plane: usize,
@@ -71,7 +71,7 @@ struct BatchNorm<T> {
     limits: Option<[T; 2]>,
 }
 
-impl<T: Real> BatchNorm<T> {
+impl<T: Real> BatchNormKernel<T> {
     /// The planes of a channel.
     fn planes<'a>(&self, x: &'a [T], channel: usize) -> impl Iterator<Item = &'a [T]> {
         let (plane, step) = (self.plane, self.channels * self.plane);
@@ -101,7 +101,7 @@ impl<T: Real> BatchNorm<T> {
     }
 }
 
-impl<T: Real> Kernel<T> for BatchNorm<T> {
+impl<T: Real> Kernel<T> for BatchNormKernel<T> {
     fn keeps(&self) -> Keeps {
         Keeps { inputs: 0b111, output: false }
     }
@@ -241,12 +241,12 @@ pub fn layer<T: Real>(node: &mut Lowering<'_, '_, T>, op: &LayerOp) -> Result<()
     }
     let rows = x.iter().product::<usize>() / len;
     let used = vec![[T::ZERO; 2]; rows];
-    node.emit(LayerNorm { len, epsilon: T::of(op.epsilon.into()), centred: !op.rms, used }, &inputs)
+    node.emit(LayerNormKernel { len, epsilon: T::of(op.epsilon.into()), centred: !op.rms, used }, &inputs)
 }
 
 /// Y = (X − mean) / √(variance + ε) · scale + bias, by rows of `len`; without `centred`, the mean stays and the mean
 /// square is the variance.
-struct LayerNorm<T> {
+struct LayerNormKernel<T> {
     len: usize,
     epsilon: T,
     centred: bool,
@@ -254,14 +254,14 @@ struct LayerNorm<T> {
     used: Vec<[T; 2]>,
 }
 
-impl<T> LayerNorm<T> {
+impl<T> LayerNormKernel<T> {
     /// Rows of a piece of work on the gradients by scale and bias.
     fn piece(&self) -> usize {
         self.used.len().div_ceil(PIECES)
     }
 }
 
-impl<T: Real> Kernel<T> for LayerNorm<T> {
+impl<T: Real> Kernel<T> for LayerNormKernel<T> {
     fn keeps(&self) -> Keeps {
         Keeps { inputs: 0b11, output: false }
     }

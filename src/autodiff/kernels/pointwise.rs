@@ -134,7 +134,7 @@ fn pair<T: Real>(
     let runs = BroadcastRuns::new(y, [a.1, b.1]).ok_or("its inputs do not broadcast to its output")?;
     let len = y.iter().product();
     let whole = [a.1, b.1].iter().all(|s| s.iter().product::<usize>() == len);
-    Ok(node.push(Pair { kind, runs, whole, limits: None }, &[a.0, b.0], len))
+    Ok(node.push(PairKernel { kind, runs, whole, limits: None }, &[a.0, b.0], len))
 }
 
 /// A function of one number; a slope is from the result where `keeps_output`, else from the argument.
@@ -313,7 +313,7 @@ impl<T: Real> Kernel<T> for Map<T> {
 }
 
 /// y = f(a, b), both broadcast to y; a sum of two as large as it is clamped if there are `limits`.
-struct Pair<T> {
+struct PairKernel<T> {
     kind: Kind,
     runs: BroadcastRuns<2>,
     /// Neither is smaller than y.
@@ -321,7 +321,7 @@ struct Pair<T> {
     limits: Option<[T; 2]>,
 }
 
-impl<T: Real> Pair<T> {
+impl<T: Real> PairKernel<T> {
     fn apply(&self, x: &[&[T]], y: &mut [T], f: impl Fn(T, T) -> T + Copy + Send + Sync) {
         let [a, b] = [x[0], x[1]];
         if self.whole {
@@ -384,7 +384,7 @@ fn by_exponent<T: Real>(a: T, b: T) -> T {
     if a > T::ZERO { a.powf(b) * a.ln() } else { T::ZERO }
 }
 
-impl<T: Real> Kernel<T> for Pair<T> {
+impl<T: Real> Kernel<T> for PairKernel<T> {
     fn keeps(&self) -> Keeps {
         let linear = matches!(self.kind, Kind::Add | Kind::Sub);
         Keeps { inputs: if linear { 0 } else { 0b11 }, output: self.limits.is_some() }

@@ -42,12 +42,12 @@ pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Reduce) -> Result<(),
 /// A step for the sum of a tensor over the axes that are 1 in `kept`.
 pub fn sum<T: Real>(node: &mut Lowering<'_, '_, T>, slot: usize, x: &[usize], kept: &[usize]) -> Result<usize, String> {
     let runs = BroadcastRuns::new(x, [kept]).ok_or("its axes do not fit")?;
-    Ok(node.push(Sum(runs), &[slot], kept.iter().product()))
+    Ok(node.push(SumKernel(runs), &[slot], kept.iter().product()))
 }
 
-struct Sum(BroadcastRuns<1>);
+struct SumKernel(BroadcastRuns<1>);
 
-impl<T: Real> Kernel<T> for Sum {
+impl<T: Real> Kernel<T> for SumKernel {
     fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
         let (x, run) = (x[0], self.0.run);
         y.fill(T::ZERO);

@@ -22,17 +22,17 @@ pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Op) -> Result<(), Str
         false => (x[at], x[at + 1..].iter().product()),
     };
     let slot = node.read(0)?;
-    node.emit(Softmax { log, len, inner }, &[slot])
+    node.emit(SoftmaxKernel { log, len, inner }, &[slot])
 }
 
 /// Over `len` elements, `inner` apart.
-struct Softmax {
+struct SoftmaxKernel {
     log: bool,
     len: usize,
     inner: usize,
 }
 
-impl Softmax {
+impl SoftmaxKernel {
     /// The places of each sequence in a block of `len * inner` elements.
     fn lanes(&self) -> impl Iterator<Item = StepBy<Range<usize>>> + use<> {
         let (block, inner) = (self.len * self.inner, self.inner);
@@ -40,7 +40,7 @@ impl Softmax {
     }
 }
 
-impl<T: Real> Kernel<T> for Softmax {
+impl<T: Real> Kernel<T> for SoftmaxKernel {
     fn keeps(&self) -> Keeps {
         Keeps { inputs: 0, output: true }
     }

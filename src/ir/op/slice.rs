@@ -55,14 +55,14 @@ pub fn range(n: u64, start: i64, end: i64, step: i64) -> Option<(u64, u64)> {
 }
 
 /// How one axis is cut, as far as it is known.
-struct Cut {
+struct AxisSlice {
     axis: usize,
     start: Result<i64, Dim>,
     end: Result<i64, Dim>,
     step: Option<i64>,
 }
 
-impl Cut {
+impl AxisSlice {
     /// The places on an axis of `n` that stay, in their new order, if they are known: the first, how many, how far apart.
     fn places(&self, n: &Dim) -> Option<(usize, usize, i64)> {
         let (Ok(start), Ok(end), Some(step)) = (&self.start, &self.end, self.step) else { return None };
@@ -91,7 +91,7 @@ impl Cut {
 
 impl Slice {
     /// `Ok(None)` if it is not known which axes are cut.
-    fn cuts(&self, cx: &Infer<'_>, rank: usize) -> Result<Option<Vec<Cut>>, String> {
+    fn cuts(&self, cx: &Infer<'_>, rank: usize) -> Result<Option<Vec<AxisSlice>>, String> {
         let known = |list: &[i64]| list.iter().copied().map(Ok).collect::<Vec<_>>();
         let numbers = |slot| cx.numbers(slot);
         let length = |slot| match cx.shape(slot).map(|s| &s.0[..]) {
@@ -115,7 +115,7 @@ impl Slice {
             Some(list) => list[i].clone(),
             None => Err(Dim::Unknown),
         };
-        let cut = |(i, axis)| Cut { axis, start: at(&starts, i), end: at(&ends, i), step: at(&steps, i).ok() };
+        let cut = |(i, axis)| AxisSlice { axis, start: at(&starts, i), end: at(&ends, i), step: at(&steps, i).ok() };
         Ok(Some(axes(&listed, rank)?.into_iter().enumerate().map(cut).collect()))
     }
 }
@@ -151,8 +151,10 @@ impl Operator for Slice {
             y.0[cut.axis] = cut.length(&x.0[cut.axis])?;
         }
         let ints = match (cx.ints(0), &cuts[..]) {
-            (Some(ints), [Cut { start: Ok(s), end: Ok(e), step: Some(k), .. }]) => range(ints.len() as u64, *s, *e, *k)
-                .map(|(first, count)| places(first, count, *k).filter_map(|i| ints.get(i).cloned()).collect()),
+            (Some(ints), [AxisSlice { start: Ok(s), end: Ok(e), step: Some(k), .. }]) => {
+                range(ints.len() as u64, *s, *e, *k)
+                    .map(|(first, count)| places(first, count, *k).filter_map(|i| ints.get(i).cloned()).collect())
+            }
             _ => cx.moved(self),
         };
         Ok(vec![Fact::tensor(cx.dtype(0), Some(y)).with_ints(ints)])
@@ -160,7 +162,7 @@ impl Operator for Slice {
 
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
         let x = cx.shape(0)?;
-        let whole = |c: &Cut| {
+        let whole = |c: &AxisSlice| {
             let to_the_end = match (&c.end, &x.0[c.axis]) {
                 (Ok(LAST..), _) => true,
                 (Ok(end), Dim::Known(n)) => u64::try_from(*end).is_ok_and(|end| end >= *n),
@@ -195,7 +197,7 @@ impl Operator for Slice {
     fn moves(&self, cx: &Infer<'_>, (slot, position): Axis) -> Option<Vec<usize>> {
         let [Dim::Known(n)] = cx.shape(0).filter(|_| slot == 0)?.0[..] else { return None };
         let cuts = self.cuts(cx, 1).ok()??;
-        let [Cut { start: Ok(start), end: Ok(end), step: Some(step), .. }] = &cuts[..] else { return None };
+        let [AxisSlice { start: Ok(start), end: Ok(end), step: Some(step), .. }] = &cuts[..] else { return None };
         let (first, count) = range(n.min(i32::MAX as u64), *start, *end, *step)?;
         Some(places(first, count, *step).enumerate().filter(|p| p.1 == position).map(|p| p.0).collect())
     }

@@ -35,7 +35,7 @@ impl Grid {
         for clusters in 1..=k.min(cells) {
             let least = layers.back.last().unwrap_or(&first);
             let (best, back) = (vec![0.0; cells + 1], vec![0; cells + 1]);
-            let mut layer = Layer { grid: self, previous: &previous, least, best, back };
+            let mut layer = ProgrammeLayer { grid: self, previous: &previous, least, best, back };
             if clusters == 1 && !anchored {
                 for right in 1..=cells {
                     layer.best[right] = layer.scan(right, 0, 1).0;
@@ -45,7 +45,7 @@ impl Grid {
             } else if cells > 0 {
                 layer.fill(1, cells, 0, cells - 1);
             }
-            let Layer { best, back, .. } = layer;
+            let ProgrammeLayer { best, back, .. } = layer;
             layers.gain.push(best[cells]);
             layers.back.push(back);
             previous = best;
@@ -71,7 +71,7 @@ impl Layers {
     }
 }
 
-struct Layer<'a> {
+struct ProgrammeLayer<'a> {
     grid: &'a Grid,
     previous: &'a [f64],
     /// The best left ends with a cluster fewer: with one more, none is further left.
@@ -80,7 +80,7 @@ struct Layer<'a> {
     back: Vec<u32>,
 }
 
-impl Layer<'_> {
+impl ProgrammeLayer<'_> {
     /// Fills right ends `lo..=hi`, whose best left ends lie in `left_lo..=left_hi`.
     fn fill(&mut self, lo: usize, hi: usize, left_lo: usize, left_hi: usize) {
         let middle = lo + (hi - lo) / 2;

@@ -119,11 +119,11 @@ fn parts(graph: &Graph, budget: Budget) -> Option<Vec<(Part, u64)>> {
 /// What holds the rest, in groups of what is alike but for names and numbers.
 #[derive(Default)]
 struct Held {
-    groups: Vec<Group>,
+    groups: Vec<HoldingGroup>,
     by_key: HashMap<String, usize>,
 }
 
-struct Group {
+struct HoldingGroup {
     /// The first that has a name.
     name: String,
     /// How the sentence goes on behind the names.
@@ -140,7 +140,7 @@ impl Held {
         let next = self.groups.len();
         let at = *self.by_key.entry(alike(why)).or_insert(next);
         if at == next {
-            self.groups.push(Group { name: name.into(), why: why.into(), count: 0, cost: 0 });
+            self.groups.push(HoldingGroup { name: name.into(), why: why.into(), count: 0, cost: 0 });
         }
         self.groups[at].count += 1;
         self.groups[at].cost += cost;
@@ -165,7 +165,7 @@ impl Held {
     /// In words, the largest first.
     fn told(mut self) -> Vec<(String, u64)> {
         self.groups.sort_by_key(|group| Reverse(group.cost));
-        let words = |g: Group| {
+        let words = |g: HoldingGroup| {
             let name = if g.name.is_empty() { String::new() } else { format!("\"{}\"", g.name) };
             let more =
                 if g.name.is_empty() || g.count == 1 { String::new() } else { format!(" and {} more", g.count - 1) };

@@ -48,7 +48,7 @@ impl Plot<'_> {
         if all().next().is_none() {
             return String::new();
         }
-        let (xs, ys) = (Axis::over(all().map(|p| p.0)), Axis::over(all().map(|p| p.1)));
+        let (xs, ys) = (PlotAxis::over(all().map(|p| p.0)), PlotAxis::over(all().map(|p| p.1)));
         let [left, right, top, bottom] = MARGIN;
         let x = |v: f64| left + xs.at(v) * (WIDTH - left - right);
         let y = |v: f64| HEIGHT - bottom - ys.at(v) * (HEIGHT - top - bottom);
@@ -102,20 +102,20 @@ impl Plot<'_> {
 }
 
 /// A range of numbers, with ticks at round ones.
-struct Axis {
+struct PlotAxis {
     from: f64,
     to: f64,
     step: f64,
 }
 
-impl Axis {
-    fn over(values: impl Iterator<Item = f64>) -> Axis {
+impl PlotAxis {
+    fn over(values: impl Iterator<Item = f64>) -> PlotAxis {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         let span = if high > low { high - low } else { low.abs().max(1.0) };
         let rough = span / TICKS;
         let power = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|&s| s >= rough).unwrap_or(rough);
-        Axis {
+        PlotAxis {
             from: (low / step).floor() * step,
             to: ((high / step).ceil() * step).max((low / step).floor() * step + step),
             step,
@@ -144,10 +144,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_hold_all_points() {
-        let axis = Axis::over([0.13, 0.87].into_iter());
+        let axis = PlotAxis::over([0.13, 0.87].into_iter());
         let texts: Vec<String> = axis.ticks().map(|v| axis.text(v)).collect();
         assert_eq!(texts, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
-        let one = Axis::over([3.0].into_iter());
+        let one = PlotAxis::over([3.0].into_iter());
         assert!(one.at(3.0) >= 0.0 && one.at(3.0) <= 1.0);
     }
 

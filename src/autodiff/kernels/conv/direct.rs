@@ -36,18 +36,18 @@ pub struct DirectConv {
     spread: usize,
     /// What places of every class read.
     classes: Vec<Terms>,
-    blocks: Vec<Block>,
+    blocks: Vec<RowBlock>,
 }
 
 /// Rows of places, what they see, and the vectors of their results, up to six at a time.
-struct Block {
+struct RowBlock {
     rows: Range<usize>,
     seen: Range<usize>,
-    tiles: Vec<Tile>,
+    tiles: Vec<PlaceTile>,
 }
 
 /// Places of one class: where what each reads begins, and where its result goes.
-struct Tile {
+struct PlaceTile {
     class: usize,
     from: [usize; WIDE],
     to: [usize; WIDE],
@@ -106,7 +106,7 @@ impl DirectConv {
     }
 
     /// Blocks of so many images, with the images of each.
-    fn blocks(&self, images: usize) -> impl Iterator<Item = (&Block, Range<usize>)> {
+    fn blocks(&self, images: usize) -> impl Iterator<Item = (&RowBlock, Range<usize>)> {
         let some = (0..images).step_by(self.width / self.axes[0].bands);
         let some = some.map(move |i| i..images.min(i + self.width / self.axes[0].bands));
         some.flat_map(|images| self.blocks.iter().map(move |block| (block, images.clone())))
@@ -132,7 +132,7 @@ impl DirectConv {
     }
 
     /// What a block writes of an output of each image.
-    fn written(&self, block: &Block, images: &Range<usize>) -> Lanes {
+    fn written(&self, block: &RowBlock, images: &Range<usize>) -> Lanes {
         let ([y, x], rows) = (&self.axes, &block.rows);
         self.lanes(
             images,
@@ -150,7 +150,7 @@ impl DirectConv {
     }
 
     /// What a block reads of a channel of each image, and where to: line by line if there is padding between lines.
-    fn seen(&self, block: &Block, images: &Range<usize>) -> Vec<(usize, Lanes)> {
+    fn seen(&self, block: &RowBlock, images: &Range<usize>) -> Vec<(usize, Lanes)> {
         let ([y, x], [apart, _]) = (&self.axes, self.image());
         let ((inside, first), len) = (x.present_inputs(0, 0..x.elements), x.whole[1]);
         let line = first..first + inside.len();
@@ -219,9 +219,9 @@ impl DirectConv {
     }
 
     /// The products of a block.
-    fn multiply<T: Real>(&self, block: &Block, read: &[T], w: &[T], results: &mut [T]) {
+    fn multiply<T: Real>(&self, block: &RowBlock, read: &[T], w: &[T], results: &mut [T]) {
         let depth = self.channels * self.taps;
-        for Tile { class, from, to, len } in &block.tiles {
+        for PlaceTile { class, from, to, len } in &block.tiles {
             let columns = Columns { from: &from[..*len], to: &to[..*len], apart: self.spread };
             for output in (0..self.outputs).step_by(ROWS) {
                 let w = w[output * depth..][..ROWS * depth].as_chunks().0;

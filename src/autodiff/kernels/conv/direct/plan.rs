@@ -1,6 +1,6 @@
 //! How a pass is cut: into pieces of images, bands and blocks of rows, and tiles.
 
-use super::{Block, DirectConv, Tile};
+use super::{DirectConv, PlaceTile, RowBlock};
 use crate::autodiff::kernels::conv::axis::{Axis, Class};
 use crate::autodiff::real::PIECES;
 use crate::autodiff::simd::{Terms, WIDE, spans};
@@ -57,7 +57,7 @@ impl DirectConv {
         pass.classes = pairs().map(|of| pass.terms(of)).collect::<Result<_, _>>()?;
         let block = |[rows, seen]: [Range<usize>; 2]| {
             let tiles = pairs().enumerate().flat_map(|(class, of)| pass.tiles(class, of, &rows, &seen)).collect();
-            Block { rows, seen, tiles }
+            RowBlock { rows, seen, tiles }
         };
         pass.blocks = ranges.into_iter().map(block).collect();
         Ok(pass)
@@ -76,7 +76,7 @@ impl DirectConv {
     }
 
     /// The places of two classes in some rows.
-    fn tiles(&self, class: usize, [y, x]: [&Class; 2], rows: &Range<usize>, seen: &Range<usize>) -> Vec<Tile> {
+    fn tiles(&self, class: usize, [y, x]: [&Class; 2], rows: &Range<usize>, seen: &Range<usize>) -> Vec<PlaceTile> {
         let [start, end] = [rows.start, rows.end].map(|row| y.outputs.partition_point(|place| place[0] < row));
         let places = y.outputs[start..end].iter().flat_map(|&[row, first]| {
             let from = move |x| if y.reads.is_empty() { 0 } else { (first - seen.start) * self.axes[1].elements + x };
@@ -87,7 +87,7 @@ impl DirectConv {
         let found: Vec<[usize; 2]> = places.flat_map(vectors).collect();
         let tile = |(at, len): (usize, usize)| {
             let pick = |end: usize| std::array::from_fn(|i| if i < len { found[at + i][end] } else { 0 });
-            Tile { class, from: pick(0), to: pick(1), len }
+            PlaceTile { class, from: pick(0), to: pick(1), len }
         };
         spans(found.len(), WIDE).map(tile).collect()
     }

@@ -2,7 +2,7 @@
 //! of what the pass reads and what was read at its places.
 
 use super::super::axis::Run;
-use super::{Block, DirectConv, LINE, Start, aligned};
+use super::{DirectConv, LINE, RowBlock, Start, aligned};
 use crate::autodiff::real::{Grad, Real};
 use crate::autodiff::simd::{PAIRS, Rows, dots, spans};
 use crate::autodiff::vectors::LANES;
@@ -84,7 +84,7 @@ impl DirectConv {
     }
 
     /// Adds the products of every output and channel by every tap.
-    fn pairs<T: Real>(&self, block: &Block, read: &[T], made: &[T], dw: &mut [T]) {
+    fn pairs<T: Real>(&self, block: &RowBlock, read: &[T], made: &[T], dw: &mut [T]) {
         let across = self.columns.len();
         for tap in 0..self.taps {
             let row = self.axes[0].run(tap / across, block.rows.clone());
@@ -98,7 +98,7 @@ impl DirectConv {
         &self,
         tap: usize,
         (row, column): (Run, Run),
-        block: &Block,
+        block: &RowBlock,
         read: &[T],
         made: &[T],
         dw: &mut [T],
