@@ -325,7 +325,8 @@ impl Page {
             self.put("<tr>");
             for cell in row {
                 let number = cell.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '−' | '+'));
-                let class = if number && !cell.contains(". ") { " class=\"number\"" } else { "" };
+                let class =
+                    if number && !cell.contains(". ") && !cell.contains(", ") { " class=\"number\"" } else { "" };
                 self.put(&format!("<td{class}>{}", plain::html(cell)));
             }
             self.put("</tr>\n");
