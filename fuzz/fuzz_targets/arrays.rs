@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use tutee::data::{Dataset, Dtype, InputSpec, Normalise};
-use tutee_fuzz::{file, judge};
+use tutee_fuzz::{catching, file, judge};
 
 fuzz_target!(|data: &[u8]| {
+    catching();
     let path = file("data.npz", data);
     let Some(set) = judge(Dataset::load(&path)) else { return };
     for name in ["x", "y", "image"] {

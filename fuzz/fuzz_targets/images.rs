@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use tutee::data::{Dataset, Dtype, InputSpec, Normalise, Pictures};
-use tutee_fuzz::{folder, judge};
+use tutee_fuzz::{catching, folder, judge};
 
 fuzz_target!(|data: &[u8]| {
+    catching();
     let pictures = folder().join("pictures");
     std::fs::create_dir_all(&pictures).unwrap();
     let name = if data.starts_with(&[0xff, 0xd8]) { "a.jpg" } else { "a.png" };

@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use tutee::recipe::{Recipe, Step};
-use tutee_fuzz::judge;
+use tutee_fuzz::{catching, judge};
 
 fuzz_target!(|data: &[u8]| {
+    catching();
     let Ok(text) = std::str::from_utf8(data) else { return };
     // As on the command line.
     judge(Step::parse(text.lines().next().unwrap_or_default()));

@@ -5,12 +5,18 @@ pub mod common;
 
 use common::Random;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use tutee::error::Kind;
 
 /// An error that calls itself tutee's own is a finding.
 pub fn judge<T>(result: tutee::Result<T>) -> Option<T> {
     result.map_err(|e| assert_eq!(e.kind(), Kind::Input, "{e}")).ok()
+}
+
+/// Libraries that read files may panic where tutee makes an error of it: only what leaves tutee is a finding.
+pub fn catching() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
 }
 
 /// A folder of this process, in memory where the system has one.

@@ -14,7 +14,7 @@ use super::classes::{self, ordered};
 use super::parts;
 use super::stored::{Access, Rows, Sizes, Stored};
 use super::{Color, Dataset, Pictures, Size};
-use crate::error::{Error, Result, io};
+use crate::error::{Error, Result, io, reading};
 
 /// Pictures that are decoded side by side.
 const TOGETHER: usize = 64;
@@ -247,8 +247,8 @@ impl Folder {
     /// Channel after channel, 8 bits each; transparency is dropped.
     fn decode(&self, row: usize) -> Result<Vec<u8>, String> {
         let (file, Size { height, width }) = (&self.files[row], self.sizes[row]);
-        let picture =
-            reader(file).and_then(|r| r.decode().map_err(|e| unreadable(file, &e))).map_err(|e| e.reason())?;
+        let read = || reader(file).and_then(|r| r.decode().map_err(|e| unreadable(file, &e)));
+        let picture = reading(&format!("the picture {}", file.display()), read).map_err(|e| e.reason())?;
         let mut picture = match (self.color, picture.color().has_color()) {
             (Color::Rgb, _) => picture.into_rgb8().into(),
             (Color::Grey, true) => grey(picture),
@@ -346,6 +346,20 @@ mod tests {
         assert!(refused().contains("no pictures"));
         fs::write(dir.path().join("1.png"), "not a picture").unwrap();
         assert!(refused().contains("cannot read the picture"));
+        // A palette of one colour and two thirds: the library that reads it panics.
+        let chunk = |name: &[u8], content: &[u8]| {
+            let mut crc = flate2::Crc::new();
+            crc.update(&[name, content].concat());
+            let len = (content.len() as u32).to_be_bytes();
+            [&len[..], name, content, &crc.sum().to_be_bytes()].concat()
+        };
+        let head = [0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0];
+        let pixels = [0x78, 1, 1, 2, 0, 0xfd, 0xff, 0, 0, 0, 2, 0, 1];
+        let chunks: [(&[u8], &[u8]); 4] = [(b"IHDR", &head), (b"PLTE", &[0; 5]), (b"IDAT", &pixels), (b"IEND", &[])];
+        let chunks = chunks.map(|(name, content)| chunk(name, content)).concat();
+        fs::write(dir.path().join("1.png"), [&b"\x89PNG\r\n\x1a\n"[..], &chunks].concat()).unwrap();
+        let e = open_folder(dir.path(), &Pictures::default()).unwrap().array("x").unwrap_err().to_string();
+        assert!(e.contains("1.png") && e.contains("breaks off"), "{e}");
     }
 
     #[test]
