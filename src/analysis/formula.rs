@@ -4,9 +4,9 @@
 use crate::analysis::cost::{batch_symbol, cost};
 use crate::analysis::sizes::InputSizes;
 use crate::figures::grouped;
-use crate::ir::{Dim, Graph, Type};
+use crate::ir::{Graph, Type};
 
-/// Symbols beyond which no polynomial is looked for: every one of them takes three times as many countings.
+/// Open dims beyond which no polynomial is looked for: every one of them takes three times as many countings.
 const MAX_SYMBOLS: usize = 3;
 
 /// A polynomial of degree 2 in each symbol: `grid[i + 3 j + …] / by` goes with the powers i, j, ….
@@ -21,29 +21,32 @@ pub fn macs(graph: &Graph) -> Option<String> {
     if cost(graph).macs.is_some() {
         return None;
     }
-    let symbols = symbols(graph);
-    if symbols.is_empty() || symbols.len() > MAX_SYMBOLS {
+    let (names, inputs) = open_dims(graph)?;
+    if names.is_empty() || names.len() > MAX_SYMBOLS {
         return None;
     }
-    let batch = batch_symbol(graph).filter(Dim::is_named);
     let count = |at: &[u64]| {
-        let ones = batch.iter().map(|b| (name(b), vec![1]));
-        let given: Vec<(String, Vec<usize>)> =
-            symbols.iter().zip(at).map(|(s, &n)| (name(s), vec![n as usize])).chain(ones).collect();
+        let sized = |dims: &Vec<Size>| {
+            let size = |s: &Size| match *s {
+                Size::Known(n) => n as usize,
+                Size::Open(i) => at[i] as usize,
+            };
+            dims.iter().map(size).collect()
+        };
+        let given: Vec<(String, Vec<usize>)> = inputs.iter().map(|(name, dims)| (name.clone(), sized(dims))).collect();
         let sizes = InputSizes::new(graph, &given).ok()?;
         cost(&sizes.at(graph)).macs
     };
     // Of strides, other sizes leave remainders.
     for (unit, first) in [(1, 61), (32, 2), (64, 2)] {
         let nodes = [first, first + 1, first + 2].map(|k| k * unit);
-        let Some(found) = Polynomial::through(symbols.len(), nodes, &count) else { continue };
+        let Some(found) = Polynomial::through(names.len(), nodes, &count) else { continue };
         let others = [[first + 5, first + 8, first + 3], [first + 11, first + 4, first + 6]];
         let holds = others.iter().all(|other| {
-            let at: Vec<u64> = other[..symbols.len()].iter().map(|k| k * unit).collect();
+            let at: Vec<u64> = other[..names.len()].iter().map(|k| k * unit).collect();
             count(&at).is_some_and(|macs| found.at(&at) == Some(i128::from(macs) * found.by))
         });
         if holds {
-            let names: Vec<String> = symbols.iter().map(Dim::to_string).collect();
             let all = if unit == 1 { String::new() } else { format!(", for multiples of {unit}") };
             return Some(format!("{}{all}", found.written(&names)));
         }
@@ -51,22 +54,39 @@ pub fn macs(graph: &Graph) -> Option<String> {
     None
 }
 
-/// The named dims of inputs, but for the batch.
-fn symbols(graph: &Graph) -> Vec<Dim> {
-    let batch = batch_symbol(graph);
-    let mut found = Vec::new();
-    for v in graph.runtime_inputs() {
-        for d in graph.value(v).ty.as_ref().and_then(Type::shape).into_iter().flat_map(|s| &s.0) {
-            if d.is_named() && Some(d) != batch.as_ref() && !found.contains(d) {
-                found.push(d.clone());
-            }
-        }
-    }
-    found
+/// A dim of an input: a number, or one of those that are open.
+enum Size {
+    Known(u64),
+    Open(usize),
 }
 
-fn name(symbol: &Dim) -> String {
-    if let Dim::Sym(name) = symbol { name.to_string() } else { String::new() }
+/// Inputs by name, with their dims.
+type Inputs = Vec<(String, Vec<Size>)>;
+
+/// What the open dims of inputs are called, but for the batch, and the inputs with their dims. `None` if the rank of one is not
+/// known.
+fn open_dims(graph: &Graph) -> Option<(Vec<String>, Inputs)> {
+    let batch = batch_symbol(graph);
+    let (mut names, mut inputs) = (Vec::new(), Vec::new());
+    for v in graph.runtime_inputs() {
+        let value = graph.value(v);
+        let shape = value.ty.as_ref().and_then(Type::shape)?;
+        let mut dims = Vec::new();
+        for (axis, d) in shape.0.iter().enumerate() {
+            // Exporters call several dims by one name that means nothing.
+            let name = if d.is_named() { d.to_string() } else { format!("{}[{axis}]", value.name) };
+            dims.push(match (d.of_one(batch.as_ref()), names.iter().position(|n| *n == name)) {
+                (Some(n), _) => Size::Known(n),
+                (None, Some(at)) => Size::Open(at),
+                (None, None) => {
+                    names.push(name);
+                    Size::Open(names.len() - 1)
+                }
+            });
+        }
+        inputs.push((value.name.clone(), dims));
+    }
+    Some((names, inputs))
 }
 
 impl Polynomial {
@@ -157,6 +177,8 @@ mod tests {
         assert_eq!(of(&format!("{x} %y : ? = Conv(%x, %k)")).unwrap(), "216·H·W − 432·H − 432·W + 864");
         let strided = of(&format!("{x} %y : ? = Conv<pads=[1,1,1,1], strides=[2,2]>(%x, %k)")).unwrap();
         assert_eq!(strided, "54·H·W, for multiples of 32");
+        let unnamed = of("input %x : f32[N,3,?,?] const %k : f32[8,3,1,1] = seed(1) %y : ? = Conv(%x, %k)");
+        assert_eq!(unnamed.unwrap(), "24·x[2]·x[3]");
         let square = "input %x : f32[N,L,8] %t : ? = Transpose<perm=[0,2,1]>(%x) %y : ? = MatMul(%x, %t)";
         assert_eq!(of(square).unwrap(), "8·L²");
         assert_eq!(of("input %x : f32[N,8] const %w : f32[8,4] = seed(1) %y : ? = MatMul(%x, %w)"), None);

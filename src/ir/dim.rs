@@ -107,9 +107,12 @@ impl Dim {
         !matches!((self, other), (Dim::Known(a), Dim::Known(b)) if a != b)
     }
 
-    /// This dim, or the other if this is not known.
+    /// This dim, or the other if this is not known, or no more than open where the other is a number.
     pub(super) fn or(&self, other: &Dim) -> Dim {
-        if *self == Dim::Unknown { other.clone() } else { self.clone() }
+        match (self, other) {
+            (Dim::Unknown, _) | (Dim::Open(_) | Dim::Product(_), Dim::Known(_)) => other.clone(),
+            _ => self.clone(),
+        }
     }
 
     /// The more specific of two dims that agree; `self` wins ties.
