@@ -21,7 +21,7 @@
 //!   squared weights that make them. `tutee explain budgets` says what happens if that is not enough.
 //! * `shares`: how widths are dealt out. `equal`: every group keeps its own share. `loss`: groups that can do without lose
 //!   more, down to half of what equal shares would leave them, and the others less; the model has no more parameters and no
-//!   more MACs than with equal shares. Unless set, `loss` where `schur` judges and one `width-mult` is for all, else `equal`.
+//!   more MACs than with equal shares. Unless set, `loss` where `schur` judges and one width is for all, else `equal`.
 //! * `importance`: what makes a unit important; unless set, `schur` with calibration data, `l1` without. By its own weights:
 //!   * `l1`, `l2`: the norm of the weights that make it. (Li et al. 2017, Pruning Filters for Efficient ConvNets.)
 //!
@@ -504,7 +504,8 @@ impl PruneChannels {
     /// How widths are dealt out: losses compare where they are those of the layers that read the units.
     fn shares(&self, cx: &Context<'_>) -> Shares {
         let judged = cx.sensitivity.is_some() && self.importance.unwrap_or(Importance::WITH_DATA) == Importance::Schur;
-        let default = if judged && self.width.is_none() { Shares::Loss } else { Shares::Equal };
+        let by_layer = self.width.as_ref().is_some_and(ByLayer::is_table);
+        let default = if judged && !by_layer { Shares::Loss } else { Shares::Equal };
         self.shares.unwrap_or(default)
     }
 
