@@ -102,6 +102,15 @@ impl Dim {
         self.known().or_else(|| self.over(batch?).known())
     }
 
+    /// As a file says it: one that has neither a number nor a name is not told from others.
+    #[must_use]
+    pub fn as_written(&self) -> Dim {
+        match self {
+            Dim::Known(_) | Dim::Sym(_) => self.clone(),
+            Dim::Open(_) | Dim::Product(_) | Dim::Unknown => Dim::Unknown,
+        }
+    }
+
     /// Whether both can be the same number.
     pub fn agrees(&self, other: &Dim) -> bool {
         !matches!((self, other), (Dim::Known(a), Dim::Known(b)) if a != b)

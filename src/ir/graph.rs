@@ -333,7 +333,7 @@ impl Graph {
     /// Type of every value that a caller feeds or reads, by name: what a student must keep.
     pub fn interface(&self) -> Vec<(String, Option<Type>)> {
         let ends = self.runtime_inputs().chain(self.outputs.iter().copied());
-        ends.map(|v| (self.value(v).name.clone(), self.value(v).ty.clone())).collect()
+        ends.map(|v| (self.value(v).name.clone(), self.value(v).ty.as_ref().map(Type::as_written))).collect()
     }
 }
 

@@ -187,6 +187,21 @@ impl Type {
         Type::Tensor(dtype, Some(shape))
     }
 
+    /// As a file says it ([`Dim::as_written`]).
+    #[must_use]
+    pub fn as_written(&self) -> Type {
+        let shape = |s: &Option<Shape>| s.as_ref().map(|s| Shape(s.0.iter().map(Dim::as_written).collect()));
+        let inner = |ty: &Option<Box<Type>>| ty.as_ref().map(|ty| Box::new(ty.as_written()));
+        match self {
+            Type::Tensor(dtype, s) => Type::Tensor(*dtype, shape(s)),
+            Type::Sparse(dtype, s) => Type::Sparse(*dtype, shape(s)),
+            Type::Sequence(ty) => Type::Sequence(inner(ty)),
+            Type::Optional(ty) => Type::Optional(inner(ty)),
+            Type::Map(key, ty) => Type::Map(*key, inner(ty)),
+            Type::Opaque => Type::Opaque,
+        }
+    }
+
     /// The type of a tensor's elements.
     pub fn dtype(&self) -> Option<DType> {
         match self {

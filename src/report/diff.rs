@@ -176,4 +176,13 @@ mod tests {
         let same = Diff::new((size(&a), &a), (size(&a), &a)).text(80);
         assert!(same.contains("all 2 layers are the same in form and size"), "{same}");
     }
+
+    #[test]
+    fn open_dims_of_two_files_are_no_difference() {
+        let open = || {
+            let body = "input %x : f32[N,?,8] %y : f32[N,?,8] = Relu(%x) output %y";
+            text::parse::model(&format!("model \"m\" opset 17 {{ {body} }}")).unwrap().graph
+        };
+        assert_eq!(interface(&open(), &open()), [String::new(); 0]);
+    }
 }
