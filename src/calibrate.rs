@@ -23,7 +23,7 @@ use crate::exits::observe::Source;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use crate::math::fit::Fit;
 use crate::math::moments::Retarget;
-use crate::math::{self, Layer, Moments};
+use crate::math::{self, LayerMoments, Moments};
 use kept_moments::KeptMoments;
 use lazy_executor::LazyExecutor;
 use ndarray::ArrayView2;
@@ -464,7 +464,7 @@ impl LayerSamples<'_> {
     ///
     /// # Errors
     /// As [`LayerwiseRun::look`].
-    pub fn moments(&self) -> Result<Layer, Failure> {
+    pub fn moments(&self) -> Result<LayerMoments, Failure> {
         if let Some(kept) = self.same.as_ref().and_then(|(of, moments)| moments.get(of)) {
             return Ok(kept);
         }
@@ -474,7 +474,7 @@ impl LayerSamples<'_> {
     }
 
     /// Sums up the moments.
-    fn sum(&self) -> Result<Layer, Failure> {
+    fn sum(&self) -> Result<LayerMoments, Failure> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let of_set = |set: &Vec<LayerReader<'_>>| {
             let mut sums: Vec<_> = (0..self.layer.groups).map(|_| [Moments::new(n, m), Moments::new(n, m)]).collect();
@@ -485,7 +485,7 @@ impl LayerSamples<'_> {
                 })?;
             }
             let intercept = set.iter().all(|r| r.layer.bias != Bias::None);
-            Layer::new(sums, intercept)
+            LayerMoments::new(sums, intercept)
                 .ok_or_else(|| Failure::Unsupported("what it sees on the calibration data is not finite".into()))
         };
         joined(self.sets.iter().map(of_set))
@@ -497,7 +497,7 @@ impl LayerSamples<'_> {
     ///
     /// # Errors
     /// As [`LayerwiseRun::look`].
-    pub fn retarget(&self, layer: &Layer, fit: &Fit) -> Result<Layer, Failure> {
+    pub fn retarget(&self, layer: &LayerMoments, fit: &Fit) -> Result<LayerMoments, Failure> {
         let (n, m) = (self.layer.inputs, self.layer.outputs);
         let weights: Vec<_> = fit.w.iter().map(|w| w.mapv(|v| v as f32)).collect();
         let of_set = |(number, set): (usize, &Vec<LayerReader<'_>>)| {
@@ -580,8 +580,8 @@ impl LayerSamples<'_> {
 }
 
 /// The samples of all sets, each with biases of its own.
-fn joined(sets: impl Iterator<Item = Result<Layer, Failure>>) -> Result<Layer, Failure> {
-    let join = |all: Layer, set: Result<Layer, _>| Ok(all.join(set?));
+fn joined(sets: impl Iterator<Item = Result<LayerMoments, Failure>>) -> Result<LayerMoments, Failure> {
+    let join = |all: LayerMoments, set: Result<LayerMoments, _>| Ok(all.join(set?));
     let mut sets = sets;
     let first = sets.next().unwrap_or_else(|| Err(Failure::Unsupported("no layer reads its weight".into())))?;
     sets.try_fold(first, join)

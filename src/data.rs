@@ -26,8 +26,8 @@ pub use activation_file::ActivationFile;
 pub use array::{Array, Dtype};
 pub use feed::{Feed, InputSpec};
 pub use normalise::{Normalise, parse_scale};
-pub use pictures::{Color, Pictures, Size};
-pub use portion::fit_into;
+pub use pictures::{Color, PictureSize, Pictures};
+pub use portion::limit_memory;
 pub use stream::SampleStream;
 pub use thumbnail::thumbnail;
 

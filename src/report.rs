@@ -18,6 +18,7 @@ pub use layers::{LayerReport, layers};
 pub use reasons::{LeftAlone, left_alone};
 pub use sensitivity::{Sensitivity, SensitivityReport};
 use serde::{Deserialize, Serialize};
+pub(crate) use text::wrap;
 
 /// Version of the JSON form: raised when a field changes its meaning or goes.
 pub const VERSION: u32 = 1;
@@ -28,9 +29,9 @@ pub struct Report {
     /// Of the JSON form.
     pub version: u32,
     /// What the teacher costs.
-    pub teacher: Size,
+    pub teacher: ModelSize,
     /// What the student costs.
-    pub student: Size,
+    pub student: ModelSize,
     /// Where a step's pass is one whose gain shows only after compression, and the models are at most 256 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zstd_bytes: Option<Packed>,
@@ -145,7 +146,7 @@ pub struct Time {
 
 /// How large a model is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Size {
+pub struct ModelSize {
     /// Nodes, `Constant` nodes and those of control-flow bodies included.
     pub nodes: u64,
     /// Numbers that the model computes with: of codes those that they stand for, zeros included.
@@ -175,9 +176,9 @@ pub struct StepReport {
     /// The pass, or the stage.
     pub name: String,
     /// The model before it.
-    pub before: Size,
+    pub before: ModelSize,
     /// The model after it.
-    pub after: Size,
+    pub after: ModelSize,
     /// Of the model after the step, as in the report as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zstd_bytes: Option<u64>,

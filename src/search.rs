@@ -66,7 +66,7 @@ use crate::ir::{Graph, Model, NodeId, Tensor};
 use crate::passes;
 use crate::passes::options::weight;
 use crate::recipe::Step;
-use crate::report::Size;
+use crate::report::ModelSize;
 use crate::session::{Outcome, Session};
 use maker::{Maker, Workshop};
 use predict::Space;
@@ -149,7 +149,7 @@ pub struct Candidate {
     /// The steps that make it, in the form `PASS:key=value,…`.
     pub steps: Vec<String>,
     /// What it costs.
-    pub size: Size,
+    pub size: ModelSize,
     /// How good it is on the samples that it is chosen by.
     pub score: Score,
 }

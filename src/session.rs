@@ -57,7 +57,7 @@ use crate::ir::{Model, Type};
 use crate::onnx;
 use crate::passes::{Offers, Phase};
 use crate::recipe::{Action, Recipe, Step};
-use crate::report::{self, Packed, Point, Report, Size, StepReport};
+use crate::report::{self, ModelSize, Packed, Point, Report, StepReport};
 use measure::{nonzero, packed, same_interface};
 #[cfg(feature = "exec")]
 use repairs::Reference;
@@ -87,8 +87,8 @@ pub struct Session<'a> {
 pub struct State<'a> {
     student: Model,
     /// At the start, and now. The bytes of the former are those of the teacher's files,
-    teacher: Size,
-    size: Size,
+    teacher: ModelSize,
+    size: ModelSize,
     /// and these those of the student as it would be written.
     encoded: u64,
     /// Names and types of inputs and outputs.
@@ -231,7 +231,7 @@ impl<'a> Session<'a> {
         }
         let renamed = if works { student.graph.separate_names() } else { 0 };
         let loaded = measure_at(&student, &self.sizes)?;
-        let size = Size { bytes: self.teacher_bytes, ..loaded };
+        let size = ModelSize { bytes: self.teacher_bytes, ..loaded };
         self.observer.model(0, "load", &student)?;
         Ok(State {
             interface: student.graph.interface(),
@@ -399,7 +399,7 @@ impl State<'_> {
     }
 
     /// What it costs by now.
-    pub fn size(&self) -> Size {
+    pub fn size(&self) -> ModelSize {
         self.size
     }
 

@@ -309,7 +309,7 @@ fn a_budget_is_kept_refused_or_missed() {
                 assert!(refused.is_none_or(|e| e.contains("is the least") && e.contains("best-effort")));
                 let step = step(", best-effort = true");
                 let report = run(model, &step).unwrap().report;
-                let cost = |size: tutee::report::Size| match key {
+                let cost = |size: tutee::report::ModelSize| match key {
                     "params" => size.cost.parameters,
                     _ => size.cost.macs.unwrap(),
                 };

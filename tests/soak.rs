@@ -64,7 +64,7 @@ fn resident() -> u64 {
 }
 
 #[test]
-#[ignore = "minutes: see above"]
+#[ignore = "takes minutes; the first lines of this file have the command"]
 fn memory_does_not_grow() {
     let number = |name: &str, usual: u64| std::env::var(name).map_or(usual, |v| v.parse().unwrap());
     let (runs, mut random) = (number("SOAK_RUNS", 300), Random(number("SOAK_SEED", 1)));

@@ -26,10 +26,10 @@ pub fn macs(graph: &Graph) -> Option<String> {
         return None;
     }
     let count = |at: &[u64]| {
-        let sized = |dims: &Vec<Size>| {
-            let size = |s: &Size| match *s {
-                Size::Known(n) => n as usize,
-                Size::Open(i) => at[i] as usize,
+        let sized = |dims: &Vec<InputDim>| {
+            let size = |s: &InputDim| match *s {
+                InputDim::Known(n) => n as usize,
+                InputDim::Open(i) => at[i] as usize,
             };
             dims.iter().map(size).collect()
         };
@@ -55,17 +55,17 @@ pub fn macs(graph: &Graph) -> Option<String> {
 }
 
 /// A dim of an input: a number, or one of those that are open.
-enum Size {
+enum InputDim {
     Known(u64),
     Open(usize),
 }
 
 /// Inputs by name, with their dims.
-type Inputs = Vec<(String, Vec<Size>)>;
+type NamedInputs = Vec<(String, Vec<InputDim>)>;
 
 /// What the open dims of inputs are called, but for the batch, and the inputs with their dims. `None` if the rank of one is not
 /// known.
-fn open_dims(graph: &Graph) -> Option<(Vec<String>, Inputs)> {
+fn open_dims(graph: &Graph) -> Option<(Vec<String>, NamedInputs)> {
     let batch = batch_symbol(graph);
     let (mut names, mut inputs) = (Vec::new(), Vec::new());
     for v in graph.runtime_inputs() {
@@ -76,11 +76,11 @@ fn open_dims(graph: &Graph) -> Option<(Vec<String>, Inputs)> {
             // Exporters call several dims by one name that means nothing.
             let name = if d.is_named() { d.to_string() } else { format!("{}[{axis}]", value.name) };
             dims.push(match (d.of_one(batch.as_ref()), names.iter().position(|n| *n == name)) {
-                (Some(n), _) => Size::Known(n),
-                (None, Some(at)) => Size::Open(at),
+                (Some(n), _) => InputDim::Known(n),
+                (None, Some(at)) => InputDim::Open(at),
                 (None, None) => {
                     names.push(name);
-                    Size::Open(names.len() - 1)
+                    InputDim::Open(names.len() - 1)
                 }
             });
         }

@@ -56,7 +56,7 @@ pub fn count_nonzero(graph: &Graph) -> Option<u64> {
 
 /// A node with weights of its own, or that multiplies and accumulates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layer {
+pub struct LayerCost {
     pub name: String,
     pub op: String,
     /// Of its largest weight.
@@ -72,12 +72,12 @@ pub struct Layer {
 }
 
 /// The layers of a graph, in its order; those of bodies are summed up at the node that has them.
-pub fn layers(graph: &Graph) -> Vec<Layer> {
+pub fn layers(graph: &Graph) -> Vec<LayerCost> {
     let mut found = weights(graph).into_iter().peekable();
     let batch = batch_symbol(graph);
     let mut layers = Vec::new();
     for n in ordered(graph) {
-        let mut layer = Layer {
+        let mut layer = LayerCost {
             name: graph.label(n).into(),
             op: graph.node(n).kind(),
             shape: Vec::new(),

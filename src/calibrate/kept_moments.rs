@@ -1,7 +1,7 @@
 //! Moments of layers of the teacher as it is, on disk: whoever looks at the same place again need not sum them again.
 
-use crate::math::Layer;
-use crate::math::fit::Part;
+use crate::math::LayerMoments;
+use crate::math::fit::GroupMoments;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Result, Seek, SeekFrom, Write};
@@ -23,16 +23,16 @@ struct MomentsFile {
 
 impl KeptMoments {
     /// Those of this description, if they were kept and can be read.
-    pub fn get(&self, of: &str) -> Option<Layer> {
+    pub fn get(&self, of: &str) -> Option<LayerMoments> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = *kept.places.get(of)?;
         let file = kept.file.as_mut()?;
         file.seek(SeekFrom::Start(at)).ok()?;
-        Layer::read(&mut BufReader::with_capacity(1 << 16, file)).ok()
+        LayerMoments::read(&mut BufReader::with_capacity(1 << 16, file)).ok()
     }
 
     /// Keeps them, as long as there is room: nothing is lost but time where there is none.
-    pub fn keep(&self, of: &str, layer: &Layer) {
+    pub fn keep(&self, of: &str, layer: &LayerMoments) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.end;
         if at + bytes(layer) <= LIMIT
@@ -46,7 +46,7 @@ impl KeptMoments {
 
 impl MomentsFile {
     /// Writes them at the end; gives the new end.
-    fn write(&mut self, layer: &Layer) -> Result<u64> {
+    fn write(&mut self, layer: &LayerMoments) -> Result<u64> {
         let end = self.end;
         let file = match &mut self.file {
             Some(file) => file,
@@ -62,8 +62,8 @@ impl MomentsFile {
 }
 
 /// What they take, but for vectors.
-fn bytes(layer: &Layer) -> u64 {
-    let of = |part: &Part| {
+fn bytes(layer: &LayerMoments) -> u64 {
+    let of = |part: &GroupMoments| {
         let (n, m) = (part.fit.x.len() as u64, part.fit.y.len() as u64);
         (8 + 4) * n * n / 2 + 2 * 8 * n * m
     };

@@ -1,6 +1,6 @@
 //! Data on the command line: how raw numbers and pictures become what the model was trained on.
 
-use crate::data::{Color, SampleStream, Size, parse_scale};
+use crate::data::{Color, PictureSize, SampleStream, parse_scale};
 use crate::error::Result;
 use crate::recipe;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub struct DataArgs {
     std: Vec<f32>,
     /// Pictures: scale each in proportion until it just covers this size, and cut it to that around its middle
     #[arg(long, value_name = "HxW")]
-    resize: Option<Size>,
+    resize: Option<PictureSize>,
     /// Pictures: make each `grey` (one channel) or `rgb` (three)
     #[arg(long, value_name = "COLOR")]
     color: Option<Color>,

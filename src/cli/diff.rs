@@ -6,7 +6,7 @@ use crate::compress::measure;
 use crate::error::{Error, Result};
 use crate::onnx;
 use crate::plain;
-use crate::report::{Diff, Size};
+use crate::report::{Diff, ModelSize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -41,7 +41,7 @@ pub fn print(before: &Path, after: &Path, sizes: &SizeArgs, json: bool) -> Resul
         if let Some(sizes) = sizes.sizes(&loaded.model.graph)? {
             loaded.model.graph = sizes.at(&loaded.model.graph).into_owned();
         }
-        let size = Size { bytes: loaded.bytes, ..measure(&loaded.model)? };
+        let size = ModelSize { bytes: loaded.bytes, ..measure(&loaded.model)? };
         loaded.model.graph.flatten()?;
         Ok::<_, Error>((size, loaded.model.graph))
     };

@@ -174,7 +174,7 @@ pub fn main() -> ExitCode {
     messages::choose(cli.message_format);
     if let Some(limit) = cli.max_memory {
         memory::limit(limit);
-        crate::data::fit_into(limit);
+        crate::data::limit_memory(limit);
     }
     signals::watch();
     let run = || cli.command.run();

@@ -12,7 +12,7 @@ use crate::onnx::{self, SaveOptions, Target};
 use crate::passes::options::suggest;
 use crate::plain;
 use crate::recipe::{self, Recipe};
-use crate::report::{self, Size};
+use crate::report::{self, ModelSize};
 use crate::rounds::{BoundSetting, Setting};
 use crate::search::{
     Amount, CANDIDATES, Candidate, Clock, CostTable, Found, Goal, Limits, Options, Question, Store, TECHNIQUES, Watch,
@@ -231,7 +231,7 @@ impl SearchArgs {
 fn write_front(
     folder: &Path,
     found: &Found,
-    teacher: &Size,
+    teacher: &ModelSize,
     recipe: &dyn Fn(&[String]) -> Result<Recipe>,
 ) -> Result<()> {
     let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -300,7 +300,7 @@ fn techniques(words: &[String]) -> Result<Vec<String>> {
 }
 
 /// A candidate in a few words, against its teacher.
-fn in_short(c: &Candidate, teacher: &Size) -> String {
+fn in_short(c: &Candidate, teacher: &ModelSize) -> String {
     let times = teacher.bytes as f64 / c.size.bytes.max(1) as f64;
     format!("{times:.1}x, {:+.2} points", -100.0 * c.score.drop)
 }
@@ -312,7 +312,7 @@ struct Show {
     began: Instant,
     time: Duration,
     minutes: f64,
-    teacher: Size,
+    teacher: ModelSize,
     /// What is said of the running candidate.
     line: RefCell<String>,
 }

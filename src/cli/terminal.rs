@@ -41,7 +41,7 @@ impl Stream {
     /// The text in lines that the terminal has room for; as it is where there is no terminal.
     pub fn fitted<'t>(self, text: &'t str) -> Cow<'t, str> {
         match self.is_terminal() {
-            true => Cow::Owned(wrap(text, usize::from(self.columns()))),
+            true => Cow::Owned(wrap(text, self.columns())),
             false => Cow::Borrowed(text),
         }
     }

@@ -1,44 +1,31 @@
 //! Lines that are no longer than a terminal is wide.
 
+use crate::report::wrap as fill;
+
 /// Breaks lines at spaces. What goes on is below what it continues: below the text of a line with a label, else a little to the
 /// right. A command is left whole, so that it can be copied.
-pub fn wrap(text: &str, columns: usize) -> String {
+pub fn wrap(text: &str, columns: u16) -> String {
     text.split('\n').map(|line| wrap_line(line, columns)).collect::<Vec<_>>().join("\n")
 }
 
-fn wrap_line(line: &str, columns: usize) -> String {
-    if line.chars().count() <= columns {
+fn wrap_line(line: &str, columns: u16) -> String {
+    if line.chars().count() <= columns.into() {
         return line.to_string();
     }
     let (prefix, indent) = hang(line);
-    let (prefix, indent) = if indent > columns / 2 { ("", 2) } else { (prefix, indent) };
+    let (prefix, indent) = if indent > usize::from(columns) / 2 { ("", 2) } else { (prefix, indent) };
     let rest = &line[prefix.len()..];
     let (prose, command) = match rest.find(": tutee ") {
         Some(at) => (&rest[..=at], Some(&rest[at + 2..])),
         None => (rest, None),
     };
-    let mut lines = Vec::new();
-    let mut current = prefix.to_string();
-    let mut used = prefix.chars().count();
-    let mut begins = true;
-    for word in prose.split(' ') {
-        let long = word.chars().count();
-        if !begins && used + 1 + long > columns {
-            lines.push(std::mem::replace(&mut current, " ".repeat(indent)));
-            used = indent;
-            begins = true;
-        }
-        if !begins {
-            current.push(' ');
-            used += 1;
-        }
-        current.push_str(word);
-        used += long;
-        begins = false;
+    let indent = " ".repeat(indent);
+    let mut out = prefix.to_string();
+    fill(&mut out, prose, Some(columns), &indent);
+    match command {
+        Some(command) => out + &indent + command,
+        None => out.trim_end_matches('\n').to_string(),
     }
-    lines.push(current);
-    lines.extend(command.map(|command| format!("{}{command}", " ".repeat(indent))));
-    lines.join("\n")
 }
 
 /// What stays in front of the first word, and where the line goes on: where the text begins behind a label that is set apart

@@ -13,7 +13,7 @@ use super::array::{Array, Dtype};
 use super::classes::{self, ordered};
 use super::parts;
 use super::stored::{Access, Rows, Sizes, Stored};
-use super::{Color, Dataset, Pictures, Size};
+use super::{Color, Dataset, PictureSize, Pictures};
 use crate::error::{Error, Result, io, reading};
 
 /// Pictures that are decoded side by side.
@@ -95,7 +95,7 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
     }
     let heads: Vec<Result<PictureHeader>> = files.par_iter().map(|file| look(file)).collect();
     let heads: Vec<PictureHeader> = heads.into_iter().collect::<Result<_>>()?;
-    let sizes: Vec<Size> = heads.iter().map(|head| pictures.resize.unwrap_or(head.size)).collect();
+    let sizes: Vec<PictureSize> = heads.iter().map(|head| pictures.resize.unwrap_or(head.size)).collect();
     let color = match pictures.color {
         Some(color) => color,
         None if heads.iter().all(|head| !head.colored) => Color::Grey,
@@ -176,14 +176,14 @@ fn list(folder: &Path) -> Result<Listed> {
 
 /// What the header of a picture says.
 struct PictureHeader {
-    size: Size,
+    size: PictureSize,
     colored: bool,
 }
 
 fn look(file: &Path) -> Result<PictureHeader> {
     let decoder = reader(file)?.into_decoder().map_err(|e| unreadable(file, &e))?;
     let (width, height) = decoder.dimensions();
-    Ok(PictureHeader { size: Size { height, width }, colored: decoder.color_type().has_color() })
+    Ok(PictureHeader { size: PictureSize { height, width }, colored: decoder.color_type().has_color() })
 }
 
 fn reader(file: &Path) -> Result<ImageReader<std::io::BufReader<fs::File>>> {
@@ -213,7 +213,7 @@ fn mixed(files: &[PathBuf], heads: &[PictureHeader]) -> Option<String> {
 struct Folder {
     files: Vec<PathBuf>,
     /// Of each file.
-    sizes: Vec<Size>,
+    sizes: Vec<PictureSize>,
     resize: bool,
     color: Color,
 }
@@ -246,7 +246,7 @@ impl Rows for Folder {
 impl Folder {
     /// Channel after channel, 8 bits each; transparency is dropped.
     fn decode(&self, row: usize) -> Result<Vec<u8>, String> {
-        let (file, Size { height, width }) = (&self.files[row], self.sizes[row]);
+        let (file, PictureSize { height, width }) = (&self.files[row], self.sizes[row]);
         let read = || reader(file).and_then(|r| r.decode().map_err(|e| unreadable(file, &e)));
         let picture = reading(&format!("the picture {}", file.display()), read).map_err(|e| e.reason())?;
         let mut picture = match (self.color, picture.color().has_color()) {

@@ -11,7 +11,7 @@ pub struct Pictures {
     /// folder says so, and without that the names are sorted, as numbers if all of them are numbers.
     pub classes: Option<PathBuf>,
     /// What every picture is scaled and cropped to.
-    pub resize: Option<Size>,
+    pub resize: Option<PictureSize>,
     /// What every picture is converted to. Without it all are grey if all files are, and else all are RGB.
     pub color: Option<Color>,
 }
@@ -28,7 +28,7 @@ impl fmt::Display for Pictures {
 
 /// Pixels of a picture, written HEIGHTxWIDTH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct PictureSize {
     /// In pixels.
     pub height: u32,
     /// In pixels.
@@ -38,18 +38,18 @@ pub struct Size {
 /// Pixels along a side that nobody asks for in earnest.
 const LARGEST: u32 = 1 << 16;
 
-impl FromStr for Size {
+impl FromStr for PictureSize {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Size, String> {
+    fn from_str(text: &str) -> Result<PictureSize, String> {
         let side = |t: &str| t.parse().ok().filter(|n| (1..=LARGEST).contains(n));
         let sides = text.split_once('x').and_then(|(h, w)| Some((side(h)?, side(w)?)));
         let (height, width) = sides.ok_or(format!("`{text}` is no size: write HEIGHTxWIDTH, as 224x224"))?;
-        Ok(Size { height, width })
+        Ok(PictureSize { height, width })
     }
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for PictureSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.height, self.width)
     }
@@ -82,9 +82,9 @@ mod tests {
 
     #[test]
     fn sizes_are_height_by_width() {
-        assert_eq!("32x24".parse(), Ok(Size { height: 32, width: 24 }));
+        assert_eq!("32x24".parse(), Ok(PictureSize { height: 32, width: 24 }));
         for bad in ["32", "0x3", "3x-1", "x", "3x3x3", "3x100000"] {
-            assert!(bad.parse::<Size>().unwrap_err().contains("is no size"), "{bad}");
+            assert!(bad.parse::<PictureSize>().unwrap_err().contains("is no size"), "{bad}");
         }
     }
 }

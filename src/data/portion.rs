@@ -15,7 +15,7 @@ pub(super) fn bytes() -> usize {
 }
 
 /// From now on, portions leave most of so much memory to others.
-pub fn fit_into(memory: u64) {
+pub fn limit_memory(memory: u64) {
     let part = usize::try_from(memory / 16).unwrap_or(usize::MAX);
     PORTION.store(part.clamp(LEAST, USUAL), Ordering::Relaxed);
 }

@@ -14,14 +14,14 @@ pub enum Dim {
     /// A number that the file has no name for; this one is the same wherever inference can follow it.
     Open(u64),
     /// A product of such, and of a number.
-    Product(Arc<Product>),
+    Product(Arc<DimProduct>),
     /// Nothing is known.
     Unknown,
 }
 
 /// A number times dims that are symbols or open: more than one factor, none of them 0.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Product {
+pub struct DimProduct {
     by: u64,
     /// In order.
     of: Vec<Dim>,
@@ -68,7 +68,7 @@ impl Dim {
         match (by, of.len()) {
             (0, _) | (_, 0) => Dim::Known(by),
             (1, 1) => of.remove(0),
-            _ => Dim::Product(Arc::new(Product { by, of })),
+            _ => Dim::Product(Arc::new(DimProduct { by, of })),
         }
     }
 

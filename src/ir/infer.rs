@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 /// Integer tensors up to this size take part in shape arithmetic.
 const MAX_INTS: usize = 64;
 
-/// Whole numbers up to this one are exact in single precision.
-pub const WHOLE: f64 = (1 << 24) as f64;
+/// Whole numbers up to this one are exact in single precision (2²⁴).
+pub const MAX_EXACT: f64 = (1 << 24) as f64;
 
 /// What is known of a value.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -186,7 +186,7 @@ fn int_dim(n: i64) -> Dim {
 
 /// A whole number among floats as a dim, if it is small enough to be computed with.
 fn float_dim(x: f64) -> Dim {
-    if (0.0..=WHOLE).contains(&x) && x.fract() == 0.0 { Dim::Known(x as u64) } else { Dim::Unknown }
+    if (0.0..=MAX_EXACT).contains(&x) && x.fract() == 0.0 { Dim::Known(x as u64) } else { Dim::Unknown }
 }
 
 /// An axis counted from the front; `Err` if it is out of range.

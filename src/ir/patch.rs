@@ -313,14 +313,14 @@ impl Graph {
         let located = |e: Error| e.at(format!("patch at \"{site}\""));
         self.edits += 1;
         self.count_bodies(patch.empties, false);
-        let mut run = PatchedRun::of(self, patch.reveals);
+        let mut run = PatchRun::of(self, patch.reveals);
         for edit in patch.edits {
             run.edit(edit, patch.at).map_err(located)?;
         }
         run.graph.count_bodies(patch.empties, true);
         run.sweep();
         run.claim_names();
-        let PatchedRun { touched, mut done, made, .. } = run;
+        let PatchRun { touched, mut done, made, .. } = run;
         done.values.extend(&made);
         done.made = made;
         let live: Vec<_> = touched.into_iter().filter(|&n| self.has_node(n)).collect();
@@ -367,13 +367,13 @@ impl Graph {
             suspects.extend(self.node_captures(node).into_iter().filter(|c| (c.0, c.1) == (body, index)).map(|c| c.2));
             self.remove_capture_edge(node, body, index);
         }
-        let mut run = PatchedRun { suspects, ..PatchedRun::of(self, false) };
+        let mut run = PatchRun { suspects, ..PatchRun::of(self, false) };
         run.sweep();
         Ok(changed)
     }
 }
 
-struct PatchedRun<'g> {
+struct PatchRun<'g> {
     graph: &'g mut Graph,
     /// Where the values made so far ended up: a replacement moves a new value into the place of the old one.
     made: Vec<ValueId>,
@@ -388,9 +388,9 @@ struct PatchedRun<'g> {
     done: Applied,
 }
 
-impl<'g> PatchedRun<'g> {
-    fn of(graph: &'g mut Graph, reveals: bool) -> PatchedRun<'g> {
-        PatchedRun {
+impl<'g> PatchRun<'g> {
+    fn of(graph: &'g mut Graph, reveals: bool) -> PatchRun<'g> {
+        PatchRun {
             graph,
             made: Vec::new(),
             touched: BTreeSet::new(),

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::onnx::{self, Loaded};
 use crate::recipe;
-use crate::report::Size;
+use crate::report::ModelSize;
 use crate::session::{Training, measure_at};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub struct Bench {
     /// What the model's inputs are where MACs are counted.
     pub sizes: InputSizes,
     /// What the model costs.
-    pub size: Size,
+    pub size: ModelSize,
     path: PathBuf,
     wanted: Option<usize>,
 }
@@ -84,7 +84,7 @@ impl Bench {
             Some(given) => given,
             None => calibrate::sizes(&data, &normalise, &teacher.model)?,
         };
-        let size = Size { bytes: teacher.bytes, ..measure_at(&teacher.model, &sizes)? };
+        let size = ModelSize { bytes: teacher.bytes, ..measure_at(&teacher.model, &sizes)? };
         Ok(Bench { teacher, data, training, same, normalise, sizes, size, path, wanted: said.calib_samples })
     }
 

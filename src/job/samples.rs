@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::ir::Model;
 use crate::onnx::{self, Loaded};
 use crate::recipe::Action;
-use crate::report::{DataUse, Report, Size};
+use crate::report::{DataUse, ModelSize, Report};
 use crate::session::{Data, Training, measure_at};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -158,7 +158,7 @@ impl Samples {
     /// The teacher of the report is the one that the student is compared with.
     pub fn compared_with(&self, job: &Job, sizes: &InputSizes, report: &mut Report) -> Result<()> {
         if let Some(of) = self.reference(job) {
-            report.teacher = Size { bytes: of.bytes, ..measure_at(&of.model, sizes)? };
+            report.teacher = ModelSize { bytes: of.bytes, ..measure_at(&of.model, sizes)? };
         }
         Ok(())
     }

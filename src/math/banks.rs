@@ -1,6 +1,6 @@
 //! Filters, and how the outputs of a layer are mixed from what they give: Y ≈ P D X + b.
 
-use super::fit::Part;
+use super::fit::GroupMoments;
 use super::moments::Centred;
 use super::solve::{explained, ridge, times};
 use ndarray::{Array2, ArrayView2, Axis, Slice, s};
@@ -15,14 +15,14 @@ pub struct Bank<'a> {
 
 /// P (outputs × filters of all banks) of least error, drawn to `prior`: P = P₀ + (C_yz − P₀ C_zz)(C_zz + λI)⁻¹ with Z = D X,
 /// λ = `lambda` · mean of the diagonal. `None` if that has no solution.
-pub fn mix(part: &Part, banks: &[Bank<'_>], prior: &Array2<f64>, lambda: f64) -> Option<Array2<f64>> {
+pub fn mix(part: &GroupMoments, banks: &[Bank<'_>], prior: &Array2<f64>, lambda: f64) -> Option<Array2<f64>> {
     let (zz, yz) = behind(&part.fit, banks);
     ridge(&zz, &yz, Some(prior), lambda)
 }
 
 /// E ‖Y − P Z − b‖² with the best P for the first k filters of `order`, for every k from 0; the ridge's own term is in it.
 /// `None` if a matrix has no factors.
-pub fn lost(part: &Part, banks: &[Bank<'_>], order: &[usize], lambda: f64) -> Option<Vec<f64>> {
+pub fn lost(part: &GroupMoments, banks: &[Bank<'_>], order: &[usize], lambda: f64) -> Option<Vec<f64>> {
     let (zz, yz) = behind(&part.fit, banks);
     let zz = zz.select(Axis(0), order).select(Axis(1), order);
     let all = part.fit.yy.sum();
@@ -71,7 +71,7 @@ mod tests {
         let mut moments = Moments::new(8, 3);
         moments.add(x.mapv(|v| v as f32).view(), y.mapv(|v| v as f32).view()).unwrap();
         let held = moments.clone().centred(false).unwrap();
-        let part = Part { held, fit: moments.centred(false).unwrap() };
+        let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
         let (even, low, high) = (noise(2, 4, 4), noise(1, 4, 5), noise(2, 3, 6));
         let banks = [
             Bank { inputs: Slice::new(0, None, 2), filters: even.view() },
@@ -103,7 +103,7 @@ mod tests {
         let mut moments = Moments::new(2, 1);
         moments.add(Array2::zeros((2, 2)).view(), ndarray::array![[2.0, -2.0]].view()).unwrap();
         let held = moments.clone().centred(false).unwrap();
-        let part = Part { held, fit: moments.centred(false).unwrap() };
+        let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
         let filters = noise(2, 2, 1);
         let banks = [Bank { inputs: Slice::from(..), filters: filters.view() }];
         assert_eq!(lost(&part, &banks, &[1, 0], 1e-4), Some(vec![4.0; 3]));

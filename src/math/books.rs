@@ -1,6 +1,6 @@
 //! Codebooks fitted to what a layer should give, with the codes as they are.
 
-use super::fit::Layer;
+use super::fit::LayerMoments;
 use super::ridge;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
@@ -16,7 +16,12 @@ const HELD: usize = 256;
 /// The numbers of least error for all entries of all codebooks. `entries` has, a matrix for each group of the layer, the
 /// entry in `books` that each weight is; an entry that `fixed` holds stays. (Least squares over tied weights: the normal
 /// equations summed over the weights that share an entry.) `None` if shapes do not fit or nothing can be solved.
-pub fn refit(layer: &Layer, entries: &[Array2<u32>], books: &[f64], fixed: impl Fn(usize) -> bool) -> Option<Vec<f64>> {
+pub fn refit(
+    layer: &LayerMoments,
+    entries: &[Array2<u32>],
+    books: &[f64],
+    fixed: impl Fn(usize) -> bool,
+) -> Option<Vec<f64>> {
     let k = books.len();
     let mut gram = Array2::<f64>::zeros((k, k));
     let mut wanted = Array2::<f64>::zeros((1, k));

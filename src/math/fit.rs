@@ -23,16 +23,16 @@ const MAX_FACTOR: f64 = 1e3;
 
 /// The moments of one layer, or of one group of a convolution in groups.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct GroupMoments {
     pub fit: Centred,
     pub held: Centred<PackedMoment>,
 }
 
 /// What calibration data says of a layer, or of all layers that share a weight: a part for each of its groups.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct LayerMoments {
     /// About the means of each set.
-    pub parts: Vec<Part>,
+    pub parts: Vec<GroupMoments>,
     /// Samples that have a bias of their own: one set, unless layers share a weight and not their bias.
     sets: Vec<Set>,
     /// Columns of X that were fitted to.
@@ -69,28 +69,28 @@ pub struct Fit {
     pub b: Vec<f64>,
 }
 
-impl Layer {
+impl LayerMoments {
     /// Of the sums over fitted and held-back samples of every group. `None` if one is empty or not finite.
-    pub fn new(parts: Vec<[Moments; 2]>, intercept: bool) -> Option<Layer> {
+    pub fn new(parts: Vec<[Moments; 2]>, intercept: bool) -> Option<LayerMoments> {
         let samples = parts.first()?.each_ref().map(Moments::samples);
         let part = |[fit, held]: [Moments; 2]| {
             // The one that becomes smaller first.
             let held = held.centred(!intercept)?;
-            Some(Part { fit: fit.centred(!intercept)?, held })
+            Some(GroupMoments { fit: fit.centred(!intercept)?, held })
         };
-        Some(Layer::of_one_set(parts.into_iter().map(part).collect::<Option<_>>()?, samples, intercept))
+        Some(LayerMoments::of_one_set(parts.into_iter().map(part).collect::<Option<_>>()?, samples, intercept))
     }
 
-    fn of_one_set(parts: Vec<Part>, samples: [usize; 2], intercept: bool) -> Layer {
+    fn of_one_set(parts: Vec<GroupMoments>, samples: [usize; 2], intercept: bool) -> LayerMoments {
         let mean = |x: &Array1<f64>, y: &Array1<f64>| Mean { x: x.clone(), y: y.clone() };
         let means = parts.iter().map(|p| [mean(&p.fit.x, &p.fit.y), mean(&p.held.x, &p.held.y)]).collect();
         let sets = vec![Set { samples, intercept, means }];
-        Layer { parts, sets, samples: samples[FIT], lambda: OnceLock::new() }
+        LayerMoments { parts, sets, samples: samples[FIT], lambda: OnceLock::new() }
     }
 
     /// The samples of both, of as many groups and of the same shape, each with biases of its own.
     #[must_use]
-    pub fn join(mut self, other: Layer) -> Layer {
+    pub fn join(mut self, other: LayerMoments) -> LayerMoments {
         let share = |side| {
             let [mine, others] = [&self, &other].map(|l| l.sets.iter().map(|s| s.samples[side]).sum::<usize>() as f64);
             others / (mine + others)
@@ -166,13 +166,13 @@ impl Layer {
     }
 
     /// The inputs of a set with other wanted outputs. `None` if they are not as many, or not finite.
-    pub fn retarget(&self, set: usize, parts: Vec<[Retarget; 2]>) -> Option<Layer> {
+    pub fn retarget(&self, set: usize, parts: Vec<[Retarget; 2]>) -> Option<LayerMoments> {
         let &Set { samples, intercept, .. } = self.sets.get(set)?;
-        let part = |(old, [fit, held]): (&Part, [Retarget; 2])| {
-            Some(Part { fit: fit.replace(&old.fit, !intercept)?, held: held.replace(&old.held, !intercept)? })
+        let part = |(old, [fit, held]): (&GroupMoments, [Retarget; 2])| {
+            Some(GroupMoments { fit: fit.replace(&old.fit, !intercept)?, held: held.replace(&old.held, !intercept)? })
         };
         let parts = self.parts.iter().zip(parts).map(part).collect::<Option<_>>()?;
-        Some(Layer { lambda: self.lambda.clone(), ..Layer::of_one_set(parts, samples, intercept) })
+        Some(LayerMoments { lambda: self.lambda.clone(), ..LayerMoments::of_one_set(parts, samples, intercept) })
     }
 
     /// Outputs of a group.
@@ -184,7 +184,7 @@ impl Layer {
     /// not the shape of its group, or nothing can be solved.
     pub fn ridge(&self, prior: &Fit) -> Option<Fit> {
         self.best_ridge(|lambda| {
-            let solved = |(p, w): (&Part, &Array2<f64>)| p.fit.xx.ridge(&p.fit.yx, Some(w), lambda);
+            let solved = |(p, w): (&GroupMoments, &Array2<f64>)| p.fit.xx.ridge(&p.fit.yx, Some(w), lambda);
             let w = self.parts.iter().zip(&prior.w).map(solved).collect::<Option<Vec<_>>>()?;
             Some(((), self.with_bias(w)))
         })
@@ -227,7 +227,7 @@ impl Layer {
     /// The weights with a factor on every output that gives it the standard deviation that it should have, and the biases
     /// that make the means agree, on the samples that are fitted to.
     pub fn matched(&self, fit: &Fit) -> Fit {
-        let scaled = |(part, w): (&Part, &Array2<f64>)| {
+        let scaled = |(part, w): (&GroupMoments, &Array2<f64>)| {
             let has = variances(&part.fit, w.view());
             let factors = part.fit.yy.iter().zip(has).map(|(wanted, has)| (wanted / has).sqrt());
             let sound = factors.map(|g| if (1.0 / MAX_FACTOR..=MAX_FACTOR).contains(&g) { g } else { 1.0 });
@@ -307,7 +307,7 @@ mod tests {
                 moments.add(x.mapv(|v| v as f32).view(), y.mapv(|v| v as f32).view()).expect("fits");
                 moments
             };
-            Layer::new(vec![[moments(seed), moments(seed + 1)]], true).expect("finite")
+            LayerMoments::new(vec![[moments(seed), moments(seed + 1)]], true).expect("finite")
         };
         let all = layer(2, 40, 0.5).join(layer(4, 60, -2.0));
         let fit = all.ridge(&Fit { w: vec![Array2::zeros((3, 5))], b: vec![0.0; 6] }).expect("solvable");

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2};
 
-use super::fit::Part;
+use super::fit::GroupMoments;
 use super::solve::times;
 use super::svd::{Svd, rank_for_energy, singular_values};
 
@@ -73,7 +73,7 @@ pub struct Spectrum {
 impl Spectrum {
     /// The `most` leading terms, with `prior` as P₀ and λ = `lambda` · mean of the diagonal. `None` if something has no
     /// solution.
-    pub fn new(part: &Part, prior: ArrayView2<'_, f64>, most: usize, lambda: f64) -> Option<Spectrum> {
+    pub fn new(part: &GroupMoments, prior: ArrayView2<'_, f64>, most: usize, lambda: f64) -> Option<Spectrum> {
         let c = &part.fit;
         let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
         let root = c.xx.whitening(lambda)?;
@@ -164,7 +164,7 @@ mod tests {
             let mut moments = Moments::new(20, 15);
             moments.add(x.view(), y.view()).unwrap();
             let held = moments.clone().centred(false).unwrap();
-            let part = Part { held, fit: moments.centred(false).unwrap() };
+            let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
             let spectrum = Spectrum::new(&part, prior.view(), 15, lambda).unwrap();
             for terms in [0, 1, 7, 15] {
                 let (left, right) = spectrum.factors(terms);

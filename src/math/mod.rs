@@ -27,7 +27,7 @@ mod testing;
 pub mod thresholds;
 pub mod worth;
 
-pub use fit::{Fit, Layer};
+pub use fit::{Fit, LayerMoments};
 pub use kmeans::{Clustering, kmeans_1d};
 pub use low_rank::{Factors, Rank, factorize};
 pub use moments::{Moments, cross, gram};

@@ -2,7 +2,7 @@
 //! (Jaderberg et al., Speeding up Convolutional Neural Networks with Low Rank Expansions, BMVC 2014.)
 
 use super::banks::{self, Bank};
-use super::fit::Part;
+use super::fit::GroupMoments;
 use super::low_rank::balanced;
 use super::solve::{Whitening, times};
 use super::svd::Svd;
@@ -23,7 +23,13 @@ impl Spatial {
     /// The least-squares weights, drawn to `prior` (outputs × channels · k_h · k_w, `width` = k_w) by λ = `lambda` · mean of
     /// the diagonal, are truncated in the metric of the moments of what V reads, the mean over the k_w places where it reads
     /// it. `None` if something has no solution.
-    pub fn fitted(part: &Part, prior: ArrayView2<'_, f64>, width: usize, terms: usize, lambda: f64) -> Option<Spatial> {
+    pub fn fitted(
+        part: &GroupMoments,
+        prior: ArrayView2<'_, f64>,
+        width: usize,
+        terms: usize,
+        lambda: f64,
+    ) -> Option<Spatial> {
         let c = &part.fit;
         let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
         let (outputs, rows) = (best.nrows(), best.ncols().checked_div(width)?);
@@ -53,13 +59,13 @@ impl Spatial {
     }
 
     /// H solved for what V gives, toward the one there is.
-    pub fn mix(self, part: &Part, lambda: f64) -> Option<Spatial> {
+    pub fn mix(self, part: &GroupMoments, lambda: f64) -> Option<Spatial> {
         let across = banks::mix(part, &self.banks(), &self.across, lambda)?;
         Some(Spatial { across, ..self })
     }
 
     /// What is lost of E ‖Y − ȳ‖² with the first t terms and the best H for them, for every t from 0.
-    pub fn lost(&self, part: &Part, lambda: f64) -> Option<Vec<f64>> {
+    pub fn lost(&self, part: &GroupMoments, lambda: f64) -> Option<Vec<f64>> {
         let (terms, width) = (self.down.nrows(), self.width());
         let order: Vec<usize> = (0..terms).flat_map(|t| (0..width).map(move |b| b * terms + t)).collect();
         let lost = banks::lost(part, &self.banks(), &order, lambda)?;
@@ -104,7 +110,7 @@ mod tests {
         let mut moments = Moments::new(inputs, outputs);
         moments.add(x.mapv(|v| v as f32).view(), w.dot(&x).mapv(|v| v as f32).view()).unwrap();
         let held = moments.clone().centred(false).unwrap();
-        let part = Part { held, fit: moments.centred(false).unwrap() };
+        let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
         let full = channels * height;
         let error = |w: &Array2<f64>| scatter(&part.fit, w.view()).sum() / part.fit.yy.sum();
         let all = Spatial::fitted(&part, w.view(), width, full, 0.0).unwrap();

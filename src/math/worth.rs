@@ -2,7 +2,7 @@
 //!
 //! A unit is a set of columns of W in every part of the layer: `units[part][unit]` are its columns there.
 
-use super::fit::{Fit, Layer, Part};
+use super::fit::{Fit, GroupMoments, LayerMoments};
 use super::solve::{cholesky_lower, inverse};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
@@ -22,16 +22,16 @@ const SPARE: usize = 4;
 pub type Units = [Vec<Vec<usize>>];
 
 /// E x² of every unit, the mean of its columns.
-pub fn energy(layer: &Layer, units: &Units) -> Vec<f64> {
+pub fn energy(layer: &LayerMoments, units: &Units) -> Vec<f64> {
     means(layer, units, |p, i| p.fit.xx[(i, i)] + p.fit.x[i].powi(2))
 }
 
 /// How often x is not zero, the mean of a unit's columns. (Hu et al. 2016, Network Trimming: 1 − APoZ.)
-pub fn nonzero(layer: &Layer, units: &Units) -> Vec<f64> {
+pub fn nonzero(layer: &LayerMoments, units: &Units) -> Vec<f64> {
     means(layer, units, |p, i| p.fit.nonzero[i])
 }
 
-fn means(layer: &Layer, units: &Units, of: impl Fn(&Part, usize) -> f64) -> Vec<f64> {
+fn means(layer: &LayerMoments, units: &Units, of: impl Fn(&GroupMoments, usize) -> f64) -> Vec<f64> {
     let count = units.first().map_or(0, Vec::len);
     let one = |u: usize| {
         let columns = || layer.parts.iter().zip(units).flat_map(|(p, units)| units[u].iter().map(move |&i| (p, i)));
@@ -42,7 +42,7 @@ fn means(layer: &Layer, units: &Units, of: impl Fn(&Part, usize) -> f64) -> Vec<
 
 /// ⟨a, y⟩² / (|a|² |y|²) of what every unit adds to the outputs, a, and the wanted outputs, y, about their means: how much
 /// of y a alone could give. (ModHiFi 2025.)
-pub fn fidelity(layer: &Layer, fit: &Fit, units: &Units) -> Vec<f64> {
+pub fn fidelity(layer: &LayerMoments, fit: &Fit, units: &Units) -> Vec<f64> {
     let all: f64 = layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
     let count = units.first().map_or(0, Vec::len);
     let one = |u: usize| {
@@ -61,7 +61,7 @@ pub fn fidelity(layer: &Layer, fit: &Fit, units: &Units) -> Vec<f64> {
 /// The share of the outputs' variance that is lost when a unit goes and the weights of the others make up for it, as units
 /// go one after the other, the least loss first. `None` if the moments have no inverse.
 /// (Hassibi & Stork 1993, Optimal Brain Surgeon, by blocks: tr W_c ((G⁻¹)_cc)⁻¹ W_cᵀ.)
-pub fn removal(layer: &Layer, fit: &Fit, units: &Units) -> Option<Vec<f64>> {
+pub fn removal(layer: &LayerMoments, fit: &Fit, units: &Units) -> Option<Vec<f64>> {
     let parts = layer.parts.iter().zip(&fit.w).zip(units);
     let mut states: Vec<PrunedPart<'_>> =
         parts.map(|((p, w), units)| PrunedPart::new(p, w, units)).collect::<Option<_>>()?;
@@ -98,7 +98,7 @@ struct PrunedPart<'a> {
 }
 
 impl<'a> PrunedPart<'a> {
-    fn new(part: &Part, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
+    fn new(part: &GroupMoments, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
         let n = w.ncols();
         let inverse = inverse(part.fit.xx.view(), RIDGE)?;
         let lambda = RIDGE * part.fit.xx.diag().sum() / n.max(1) as f64;
@@ -200,7 +200,7 @@ mod tests {
     use crate::math::{Moments, ridge};
 
     /// Inputs of which 2 is always 0, 3 is twice 1, and the others are on their own; the layer gives Σ w x.
-    fn layer(w: &Array2<f64>) -> Layer {
+    fn layer(w: &Array2<f64>) -> LayerMoments {
         let mut x = noise(5, 400, 1).mapv(|v| v as f32);
         x.row_mut(2).fill(0.0);
         x.row_mut(4).iter_mut().for_each(|v| *v = v.max(0.0));
@@ -209,7 +209,7 @@ mod tests {
         let mut moments = [Moments::new(5, w.nrows()), Moments::new(5, w.nrows())];
         let y = w.mapv(|v| v as f32).dot(&x);
         moments.iter_mut().for_each(|m| m.add(x.view(), y.view()).expect("fits"));
-        Layer::new(vec![moments], true).expect("finite")
+        LayerMoments::new(vec![moments], true).expect("finite")
     }
 
     fn single(n: usize) -> Vec<Vec<Vec<usize>>> {

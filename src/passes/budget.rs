@@ -133,7 +133,10 @@ pub fn spread(graph: &Graph, node: NodeId, first: usize) -> Option<f64> {
 ///
 /// # Errors
 /// If that is not known.
-pub fn shares(layer: &math::Layer, lost: impl IntoIterator<Item = Option<Vec<f64>>>) -> Result<Vec<f64>, String> {
+pub fn shares(
+    layer: &math::LayerMoments,
+    lost: impl IntoIterator<Item = Option<Vec<f64>>>,
+) -> Result<Vec<f64>, String> {
     let lost: Vec<Vec<f64>> = lost.into_iter().collect::<Option<_>>().ok_or("its moments have no decomposition")?;
     let all: f64 = layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
     let terms = lost.iter().map(Vec::len).max().unwrap_or(0);

@@ -4,6 +4,7 @@ use crate::ir::op::conv::{Conv, Kernel, Window};
 use crate::ir::op::conv_transpose::ConvTranspose;
 use crate::ir::{Graph, NodeId, Op, Tensor};
 use crate::passes::budget::spread;
+use crate::passes::sharing;
 use crate::passes::split::Weight;
 use std::borrow::Cow;
 
@@ -14,17 +15,44 @@ pub enum Convolution<'g> {
     Transposed(&'g ConvTranspose),
 }
 
-/// The convolution of a node, its weight laid out as Conv has it (outputs, inputs of a group, taps), and its sizes.
+/// A convolution where it is.
+pub struct ConvLayer<'g> {
+    pub node: NodeId,
+    pub conv: Convolution<'g>,
+    /// Laid out as Conv has it: outputs, inputs of a group, taps.
+    pub weight: Weight<'g>,
+    pub kernel: Kernel,
+}
+
+/// The convolution of a node and those that share its weight, if all are such as `fits` takes.
 ///
 /// # Errors
-/// Why it cannot be computed with.
-pub fn at(graph: &Graph, n: NodeId) -> Result<(Convolution<'_>, Weight<'_>, Kernel), String> {
-    let conv = match &graph.node(n).op {
+/// Why they cannot be split.
+pub fn family<'g>(
+    graph: &'g Graph,
+    n: NodeId,
+    fits: impl Fn(&ConvLayer<'_>) -> Result<(), String>,
+) -> Result<Vec<ConvLayer<'g>>, String> {
+    let layers = sharing::all(graph, n, |n| {
+        let layer = at(graph, n)?;
+        fits(&layer).map(|()| layer)
+    })?;
+    if layers.iter().any(|l| l.kernel.groups != layers[0].kernel.groups) {
+        return Err("those that share its weight are convolutions in other groups".into());
+    }
+    if layers.iter().any(|l| l.conv.is_transposed() != layers[0].conv.is_transposed()) {
+        return Err("of those that share its weight some are transposed".into());
+    }
+    Ok(layers)
+}
+
+fn at(graph: &Graph, node: NodeId) -> Result<ConvLayer<'_>, String> {
+    let conv = match &graph.node(node).op {
         Op::Conv(conv) => Convolution::Forward(conv),
         Op::ConvTranspose(conv) => Convolution::Transposed(conv),
         _ => return Err("it is no convolution".into()),
     };
-    let mut weight = Weight::at(graph, n, 1)?;
+    let mut weight = Weight::at(graph, node, 1)?;
     let kernel = match conv {
         Convolution::Forward(conv) => conv.kernel(weight.tensor.shape()),
         Convolution::Transposed(conv) => conv.kernel(weight.tensor.shape()),
@@ -33,7 +61,7 @@ pub fn at(graph: &Graph, n: NodeId) -> Result<(Convolution<'_>, Weight<'_>, Kern
     if conv.is_transposed() {
         weight.data = Cow::Owned(turned(&weight.data, kernel.groups, kernel.inputs, kernel.outputs / kernel.groups));
     }
-    Ok((conv, weight, kernel))
+    Ok(ConvLayer { node, conv, weight, kernel })
 }
 
 /// Of every group `rows` × `columns` blocks, its columns first.

@@ -56,14 +56,14 @@ use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::op::conv::{Conv, Kernel};
 use crate::ir::{Graph, NodeId, Op, Patch};
-use crate::math::fit::Part;
+use crate::math::fit::GroupMoments;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
-use crate::passes::convolution::{self, Convolution};
+use crate::passes::convolution::{self, ConvLayer, Convolution};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst};
-use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, convs, factorize};
+use crate::passes::split::{self, Factor, RankOrBudget, Reader, SizeOptions, Weight, convs, factorize};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, Scheme, SensitivityQuery, Site, Verdict, refit,
     sharing,
@@ -76,7 +76,7 @@ use std::num::NonZeroUsize;
 #[serde(try_from = "Options")]
 pub struct FactorizeConvs {
     scheme: ByLayer<Wanted>,
-    size: Size<Rank>,
+    size: RankOrBudget<Rank>,
 }
 
 #[derive(Default, Deserialize)]
@@ -216,7 +216,7 @@ impl Pass for FactorizeConvs {
             Ok(layers) => layers,
             Err(why) => return Some(why),
         };
-        let (_, conv, weight, kernel) = layers.first()?;
+        let ConvLayer { conv, weight, kernel, .. } = layers.first()?;
         if let Some(why) = scheme_refused(scheme, *conv) {
             return Some(why);
         }
@@ -250,31 +250,14 @@ fn measure(scheme: Scheme) -> Measure {
     }
 }
 
-/// A convolution, its weight and its sizes.
-type Layer<'g> = (NodeId, Convolution<'g>, Weight<'g>, Kernel);
-
-/// A convolution and those that share its weight.
-fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<Layer<'_>>, String> {
-    let layers = sharing::all(graph, n, |n| conv(graph, n))?;
-    if layers.iter().any(|l| l.1.is_transposed() != layers[0].1.is_transposed()) {
-        return Err("of those that share its weight some are transposed".into());
-    }
-    Ok(layers)
-}
-
-/// A convolution that can be split.
-fn conv(graph: &Graph, n: NodeId) -> Result<Layer<'_>, String> {
-    let (conv, weight, kernel) = convolution::at(graph, n)?;
-    if kernel.groups > 1 {
-        return Err("it is a convolution in groups".into());
-    }
-    if kernel.taps() == 1 && !conv.is_transposed() {
-        return Err("it is 1×1: `factorize-linear` splits it".into());
-    }
-    if kernel.taps() == 1 {
-        return Err("it is 1×1: there is nothing but channels to split".into());
-    }
-    Ok((n, conv, weight, kernel))
+/// A convolution that can be split, and those that share its weight.
+fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<ConvLayer<'_>>, String> {
+    convolution::family(graph, n, |ConvLayer { conv, kernel, .. }| match (kernel.groups, kernel.taps()) {
+        (2.., _) => Err("it is a convolution in groups".into()),
+        (_, 1) if conv.is_transposed() => Err("it is 1×1: there is nothing but channels to split".into()),
+        (_, 1) => Err("it is 1×1: `factorize-linear` splits it".into()),
+        _ => Ok(()),
+    })
 }
 
 /// The two that take the place of a convolution.
@@ -293,7 +276,7 @@ fn scheme_refused(scheme: Scheme, conv: Convolution<'_>) -> Option<String> {
 fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Result<Offers, String> {
     let (graph, n) = (cx.graph, split::layer(site)?);
     let layers = same_convs(graph, n)?;
-    let (_, conv, weight, kernel) = layers.first().ok_or("it is no layer")?;
+    let ConvLayer { conv, weight, kernel, .. } = layers.first().ok_or("it is no layer")?;
     if let Some(why) = cx.selected.refuses(graph, site).or(scheme_refused(scheme, *conv)) {
         return Err(why);
     }
@@ -311,7 +294,7 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Re
     let full = w.nrows().min(w.ncols());
     let plain = || split::plain_lost(w.view());
     let lost = budget::losses(cx, (n, measure(scheme)), full, plain).ok_or(split::NO_SVD)?;
-    let readers = layers.iter().map(|l| (l.0, positions(l.0))).collect();
+    let readers = layers.iter().map(|l| (l.node, positions(l.node))).collect();
     let split = Split { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols() };
     Ok(split.offers(sized, &lost, |rank| Choice::Factored { scheme, rank }))
 }
@@ -335,7 +318,7 @@ impl FactorizeConvs {
         // What stands in the way of any scheme is worth more words than what nobody asked for.
         let layers = same_convs(cx.graph, n)?;
         let (rank, scheme) = self.at(cx.graph, site)?;
-        let &(_, conv, ref weight, ref kernel) = layers.first().ok_or("it is no layer")?;
+        let &ConvLayer { conv, ref weight, ref kernel, .. } = layers.first().ok_or("it is no layer")?;
         let (what, [first, second], b) = match scheme {
             Scheme::Spatial => spatial(cx, n, rank, kernel, weight)?,
             Scheme::Channel => channel(cx, n, rank, kernel, weight)?,
@@ -347,7 +330,7 @@ impl FactorizeConvs {
         };
         let bias = cx.fitted.as_ref().zip(b.as_deref()).map(|(fitted, b)| (fitted.linear, b));
         let what = what + &sharing::note(layers.len());
-        let reader = |&(node, conv, _, ref kernel): &Layer<'_>| {
+        let reader = |&ConvLayer { node, conv, ref kernel, .. }: &ConvLayer<'_>| {
             if let Some(why) = scheme_refused(scheme, conv) {
                 return Err(why);
             }
@@ -396,7 +379,7 @@ fn spatial(cx: &Context<'_>, n: NodeId, rank: Rank, kernel: &Kernel, weight: &We
     let mut found = Spatial { down: factors.left.t().mapv(f64::from), across };
     let mut bias = None;
     if let Some(fitted) = &cx.fitted {
-        let find = |part: &Part, prior: ArrayView2<'_, f64>, lambda| {
+        let find = |part: &GroupMoments, prior: ArrayView2<'_, f64>, lambda| {
             let found = Spatial::fitted(part, prior, width, terms, lambda)?.mix(part, lambda)?;
             let w = found.product();
             Some((found, w))

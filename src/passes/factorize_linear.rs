@@ -64,7 +64,7 @@ use crate::math::Rank;
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Selection, Share};
-use crate::passes::split::{self, Factor, Reader, Size, SizeOptions, Weight, factorize};
+use crate::passes::split::{self, Factor, RankOrBudget, Reader, SizeOptions, Weight, factorize};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, options, sharing,
 };
@@ -76,7 +76,7 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct FactorizeLinear {
-    size: Size<Rank>,
+    size: RankOrBudget<Rank>,
     min_side: usize,
 }
 

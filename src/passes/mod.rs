@@ -41,7 +41,7 @@ use crate::analysis::linear::Linear;
 use crate::analysis::sizes::InputSizes;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, ValueId};
-use crate::math::Layer;
+use crate::math::LayerMoments;
 use crate::math::fit::Fit;
 use budget::{Budget, Reach};
 pub use choice::{Choice, Measure, Offer, Offers, Order, Scheme, Sensitivity, SensitivityQuery};
@@ -342,7 +342,7 @@ impl<'a> Context<'a> {
 }
 
 /// Gives a layer other outputs to aim at, after those that a fit gives.
-pub type Retarget<'a> = &'a dyn Fn(&Layer, &Fit) -> Option<Layer>;
+pub type Retarget<'a> = &'a dyn Fn(&LayerMoments, &Fit) -> Option<LayerMoments>;
 
 /// A layer with the moments of what it reads and what its teacher gives there.
 #[derive(Clone, Copy)]
@@ -350,7 +350,7 @@ pub struct Fitted<'a> {
     /// The layer in the student.
     pub linear: &'a Linear,
     /// Its moments on calibration data.
-    pub layer: &'a Layer,
+    pub layer: &'a LayerMoments,
     /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
     /// the teacher's own will do.
     pub retarget: Option<Retarget<'a>>,

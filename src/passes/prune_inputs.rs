@@ -49,13 +49,13 @@ use crate::analysis::{bytes, likely};
 use crate::error::Result;
 use crate::ir::op::gather::Gather;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor};
-use crate::math::fit::Part;
+use crate::math::fit::GroupMoments;
 use crate::math::{ridge, worth};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Selection, Share, not_zero};
 use crate::passes::refit::{self, current};
-use crate::passes::split::{self, Size};
+use crate::passes::split::{self, RankOrBudget};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, sharing,
 };
@@ -69,7 +69,7 @@ const INPUTS: &str = "inputs";
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct PruneInputs {
-    size: Size<InputCount>,
+    size: RankOrBudget<InputCount>,
 }
 
 /// How many inputs of a layer stay.
@@ -105,7 +105,7 @@ impl TryFrom<Options> for PruneInputs {
         not_zero(ratio.iter().flat_map(ByLayer::values).map(|&share| ("ratio", Some(share))))?;
         let inputs = inputs.map(|inputs| inputs.map(|n| InputCount::Count(n.get())));
         let ratio = ratio.map(|ratio| ratio.map(|share| InputCount::Ratio(share.0)));
-        let size = Size::of(vec![(INPUTS, inputs), ("ratio", ratio)], params, macs, InputCount::Ratio(0.5))?;
+        let size = RankOrBudget::of(vec![(INPUTS, inputs), ("ratio", ratio)], params, macs, InputCount::Ratio(0.5))?;
         Ok(PruneInputs { size })
     }
 }
@@ -272,7 +272,7 @@ impl PruneInputs {
         let (mut kept, mut bias) = (whole.select(Axis(1), &inputs), None);
         let plain = spread(&kept, &inputs, layer.inputs);
         if let Some(fitted) = &cx.fitted {
-            let find = |part: &Part, prior: ArrayView2<'_, f64>, lambda: f64| {
+            let find = |part: &GroupMoments, prior: ArrayView2<'_, f64>, lambda: f64| {
                 let columns = |of: ArrayView2<'_, f64>| of.select(Axis(1), &inputs);
                 let g = columns(part.fit.xx.select(Axis(0), &inputs).view());
                 let w = ridge(&g, &columns(part.fit.yx.view()), Some(&columns(prior)), lambda)?;

@@ -2,9 +2,9 @@
 
 use crate::analysis::linear::{Bias, Linear};
 use crate::ir::{Graph, Patch, Ref, Tensor};
-use crate::math::Layer;
+use crate::math::LayerMoments;
 use crate::math::feedback::feedback;
-use crate::math::fit::{Fit, Part, relative};
+use crate::math::fit::{Fit, GroupMoments, relative};
 use crate::passes::{Fitted, Judged, sharing};
 use ndarray::Array2;
 
@@ -42,7 +42,7 @@ pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), Stri
     }
     let zeros = before.w.iter().flatten().filter(|&&w| w == 0.0).count();
     let sparse = zeros * 100 > before.w.iter().map(|w| w.len()).sum();
-    let solve = |layer: &Layer, from: Option<&Fit>| {
+    let solve = |layer: &LayerMoments, from: Option<&Fit>| {
         let mut fit = layer.ridge(from.unwrap_or(&before))?;
         if sparse {
             fit = layer.with_bias(masked(layer, &fit, &before)?);
@@ -79,9 +79,9 @@ pub fn write(graph: &Graph, linear: &Linear, fit: &Fit) -> Result<Patch, String>
 }
 
 /// The weights of a fit with zeros where `like` has them: what a zero loses is made up for by the weights that stay.
-fn masked(layer: &Layer, fit: &Fit, like: &Fit) -> Option<Vec<Array2<f64>>> {
+fn masked(layer: &LayerMoments, fit: &Fit, like: &Fit) -> Option<Vec<Array2<f64>>> {
     let matrices = layer.parts.iter().zip(&fit.w).zip(&like.w);
-    let mask = |((part, w), like): ((&Part, &Array2<f64>), &Array2<f64>)| {
+    let mask = |((part, w), like): ((&GroupMoments, &Array2<f64>), &Array2<f64>)| {
         let keep = |o: usize, i: usize, v: f64| if like[(o, i)] == 0.0 { 0.0 } else { v };
         part.fit.xx.forget();
         feedback(w.view(), part.fit.xx.view(), MASK_RIDGE, &keep)
@@ -95,11 +95,11 @@ fn masked(layer: &Layer, fit: &Fit, like: &Fit) -> Option<Vec<Array2<f64>>> {
 pub fn settle<F>(
     fitted: &Fitted<'_>,
     before: &Fit,
-    solve: impl Fn(&Layer, Option<&F>) -> Option<(F, Fit)>,
+    solve: impl Fn(&LayerMoments, Option<&F>) -> Option<(F, Fit)>,
 ) -> Chosen<F> {
     let all = fitted.layer.held_back(before).1;
     // The layer with the outputs nearest to the fit's that are as good as the teacher's, and how far they are.
-    let judge = |layer: &Layer, fit: &Fit| -> Option<(Option<Layer>, f64)> {
+    let judge = |layer: &LayerMoments, fit: &Fit| -> Option<(Option<LayerMoments>, f64)> {
         if !fit.is_finite() {
             return None;
         }

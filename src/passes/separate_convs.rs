@@ -23,8 +23,8 @@
 //! `rank`, `energy` and `order` are one value for all layers or, as `rank = { "layer1.*" = 2, "conv5" = 3 }`, a table by layer
 //! (`tutee explain tables`).
 //!
-//! A convolution in groups is split inside its groups, a transposed one into a transposed depthwise and a 1×1. Depthwise and 1×1 convolutions are left alone, and so is one that would
-//! not get smaller.
+//! A convolution in groups is split inside its groups, a transposed one into a transposed depthwise and a 1×1. Depthwise and
+//! 1×1 convolutions are left alone, and so is one that would not get smaller.
 //!
 //! ```text
 //! # run = [{ pass = "separate-convs", rank = 1, order = "depthwise-first", skip-first = 0 }]
@@ -53,16 +53,15 @@
 
 use crate::analysis::likely;
 use crate::error::Result;
-use crate::ir::op::conv::Kernel;
 use crate::ir::{Graph, NodeId, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
 use crate::passes::budget::{self, Budget, Split};
 use crate::passes::by_layer::ByLayer;
-use crate::passes::convolution::{self, Convolution};
+use crate::passes::convolution::{self, ConvLayer};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, not_zero};
-use crate::passes::split::{self, NO_SVD, Reader, Size, Weight, convs, note};
+use crate::passes::split::{self, NO_SVD, RankOrBudget, Reader, convs, note};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Order, Pass, Phase, SensitivityQuery, Site, Verdict, refit,
     sharing,
@@ -84,7 +83,7 @@ const STRONG_RANK: usize = 4;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct SeparateConvs {
-    size: Size<Terms>,
+    size: RankOrBudget<Terms>,
     order: ByLayer<Wanted>,
     style: Style,
 }
@@ -134,7 +133,7 @@ impl TryFrom<Options> for SeparateConvs {
         if o.style == Style::Plain {
             let ranks = vec![("rank", rank), ("energy", energy)];
             return Ok(SeparateConvs {
-                size: Size::of(ranks, o.params, o.macs, Terms::Rank(2))?,
+                size: RankOrBudget::of(ranks, o.params, o.macs, Terms::Rank(2))?,
                 order,
                 style: o.style,
             });
@@ -147,7 +146,7 @@ impl TryFrom<Options> for SeparateConvs {
         {
             return Err("`style` = \"mobilenet\" is of rank 1, depthwise first".into());
         }
-        let size = Size::of(vec![("rank", rank)], None, None, Terms::Rank(1))?;
+        let size = RankOrBudget::of(vec![("rank", rank)], None, None, Terms::Rank(1))?;
         Ok(SeparateConvs { size, order: order.map(|_| Wanted::DepthwiseFirst), style: o.style })
     }
 }
@@ -248,41 +247,20 @@ impl Pass for SeparateConvs {
     }
 }
 
-/// A convolution that can be split, with those that share its weight.
-struct Layer<'g> {
-    node: NodeId,
-    conv: Convolution<'g>,
-    weight: Weight<'g>,
-    kernel: Kernel,
-}
-
-/// Of convolutions that share a weight, all.
-fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<Layer<'_>>, String> {
-    let of = |node: NodeId| conv(graph, node).map(|(conv, weight, kernel)| Layer { node, conv, weight, kernel });
-    let layers = sharing::all(graph, n, of)?;
-    let groups = |l: &Layer<'_>| l.kernel.groups;
-    if layers.iter().any(|l| groups(l) != groups(&layers[0])) {
-        return Err("those that share its weight are convolutions in other groups".into());
-    }
-    if layers.iter().any(|l| l.conv.is_transposed() != layers[0].conv.is_transposed()) {
-        return Err("of those that share its weight some are transposed".into());
-    }
-    Ok(layers)
-}
-
-/// A convolution that can be split.
-fn conv(graph: &Graph, n: NodeId) -> Result<(Convolution<'_>, Weight<'_>, Kernel), String> {
-    let (conv, weight, kernel) = convolution::at(graph, n)?;
-    if kernel.inputs == 1 && kernel.groups > 1 {
-        return Err("it is depthwise: it mixes no channels".into());
-    }
-    if kernel.taps() == 1 {
-        return Err("it is 1×1: there is nothing spatial to split off".into());
-    }
-    if conv.is_transposed() && kernel.groups > 1 {
-        return Err("it is a transposed convolution in groups".into());
-    }
-    Ok((conv, weight, kernel))
+/// A convolution that can be split, and those that share its weight.
+fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<ConvLayer<'_>>, String> {
+    convolution::family(graph, n, |ConvLayer { conv, kernel, .. }| {
+        if kernel.inputs == 1 && kernel.groups > 1 {
+            return Err("it is depthwise: it mixes no channels".into());
+        }
+        if kernel.taps() == 1 {
+            return Err("it is 1×1: there is nothing spatial to split off".into());
+        }
+        if conv.is_transposed() && kernel.groups > 1 {
+            return Err("it is a transposed convolution in groups".into());
+        }
+        Ok(())
+    })
 }
 
 impl SeparateConvs {
@@ -293,7 +271,7 @@ impl SeparateConvs {
     fn split(&self, cx: &Context<'_>, site: &Site) -> Result<(Patch, String), String> {
         let (graph, n) = (cx.graph, split::layer(site)?);
         let layers = same_convs(graph, n)?;
-        let Layer { weight, .. } = layers.first().ok_or("it is no layer")?;
+        let ConvLayer { weight, .. } = layers.first().ok_or("it is no layer")?;
         let (wanted, terms) = (self.wanted(graph, site)?, *self.size.at(graph, site)?);
         let form = form(wanted, terms, &layers, cx.fitted.is_some()).ok_or(NO_SVD)?;
         let (order, rank, full) = (form.order(), form.terms, form.separable.full());
@@ -315,7 +293,7 @@ impl SeparateConvs {
         }
         let parameters = (weight.tensor.len(), form.parameters());
         let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
-        let reader = |l: &Layer<'_>| Reader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
+        let reader = |l: &ConvLayer<'_>| Reader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
         let readers = layers.iter().map(reader).collect();
         let Some(fitted) = cx.fitted.filter(|_| form.first == Order::DepthwiseFirst) else {
             if !cx.repairs {
@@ -370,8 +348,8 @@ impl SeparateConvs {
 
 /// The form that the options ask for; `sees` says whether its filters are to be found from moments. `None` if the decomposition
 /// fails.
-fn form<'a>(wanted: Wanted, terms: Terms, layers: &'a [Layer<'_>], sees: bool) -> Option<Form<'a>> {
-    let Layer { kernel, weight, .. } = layers.first()?;
+fn form<'a>(wanted: Wanted, terms: Terms, layers: &'a [ConvLayer<'_>], sees: bool) -> Option<Form<'a>> {
+    let ConvLayer { kernel, weight, .. } = layers.first()?;
     let form = |first| {
         let separable = decompose(first, kernel, &weight.data)?;
         let terms = match terms {
@@ -423,7 +401,7 @@ fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -
     let plain: Vec<Mixed> = filters.into_iter().zip(mixes).map(|(filters, mixes)| Mixed { filters, mixes }).collect();
     let products = |mixed: &[Mixed]| mixed.iter().map(Mixed::product).collect::<Vec<_>>();
     let before = Fit { w: products(&plain), b: current.b.clone() };
-    let solve = |layer: &math::Layer, from: Option<&Vec<Mixed>>| {
+    let solve = |layer: &math::LayerMoments, from: Option<&Vec<Mixed>>| {
         let groups = layer.parts.iter().zip(&current.w).enumerate();
         let found: Vec<Mixed> = groups
             .map(|(g, (p, w))| separate::fitted::fitted(p, w.view(), taps, terms, SWEEPS, from.map(|f| &f[g])))

@@ -2,10 +2,10 @@
 
 use crate::analysis::linear::{Bias, Linear};
 use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Tensor};
-use crate::math::fit::{Fit, Part};
+use crate::math::fit::{Fit, GroupMoments};
 use crate::math::low_rank::Spectrum;
 use crate::math::svd::singular_values;
-use crate::math::{self, Factors, Layer, Rank};
+use crate::math::{self, Factors, LayerMoments, Rank};
 use crate::passes::budget::{self, Budget};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Share, not_zero, one_of};
@@ -80,7 +80,7 @@ pub fn note(how: &str, rank: usize, full: usize, error: f64, parameters: (usize,
 
 /// How many terms a factorization keeps, in words of the pass's own, or the budget that decides it layer by layer.
 #[derive(Debug, Clone)]
-pub struct Size<R> {
+pub struct RankOrBudget<R> {
     /// With the option that says it; `None` as long as the budget has not decided it.
     rank: Option<(&'static str, ByLayer<R>)>,
     budget: Option<Budget>,
@@ -100,7 +100,7 @@ pub struct SizeOptions {
 impl SizeOptions {
     /// # Errors
     /// If more than one is given, or one that leaves nothing.
-    pub fn size(self) -> Result<Size<Rank>, String> {
+    pub fn size(self) -> Result<RankOrBudget<Rank>, String> {
         let SizeOptions { rank, ratio, energy, params, macs } = self;
         let rank = ("rank", rank.map(|r| r.map(|r| Rank::Terms(r.get()))));
         let shares = [("ratio", ratio, Rank::Ratio as fn(f64) -> Rank), ("energy", energy, Rank::Energy)];
@@ -109,11 +109,11 @@ impl SizeOptions {
             not_zero(shares.iter().flat_map(ByLayer::values).map(|&share| (key, Some(share))))?;
             ranks.push((key, shares.map(|shares| shares.map(|share| rank(share.0)))));
         }
-        Size::of(ranks, params, macs, Rank::Ratio(0.5))
+        RankOrBudget::of(ranks, params, macs, Rank::Ratio(0.5))
     }
 }
 
-impl<R> Size<R> {
+impl<R> RankOrBudget<R> {
     /// Of `ranks` by option, of which one may be given, or, if that is no table, instead one of the budgets; `default` if
     /// nothing is.
     ///
@@ -124,7 +124,7 @@ impl<R> Size<R> {
         params: Option<Share>,
         macs: Option<Share>,
         default: R,
-    ) -> Result<Size<R>, String> {
+    ) -> Result<RankOrBudget<R>, String> {
         not_zero([("params", params), ("macs", macs)])?;
         let budgets = Budget::options(params, macs);
         let is_table = ranks.iter().any(|r| r.1.as_ref().is_some_and(ByLayer::is_table));
@@ -135,12 +135,12 @@ impl<R> Size<R> {
         let ranks = ranks.into_iter().map(|(key, rank)| (key, rank.map(|rank| (key, rank))));
         let (rank, budget) = (one_of(ranks)?, one_of(budgets)?);
         let rank = if budget.is_some() { rank } else { Some(rank.unwrap_or(("rank", ByLayer::All(default)))) };
-        Ok(Size { rank, budget })
+        Ok(RankOrBudget { rank, budget })
     }
 
     /// Of ranks that a budget has decided, as option `key` says them.
-    pub fn decided(&self, key: &'static str, ranks: impl IntoIterator<Item = (String, R)>) -> Size<R> {
-        Size { rank: Some((key, ByLayer::filled(ranks, budget::WHOLE))), budget: self.budget }
+    pub fn decided(&self, key: &'static str, ranks: impl IntoIterator<Item = (String, R)>) -> RankOrBudget<R> {
+        RankOrBudget { rank: Some((key, ByLayer::filled(ranks, budget::WHOLE))), budget: self.budget }
     }
 
     /// Whether little is left, where `strong` says so of a rank.
@@ -256,11 +256,11 @@ pub fn fit<F>(
     fitted: &Fitted<'_>,
     before: Array2<f64>,
     what: &mut String,
-    find: impl Fn(&Part, ArrayView2<'_, f64>, f64) -> Option<(F, Array2<f64>)>,
+    find: impl Fn(&GroupMoments, ArrayView2<'_, f64>, f64) -> Option<(F, Array2<f64>)>,
 ) -> Result<(Option<F>, Option<Vec<f64>>), String> {
     let current = refit::current(graph, fitted.linear)?;
     let before = Fit { w: vec![before], b: current.b.clone() };
-    let solve = |layer: &Layer, _: Option<&F>| {
+    let solve = |layer: &LayerMoments, _: Option<&F>| {
         layer.best_ridge(|lambda| {
             let (form, w) = find(layer.parts.first()?, current.w.first()?.view(), lambda)?;
             Some((form, layer.with_bias(vec![w])))
@@ -278,7 +278,7 @@ pub fn fit<F>(
 pub type Pair = (Array2<f64>, Array2<f64>);
 
 /// The best factors of so many terms, for [`fit`].
-pub fn low_rank(terms: usize) -> impl Fn(&Part, ArrayView2<'_, f64>, f64) -> Option<(Pair, Array2<f64>)> {
+pub fn low_rank(terms: usize) -> impl Fn(&GroupMoments, ArrayView2<'_, f64>, f64) -> Option<(Pair, Array2<f64>)> {
     move |part, prior, lambda| {
         let (left, right) = Spectrum::new(part, prior, terms, lambda)?.factors(terms);
         let w = left.dot(&right);

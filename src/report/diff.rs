@@ -1,7 +1,7 @@
 //! Two models side by side, by structure and size: nothing is run.
 
 use super::text::wrap;
-use super::{LayerReport, Size, layers};
+use super::{LayerReport, ModelSize, layers};
 use crate::analysis::weights;
 use crate::figures::{bytes, count, grouped, ratio};
 use crate::ir::Graph;
@@ -16,9 +16,9 @@ pub struct Diff {
     /// Of the JSON form.
     pub version: u32,
     /// What the first model costs.
-    pub before: Size,
+    pub before: ModelSize,
     /// What the second model costs.
-    pub after: Size,
+    pub after: ModelSize,
     /// Inputs and outputs that are not the same in name, type or place, in words.
     pub interface: Vec<String>,
     /// Operators of which there are not equally many.
@@ -40,7 +40,7 @@ pub struct Operators {
 
 impl Diff {
     /// Compares two graphs with the sizes of their models.
-    pub fn new((before, a): (Size, &Graph), (after, b): (Size, &Graph)) -> Diff {
+    pub fn new((before, a): (ModelSize, &Graph), (after, b): (ModelSize, &Graph)) -> Diff {
         let mut operators: BTreeMap<String, [usize; 2]> = BTreeMap::new();
         for (i, graph) in [a, b].into_iter().enumerate() {
             graph.nodes().for_each(|n| operators.entry(graph.node(n).kind()).or_default()[i] += 1);
@@ -100,7 +100,7 @@ impl Diff {
 }
 
 /// Sizes before and after, with their ratios.
-fn sizes(a: &Size, b: &Size) -> String {
+fn sizes(a: &ModelSize, b: &ModelSize) -> String {
     let by = |a: u64, b: u64| ratio(a as f64, b as f64).unwrap_or_default();
     let mut rows = vec![
         ["file".into(), bytes(a.bytes), bytes(b.bytes), by(a.bytes, b.bytes)],
@@ -166,7 +166,8 @@ mod tests {
             text::parse::model(&format!("model \"m\" opset 17 {{ {body} }}")).unwrap().graph
         };
         let (a, b) = (model(16, "y"), model(2, "z"));
-        let size = |g: &Graph| Size { nodes: 3, weights: weights::count(g), cost: cost(g), bytes: 1000, latency: None };
+        let size =
+            |g: &Graph| ModelSize { nodes: 3, weights: weights::count(g), cost: cost(g), bytes: 1000, latency: None };
         let diff = Diff::new((size(&a), &a), (size(&b), &b));
         let text = diff.text(80);
         assert!(text.contains("128 → 16") && text.contains("1 other layer the same"), "{text}");

@@ -1,7 +1,7 @@
 //! Layers of teacher and student, side by side.
 
 use super::{Repair, StepReport};
-use crate::analysis::weights::Layer;
+use crate::analysis::weights::LayerCost;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -14,9 +14,9 @@ pub struct LayerReport {
     pub op: String,
     /// As in the teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Layer>,
+    pub before: Option<LayerCost>,
     /// As in the student: several where it was split, none where it is gone or was put into another.
-    pub after: Vec<Layer>,
+    pub after: Vec<LayerCost>,
     /// What was done to it, step by step: the pass, and what it says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<(String, String)>,
@@ -44,7 +44,7 @@ impl LayerReport {
 
 /// The layers of two models: what the student's are made of is told by their names, which begin with those of the
 /// teacher's. In the order of the teacher, then of the student.
-pub fn layers(teacher: Vec<Layer>, student: Vec<Layer>, steps: &[StepReport]) -> Vec<LayerReport> {
+pub fn layers(teacher: Vec<LayerCost>, student: Vec<LayerCost>, steps: &[StepReport]) -> Vec<LayerReport> {
     let empty = |name: &str, op: &str| LayerReport {
         name: name.into(),
         op: op.into(),

@@ -191,12 +191,12 @@ fn cut(text: &str, most: usize) -> String {
 mod tests {
     use super::*;
     use crate::analysis::cost::Cost;
-    use crate::analysis::weights::Layer;
+    use crate::analysis::weights::LayerCost;
     use crate::passes::Reason;
-    use crate::report::{Point, Repair, Row, Size, StepReport, layers};
+    use crate::report::{ModelSize, Point, Repair, Row, StepReport, layers};
 
     fn report(name: &str) -> Report {
-        let size = |nodes, weights, bytes| Size {
+        let size = |nodes, weights, bytes| ModelSize {
             nodes,
             weights,
             cost: Cost { parameters: weights, macs: Some(10 * weights), stored: bytes },
@@ -216,7 +216,7 @@ mod tests {
         };
         let curve = vec![point(0, 1.5), point(3, 0.25)];
         let step = StepReport { name: "x".into(), before, after, zstd_bytes: None, rows: vec![left, fit], curve };
-        let layer = Layer {
+        let layer = LayerCost {
             name: name.into(),
             op: "Gemm".into(),
             shape: vec![10, 10],

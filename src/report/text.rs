@@ -1,6 +1,6 @@
 //! The report as text, row by row.
 
-use super::{Report, Size, StepReport};
+use super::{ModelSize, Report, StepReport};
 use crate::figures::{grouped, ratio};
 use crate::plain;
 use std::collections::HashMap;
@@ -51,10 +51,11 @@ impl Report {
     }
 }
 
-/// Writes a paragraph in lines of at most `width` characters, those after the first behind `indent`.
+/// Writes a paragraph behind what is in the last line, in lines of at most `width` characters, those after the first behind
+/// `indent`.
 pub fn wrap(out: &mut String, text: &str, width: Option<u16>, indent: &str) {
     let width = width.map_or(usize::MAX, usize::from);
-    let mut column = 0;
+    let mut column = out.rsplit('\n').next().map_or(0, |line| line.chars().count());
     for (i, word) in text.split(' ').enumerate() {
         let len = word.chars().count();
         if i > 0 && column + 1 + len > width {
@@ -120,7 +121,7 @@ fn delta(a: Option<u64>, b: Option<u64>, unit: &str) -> String {
 }
 
 /// `47 → 23 nodes, 2,170,474 → 545,000 weights (4.0x), …`
-fn change(a: &Size, b: &Size) -> String {
+fn change(a: &ModelSize, b: &ModelSize) -> String {
     [
         part(Some(a.nodes), Some(b.nodes), "nodes"),
         part(Some(a.weights), Some(b.weights), "weights"),

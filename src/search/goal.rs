@@ -3,7 +3,7 @@
 use crate::check::Score;
 use crate::error::{Error, Result};
 use crate::figures;
-use crate::report::Size;
+use crate::report::ModelSize;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -76,7 +76,7 @@ pub struct Goal {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// What the teacher costs.
-    pub teacher: Size,
+    pub teacher: ModelSize,
     /// Bytes of the student's files.
     pub size: Option<u64>,
     /// Weights, as a report counts them.
@@ -93,7 +93,7 @@ pub struct Limits {
 impl Goal {
     /// # Errors
     /// If the teacher meets it already, or has no such cost.
-    pub fn limits(&self, teacher: &Size) -> Result<Limits> {
+    pub fn limits(&self, teacher: &ModelSize) -> Result<Limits> {
         let limit = |amount: Option<Amount>, whole: Option<u64>, option: &str, unit: &str| {
             let Some(amount) = amount else { return Ok(None) };
             let whole = whole.ok_or_else(|| {
@@ -129,7 +129,7 @@ impl Limits {
     }
 
     /// How far a student is above its limits of cost: the largest factor, 1 or less if it is within all.
-    pub fn excess(&self, size: &Size) -> f64 {
+    pub fn excess(&self, size: &ModelSize) -> f64 {
         let over = |cost: Option<u64>, limit: Option<u64>| match (cost, limit) {
             (_, None) => 0.0,
             (Some(cost), Some(limit)) => cost as f64 / limit.max(1) as f64,
@@ -142,7 +142,7 @@ impl Limits {
     }
 
     /// Whether a student is within the limits of cost,
-    pub fn fits(&self, size: &Size) -> bool {
+    pub fn fits(&self, size: &ModelSize) -> bool {
         self.excess(size) <= 1.0
     }
 
@@ -152,7 +152,7 @@ impl Limits {
     }
 
     /// What is asked for and not reached, in words.
-    pub fn missed(&self, size: &Size, score: &Score, samples: &str) -> Vec<String> {
+    pub fn missed(&self, size: &ModelSize, score: &Score, samples: &str) -> Vec<String> {
         let mut missed = Vec::new();
         let mut over = |cost: Option<u64>, limit: Option<u64>, unit: &str| {
             if let (Some(cost), Some(limit)) = (cost, limit)
@@ -201,8 +201,14 @@ mod tests {
         }
     }
 
-    fn size(bytes: u64, parameters: u64, macs: Option<u64>) -> Size {
-        Size { nodes: 1, weights: parameters, cost: Cost { parameters, macs, stored: bytes }, bytes, latency: None }
+    fn size(bytes: u64, parameters: u64, macs: Option<u64>) -> ModelSize {
+        ModelSize {
+            nodes: 1,
+            weights: parameters,
+            cost: Cost { parameters, macs, stored: bytes },
+            bytes,
+            latency: None,
+        }
     }
 
     #[test]

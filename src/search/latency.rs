@@ -5,7 +5,7 @@ use crate::analysis::sizes::InputSizes;
 use crate::error::{Error, Result, read_text};
 use crate::exec::latencies;
 use crate::ir::Model;
-use crate::report::Size;
+use crate::report::ModelSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -150,8 +150,8 @@ fn by(table: &CostTable, model: &Model, sizes: &InputSizes) -> Result<u64> {
 ///
 /// # Errors
 /// As [`Clock::of_teacher`].
-pub fn timed(size: Size, clock: Option<&Clock>, teacher: &Model, sizes: &InputSizes) -> Result<Size> {
-    Ok(Size { latency: clock.map(|clock| clock.of_teacher(teacher, sizes)).transpose()?, ..size })
+pub fn timed(size: ModelSize, clock: Option<&Clock>, teacher: &Model, sizes: &InputSizes) -> Result<ModelSize> {
+    Ok(ModelSize { latency: clock.map(|clock| clock.of_teacher(teacher, sizes)).transpose()?, ..size })
 }
 
 #[cfg(test)]

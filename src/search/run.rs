@@ -10,7 +10,7 @@ use super::store::Trial;
 use super::trained::SizeFill;
 use super::{Candidate, Found, Limits, Options, Watch};
 use crate::error::{Error, Result};
-use crate::report::Size;
+use crate::report::ModelSize;
 use crate::session::State;
 
 /// Times that the encoding is tried to come to a size.
@@ -373,7 +373,7 @@ impl<'s, 'a> Run<'s, 'a> {
         let Some((limit, whole)) = self.limits.latency.zip(self.limits.teacher.latency) else { return };
         let wanted = TIMELY * limit as f64 / whole.max(1) as f64;
         let macs = self.cost(&self.limits.teacher).max(1.0);
-        let point = |size: &Size| Some((self.cost(size) / macs, size.latency? as f64 / whole.max(1) as f64));
+        let point = |size: &ModelSize| Some((self.cost(size) / macs, size.latency? as f64 / whole.max(1) as f64));
         let points = self.tried.iter().filter_map(|c| point(&c.size)).chain([(1.0, 1.0)]);
         let (slow, fast): (Vec<_>, Vec<_>) = points.partition(|p| p.1 > wanted);
         let nearest = slow.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
@@ -384,7 +384,7 @@ impl<'s, 'a> Run<'s, 'a> {
         self.space.product = Some(share.clamp(1.0 / f64::from(WHOLE), 1.0).min(bound));
     }
 
-    fn cost(&self, size: &Size) -> f64 {
+    fn cost(&self, size: &ModelSize) -> f64 {
         match self.plan.unit {
             Unit::Params => size.cost.parameters as f64,
             Unit::Macs => size.cost.macs.unwrap_or(0) as f64,

@@ -3,7 +3,7 @@
 use crate::check::Score;
 use crate::error::{Error, Result, read_text};
 use crate::files::Atomic;
-use crate::report::Size;
+use crate::report::ModelSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// What it costs.
-    pub size: Size,
+    pub size: ModelSize,
     /// Bytes of all constants.
     pub stored: u64,
     /// The time of a run as a share of the teacher's, where that was asked for: it serves where the machine is slower or faster.
@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn trial() -> Trial {
-        let size = Size {
+        let size = ModelSize {
             nodes: 3,
             weights: 4,
             cost: Cost { parameters: 4, macs: None, stored: 0 },

@@ -10,8 +10,7 @@ use crate::passes::options::Selection;
 use crate::passes::{Pass, Phase, Reason, Why};
 
 /// A constant of a graph that one body alone reads.
-struct Lonely {
-    value: ValueId,
+struct CapturedWeight {
     name: String,
     tensor: Tensor,
     node: NodeId,
@@ -57,18 +56,16 @@ impl Run<'_, '_> {
         if pass.phase() != Phase::Shrink || !selection.only.is_empty() {
             return Ok(());
         }
-        let lonely: Vec<Lonely> = graph.values().filter_map(|v| lonely(graph, v, selection.min_weights)).collect();
-        for l in lonely {
-            // What was put there before took its capture away.
-            let Some(l) = lonely_again(graph, l, selection.min_weights) else { continue };
+        for v in graph.values().collect::<Vec<_>>() {
+            let Some(weight) = captured_weight(graph, v, selection.min_weights) else { continue };
             let mut at = 0;
             let mut sunk = false;
-            graph.edit_bodies(l.node, |body| {
-                let here = at == l.body;
+            graph.edit_bodies(weight.node, |body| {
+                let here = at == weight.body;
                 at += 1;
-                let Some(&inner) = body.captures().get(l.index).filter(|_| here) else { return Ok(false) };
+                let Some(&inner) = body.captures().get(weight.index).filter(|_| here) else { return Ok(false) };
                 let mut patch = Patch::at_graph(body);
-                let new = patch.constant_named(l.name.clone(), l.tensor.clone());
+                let new = patch.constant_named(weight.name.clone(), weight.tensor.clone());
                 for n in body.readers(inner).collect::<Vec<_>>() {
                     let inputs = body.node_inputs(n).into_iter();
                     let inputs: Vec<_> =
@@ -80,8 +77,9 @@ impl Run<'_, '_> {
                 Ok(true)
             })?;
             if sunk {
-                let what = format!("moved {}, which alone reads it", place(graph, l.node).replacen("in ", "into ", 1));
-                self.rows.push(told(pass.name(), l.name, true, what));
+                let what =
+                    format!("moved {}, which alone reads it", place(graph, weight.node).replacen("in ", "into ", 1));
+                self.rows.push(told(pass.name(), weight.name, true, what));
             }
         }
         Ok(())
@@ -97,7 +95,10 @@ fn place(graph: &Graph, n: NodeId) -> String {
 }
 
 /// A matrix of floats that nothing but one body reads, and only at nodes of its own.
-fn lonely(graph: &Graph, v: ValueId, least: usize) -> Option<Lonely> {
+fn captured_weight(graph: &Graph, v: ValueId, least: usize) -> Option<CapturedWeight> {
+    if !graph.has_value(v) {
+        return None;
+    }
     let value = graph.value(v);
     let Source::Constant(tensor, Form::Initializer { listed: false, .. }) = &value.source else { return None };
     let [Use::Capture { node, body, index }] = graph.uses(v)[..] else { return None };
@@ -109,10 +110,5 @@ fn lonely(graph: &Graph, v: ValueId, least: usize) -> Option<Lonely> {
     let own = |u: &Use| matches!(u, Use::Input(..));
     let captured = *inner.captures().get(index)?;
     let plain = !inner.is_held(captured) && inner.uses(captured).iter().all(own);
-    plain.then(|| Lonely { value: v, name: value.name.clone(), tensor: tensor.clone(), node, body, index })
-}
-
-/// The same value where it is by now.
-fn lonely_again(graph: &Graph, l: Lonely, least: usize) -> Option<Lonely> {
-    if graph.has_value(l.value) { lonely(graph, l.value, least) } else { None }
+    plain.then(|| CapturedWeight { name: value.name.clone(), tensor: tensor.clone(), node, body, index })
 }

@@ -6,7 +6,7 @@ use crate::analysis::weights;
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, Type};
 use crate::onnx;
-use crate::report::{Packed, Size};
+use crate::report::{ModelSize, Packed};
 
 /// Models of more bytes are not compressed for the report: at this size it takes some ten seconds.
 const LARGEST_PACKED: u64 = 1 << 28;
@@ -15,7 +15,7 @@ const LARGEST_PACKED: u64 = 1 << 28;
 ///
 /// # Errors
 /// Internal ones only.
-pub fn measure(model: &Model) -> Result<Size> {
+pub fn measure(model: &Model) -> Result<ModelSize> {
     measure_at(model, &InputSizes::AS_DECLARED)
 }
 
@@ -23,20 +23,20 @@ pub fn measure(model: &Model) -> Result<Size> {
 ///
 /// # Errors
 /// Internal ones only.
-pub fn measure_at(model: &Model, sizes: &InputSizes) -> Result<Size> {
+pub fn measure_at(model: &Model, sizes: &InputSizes) -> Result<ModelSize> {
     let model = &*model.nested()?;
     let cost = cost(&sizes.at(&model.graph));
     let weights = weights::count(&model.graph);
-    Ok(Size { nodes: model.graph.count_nodes(), weights, cost, bytes: onnx::encoded_len(model)?, latency: None })
+    Ok(ModelSize { nodes: model.graph.count_nodes(), weights, cost, bytes: onnx::encoded_len(model)?, latency: None })
 }
 
 /// Bytes after zstd of a model that is not too large to wait for them.
-pub(super) fn packed(model: &Model, size: &Size) -> Result<Option<u64>> {
+pub(super) fn packed(model: &Model, size: &ModelSize) -> Result<Option<u64>> {
     (size.bytes <= LARGEST_PACKED).then(|| onnx::packed_len(model)).transpose()
 }
 
 /// How many weights of teacher and student are not zero, where some are.
-pub(super) fn nonzero(teacher: (&Model, &Size), student: (&Model, &Size)) -> Option<Packed> {
+pub(super) fn nonzero(teacher: (&Model, &ModelSize), student: (&Model, &ModelSize)) -> Option<Packed> {
     let count = |model: &Model| weights::count_nonzero(&model.graph);
     let found = Packed { teacher: count(teacher.0)?, student: count(student.0)? };
     (found.teacher < teacher.1.weights || found.student < student.1.weights).then_some(found)

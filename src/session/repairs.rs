@@ -11,7 +11,7 @@ use crate::analysis::linear::Linear;
 use crate::calibrate::{Calibration, Failure, LayerSamples, LayerwiseRun, TeacherMap, TeacherRun};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, Tensor};
-use crate::math::Layer;
+use crate::math::LayerMoments;
 use crate::math::fit::Fit;
 use crate::passes::options;
 use crate::passes::refit::refit;
@@ -263,7 +263,7 @@ impl Work {
 
 /// What was seen of a layer, or why nothing was.
 struct Seen<'w> {
-    what: Result<(&'w Linear, Layer, LayerSamples<'w>), String>,
+    what: Result<(&'w Linear, LayerMoments, LayerSamples<'w>), String>,
     place: String,
 }
 
@@ -296,7 +296,7 @@ impl<'w> Seen<'w> {
             Err(why) => return Ok(hear(Err(why.clone()))),
         };
         let (failed, judged) = (RefCell::new(None), Cell::new(None));
-        let retarget = |layer: &Layer, fit: &Fit| match look.retarget(layer, fit) {
+        let retarget = |layer: &LayerMoments, fit: &Fit| match look.retarget(layer, fit) {
             Ok(layer) => Some(layer),
             Err(Failure::Unsupported(_)) => None,
             Err(Failure::Error(e)) => {

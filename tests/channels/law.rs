@@ -22,7 +22,7 @@ pub type Units = HashSet<u32>;
 
 /// How tract runs a model: a fixture's time goes into the run, a small network's into the optimization of the plan.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Size {
+pub enum NetworkSize {
     Fixture,
     Small,
 }
@@ -99,12 +99,12 @@ pub fn reread(model: &Model) -> Result<Model, String> {
 }
 
 /// What tract makes of the model's file on random input, after its optimizations or without them.
-fn answers(model: &Model, size: Size, optimize: bool) -> Result<Vec<Array>, String> {
+fn answers(model: &Model, size: NetworkSize, optimize: bool) -> Result<Vec<Array>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     onnx::save(model, &Target::File(path.clone()), SaveOptions::default()).map_err(|e| format!("write: {e}"))?;
     let network = Network::load(&path).map_err(|e| format!("tract: {e}"))?;
-    let open = if size == Size::Small { [2, 3, 6, 6] } else { [1, 3, 48, 192] };
+    let open = if size == NetworkSize::Small { [2, 3, 6, 6] } else { [1, 3, 48, 192] };
     let outputs = match optimize {
         true => running::answers_at(&network, open),
         false => network.run(&running::inputs_at(&network, open)),
@@ -114,7 +114,7 @@ fn answers(model: &Model, size: Size, optimize: bool) -> Result<Vec<Array>, Stri
 
 /// What an optimized student answers; where tract cannot optimize the teacher either, one that is not. Nor can it optimize an
 /// RNN of one unit that reads one channel: it moves a reshape in front of it to the weight.
-fn student_answers(teacher: &Model, student: &Model, size: Size) -> Result<Vec<Array>, String> {
+fn student_answers(teacher: &Model, student: &Model, size: NetworkSize) -> Result<Vec<Array>, String> {
     let reshaped =
         |e: &str| e.contains("Xt_WiT") && e.contains("Incompatible reshape for shape [Val(1), Val(1), Val(1)]");
     answers(student, size, true).or_else(|e| match reshaped(&e) || answers(teacher, size, true).is_err() {
@@ -124,12 +124,18 @@ fn student_answers(teacher: &Model, student: &Model, size: Size) -> Result<Vec<A
 }
 
 /// Whether the student is what the law says it is.
-pub fn holds(teacher: &Model, channels: &Channels, gone: &Units, student: &Model, size: Size) -> Result<(), String> {
+pub fn holds(
+    teacher: &Model,
+    channels: &Channels,
+    gone: &Units,
+    student: &Model,
+    size: NetworkSize,
+) -> Result<(), String> {
     if teacher.graph.interface() != student.graph.interface() {
         return Err("interface: it changed".into());
     }
     student.graph.verify().map_err(|e| format!("verify: {e}"))?;
-    let want = answers(&masked(teacher, channels, gone)?, size, size == Size::Fixture)?;
+    let want = answers(&masked(teacher, channels, gone)?, size, size == NetworkSize::Fixture)?;
     let got = student_answers(teacher, student, size)?;
     for (i, (want, got)) in want.iter().zip(&got).enumerate() {
         let (want, got) = (want.to_f64(), got.to_f64());

@@ -10,7 +10,7 @@ mod net;
 mod steps;
 
 use common::{Random, files, name, teachers};
-use law::{Size, Units};
+use law::{NetworkSize, Units};
 use net::Step;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
@@ -55,7 +55,7 @@ fn fixtures_keep_the_law() {
             }
         };
         if !gone.is_empty() {
-            law::holds(&teacher, &channels, &gone, &student, Size::Fixture)?;
+            law::holds(&teacher, &channels, &gone, &student, NetworkSize::Fixture)?;
         }
         Ok(!gone.is_empty())
     };
@@ -76,7 +76,7 @@ fn the_zoo_keeps_the_law() {
                 (law::removed(model, &channels, &gone)?, gone)
             }
         };
-        if gone.is_empty() { Ok(()) } else { law::holds(model, &channels, &gone, &student, Size::Fixture) }
+        if gone.is_empty() { Ok(()) } else { law::holds(model, &channels, &gone, &student, NetworkSize::Fixture) }
     };
     let cases: Vec<_> = common::zoo().into_iter().flat_map(|m| [Some(0.5), None].map(|w| (m.clone(), w))).collect();
     let broken = |((name, model), width): &((String, Model), Option<f64>)| {
@@ -132,7 +132,7 @@ fn half_the_width_leaves_a_quarter() {
     }
     let channels = Channels::of(&plain.graph).unwrap();
     let (student, gone) = law::pruned(&plain, &channels, 0.5).unwrap();
-    law::holds(&plain, &channels, &gone, &student, Size::Fixture).unwrap();
+    law::holds(&plain, &channels, &gone, &student, NetworkSize::Fixture).unwrap();
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn check(text: &str, seed: u64) -> Result<Coverage, String> {
             let gone = some(&teacher, &channels, &mut random);
             (law::removed(&teacher, &channels, &gone)?, gone)
         };
-        law::holds(&teacher, &channels, &gone, &student, Size::Small)?;
+        law::holds(&teacher, &channels, &gone, &student, NetworkSize::Small)?;
         let mut seen = Coverage::new();
         for (step, cut) in law::steps_cut(&teacher, &channels, &gone) {
             for name in [step, ANY] {

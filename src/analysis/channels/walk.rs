@@ -21,7 +21,7 @@ const MAX_GRID: usize = 1 << 24;
 const MAX_PLACES: usize = 64;
 
 /// Axes that are folded, each with its size; one without a number is a part of what is open.
-type Factors = Vec<(Option<usize>, usize)>;
+type FoldedAxes = Vec<(Option<usize>, usize)>;
 
 pub struct Walk<'a> {
     cx: Infer<'a>,
@@ -206,9 +206,9 @@ impl<'a> Walk<'a> {
             let [mut ours, mut theirs] = [(&from, &sizes), (&to, &out_sizes)].map(|(axes, sizes)| {
                 let known = |(a, n): (usize, &Option<usize>)| Some((Some(a), (*n)?));
                 let axes = axes.clone().zip(sizes);
-                if back { axes.rev().map_while(known).collect() } else { axes.map_while(known).collect::<Factors>() }
+                if back { axes.rev().map_while(known).collect() } else { axes.map_while(known).collect::<FoldedAxes>() }
             });
-            let count = |factors: &Factors| elements(&factors.iter().map(|f| f.1).collect::<Vec<_>>()).unwrap_or(0);
+            let count = |factors: &FoldedAxes| elements(&factors.iter().map(|f| f.1).collect::<Vec<_>>()).unwrap_or(0);
             let (m, n) = (count(&ours), count(&theirs));
             let (few, many) = (m.min(n), m.max(n));
             let tracked = ours.iter().any(|f| f.0.is_some_and(|a| self.is_tracked((0, a))));
@@ -229,7 +229,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Axes of the input become axes of the output, with the same number of elements.
-    fn fold(&mut self, from: Factors, to: Factors) {
+    fn fold(&mut self, from: FoldedAxes, to: FoldedAxes) {
         let sizes: Vec<usize> = from.iter().map(|f| f.1).collect();
         let factors: Vec<Option<Labels>> = from.iter().map(|f| self.in_labels((0, f.0?))).collect();
         let grid = elements(&sizes).filter(|&n| n <= MAX_GRID);
@@ -252,7 +252,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Output axes of these sizes carry the labels, row-major. `None` if that is too much to follow.
-    fn unfold(&mut self, flat: Labels, to: Factors) -> Option<()> {
+    fn unfold(&mut self, flat: Labels, to: FoldedAxes) -> Option<()> {
         let mut long = to.iter().filter(|f| f.1 > 1);
         if let (Some((Some(axis), _)), None) = (long.next(), long.next()) {
             self.set_output((0, *axis), flat);

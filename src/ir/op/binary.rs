@@ -1,7 +1,7 @@
 //! Elementwise functions of two or more tensors, broadcast. (ONNX Operators, each by its name.)
 
 use crate::ir::attr::{Attr, AttrReader};
-use crate::ir::infer::{Fact, Infer, WHOLE, broadcast};
+use crate::ir::infer::{Fact, Infer, MAX_EXACT, broadcast};
 use crate::ir::op::{Operator, Role, Weight, kernel};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
@@ -321,7 +321,7 @@ impl Binary {
         let dim = |n: Number| n.map_or_else(|d| d, |n| u64::try_from(n).map_or(Dim::Unknown, Dim::Known));
         match (self.0, a, b) {
             (Mul, a, b) if scales => {
-                let small = |d: &Dim| d.known().is_none_or(|n| n as f64 <= WHOLE);
+                let small = |d: &Dim| d.known().is_none_or(|n| n as f64 <= MAX_EXACT);
                 Some(dim(a).times(&dim(b))).filter(small).unwrap_or(Dim::Unknown)
             }
             (Div, a, b) if scales => dim(a).over(&dim(b)),

@@ -2,7 +2,7 @@
 //! 25.)
 
 use crate::ir::attr::{Attr, AttrReader};
-use crate::ir::infer::{Fact, Infer, WHOLE};
+use crate::ir::infer::{Fact, Infer, MAX_EXACT};
 use crate::ir::op::Operator;
 use crate::ir::op::pick::{input, room};
 use crate::ir::shape::{DType, Dim};
@@ -61,7 +61,7 @@ impl Cast {
         let max = match self.to {
             DType::I64 => i64::MAX as u64,
             DType::I32 => i32::MAX as u64,
-            DType::F32 | DType::F64 => WHOLE as u64,
+            DType::F32 | DType::F64 => MAX_EXACT as u64,
             _ => return None,
         };
         let fits = |d: Dim| if d.known().is_some_and(|n| n > max) { Dim::Unknown } else { d };

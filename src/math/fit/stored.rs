@@ -1,6 +1,6 @@
 //! The moments of a layer as bytes: large ones wait on disk until they are asked for again.
 
-use super::{Layer, Mean, Part, Set};
+use super::{GroupMoments, LayerMoments, Mean, Set};
 use crate::math::factored::Factored;
 use crate::math::moments::Centred;
 use crate::math::packed_moment::PackedMoment;
@@ -9,7 +9,7 @@ use ndarray::{Array1, Array2};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::sync::{Arc, OnceLock};
 
-impl Layer {
+impl LayerMoments {
     /// Writes what was seen of the layer.
     ///
     /// # Errors
@@ -45,10 +45,10 @@ impl Layer {
     ///
     /// # Errors
     /// Those of `from`.
-    pub fn read(from: &mut dyn Read) -> Result<Layer> {
+    pub fn read(from: &mut dyn Read) -> Result<LayerMoments> {
         let samples = counted(from)?;
         let groups = counted(from)?;
-        let part = |from: &mut dyn Read| -> Result<Part> {
+        let part = |from: &mut dyn Read| -> Result<GroupMoments> {
             let n = counted(from)?;
             let mut fit = Array2::zeros((n, n));
             for i in 0..n {
@@ -59,7 +59,7 @@ impl Layer {
             let fit = centred_from(from, n, Factored::from(fit))?;
             let n = counted(from)?;
             let held = PackedMoment::new(n, numbers_from(from, n * (n + 1) / 2)?).ok_or(ErrorKind::InvalidData)?;
-            Ok(Part { fit, held: centred_from(from, n, held)? })
+            Ok(GroupMoments { fit, held: centred_from(from, n, held)? })
         };
         let parts = (0..groups).map(|_| part(from)).collect::<Result<_>>()?;
         let mean = |from: &mut dyn Read| -> Result<Mean> { Ok(Mean { x: vector_from(from)?, y: vector_from(from)? }) };
@@ -69,7 +69,7 @@ impl Layer {
             Ok(Set { samples, intercept, means })
         };
         let sets = (0..counted(from)?).map(|_| set(from)).collect::<Result<_>>()?;
-        Ok(Layer { parts, sets, samples, lambda: OnceLock::new() })
+        Ok(LayerMoments { parts, sets, samples, lambda: OnceLock::new() })
     }
 }
 
@@ -136,15 +136,15 @@ mod tests {
             sums
         };
         let of = |seed: usize, intercept: bool| {
-            Layer::new(vec![[sums(seed), sums(seed + 1)], [sums(seed + 2), sums(seed + 3)]], intercept).unwrap()
+            LayerMoments::new(vec![[sums(seed), sums(seed + 1)], [sums(seed + 2), sums(seed + 3)]], intercept).unwrap()
         };
         let layer = of(1, true).join(of(9, true));
         let mut bytes = Vec::new();
         layer.write(&mut bytes).unwrap();
         let mut rest = &bytes[..];
-        let back = Layer::read(&mut rest).unwrap();
+        let back = LayerMoments::read(&mut rest).unwrap();
         assert!(rest.is_empty());
         assert_eq!(format!("{layer:?}"), format!("{back:?}"));
-        assert!(Layer::read(&mut &bytes[..bytes.len() - 1]).is_err());
+        assert!(LayerMoments::read(&mut &bytes[..bytes.len() - 1]).is_err());
     }
 }

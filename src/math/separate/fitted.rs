@@ -1,7 +1,7 @@
 //! Separable filters that give what a layer should give on its data, not just what its weights were.
 
 use super::super::banks::{self, Bank};
-use super::super::fit::Part;
+use super::super::fit::GroupMoments;
 use super::super::low_rank::balanced;
 use super::super::solve::{self, Whitening, ridge};
 use super::super::svd::Svd;
@@ -45,7 +45,7 @@ impl Mixed {
 /// the others leave over (block coordinate descent: the error never rises), and last all mixes are solved together by
 /// ridge regression on what the filters give. `from` are filters to begin with instead. `None` if something cannot be decomposed or solved.
 pub fn fitted(
-    part: &Part,
+    part: &GroupMoments,
     prior: ArrayView2<'_, f64>,
     taps: usize,
     terms: usize,
@@ -94,7 +94,7 @@ pub fn fitted(
 }
 
 /// All mixes solved together, with λ relative, toward those there are.
-pub fn mix(part: &Part, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
+pub fn mix(part: &GroupMoments, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
     let (channels, terms, _) = mixed.filters.dim();
     let outputs = mixed.mixes.dim().1;
     let prior = Array2::from_shape_fn((outputs, channels * terms), |(o, z)| mixed.mixes[(z / terms, o, z % terms)]);
@@ -105,7 +105,7 @@ pub fn mix(part: &Part, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
 
 /// What is lost of E ‖Y − ȳ‖² with t terms a channel and the best mixes, for every t from 0: filters as in [`fitted`],
 /// without sweeps. `None` as there.
-pub fn lost(part: &Part, prior: ArrayView2<'_, f64>, taps: usize) -> Option<Vec<f64>> {
+pub fn lost(part: &GroupMoments, prior: ArrayView2<'_, f64>, taps: usize) -> Option<Vec<f64>> {
     let terms = prior.nrows().min(taps);
     let mixed = fitted(part, prior, taps, terms, 0, None)?;
     let channels = mixed.filters.dim().0;

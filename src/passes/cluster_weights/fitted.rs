@@ -4,7 +4,7 @@ use super::clustered::Clustered;
 use crate::analysis::linear::Linear;
 use crate::ir::{DType, Graph, Tensor};
 use crate::math::fit::Fit;
-use crate::math::{Layer, books, feedback::feedback};
+use crate::math::{LayerMoments, books, feedback::feedback};
 use crate::passes::{Fitted, refit};
 use ndarray::Array2;
 
@@ -31,7 +31,7 @@ pub fn cluster(
     let places = linear.places();
     let zeros = current.w.iter().flatten().filter(|&&w| w == 0.0).count();
     let sparse = zeros > tensor.len() / 100;
-    let solve = |layer: &Layer, _: Option<&Clustered>| {
+    let solve = |layer: &LayerMoments, _: Option<&Clustered>| {
         // Weights that were pruned stay so: the others are not solved anew then.
         let target = if sparse { current.w.clone() } else { layer.ridge(&current)?.w };
         let wanted = linear.tensor(DType::F32, tensor.shape(), &target);
@@ -71,7 +71,7 @@ pub fn cluster(
 }
 
 /// E[x²] of the input that each weight meets.
-pub fn importance(layer: &Layer, linear: &Linear, len: usize) -> Vec<f32> {
+pub fn importance(layer: &LayerMoments, linear: &Linear, len: usize) -> Vec<f32> {
     let mut out = vec![0.0f32; len];
     for (part, places) in layer.parts.iter().zip(linear.places()) {
         for ((_, i), at) in places.indexed_iter() {

@@ -25,22 +25,22 @@ pub struct Other<'a> {
 
 enum Kind {
     /// Nodes that look up rows, and layers that multiply by the same table, transposed: a head that shares it.
-    Table(Vec<NodeId>, Vec<Head>),
+    Table(Vec<NodeId>, Vec<TiedHead>),
     /// A node that sums over the columns.
     Recurrent(NodeId),
 }
 
 /// A layer that multiplies by a transposed table.
-enum Head {
+enum TiedHead {
     /// As it is, transposed by the layer.
     Gemm(NodeId),
     /// As a node transposes it.
     MatMul(NodeId),
 }
 
-impl Head {
+impl TiedHead {
     fn node(&self) -> NodeId {
-        let (Head::Gemm(n) | Head::MatMul(n)) = *self;
+        let (TiedHead::Gemm(n) | TiedHead::MatMul(n)) = *self;
         n
     }
 }
@@ -166,7 +166,7 @@ impl<'a> Other<'a> {
     }
 }
 
-impl Head {
+impl TiedHead {
     /// Two products in the place of one: by the wide factor, then by the thin one, both transposed.
     fn split(&self, graph: &Graph, patch: &mut Patch, thin: Ref, wide: Ref) -> Result<(), String> {
         let n = self.node();
@@ -175,7 +175,7 @@ impl Head {
         };
         let label = graph.label(n);
         let all = match (self, &graph.node(n).op) {
-            (Head::Gemm(_), Op::Gemm(gemm)) => {
+            (TiedHead::Gemm(_), Op::Gemm(gemm)) => {
                 let first = Gemm { alpha: 1.0, beta: 1.0, ..gemm.clone() };
                 let few = patch.node_named(&format!("{label}.down"), first, &[Some(Ref::Old(x)), Some(wide)]);
                 let second = Gemm { trans_a: false, ..gemm.clone() };
@@ -198,12 +198,12 @@ fn turn() -> Transpose {
 }
 
 /// The products by what a node makes of a table, if it transposes it and nothing else reads that.
-fn products(graph: &Graph, n: NodeId) -> Option<Vec<Head>> {
+fn products(graph: &Graph, n: NodeId) -> Option<Vec<TiedHead>> {
     let Op::Transpose(op) = &graph.node(n).op else { return None };
     let y = graph.output(n).filter(|&y| op.order(2).is_ok_and(|o| o == [1, 0]) && !graph.is_held(y))?;
     let product = |u: Use| match u {
         Use::Input(m, 1) if matches!(graph.node(m).op, Op::MatMul(_)) && !graph.node(m).inconsistent => {
-            Some(Head::MatMul(m))
+            Some(TiedHead::MatMul(m))
         }
         _ => None,
     };
@@ -226,14 +226,14 @@ fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> 
         if graph.node(n).inconsistent {
             return Err("the file contradicts the operator's definition here".into());
         }
+        if let Some(products) = products(graph, n) {
+            heads.extend(products);
+            continue;
+        }
         match &graph.node(n).op {
             Op::Gather(op) if op.axis == 0 && slot == 0 => {}
             Op::Gemm(op) if slot == 1 && op.trans_b && graph.opset >= 11 => {
-                heads.push(Head::Gemm(n));
-                continue;
-            }
-            Op::Transpose(_) if products(graph, n).is_some() => {
-                heads.extend(products(graph, n).unwrap_or_default());
+                heads.push(TiedHead::Gemm(n));
                 continue;
             }
             Op::Gather(_) => return Err(format!("Gather \"{label}\" looks up columns of it, not rows")),
