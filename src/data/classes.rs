@@ -1,12 +1,18 @@
 //! Which class folder has which label.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Pictures;
 use crate::error::{Error, Result, read_text};
 
 /// A list of classes in the folder itself.
 pub(super) const LIST: &str = "classes.txt";
+
+/// The file that lists the classes of a folder: the one that was given, or the folder's own.
+pub(super) fn list_of(folder: &Path, pictures: &Pictures) -> Option<PathBuf> {
+    let own = || Some(folder.join(LIST)).filter(|p| p.symlink_metadata().is_ok_and(|m| !m.is_dir()));
+    pictures.classes.clone().or_else(own)
+}
 
 /// The names of the classes in the order of their labels, for the class folders of these names. What is strange goes to
 /// `warnings`.
@@ -16,8 +22,7 @@ pub(super) fn ordered(
     pictures: &Pictures,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<String>> {
-    let own = Some(folder.join(LIST)).filter(|p| p.is_file());
-    let Some(list) = pictures.classes.clone().or(own) else {
+    let Some(list) = list_of(folder, pictures) else {
         sort(&mut names);
         let numbers: Option<Vec<u64>> = names.iter().map(|name| number(name)).collect();
         let ends = numbers.as_deref().and_then(|n| n.first().zip(n.last()));
@@ -30,6 +35,13 @@ pub(super) fn ordered(
         }
         return Ok(names);
     };
+    // To open a pipe that lies in the folder is to wait for whoever writes into it.
+    if pictures.classes.is_none() && !list.is_file() {
+        return Err(Error::input("the list of classes is no file")
+            .at(list.display().to_string())
+            .because("it is a pipe, a device, or a link to what is not there")
+            .help("write the name of one class folder on every line of it, or take it away"));
+    }
     let listed = read_list(&list)?;
     if let Some(other) = names.iter().find(|name| !listed.contains(name)) {
         return Err(Error::input(format!("the class folder \"{other}\" is not among the classes"))
@@ -52,6 +64,7 @@ pub(super) fn ordered(
 
 fn read_list(list: &Path) -> Result<Vec<String>> {
     let text = read_text("read the classes", list)?;
+    let text = text.trim_start_matches('\u{feff}');
     let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_string()).collect();
     let refuse = |line: usize, why: &str| {
         Err(Error::input(format!("{why} in the list of classes"))
@@ -110,6 +123,8 @@ mod tests {
         std::fs::write(folder.path().join(LIST), "dog\ncat\n").unwrap();
         std::fs::write(&list, "cat\r\nbird\r\ndog\r\n\r\n").unwrap();
         assert_eq!(order(folder.path(), &["cat", "dog"], None).unwrap().0, ["dog", "cat"]);
+        std::fs::write(folder.path().join(LIST), "\u{feff}dog\ncat\n").unwrap();
+        assert_eq!(order(folder.path(), &["cat", "dog"], None).unwrap().0, ["dog", "cat"]);
         let (names, warnings) = order(folder.path(), &["cat", "dog"], Some(&list)).unwrap();
         assert_eq!(names, ["cat", "bird", "dog"]);
         assert!(warnings[0].contains("\"bird\" first"), "{warnings:?}");
@@ -120,5 +135,17 @@ mod tests {
         assert!(refused("cat\n", &["cat", "fish"]).contains("\"fish\" is not among"));
         assert!(refused("cat\n\ndog\n", &["cat"]).contains("other.txt:2"));
         assert!(refused("cat\ncat\n", &["cat"]).contains("\"cat\" is twice"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_list_that_is_no_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for at in ["/dev/null", "/nowhere"] {
+            std::os::unix::fs::symlink(at, folder.path().join(LIST)).unwrap();
+            let e = order(folder.path(), &["cat"], None).unwrap_err().to_string();
+            assert!(e.contains("classes.txt") && e.contains("no file"), "{e}");
+            std::fs::remove_file(folder.path().join(LIST)).unwrap();
+        }
     }
 }

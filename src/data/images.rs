@@ -55,7 +55,7 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
         top.others.retain(|p| !is_list(p));
         let names: Vec<String> = top.folders.iter().map(|p| name_of(p)).collect();
         data.classes = ordered(folder, names.clone(), pictures, &mut data.warnings)?;
-        data.files.extend(pictures.classes.clone().or(Some(folder.join(classes::LIST)).filter(|p| p.is_file())));
+        data.files.extend(classes::list_of(folder, pictures));
         top.others.append(&mut top.files);
         for (label, class) in data.classes.iter().enumerate() {
             let Some(place) = names.iter().position(|name| name == class) else { continue };
@@ -128,7 +128,7 @@ fn class_folders_of_arrays(
 ) -> Result<Dataset> {
     let names: Vec<String> = top.folders.iter().map(|p| name_of(p)).collect();
     data.classes = ordered(folder, names.clone(), pictures, &mut data.warnings)?;
-    data.files.extend(pictures.classes.clone().or(Some(folder.join(classes::LIST)).filter(|p| p.is_file())));
+    data.files.extend(classes::list_of(folder, pictures));
     let (mut files, mut others) = (Vec::new(), top.others);
     others.retain(|p| name_of(p) != classes::LIST);
     for (label, class) in data.classes.iter().enumerate() {

@@ -188,16 +188,18 @@ impl Operator for Binary {
         Ok(vec![Fact::tensor(dtype, shape).with_ints(ints)])
     }
 
-    /// One input alone, or a neutral number that does not make the shape larger.
     /// What is added is a weight if it is a matrix or more, no vector.
     fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+        if self.0 != Add {
+            return Vec::new();
+        }
         let wide = |slot: usize| {
             let mut wide = cx.shape(slot)?.0.iter().enumerate().filter(|d| *d.1 != Dim::Known(1)).map(|d| d.0);
             wide.next().filter(|_| wide.next().is_some())
         };
         let constant = |slot: &usize| cx.constant(*slot).is_some_and(|t| t.dtype().is_float());
         let (weights, data): (Vec<usize>, Vec<usize>) = (0..cx.n_inputs()).partition(constant);
-        if self.0 != Add || data.is_empty() {
+        if data.is_empty() {
             return Vec::new();
         }
         let added = |slot: usize| {
@@ -207,6 +209,7 @@ impl Operator for Binary {
         weights.into_iter().filter_map(added).collect()
     }
 
+    /// One input alone, or a neutral number that does not make the shape larger.
     fn passes_on(&self, cx: &Infer<'_>) -> Option<usize> {
         if cx.n_inputs() == 1 {
             return matches!(self.0, Min | Max | Sum | Mean).then_some(0);
