@@ -184,6 +184,6 @@ mod tests {
             let body = "input %x : f32[N,?,8] %y : f32[N,?,8] = Relu(%x) output %y";
             text::parse::model(&format!("model \"m\" opset 17 {{ {body} }}")).unwrap().graph
         };
-        assert_eq!(interface(&open(), &open()), [String::new(); 0]);
+        assert!(interface(&open(), &open()).is_empty());
     }
 }
