@@ -6,6 +6,7 @@
 mod latency;
 pub mod plans;
 mod prepare;
+mod spelled_out;
 pub mod stream;
 
 pub use latency::latencies;

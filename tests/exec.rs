@@ -166,6 +166,114 @@ fn half_precision_is_computed_in_f32_and_rounded_at_the_end() {
     assert!(network("model m opset 17 { input %x : f32[1]  %y : f32[1] = Neg(%x)  output %y }").widened().is_none());
 }
 
+/// Between quantized values, tract would make a table of what it takes for a function of one number.
+#[test]
+fn what_is_between_integers_is_what_the_file_says() {
+    let between = [
+        "Softmax(%d)",
+        "Relu(%d)",
+        "Erf(%d)",
+        "LogSoftmax<axis=1>(%d)",
+        "Transpose<perm=[0,2,1]>(%d)",
+        "CumSum(%d, %axis)",
+        "LayerNormalization<axis=-1>(%d, %scales)",
+    ];
+    let x: Vec<f32> = (0..24).map(|i| (i as f32 * 0.7).sin() * 2.0).collect();
+    for op in between {
+        for [from, to] in [["u8", "u8"], ["i8", "i8"], ["u8", "i8"], ["i8", "u8"]] {
+            let text = format!(
+                "model m opset 17 {{
+                    input %x : f32[2,3,4]
+                    const %s : f32[] = {{0.03125}} const %t : f32[1] = {{0.0625}}
+                    const %a : {from}[] = {{7}} const %b : {to}[] = {{9}}
+                    const %axis : i64[] = {{2}} const %scales : f32[4] = {{1,2,1,2}}
+                    %p : ? = QuantizeLinear(%x, %s, %a)
+                    %d : ? = DequantizeLinear(%p, %s, %a)
+                    %f : ? = {op}
+                    %q : ? = QuantizeLinear(%f, %t, %b)
+                    %y : ? = DequantizeLinear(%q, %t, %b)
+                    output %y
+                }}"
+            );
+            let (network, x) = (network(&text), f32s(&[2, 3, 4], &x));
+            let plain = network.run(std::slice::from_ref(&x)).unwrap()[0].to_f64();
+            let optimized = outputs(&network, &[x])[0].to_f64();
+            let off = plain.iter().zip(&optimized).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(off < 0.07, "{op} from {from} to {to}: {plain:?} and {optimized:?}");
+            assert!(plain.iter().any(|v| v.abs() > 0.2), "{op} gives something: {plain:?}");
+        }
+    }
+}
+
+#[test]
+fn recurrent_layers_that_read_from_the_end() {
+    for (kind, gates, outputs_of_it) in [("LSTM", 4, ", _"), ("GRU", 3, ""), ("RNN", 1, "")] {
+        let text = format!(
+            "model m opset 17 {{
+                input %x : f32[5,2,3]
+                const %w : f32[1,{g},3] = seed(1) const %r : f32[1,{g},4] = seed(2) const %b : f32[1,{two}] = seed(3)
+                %ww : ? = Concat<axis=0>(%w, %w)
+                %rr : ? = Concat<axis=0>(%r, %r)
+                %bb : ? = Concat<axis=0>(%b, %b)
+                %y : ?, %h : ?{outputs_of_it} = {kind}<direction=\"reverse\", hidden_size=4>(%x, %w, %r, %b)
+                %yy : ?, %hh : ?{outputs_of_it} = {kind}<direction=\"bidirectional\", hidden_size=4>(%x, %ww, %rr, %bb)
+                output %y
+                output %h
+                output %yy
+                output %hh
+            }}",
+            g = 4 * gates,
+            two = 8 * gates
+        );
+        let x: Vec<f32> = (0..30).map(|i| (i as f32 * 0.7).sin()).collect();
+        let out: Vec<Vec<f64>> = outputs(&network(&text), &[f32s(&[5, 2, 3], &x)]).iter().map(Array::to_f64).collect();
+        // [time, direction, batch × hidden] and [direction, batch × hidden].
+        let second: Vec<f64> = out[2].chunks(16).flat_map(|both| both[8..].to_vec()).collect();
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(near(&out[0], &second) && out[0].len() == second.len(), "{kind}");
+        assert!(near(&out[1], &out[3][8..]) && out[1].iter().any(|v| v.abs() > 0.05), "{kind}");
+    }
+}
+
+#[test]
+fn what_tract_has_no_word_for_is_refused() {
+    let cell = |attributes: &str| {
+        let text = format!(
+            "model m opset 17 {{
+                input %x : f32[5,2,3]
+                const %w : f32[1,16,3] = seed(1) const %r : f32[1,16,4] = seed(2)
+                %y : ? = LSTM<hidden_size=4{attributes}>(%x, %w, %r) @cell
+                output %y
+            }}"
+        );
+        let bytes = tutee::onnx::to_bytes(&tutee::ir::text::parse::model(&text).unwrap()).unwrap();
+        Network::from_bytes("text", &bytes).map(drop).map_err(|e| e.to_string())
+    };
+    assert!(cell(r#", activations=["Sigmoid","Tanh","Tanh"]"#).is_ok());
+    for attributes in [r#", activations=["HardSigmoid","Tanh","Tanh"]"#, ", clip=1.5", ", input_forget=1"] {
+        let why = cell(attributes).unwrap_err();
+        assert!(why.contains("cell") && why.contains("sigmoid, tanh, tanh"), "{why}");
+    }
+}
+
+#[test]
+fn activations_with_a_factor() {
+    let text = "model m opset 24 {
+        input %x : f32[1,5]
+        %c : ? = Celu<alpha=2.0>(%x)
+        %s : ? = Swish<alpha=0.5>(%x)
+        output %c
+        output %s
+    }";
+    let x = [-3.0f64, -0.5, 0.0, 0.5, 3.0];
+    let out = outputs(&network(text), &[f32s(&[1, 5], &x.map(|v| v as f32))]);
+    let want =
+        [x.map(|x| x.max(0.0) + (2.0 * ((x / 2.0).exp() - 1.0)).min(0.0)), x.map(|x| x / (1.0 + (-x / 2.0).exp()))];
+    for (out, want) in out.iter().zip(want) {
+        assert!(out.to_f64().iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-4), "{out:?} for {want:?}");
+    }
+}
+
 #[test]
 fn zeros_without_a_type_are_of_f32() {
     let text = "model m opset 17 {

@@ -4,6 +4,7 @@
 use crate::autodiff::Tape;
 use crate::error::Result;
 use crate::ir::{Graph, Op, Patch, ValueId};
+use crate::math::sparsity::pruned;
 
 /// By parameter of a tape: which elements stay zero, if any do.
 pub struct SparsityMask(Vec<Option<Vec<bool>>>);
@@ -14,9 +15,9 @@ impl SparsityMask {
     pub fn of(graph: &Graph, tape: &Tape<f32>) -> SparsityMask {
         let masks = tape.parameters().iter().enumerate().map(|(i, parameter)| {
             let values = tape.parameter(i);
-            let zeros = values.iter().filter(|&&v| v == 0.0).count();
-            let matrix = parameter.shape.len() > 1 && zeros < values.len();
-            let stay = zeros > 0 && (matrix || is_book(graph, parameter.value));
+            let matrix = parameter.shape.len() > 1 && values.iter().any(|&v| v != 0.0);
+            let zeros = pruned(values, &parameter.shape, 0.0);
+            let stay = zeros && (matrix || is_book(graph, parameter.value));
             stay.then(|| values.iter().map(|&v| v == 0.0).collect())
         });
         SparsityMask(masks.collect())

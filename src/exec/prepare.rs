@@ -5,7 +5,10 @@
 //!
 //! Half precision is widened to f32, for which tract has kernels that are many times faster: weights, types of values,
 //! casts, and whatever else makes numbers of a type.
+//!
+//! What tract would compute otherwise than ONNX says is spelled out in operators that it has right, or refused.
 
+use super::spelled_out::{Constants, spell_out};
 use crate::data::Dtype;
 use half::{bf16, f16};
 use std::collections::HashSet;
@@ -18,8 +21,8 @@ use tract_onnx::tensor::load_tensor;
 /// Operators of which tract has all outputs, or as many as are written: none may be left off.
 const COUNTED: [&str; 6] = ["If", "Loop", "Scan", "Split", "TopK", "DynamicQuantizeLinear"];
 
-/// What outputs without a name are called, with a number.
-const ABSENT: &str = "absent output ";
+/// What values are called that the file has no name for, with a number.
+const UNNAMED: &str = "unnamed value ";
 
 /// Attributes that name the type of what a node makes, or computes with.
 const TYPES: [&str; 6] = ["to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"];
@@ -30,7 +33,7 @@ const TYPES: [&str; 6] = ["to", "dtype", "output_dtype", "output_datatype", "sta
 /// # Errors
 /// If a tensor of half precision has not the data that it should have.
 pub fn prepare(graph: &mut pb::GraphProto, dir: Option<&str>) -> TractResult<bool> {
-    let mut file = Preparation { dir, taken: HashSet::new(), next: 0, widened: false };
+    let mut file = Preparation { dir, taken: HashSet::new(), next: 0, widened: false, singles: HashSet::new() };
     file.collect(graph);
     file.prepare(graph)?;
     Ok(file.widened)
@@ -69,6 +72,8 @@ struct Preparation<'a> {
     taken: HashSet<String>,
     next: usize,
     widened: bool,
+    /// Constants of one number.
+    singles: HashSet<String>,
 }
 
 impl Preparation<'_> {
@@ -86,6 +91,7 @@ impl Preparation<'_> {
             // What is stored in half precision and read as f32 is computed as the file says.
             self.widened = before || self.widened && !stored.contains(&tensor.name);
         }
+        self.spell_out(graph)?;
         name_apart(graph);
         for node in &mut graph.node {
             self.drop_absent(node);
@@ -145,14 +151,26 @@ impl Preparation<'_> {
     fn collect(&mut self, graph: &pb::GraphProto) {
         let infos = graph.input.iter().map(|i| &i.name).chain(graph.initializer.iter().map(|t| &t.name));
         let made = graph.node.iter().flat_map(|n| n.output.iter().chain([&n.name]));
-        self.taken.extend(infos.chain(made).filter(|name| name.starts_with(ABSENT)).cloned());
+        self.taken.extend(infos.chain(made).filter(|name| name.starts_with(UNNAMED)).cloned());
         let attributes = graph.node.iter().flat_map(|n| &n.attribute);
         attributes.flat_map(|a| a.g.iter().chain(&a.graphs)).for_each(|body| self.collect(body));
     }
 
+    fn spell_out(&mut self, graph: &mut pb::GraphProto) -> TractResult<()> {
+        let mut singles = std::mem::take(&mut self.singles);
+        let constants = Constants::of(graph, &mut singles);
+        for node in std::mem::take(&mut graph.node) {
+            let mut nodes = Vec::new();
+            spell_out(node, &constants, &mut nodes, &mut || self.fresh())?;
+            graph.node.extend(nodes);
+        }
+        self.singles = singles;
+        Ok(())
+    }
+
     fn fresh(&mut self) -> String {
         loop {
-            let name = format!("{ABSENT}{}", self.next);
+            let name = format!("{UNNAMED}{}", self.next);
             self.next += 1;
             if !self.taken.contains(&name) {
                 return name;

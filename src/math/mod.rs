@@ -20,6 +20,7 @@ pub mod moments;
 pub mod packed_moment;
 pub mod separate;
 pub mod solve;
+pub mod sparsity;
 pub mod spatial;
 pub mod svd;
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! The values (`levels`, or `bits` for 2^bits of them) are optimal: exact k-means in one dimension. With `groups`, blocks
 //! of output channels have codebooks of their own, which is what keeps accuracy at 4 bits and below; it is an upper bound,
-//! lowered until a codebook costs at most 1/16 of its codes. Weights that are exactly zero in more than 1 % of the places
-//! (a pruned layer) stay exactly zero.
+//! lowered until a codebook costs at most 1/16 of its codes. Weights that are exactly zero in more than 1 % of the places,
+//! and far more often than any other number (a pruned layer), stay exactly zero.
 //!
 //! The file shrinks because weights become codes, several to a byte (2 at 7 to 16 levels, 3 at 5 and 6, 4 at 4, 5 at 3, 8
 //! at 2), which standard operators turn into the weights again when a runtime loads the model: `digits` has the codes in

@@ -5,11 +5,15 @@ use crate::ir::{Graph, Patch, Ref, Tensor};
 use crate::math::LayerMoments;
 use crate::math::feedback::feedback;
 use crate::math::fit::{Fit, GroupMoments, relative};
+use crate::math::sparsity::pruned;
 use crate::passes::{Fitted, Judged, sharing};
 use ndarray::Array2;
 
 /// Relative output error below which there is nothing to repair: rounding, to within the moments' precision.
 const LOST: f64 = 1e-3;
+
+/// Share of zeros from which on a weight that was pruned keeps them when it is fitted.
+pub const PRUNED: f64 = 0.01;
 
 /// λ of the error feedback, as a share of the mean diagonal.
 const MASK_RIDGE: f64 = 1e-2;
@@ -40,8 +44,8 @@ pub fn refit(graph: &Graph, fitted: &Fitted<'_>) -> Result<(Patch, String), Stri
     if fitted.layer.error(&before) < LOST {
         return Err("nothing was lost before it".into());
     }
-    let zeros = before.w.iter().flatten().filter(|&&w| w == 0.0).count();
-    let sparse = zeros * 100 > before.w.iter().map(|w| w.len()).sum();
+    let tensor = graph.value(linear.weight).constant();
+    let sparse = tensor.and_then(|t| Some(pruned(&t.as_f32()?, t.shape(), PRUNED))).unwrap_or_default();
     let solve = |layer: &LayerMoments, from: Option<&Fit>| {
         let mut fit = layer.ridge(from.unwrap_or(&before))?;
         if sparse {

@@ -3,6 +3,8 @@
 use crate::ir::{DType, Tensor};
 use crate::math::codes::{self, Layout};
 use crate::math::kmeans_1d;
+use crate::math::sparsity::pruned;
+use crate::passes::refit::PRUNED;
 use rayon::prelude::*;
 
 /// tract folds a constant of at most so many bytes.
@@ -44,7 +46,7 @@ impl Clustered {
     /// Centroids take each weight as often as `weights` says. `None` for no weights, and for ones that are not finite.
     pub fn new(tensor: &Tensor, cut: Cut, levels: usize, groups: usize, weights: Option<&[f32]>) -> Option<Clustered> {
         let values = tensor.as_f32()?;
-        let pin_zero = values.iter().filter(|&&w| w == 0.0).count() > values.len() / 100;
+        let pin_zero = pruned(&values, tensor.shape(), PRUNED);
         let (mut rest, mut rest_weights) = (&*values, weights);
         let mut jobs = Vec::new();
         let layouts = layouts(tensor, cut, levels, groups)?;

@@ -4,7 +4,7 @@ use super::clustered::Clustered;
 use crate::analysis::linear::Linear;
 use crate::ir::{DType, Graph, Tensor};
 use crate::math::fit::Fit;
-use crate::math::{LayerMoments, books, feedback::feedback};
+use crate::math::{LayerMoments, books, feedback::feedback, sparsity::pruned};
 use crate::passes::{Fitted, refit};
 use ndarray::Array2;
 
@@ -29,8 +29,7 @@ pub fn cluster(
     let matrices = |c: &Clustered| linear.matrices(&c.tensor(tensor));
     let before = Fit { w: matrices(&plain).ok_or("its weight has not the layer's shape")?, b: current.b.clone() };
     let places = linear.places();
-    let zeros = current.w.iter().flatten().filter(|&&w| w == 0.0).count();
-    let sparse = zeros > tensor.len() / 100;
+    let sparse = tensor.as_f32().is_some_and(|w| pruned(&w, tensor.shape(), refit::PRUNED));
     let solve = |layer: &LayerMoments, _: Option<&Clustered>| {
         // Weights that were pruned stay so: the others are not solved anew then.
         let target = if sparse { current.w.clone() } else { layer.ridge(&current)?.w };
