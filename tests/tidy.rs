@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("check", &["ir", "onnx", "analysis", "math", "exec", "data", "exits"]),
     ("calibrate", &["ir", "onnx", "analysis", "math", "exec", "data", "exits"]),
     ("autodiff", &["ir", "analysis"]),
-    ("distill", &["ir", "analysis", "autodiff"]),
+    ("distill", &["ir", "analysis", "math", "autodiff"]),
     ("recipe", &["passes", "distill", "exits"]),
     ("report", &["ir", "analysis", "passes", "check"]),
     (
