@@ -3,7 +3,7 @@
 use super::Failure;
 use super::part::Files;
 use super::teacher::TeacherRun;
-use crate::data::Array;
+use crate::data::ActivationFile;
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,10 +27,9 @@ impl LazyExecutor {
         LazyExecutor { teacher, live: Files::new(), done: HashSet::new(), same: HashMap::new() }
     }
 
-    /// The value of a chunk, once it was reached.
-    pub fn read(&self, value: ValueId, chunk: usize) -> Result<Array> {
-        let file = self.live.get(&value).ok_or_else(|| Error::internal("a value was not reached"))?;
-        file.read(chunk)
+    /// A value for all chunks, once it was reached.
+    pub fn file(&self, value: ValueId) -> Result<&ActivationFile> {
+        self.live.get(&value).map(|file| &**file).ok_or_else(|| Error::internal("a value was not reached"))
     }
 
     /// Nodes to run for these values, from what is live.

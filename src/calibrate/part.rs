@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Bytes that chunks that are run at a time may read and give: all of it is in memory until it is written.
-const BATCH: usize = 1 << 25;
+const BATCH: usize = 1 << 23;
 /// Chunks that are run at a time, at most.
 const MOST: usize = 64;
 

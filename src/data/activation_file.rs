@@ -73,15 +73,35 @@ impl ActivationFile {
     /// # Errors
     /// If it cannot be read.
     pub fn read(&self, i: usize) -> Result<Array> {
+        let entry = self.entry(i)?;
+        let mut bytes = vec![0; entry.len];
+        self.fill(entry, &mut bytes)?;
+        Array::new(entry.dtype, entry.shape.clone(), bytes)
+    }
+
+    /// The numbers of array `i` in place of what is in `to`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_f32(&self, i: usize, to: &mut Vec<f32>) -> Result<()> {
+        let entry = self.entry(i)?;
+        if entry.dtype != Dtype::F32 || cfg!(target_endian = "big") {
+            *to = self.read(i)?.to_f32();
+            return Ok(());
+        }
+        to.resize(entry.len / size_of::<f32>(), 0.0);
+        self.fill(entry, bytemuck::cast_slice_mut(to))
+    }
+
+    fn entry(&self, i: usize) -> Result<&ActivationEntry> {
         let entry = self.arrays.get(i).and_then(Option::as_ref);
-        let ActivationEntry { dtype, shape, at, len } =
-            entry.ok_or_else(|| Error::internal("an activation was not written"))?;
-        let mut bytes = vec![0; *len];
+        entry.ok_or_else(|| Error::internal("an activation was not written"))
+    }
+
+    fn fill(&self, entry: &ActivationEntry, bytes: &mut [u8]) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
-        let read = file.seek(SeekFrom::Start(*at)).and_then(|_| file.read_exact(&mut bytes));
-        drop(file);
-        read.map_err(|e| failed("read", &e))?;
-        Array::new(*dtype, shape.clone(), bytes)
+        let read = file.seek(SeekFrom::Start(entry.at)).and_then(|_| file.read_exact(bytes));
+        read.map_err(|e| failed("read", &e))
     }
 }
 

@@ -55,7 +55,9 @@ pub struct Moments {
 pub struct Retarget {
     samples: usize,
     /// Of x and y, what was subtracted.
-    about: Option<[Vec<f32>; 2]>,
+    about: [Option<Vec<f32>>; 2],
+    /// Whether the sums over x are there already.
+    x_known: bool,
     yx: Array2<f64>,
     yy: Array1<f64>,
     x: Array1<f64>,
@@ -191,12 +193,20 @@ impl Retarget {
     pub fn new(inputs: usize, outputs: usize) -> Self {
         Retarget {
             samples: 0,
-            about: None,
+            about: [None, None],
+            x_known: false,
             yx: Array2::zeros((outputs, inputs)),
             yy: Array1::zeros(outputs),
             x: Array1::zeros(inputs),
             y: Array1::zeros(outputs),
         }
+    }
+
+    /// Sums over the same inputs, in the same batches, for other outputs: none of these were added yet.
+    pub fn same_inputs(&self) -> Retarget {
+        let about = [self.about[0].clone(), None];
+        let x_known = about[0].is_some();
+        Retarget { about, x_known, x: self.x.clone(), ..Retarget::new(self.x.len(), self.y.len()) }
     }
 
     /// As [`Moments::add`].
@@ -211,9 +221,16 @@ impl Retarget {
             return None;
         }
         let (n, m) = (self.x.len(), self.y.len());
-        let [ax, ay] = self.about.get_or_insert_with(|| [means(x, n), means(y, m)]);
-        for (rows, about, sums) in [(&mut *x, ax, &mut self.x), (&mut *y, ay, &mut self.y)] {
+        let [ax, ay] = &mut self.about;
+        let (ax, ay) = (ax.get_or_insert_with(|| means(x, n)), ay.get_or_insert_with(|| means(y, m)));
+        for (rows, about, sums, known) in [(&mut *x, ax, &mut self.x, self.x_known), (&mut *y, ay, &mut self.y, false)]
+        {
             let about: Vec<f32> = std::iter::repeat_n(&**about, side_by_side(about.len())).flatten().copied().collect();
+            if known {
+                let subtract = |(v, about): (&mut f32, &f32)| *v -= about;
+                rows.chunks_mut(about.len().max(1)).for_each(|rows| rows.iter_mut().zip(&about).for_each(subtract));
+                continue;
+            }
             each_sample(sums, rows, |long, rows| {
                 for ((sum, v), &about) in long.iter_mut().zip(rows).zip(&about) {
                     *sum += f64::from(*v) - f64::from(about);
@@ -241,9 +258,10 @@ impl Retarget {
     }
 
     fn means(&self) -> Option<Means> {
-        let (about, samples) = (self.about.as_ref().filter(|_| self.samples > 0)?, self.samples as f64);
-        let off = [&self.x / samples, &self.y / samples];
-        let means = [0, 1].map(|i| Array1::from_iter(off[i].iter().zip(&about[i]).map(|(off, &a)| off + f64::from(a))));
+        let ([Some(ax), Some(ay)], true) = (&self.about, self.samples > 0) else { return None };
+        let samples = self.samples as f64;
+        let (about, off) = ([ax, ay], [&self.x / samples, &self.y / samples]);
+        let means = [0, 1].map(|i| Array1::from_iter(off[i].iter().zip(about[i]).map(|(off, &a)| off + f64::from(a))));
         Some(Means { samples, off, means })
     }
 

@@ -136,6 +136,8 @@ pub enum Measure {
     Separable,
     /// Loss by number of codebook values.
     Levels,
+    /// Loss by share of zeros.
+    Sparsity,
     /// What each position of the input is worth to the layer.
     Saliency,
 }

@@ -40,13 +40,18 @@
 //! }
 //! ```
 
+use crate::analysis::cost::Cost;
 use crate::analysis::likely;
 use crate::error::Result;
-use crate::ir::{Graph, Op, Patch, Tensor, Use, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
 use crate::math::magnitude::{self, Least, Scale};
+use crate::math::moments::SecondMoment;
 use crate::passes::by_layer::ByLayer;
-use crate::passes::options::{OptionsError, Selection, Share, weight};
-use crate::passes::{Choice, Context, Fidelity, Pass, Phase, Resolved, Site, Verdict};
+use crate::passes::options::{OptionsError, Selection, Share, layers, weight};
+use crate::passes::{
+    Choice, Context, Fidelity, Fitted, Measure, Offer, Offers, Pass, Phase, Resolved, SensitivityQuery, Site, Verdict,
+    sharing,
+};
 use serde::Deserialize;
 use std::collections::HashSet;
 
@@ -57,6 +62,9 @@ pub struct PruneWeights {
     scope: Scope,
     importance: Importance,
 }
+
+/// Shares of zeros that are offered.
+const OFFERED: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
 const NONE: &str = "none of its weights is among those to go";
 
@@ -128,13 +136,11 @@ impl Pass for PruneWeights {
     /// One share of all weights together becomes a share of each.
     fn resolve(&self, cx: &Context<'_>) -> Option<Resolved> {
         let (ByLayer::All(share), Scope::Global) = (&self.sparsity, self.scope) else { return None };
-        let open = |site: Site| match site {
-            Site::Weight(value) if cx.selected.refuses(cx.graph, &site).is_none() => {
-                Some((value, weights(cx.graph, value).ok()?))
-            }
+        let given = |site: Site| match site {
+            Site::Weight(value) => Some((value, open(cx, value).ok()?)),
             _ => None,
         };
-        let tensors: Vec<(ValueId, &Tensor)> = places(cx.graph).into_iter().filter_map(open).collect();
+        let tensors: Vec<(ValueId, &Tensor)> = places(cx.graph).into_iter().filter_map(given).collect();
         let scale = match self.importance {
             Importance::L1 => Scale::Absolute,
             Importance::L2 => Scale::Remaining,
@@ -148,6 +154,21 @@ impl Pass for PruneWeights {
         };
         let chosen: Vec<_> = tensors.iter().zip(counts).map(choice).collect();
         Some(Resolved { pass: self.decided(&chosen)?, options: toml::Table::new() })
+    }
+
+    fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
+        let graph = cx.graph;
+        let ours = |&n: &NodeId| is_layer(&graph.node(n).op) && weight(graph, n).is_some_and(|w| open(cx, w.1).is_ok());
+        let layers = layers(graph).into_iter().filter(ours).collect();
+        vec![SensitivityQuery { measure: Measure::Sparsity, layers, note: Box::new(|fitted| lost(graph, fitted)) }]
+    }
+
+    fn offers(&self, cx: &Context<'_>, sites: &[Site]) -> Vec<Result<Offers, String>> {
+        let at = |site: &Site| match site {
+            Site::Weight(value) => offers_at(cx, *value),
+            _ => Err("its weight is not constant".into()),
+        };
+        sites.iter().map(at).collect()
     }
 
     fn enters_bodies(&self) -> bool {
@@ -210,6 +231,57 @@ fn weights(graph: &Graph, value: ValueId) -> Result<&Tensor, String> {
     Ok(tensor)
 }
 
+/// A weight that can be pruned and is selected.
+///
+/// # Errors
+/// Why it is not.
+fn open<'g>(cx: &Context<'g>, value: ValueId) -> Result<&'g Tensor, String> {
+    let tensor = weights(cx.graph, value)?;
+    cx.selected.refuses(cx.graph, &Site::Weight(value)).map_or(Ok(tensor), Err)
+}
+
+/// What each share of zeros loses. They take as many bytes and multiplications as other numbers: what is saved shows once the
+/// file is compressed.
+fn offers_at(cx: &Context<'_>, value: ValueId) -> Result<Offers, String> {
+    let (graph, tensor) = (cx.graph, open(cx, value)?);
+    let told = sharing::readers(graph, value).into_iter().find_map(|n| cx.measured(n, Measure::Sparsity));
+    let all: f64 = elements(tensor).map(|w| f64::from(w).powi(2)).sum();
+    let plain = |share: f64| -> f64 {
+        let mut gone = Least::new(count(share, tensor), || elements(tensor));
+        let lost = elements(tensor).filter(|&w| gone.takes(w)).map(|w| f64::from(w).powi(2)).sum::<f64>();
+        lost / if all > 0.0 { all } else { 1.0 }
+    };
+    let whole = Cost { parameters: tensor.len() as u64, macs: Some(0), stored: graph.value(value).stored_len() as u64 };
+    let offer = |(i, share): (usize, f64)| {
+        let loss = told.and_then(|told| told.get(i).copied()).unwrap_or_else(|| plain(share));
+        Offer { choice: Choice::Sparsity(share), cost: whole, loss }
+    };
+    Ok(Offers { whole, list: OFFERED.into_iter().enumerate().map(offer).collect() })
+}
+
+/// The share of the variance of a layer's output that is lost with each share of zeros, the other weights as they are.
+fn lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
+    let (linear, layer) = (fitted.linear, fitted.layer);
+    let tensor = weights(graph, linear.weight)?;
+    let all: f64 = layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
+    if all <= 0.0 {
+        return Err("what it gives does not vary".into());
+    }
+    let share = |share: f64| {
+        let mut gone = Least::new(count(share, tensor), || elements(tensor));
+        let gone = elements(tensor).map(|w| if gone.takes(w) { f64::from(w) } else { 0.0 });
+        let gone = linear.matrices(&Tensor::from_floats(DType::F64, tensor.shape(), gone))?;
+        let lost = layer.parts.iter().zip(&gone).map(|(p, w)| (p.fit.xx.times(w.view()) * w).sum());
+        Some(lost.sum::<f64>() / all)
+    };
+    OFFERED.into_iter().map(|s| share(s).ok_or_else(|| "its weight has not the layer's shape".into())).collect()
+}
+
+/// How many weights go.
+fn count(share: f64, tensor: &Tensor) -> usize {
+    (share * tensor.len() as f64).round() as usize
+}
+
 /// The elements of a float tensor, of which only a few are in memory at a time if they are in a mapped file.
 fn elements(tensor: &Tensor) -> impl Iterator<Item = f32> + '_ {
     tensor.iter_floats().into_iter().flatten().map(|w| w as f32)
@@ -220,7 +292,7 @@ impl PruneWeights {
     fn prune(&self, graph: &Graph, value: ValueId, repairs: bool) -> Result<(Patch, String), String> {
         let tensor = weights(graph, value)?;
         let share = self.sparsity.at(graph, "sparsity", &Site::Weight(value).names(graph))?;
-        let zeros = (share.0 * tensor.len() as f64).round() as usize;
+        let zeros = count(share.0, tensor);
         let (all, before) = (tensor.len(), elements(tensor).filter(|&w| w == 0.0).count());
         if zeros == 0 {
             return Err(NONE.into());

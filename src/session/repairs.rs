@@ -136,7 +136,7 @@ impl Run<'_, '_> {
 impl Moments for Fitting<'_> {
     fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>> {
         let cx = task.context(graph, None);
-        let queries = if task.pass.asks() { task.pass.queries(&cx) } else { Vec::new() };
+        let queries = task.pass.queries(&cx);
         if queries.is_empty() {
             return Ok(None);
         }

@@ -301,7 +301,8 @@ impl<'s, 'a> Run<'s, 'a> {
         mut moments: Option<&mut dyn Moments>,
     ) -> Result<bool> {
         let before = self.rows.len();
-        let told = moments.as_mut().map_or(Ok(None), |moments| moments.survey(self, graph, task))?;
+        let asked = moments.as_mut().filter(|_| task.pass.asks());
+        let told = asked.map_or(Ok(None), |moments| moments.survey(self, graph, task))?;
         let task = Task { sensitivity: told.as_ref(), ..task };
         if moments.is_some() {
             task.reaches(graph, task.selected.max_loss()).inspect_err(|_| self.refused = true)?;

@@ -1,6 +1,8 @@
 //! The laws that every pass keeps on every teacher among the fixtures, with its default options.
 #![cfg(feature = "exec")]
 
+mod choices;
+#[path = "../common/mod.rs"]
 mod common;
 
 use common::{name, running, teachers};
@@ -442,122 +444,6 @@ fn what_a_budget_chose_makes_the_same_student() {
     let path = common::root().join("fixtures/lenet5.onnx");
     let teacher = onnx::load(&path).unwrap().model;
     BUDGETS.par_iter().for_each(|step| resolves(&Data::default, &teacher, step, &format!("{step} on lenet5")));
-}
-
-/// Layers of all kinds, from a seed.
-fn mixed(seed: usize) -> String {
-    let s = |i: usize| seed * 10 + i;
-    let (a, b, c) = (8 + seed % 5, 12 + seed % 7, 16 + seed % 3);
-    let (strides, group) = (1 + seed % 2, 1 + seed % 2);
-    let b = b / group * group;
-    let a = a / group * group;
-    format!(
-        "input %x : f32[N,4,8,9]
-         const %w1 : f32[{a},4,3,3] = seed({}) const %w2 : f32[{b},{},3,2] = seed({}) const %w3 : f32[{c},{b},1,1] = seed({})
-         const %w4 : f32[{c},20] = seed({}) const %w5 : f32[24,20] = seed({}) const %b5 : f32[24] = seed({})
-         %1 : ? = Conv<pads=[1,1,1,1]>(%x, %w1) @first
-         %2 : ? = Relu(%1)
-         %3 : ? = Conv<group={group}, strides=[{strides},2]>(%2, %w2) @second
-         %4 : ? = Relu(%3)
-         %5 : ? = Conv(%4, %w3) @third
-         %6 : ? = GlobalAveragePool(%5)
-         %7 : ? = Flatten(%6)
-         %8 : ? = MatMul(%7, %w4) @fourth
-         %9 : ? = Tanh(%8)
-         %y : f32[N,24] = Gemm<transB=1>(%9, %w5, %b5) @fifth
-         output %y",
-        s(1),
-        a / group,
-        s(2),
-        s(3),
-        s(4),
-        s(5),
-        s(6)
-    )
-}
-
-/// Random choices, written as options, do what they say at the cost that was offered.
-#[test]
-fn choices_cost_what_is_offered() {
-    use rayon::prelude::*;
-    use tutee::passes::{Context, Offers, Site, by_layer};
-    let steps = [
-        "pass = \"separate-convs\", params = 0.5, skip-first = 0",
-        "pass = \"separate-convs\", params = 0.5, skip-first = 0, order = \"pointwise-first\"",
-        "pass = \"factorize-linear\", params = 0.5, min-weights = 1, min-side = 1",
-        "pass = \"prune-inputs\", params = 0.5, min-weights = 1",
-        "pass = \"factorize-convs\", params = 0.5, scheme = \"auto\", skip-first = 0",
-        "pass = \"prune-channels\", params = 0.5, skip-first = 0",
-        "pass = \"cluster-weights\", size = 0.5, min-weights = 1",
-    ];
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    (0..60usize).into_par_iter().for_each(|seed| {
-        let net = if seed % 4 == 0 { shared(seed / 4).swap_remove(seed / 4 % 3).0 } else { mixed(seed) };
-        let teacher =
-            text::parse::model(&format!("model m opset 17 {{ {net} }}")).unwrap_or_else(|e| panic!("{net}: {e}"));
-        for step in steps {
-            let mut recipe = common::recipe(&format!("[{{ {step} }}]"));
-            let (_, tutee::recipe::Action::Pass(pass, selection)) = recipe.plan().unwrap().remove(0) else {
-                panic!("{step}")
-            };
-            let selected = selection.resolve(&teacher.graph).unwrap();
-            let sizes = Default::default();
-            let cx = Context {
-                graph: &teacher.graph,
-                selected: &selected,
-                repairs: false,
-                sizes: &sizes,
-                max_loss: 1.0,
-                sensitivity: None,
-                fitted: None,
-            };
-            let sites = pass.sites(&cx);
-            let offers = pass.offers(&cx, &sites);
-            let mut random = random::noise(seed as u64 + 1).map(|v| (v.abs() * 1e6) as usize);
-            let mut next = |n: usize| random.next().unwrap() % n.max(1);
-            for _ in 0..3 {
-                let open = sites.iter().zip(&offers).filter_map(|(site, o)| Some((site, o.as_ref().ok()?)));
-                let open: Vec<(&Site, &Offers)> = open.filter(|(_, o)| !o.list.is_empty()).collect();
-                let chosen: Vec<_> = open
-                    .iter()
-                    .filter_map(|(site, o)| {
-                        let offer = o.list[next(o.list.len())];
-                        (next(3) > 0).then_some((*site, *o, offer))
-                    })
-                    .collect();
-                let named: Vec<_> =
-                    chosen.iter().map(|(site, _, o)| (site.names(&teacher.graph).remove(0), o.choice)).collect();
-                if named.is_empty() {
-                    continue;
-                }
-                let options = &mut recipe.steps[0].options;
-                options
-                    .retain(|key, _| !["rank", "order", "scheme", "units", "levels", "params", "size"].contains(&key));
-                options.extend(by_layer::options(&named));
-                let place = || format!("{:?}\n{net}", recipe.steps[0]);
-                let outcome =
-                    compress(&teacher, 0, &recipe, None, &Silent).unwrap_or_else(|e| panic!("{e}\n{}", place()));
-                assert_eq!(teacher.graph.interface(), outcome.student.graph.interface(), "{}", place());
-                let report = outcome.report;
-                let rows = report.steps[0].rows.iter().filter(|r| r.done).count();
-                done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                // Groups share what they cost; codes come with nodes.
-                if step.contains("prune") || step.contains("cluster") || rows < chosen.len() {
-                    continue;
-                }
-                assert_eq!(rows, chosen.len(), "{}", place());
-                let saved = |of: fn(&tutee::analysis::cost::Cost) -> u64| {
-                    chosen.iter().map(|(_, o, offer)| of(&o.whole) as i64 - of(&offer.cost) as i64).sum::<i64>()
-                };
-                let (before, after) = (report.teacher.cost, report.student.cost);
-                assert_eq!(before.parameters as i64 - after.parameters as i64, saved(|c| c.parameters), "{}", place());
-                assert_eq!(before.stored as i64 - after.stored as i64, saved(|c| c.stored), "{}", place());
-                let macs = before.macs.unwrap() as i64 - after.macs.unwrap() as i64;
-                assert!((macs - saved(|c| c.macs.unwrap())).abs() <= chosen.len() as i64, "{macs} {}", place());
-            }
-        }
-    });
-    assert!(done.into_inner() >= 800);
 }
 
 /// Nodes that read a value, and those that read what these make of it where it is all that is not constant.
