@@ -189,7 +189,7 @@ impl LayerSamples<'_> {
 
     /// Calls `add` with every group's samples of a reader, some at a time, fitted (0) and held back (1) apart: rows of Xᵀ, of
     /// what the teacher gives and of the other term.
-    fn each(
+    pub(super) fn each(
         &self,
         reader: &LayerReader<'_>,
         mut add: impl FnMut(usize, usize, &mut [f32], &mut [f32], &[f32]) -> Option<()>,
@@ -278,6 +278,6 @@ fn joined(sets: impl Iterator<Item = Result<LayerMoments, Failure>>) -> Result<L
 }
 
 /// Rows of `width` as the columns of a matrix.
-fn transposed(rows: &[f32], width: usize) -> Option<ArrayView2<'_, f32>> {
+pub(super) fn transposed(rows: &[f32], width: usize) -> Option<ArrayView2<'_, f32>> {
     Some(ArrayView2::from_shape((rows.len() / width, width), rows).ok()?.reversed_axes())
 }

@@ -1,5 +1,7 @@
+use super::layer_samples::transposed;
 use super::*;
 use crate::ir::{random, text};
+use crate::math;
 
 /// Compares what tract gives for the only layer of a network with its weights times what calibration says that it reads.
 fn assert_reads_what_it_sums(text: &str) {
