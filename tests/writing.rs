@@ -449,3 +449,44 @@ fn a_saved_recipe_makes_the_same_student() {
     assert!(read(folder.path(), "a.onnx") == read(folder.path(), "b.onnx"), "{recipe}");
     assert_eq!(String::from_utf8(read(folder.path(), "made/again.toml")).unwrap(), recipe);
 }
+
+/// To load, clean and save a large model takes at most 1.3 times its file, as the book says.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_is_about_that_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = folder.path().join("teacher.onnx");
+    let weights: String = (0..3)
+        .map(|i| {
+            format!(
+                "const %w{i} : f32[2048,4096] = seed({i}) const %v{i} : f32[4096,2048] = seed({i}0)
+                 %h{i} : ? = MatMul(%x{i}, %w{i}) %r{i} : ? = Relu(%h{i}) %i{i} : ? = Identity(%r{i})
+                 %x{} : ? = MatMul(%i{i}, %v{i})\n",
+                i + 1
+            )
+        })
+        .collect();
+    let text = format!("model m opset 17 {{ input %x0 : f32[N,2048] {weights} output %x3 }}");
+    let model = tutee::ir::text::parse::model(&text).unwrap();
+    onnx::save(&model, &onnx::Target::File(teacher.clone()), Default::default()).unwrap();
+    drop(model);
+    let bytes = teacher.metadata().unwrap().len();
+    assert!(bytes > 60 << 20);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tutee"));
+    command.args(["compress", "teacher.onnx", "-q", "-p", "clean", "-o", "student.onnx"]).current_dir(folder.path());
+    let mut child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    // The kernel keeps the most that there was until the process ends.
+    let mut peak = 0;
+    let ended = loop {
+        let line = std::fs::read_to_string(&status).unwrap_or_default();
+        let kilobytes = line.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        peak = peak.max(kilobytes.unwrap_or(0) << 10);
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    assert!(ended.success() && folder.path().join("student.onnx").metadata().unwrap().len() > bytes * 99 / 100);
+    assert!(peak > bytes / 10 && peak as f64 <= 1.3 * bytes as f64, "{peak} bytes for a file of {bytes}");
+}
