@@ -28,9 +28,9 @@ use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::{self, knapsack};
 use crate::passes::options::{Share, weight};
-use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, sharing};
+use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, cluster_weights, sharing, split};
 pub use reach::{Part, Reach};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 mod reach;
 
@@ -85,15 +85,28 @@ impl Budget {
         }
     }
 
+    /// What such choices share, of which a graph may have some.
+    fn shared(self, graph: &Graph, choices: impl Iterator<Item = Choice>) -> u64 {
+        let Budget::Size(_) = self else { return 0 };
+        let levels = choices.filter_map(|choice| if let Choice::Levels(levels) = choice { Some(levels) } else { None });
+        levels
+            .collect::<BTreeSet<usize>>()
+            .into_iter()
+            .map(|levels| cluster_weights::digits(graph, levels) as u64)
+            .sum()
+    }
+
     /// How much of `whole` may be left.
     fn of_whole(self, whole: u64) -> u64 {
         (self.share() * whole as f64 + 1e-9) as u64
     }
 
-    /// How much may be left by what the pass does itself: of its share, what repair may add is taken off. `None` if the
-    /// costs are not known.
+    /// How much may be left by what the pass does itself: of its share, what repair may add is taken off, unless all may
+    /// stay. `None` if the costs are not known.
     pub fn limit(self, cx: &Context<'_>) -> Option<u64> {
-        Some(self.of_whole(self.of(cx.cost())?).saturating_sub(self.of(biases(cx))?))
+        let whole = self.of(cx.cost())?;
+        let left = self.of_whole(whole);
+        Some(if left < whole { left.saturating_sub(self.of(biases(cx))?) } else { left })
     }
 
     /// How far from the target a model is that had the cost `before`, if it is.
@@ -115,6 +128,9 @@ pub fn manual() -> String {
 
 /// Why a layer stays as it is where a budget decides.
 pub const WHOLE: &str = "the budget leaves it as it is";
+
+/// How often a budget is dealt out anew.
+const CHOICES: usize = 8;
 
 /// λ where losses are predicted, as a share of the mean diagonal.
 pub const RIDGE: f64 = 1e-4;
@@ -168,6 +184,10 @@ pub struct Split<'a> {
     pub weight: &'a Tensor,
     /// Parameters of a term.
     pub a_term: usize,
+    /// Indices that each term adds to these.
+    pub indices: usize,
+    /// Bytes of names and nodes that come with the two.
+    pub more: usize,
 }
 
 impl Split<'_> {
@@ -179,19 +199,24 @@ impl Split<'_> {
         let before: Option<f64> = self.readers.iter().map(|r| macs(r.0)).sum();
         let after: Option<f64> = self.readers.iter().map(|r| Some(macs(r.0)? * r.1?)).sum();
         let width = self.weight.byte_len() / weights.max(1);
-        let cost = |parameters: usize, macs: Option<f64>| Cost {
-            parameters: parameters as u64,
+        let value = self.readers.first().and_then(|r| weight(graph, r.0));
+        let added = self.indices + value.map_or(0, |(_, v)| split::scales(graph, v));
+        let cost = |parameters: usize, indices: usize, macs: Option<f64>| Cost {
+            parameters: (parameters + indices) as u64,
             macs: macs.map(|macs| (macs * parameters as f64).ceil() as u64),
-            stored: (parameters * width) as u64,
+            stored: (parameters * width + indices * size_of::<i32>()) as u64,
         };
         let least = lost.last().copied().unwrap_or(0.0);
-        let ranks = lost.iter().enumerate().skip(1).take_while(|(rank, _)| rank * self.a_term < weights);
+        let whole = cost(weights, 0, before);
         let offer = |(rank, lost): (usize, &f64)| Offer {
             choice: choice(rank),
-            cost: cost(rank * self.a_term, after),
+            cost: cost(rank * self.a_term, rank * added, after),
             loss: lost - least,
         };
-        Offers { whole: cost(weights, before), list: ranks.map(offer).collect() }
+        let smaller = |offer: &Offer| {
+            offer.cost.parameters < whole.parameters && offer.cost.stored + (self.more as u64) < whole.stored
+        };
+        Offers { whole, list: lost.iter().enumerate().skip(1).map(offer).take_while(smaller).collect() }
     }
 }
 
@@ -216,25 +241,38 @@ pub fn choose(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>)
             std::iter::once(item(offers.whole, 0.0)).chain(smaller).collect()
         })
         .collect::<Option<_>>()?;
-    let chosen = knapsack::choose(&places, budget.limit(cx)?.saturating_sub(others));
-    let choice = |((site, offers), at): (&(&Site, &Offers), usize)| {
-        let offer = offers.within(cx.max_loss).nth(at.checked_sub(1)?)?;
-        Some((site.names(cx.graph).into_iter().next()?, offer.choice))
+    let limit = budget.limit(cx)?.saturating_sub(others);
+    let offer = |((_, offers), at): (&(&Site, &Offers), &usize)| {
+        offers.within(cx.max_loss).nth(at.checked_sub(1)?).map(|offer| offer.choice)
     };
-    Some(open.iter().zip(chosen).filter_map(choice).collect())
+    // What choices share is known once they are made: they are made again with what is left then.
+    let (mut chosen, mut common) = (Vec::new(), 0);
+    for _ in 0..=CHOICES {
+        chosen = knapsack::choose(&places, limit.saturating_sub(common));
+        let taken = budget.shared(cx.graph, open.iter().zip(&chosen).filter_map(offer));
+        let cost: u64 = places.iter().zip(&chosen).map(|(place, &at)| place[at].cost).sum();
+        if taken <= common || cost + taken <= limit {
+            break;
+        }
+        common = taken;
+    }
+    let named = |at: (&(&Site, &Offers), &usize)| Some((at.0.0.names(cx.graph).into_iter().next()?, offer(at)?));
+    Some(open.iter().zip(&chosen).filter_map(named).collect())
 }
 
 /// How little a budget can leave of a model at whose sites this is offered. `None` if the costs are not known.
 pub fn reach(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>) -> Option<Reach> {
     // Of each part, the share that is left at the least.
-    let (mut left, mut stays) = (HashMap::new(), HashMap::new());
+    let (mut left, mut stays, mut smallest) = (HashMap::new(), HashMap::new(), Vec::new());
     for (site, offers) in sites.iter().zip(offers) {
         let parts = parts(site, cx.graph, budget);
         let why = match offers {
             Ok(offers) => {
                 let whole = budget.of(offers.whole)?;
-                let costs = offers.within(cx.max_loss).map(|offer| budget.of(offer.cost));
-                let least = costs.collect::<Option<Vec<u64>>>()?.into_iter().min().unwrap_or(whole);
+                let costs = offers.within(cx.max_loss).map(|offer| Some((budget.of(offer.cost)?, offer.choice)));
+                let least = costs.collect::<Option<Vec<_>>>()?.into_iter().min_by_key(|cost| cost.0);
+                smallest.extend(least.map(|least| least.1));
+                let least = least.map_or(whole, |least| least.0);
                 left.extend(parts.iter().map(|&part| (part, (least, whole))));
                 if offers.list.is_empty() { "nothing makes it smaller" } else { "any cut loses more than that" }
             }
@@ -247,7 +285,8 @@ pub fn reach(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>) 
         let exact = u128::from(cost) * u128::from(least) / u128::from(whole.max(1));
         u64::try_from(exact).unwrap_or(cost)
     };
-    Reach::new(cx, budget, |part, cost| left.get(&part).map_or(cost, |&of| share(cost, of)), &stays)
+    let common = budget.shared(cx.graph, smallest.into_iter());
+    Reach::new(cx, budget, |part, cost| left.get(&part).map_or(cost, |&of| share(cost, of)), common, &stays)
 }
 
 /// What of the model's cost a site is.

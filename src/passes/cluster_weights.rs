@@ -247,12 +247,7 @@ impl Pass for ClusterWeights {
         let Some(mut clustered) = found else { return Verdict::skip("it holds numbers that are not finite") };
         let cut = by_row.unwrap_or(whole);
         let new = |t: &Tensor, weights: &[f32]| Clustered::new(t, cut, levels, groups, Some(weights));
-        // The first weight of so many levels brings the table of digits.
-        let digits = |levels: usize| match codes::codes_per_byte(levels) {
-            m if m > 1 && g.find_value(&digits_name(levels)).is_none() => 256 * m,
-            _ => 0,
-        };
-        let saves = |c: &Clustered| c.bytes() + digits(c.levels) + NODES < g.value(v).stored_len();
+        let saves = |c: &Clustered| c.bytes() + digits(g, c.levels) + NODES < g.value(v).stored_len();
         if !saves(&clustered) {
             return Verdict::skip(Reason::new(Why::NoGain, NO_FEWER));
         }
@@ -341,6 +336,14 @@ fn open(g: &Graph, v: ValueId) -> Result<Open<'_>, Reason> {
         tensor.rank() == 2 && readers.iter().all(|r| r.role == Role::Table && r.direct) && g.readers(v).all(by_row);
     let lookups = if rows { g.uses(v).into_iter().map(|u| u.node()).collect() } else { Vec::new() };
     Ok(Open { tensor, axis, lookups })
+}
+
+/// Bytes of the table of digits that the first weight of so many levels brings.
+pub fn digits(graph: &Graph, levels: usize) -> usize {
+    match codes::codes_per_byte(levels) {
+        m if m > 1 && graph.find_value(&digits_name(levels)).is_none() => 256 * m,
+        _ => 0,
+    }
 }
 
 fn describe(wanted: usize, groups_wanted: usize, clustered: &Clustered, tensor: &Tensor) -> String {

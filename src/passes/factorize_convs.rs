@@ -294,8 +294,9 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Re
     let full = w.nrows().min(w.ncols());
     let plain = || split::plain_lost(w.view());
     let lost = budget::losses(cx, (n, measure(scheme)), full, plain).ok_or(split::NO_SVD)?;
-    let readers = layers.iter().map(|l| (l.node, positions(l.node))).collect();
-    let split = Split { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols() };
+    let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
+    let more = split::second_nodes(graph, readers.iter().map(|r| r.0));
+    let split = Split { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols(), indices: 0, more };
     Ok(split.offers(sized, &lost, |rank| Choice::Factored { scheme, rank }))
 }
 

@@ -275,7 +275,8 @@ impl FactorizeLinear {
         let plain = || split::plain_lost(ArrayView2::from_shape((rows, columns), &weight.data).ok()?);
         let lost = budget::losses(cx, (n, Measure::LowRank), rows.min(columns), plain).ok_or(split::NO_SVD)?;
         let readers = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
-        let split = Split { readers, weight: weight.tensor, a_term: rows + columns };
+        let more = split::second_nodes(graph, matrices.iter().map(|m| m.node));
+        let split = Split { readers, weight: weight.tensor, a_term: rows + columns, indices: 0, more };
         Ok(split.offers(sized, &lost, Choice::LowRank))
     }
 

@@ -245,7 +245,7 @@ impl Pass for PruneChannels {
             Held::Constant(v) => tally.elements(v).unwrap_or(cost),
             Held::Node(n) => tally.macs(n).unwrap_or(cost),
         };
-        Least::new(cx, budget, left, &stays)
+        Least::new(cx, budget, left, 0, &stays)
     }
 
     fn remains(&self) -> f64 {

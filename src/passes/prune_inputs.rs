@@ -252,7 +252,12 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, Str
     let weight = graph.value(layer.weight).constant().ok_or("its weight is not constant")?;
     let plain = || Some(lost(energy(layer.matrices(weight)?.first()?.view())));
     let lost = budget::losses(cx, (n, Measure::Inputs), layer.inputs, plain).ok_or("its weight cannot be read")?;
-    let split = Split { readers: vec![(n, Some(1.0))], weight, a_term: layer.outputs };
+    // Beside the weights that stay: what a patch for one input takes without its weights and its index.
+    let one = patch(graph, &layer.with_inputs(1), &[0], Array2::zeros((layer.outputs, 1)), None)?;
+    let data = one.constants().map(|(_, t)| t.byte_len()).sum::<usize>();
+    let packed = weight.byte_len() - graph.value(layer.weight).stored_len().min(weight.byte_len());
+    let more = bytes::added(graph, &one).saturating_sub(data) + packed;
+    let split = Split { readers: vec![(n, Some(1.0))], weight, a_term: layer.outputs, indices: 1, more };
     Ok(split.offers(sized, &lost, Choice::Inputs))
 }
 

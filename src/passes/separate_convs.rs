@@ -339,10 +339,11 @@ impl SeparateConvs {
                 Order::PointwiseFirst => budget::spread(sized, n, 2).map(|wide| filters + (1.0 - filters) * wide)?,
             })
         };
-        let readers = layers.iter().map(|l| (l.node, positions(l.node))).collect();
+        let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
         let weight = layers.first().ok_or("it is no layer")?.weight.tensor;
         let choice = |terms| Choice::Separable { order: form.first, terms };
-        Ok(Split { readers, weight, a_term }.offers(sized, &lost.ok_or(NO_SVD)?, choice))
+        Ok(Split { more: split::second_nodes(graph, readers.iter().map(|r| r.0)), indices: 0, readers, weight, a_term }
+            .offers(sized, &lost.ok_or(NO_SVD)?, choice))
     }
 }
 

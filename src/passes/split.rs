@@ -1,7 +1,7 @@
 //! What the passes share that put two layers, with factors of the weight, in the place of one.
 
 use crate::analysis::linear::{Bias, Linear};
-use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Tensor};
+use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::fit::{Fit, GroupMoments};
 use crate::math::low_rank::Spectrum;
 use crate::math::svd::singular_values;
@@ -297,6 +297,18 @@ pub struct Reader {
     pub turned: bool,
 }
 
+/// Bytes, about, of the second nodes of all layers but the first that share a weight.
+pub fn second_nodes(graph: &Graph, readers: impl Iterator<Item = NodeId>) -> usize {
+    readers.skip(1).map(|n| NODE + 4 * graph.label(n).len()).sum()
+}
+
+/// Numbers that every term brings besides its weights: of a weight that the file has as integers, a scale and a zero point.
+pub fn scales(graph: &Graph, weight: ValueId) -> usize {
+    let value = graph.value(weight);
+    let integers = value.packed.is_some() && value.packed == value.constant().map(Tensor::len);
+    if integers { 2 } else { 0 }
+}
+
 /// One of two factors: the suffix of its name and the weight.
 pub struct Factor {
     pub suffix: &'static str,
@@ -319,7 +331,7 @@ pub fn patch(
     let (whole, parts) =
         (graph.input(first.node, first.slot), factors.iter().map(|f| f.weight.byte_len()).sum::<usize>());
     let whole = whole.and_then(|v| graph.value(v).constant()).map_or(0, Tensor::byte_len);
-    let more: usize = readers[1..].iter().map(|r| NODE + 4 * graph.label(r.node).len()).sum();
+    let more = second_nodes(graph, readers.iter().map(|r| r.node));
     if readers.len() > 1 && parts + more >= whole {
         return Err(format!(
             "two factors take {parts} bytes and a second node in {} places {more} more, no fewer than the {whole} of the weight",

@@ -37,12 +37,13 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// `left` is what is left at the least of a part that costs so much; `stays` has parts that cannot be, each with a name and
-    /// the reason. `None` if costs are not known.
+    /// `left` is what is left at the least of a part that costs so much, `common` what they share then; `stays` has parts that
+    /// cannot be, each with a name and the reason. `None` if costs are not known.
     pub fn new(
         cx: &Context<'_>,
         budget: Budget,
         left: impl Fn(Part, u64) -> u64,
+        common: u64,
         stays: &HashMap<Part, (String, String)>,
     ) -> Option<Reach> {
         let sized = cx.sized();
@@ -59,9 +60,12 @@ impl Reach {
             }
         }
         held.add(inside, "", "bodies of control flow, which no budget enters");
-        let added = budget.of(biases(cx))?;
+        let kept = rests.iter().map(|r| r.1).sum::<u64>() + inside;
+        // Where nothing can be cut, nothing is lost that is to be fitted.
+        let added = if kept < whole { budget.of(biases(cx))? } else { 0 };
         held.add(added, "", "biases that fitting to data may add");
-        let least = rests.iter().map(|r| r.1).sum::<u64>() + inside + added;
+        held.add(common, "", "tables that codes share");
+        let least = (kept + added + common).min(whole);
         Some(Reach { budget, max_loss: cx.max_loss, whole, least, rests, inside, behind: false, held: held.told() })
     }
 

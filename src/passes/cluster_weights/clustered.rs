@@ -76,6 +76,16 @@ impl Clustered {
         Some(Clustered { levels, parts: parts.collect() })
     }
 
+    /// Of a tensor with so many levels, all codes and centroids 0: as large as it would be.
+    pub fn blank(tensor: &Tensor, cut: Cut, levels: usize, groups: usize) -> Option<Clustered> {
+        let parts = layouts(tensor, cut, levels, groups)?.into_iter().map(|(shape, layout)| {
+            let zeros = std::iter::repeat_n(0.0, layout.groups * levels);
+            let books = Tensor::from_floats(tensor.dtype(), [layout.groups, levels], zeros);
+            Part { shape, layout, books, codes: vec![0; layout.padded()] }
+        });
+        Some(Clustered { levels, parts: parts.collect() })
+    }
+
     /// Whether every row of a matrix has bytes of its own, and the same codebooks for the same of them.
     pub fn is_by_row(&self) -> bool {
         let [Part { shape, layout, .. }] = &self.parts[..] else { return false };

@@ -1,10 +1,11 @@
 //! How many values each weight gets where a budget decides.
 
-use super::clustered::{Clustered, Cut, layouts};
-use super::{ClusterWeights, NODES, open};
+use super::clustered::{Clustered, Cut};
+use super::decoder::Decoder;
+use super::{ClusterWeights, NODES, Open, digits, open};
+use crate::analysis::bytes;
 use crate::analysis::cost::Cost;
-use crate::ir::{Graph, NodeId, Tensor, ValueId};
-use crate::math::codes::{Layout, codes_per_byte};
+use crate::ir::{Graph, NodeId, Patch, ValueId};
 use crate::passes::options::{self, weight};
 use crate::passes::{Choice, Context, Fitted, Measure, Offer, Offers, SensitivityQuery, Site, sharing};
 use std::collections::HashSet;
@@ -60,8 +61,8 @@ pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result
     for (i, levels) in LEVELS.into_iter().enumerate() {
         let groups = pass.groups(levels);
         let cut = open.cut(levels, pass.encode).unwrap_or(Cut::along(open.axis));
-        let bytes = bytes(tensor, cut, levels, groups).ok_or("its shape cannot be cut into parts")? + NODES;
-        if bytes < whole {
+        let blank = Clustered::blank(tensor, cut, levels, groups).ok_or("its shape cannot be cut into parts")?;
+        if let Some(bytes) = encoded(cx.graph, value, &open, &blank, pass.encode) {
             let plain = || Some(Clustered::new(tensor, cut, levels, groups, None)?.error(tensor));
             let loss = match told {
                 Some(told) => told.get(i).copied(),
@@ -74,9 +75,17 @@ pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result
     Ok(Offers { whole: stored(whole), list })
 }
 
-/// Bytes of codes and codebooks.
-fn bytes(tensor: &Tensor, cut: Cut, levels: usize, groups: usize) -> Option<usize> {
-    let width = tensor.byte_len().checked_div(tensor.len())?;
-    let part = |l: Layout| l.padded() / codes_per_byte(levels) + l.groups * levels * width;
-    Some(layouts(tensor, cut, levels, groups)?.into_iter().map(|(_, layout)| part(layout)).sum())
+/// Bytes of the constants that encode a weight, but for the table of digits. `None` if they, and the nodes that decode them, take
+/// no fewer than it does.
+fn encoded(graph: &Graph, value: ValueId, open: &Open<'_>, blank: &Clustered, encode: bool) -> Option<usize> {
+    let (v, digits) = (graph.value(value), digits(graph, blank.levels));
+    let mut patch = Patch::at_value(graph, value);
+    let mut decoder = Decoder::new(graph, &mut patch, &v.name);
+    match open.cut(blank.levels, encode).filter(|_| blank.is_by_row()) {
+        Some(_) => drop(decoder.rows(blank, &open.lookups)),
+        None => drop(decoder.tensor(blank, open.tensor.shape())),
+    }
+    let saves = blank.bytes() + digits + NODES < v.stored_len();
+    let saves = saves && bytes::added(graph, &patch) < bytes::stored(graph, value);
+    saves.then(|| patch.constants().map(|(_, t)| t.byte_len()).sum::<usize>().saturating_sub(digits))
 }
