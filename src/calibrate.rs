@@ -55,8 +55,8 @@ const COLUMNS: usize = 1024;
 /// Steps that are tried from one position that is looked at to the next.
 const STEPS: usize = 64;
 /// Samples and positions that a fit is made from, for each column of W, and at least. A fit of n columns to r rows leaves about
-/// n / r more error than the best there is, which is 2 % here. Of few columns more is looked at: their rows are neighbours in few
-/// samples, and say less than as many from anywhere.
+/// n / r more error than the best there is, which is 2 % here. A layer of few columns gets more rows: they
+/// are neighbouring positions of the same samples, and say less than as many samples would.
 const ROWS_AN_INPUT: usize = 50;
 const MIN_ROWS: usize = 50_000;
 /// Rounds of new targets and a solution that a fit takes.

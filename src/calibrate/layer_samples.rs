@@ -7,7 +7,7 @@ use crate::analysis::linear::{Bias, Linear};
 use crate::data::ActivationFile;
 use crate::ir::ValueId;
 use crate::math::fit::Fit;
-use crate::math::moments::Retarget;
+use crate::math::moments::TargetMoments;
 use crate::math::{self, LayerMoments, Moments};
 use ndarray::ArrayView2;
 use std::cell::RefCell;
@@ -33,13 +33,13 @@ pub struct LayerSamples<'w> {
 
 /// What was gathered of the layers of a set.
 pub(super) struct GatheredSet {
-    batches: Vec<Batch>,
+    batches: Vec<GatheredBatch>,
     /// Sums over inputs, which are the same for all targets, by group.
-    inputs: Vec<[Retarget; 2]>,
+    inputs: Vec<[TargetMoments; 2]>,
 }
 
 /// Rows of Xᵀ, of what the teacher gives and of the other term, of one reader and group, fitted (0) or held back (1).
-struct Batch {
+struct GatheredBatch {
     reader: usize,
     group: usize,
     held: usize,
@@ -155,18 +155,18 @@ impl LayerSamples<'_> {
             let sums = match kept {
                 Some(kept) => kept.sums(set, target)?,
                 None => {
-                    let new = || [Retarget::new(n, m), Retarget::new(n, m)];
+                    let new = || [TargetMoments::new(n, m), TargetMoments::new(n, m)];
                     let mut sums: Vec<_> = (0..self.layer.groups).map(|_| new()).collect();
                     let mut batches = self.is_small().then(Vec::new);
                     for (at, reader) in set.iter().enumerate() {
                         self.each(reader, |group, held, x, y, other| {
-                            let new = || Batch::new([at, group, held], [x, y, other]);
+                            let new = || GatheredBatch::new([at, group, held], [x, y, other]);
                             batches.iter_mut().for_each(|batches| batches.push(new()));
                             target(reader, group, x, y, other)?;
                             sums[group][held].add_rows(x, y)
                         })?;
                     }
-                    let inputs = || sums.iter().map(|of| of.each_ref().map(Retarget::same_inputs)).collect();
+                    let inputs = || sums.iter().map(|of| of.each_ref().map(TargetMoments::same_inputs)).collect();
                     *kept = batches.map(|batches| GatheredSet { batches, inputs: inputs() });
                     sums
                 }
@@ -249,7 +249,7 @@ impl GatheredSet {
         &self,
         set: &[LayerReader<'_>],
         target: impl Fn(&LayerReader<'_>, usize, &[f32], &mut [f32], &[f32]) -> Option<()>,
-    ) -> Result<Vec<[Retarget; 2]>, Failure> {
+    ) -> Result<Vec<[TargetMoments; 2]>, Failure> {
         let mut sums = self.inputs.clone();
         let (mut x, mut y) = (Vec::new(), Vec::new());
         for batch in &self.batches {
@@ -263,9 +263,9 @@ impl GatheredSet {
     }
 }
 
-impl Batch {
-    fn new([reader, group, held]: [usize; 3], [x, y, other]: [&[f32]; 3]) -> Batch {
-        Batch { reader, group, held, x: x.to_vec(), y: y.to_vec(), other: other.to_vec() }
+impl GatheredBatch {
+    fn new([reader, group, held]: [usize; 3], [x, y, other]: [&[f32]; 3]) -> GatheredBatch {
+        GatheredBatch { reader, group, held, x: x.to_vec(), y: y.to_vec(), other: other.to_vec() }
     }
 }
 

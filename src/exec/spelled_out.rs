@@ -48,7 +48,7 @@ pub fn spell_out(
 ) -> TractResult<()> {
     let standard = matches!(node.domain.as_str(), "" | "ai.onnx");
     match node.op_type.as_str() {
-        "DequantizeLinear" if standard && is_computed(&node, constants) => dequantize(&node, nodes, fresh),
+        "DequantizeLinear" if standard && has_one_scale(&node, constants) => dequantize(&node, nodes, fresh),
         "Celu" | "Swish" if standard => match take_float(&mut node, "alpha").unwrap_or(1.0) {
             1.0 => nodes.push(node),
             alpha => scaled(node, alpha, nodes, fresh),
@@ -90,25 +90,34 @@ fn attribute(name: &str, r#type: AttributeType) -> pb::AttributeProto {
     pb::AttributeProto { name: name.into(), r#type: r#type as i32, ..Default::default() }
 }
 
-/// A node with one output, under this name or a new one; the name.
-fn push(nodes: &mut Vec<pb::NodeProto>, op_type: &str, input: Vec<String>, output: String) -> String {
-    nodes.push(pb::NodeProto { op_type: op_type.into(), input, output: vec![output.clone()], ..Default::default() });
+/// Adds a node with one output of this name, and gives the name.
+fn push(
+    nodes: &mut Vec<pb::NodeProto>,
+    op_type: &str,
+    attribute: Option<pb::AttributeProto>,
+    input: Vec<String>,
+    output: String,
+) -> String {
+    nodes.push(pb::NodeProto {
+        op_type: op_type.into(),
+        attribute: Vec::from_iter(attribute),
+        input,
+        output: vec![output.clone()],
+        ..Default::default()
+    });
     output
 }
 
-/// A constant of one number, or of a list of one.
 fn constant(nodes: &mut Vec<pb::NodeProto>, tensor: pb::TensorProto, output: String) -> String {
-    let name = push(nodes, "Constant", Vec::new(), output);
     let value = pb::AttributeProto { t: Some(tensor), ..attribute("value", AttributeType::Tensor) };
-    nodes.iter_mut().last().into_iter().for_each(|node| node.attribute = vec![value.clone()]);
-    name
+    push(nodes, "Constant", Some(value), Vec::new(), output)
 }
 
-/// Whether integers that are computed have one scale.
-fn is_computed(node: &pb::NodeProto, constants: &Constants<'_>) -> bool {
+/// Whether it reads integers that are computed, with one scale for all.
+fn has_one_scale(node: &pb::NodeProto, constants: &Constants<'_>) -> bool {
     let blocks = node.attribute.iter().any(|a| a.name == "block_size" && a.i != 0);
     let one_scale = node.input.get(1).is_some_and(|scale| constants.singles.contains(scale));
-    !blocks && one_scale && node.input.first().is_some_and(|x| !constants.all.contains(x))
+    !blocks && one_scale && node.input.first().is_some_and(|x| !x.is_empty() && !constants.all.contains(x))
 }
 
 /// (x − zero point) · scale.
@@ -116,13 +125,12 @@ fn dequantize(node: &pb::NodeProto, nodes: &mut Vec<pb::NodeProto>, fresh: &mut 
     let integers = [node.input.first(), node.input.get(2)];
     let mut terms = Vec::new();
     for name in integers.into_iter().flatten().filter(|name| !name.is_empty()) {
-        terms.push(push(nodes, "Cast", vec![name.clone()], fresh()));
         let to = pb::AttributeProto { i: DataType::Float as i64, ..attribute("to", AttributeType::Int) };
-        nodes.iter_mut().last().into_iter().for_each(|cast| cast.attribute = vec![to.clone()]);
+        terms.push(push(nodes, "Cast", Some(to), vec![name.clone()], fresh()));
     }
-    let x = if terms.len() > 1 { push(nodes, "Sub", terms, fresh()) } else { terms.remove(0) };
+    let x = if terms.len() > 1 { push(nodes, "Sub", None, terms, fresh()) } else { terms.remove(0) };
     let output = node.output.first().cloned().unwrap_or_default();
-    push(nodes, "Mul", vec![x, node.input.get(1).cloned().unwrap_or_default()], output);
+    push(nodes, "Mul", None, vec![x, node.input.get(1).cloned().unwrap_or_default()], output);
 }
 
 /// Celu(x; α) = α · Celu(x / α; 1), and Swish(x; α) = Swish(α x; 1) / α.
@@ -130,11 +138,11 @@ fn scaled(mut node: pb::NodeProto, alpha: f32, nodes: &mut Vec<pb::NodeProto>, f
     let [before, after] = if node.op_type == "Celu" { ["Div", "Mul"] } else { ["Mul", "Div"] };
     let number = pb::TensorProto { data_type: DataType::Float as i32, float_data: vec![alpha], ..Default::default() };
     let alpha = constant(nodes, number, fresh());
-    let x = push(nodes, before, vec![node.input.swap_remove(0), alpha.clone()], fresh());
+    let x = push(nodes, before, None, vec![node.input.swap_remove(0), alpha.clone()], fresh());
     let (y, inner) = (node.output.swap_remove(0), fresh());
     (node.input, node.output) = (vec![x], vec![inner.clone()]);
     nodes.push(node);
-    push(nodes, after, vec![inner, alpha], y);
+    push(nodes, after, None, vec![inner, alpha], y);
 }
 
 /// A recurrent layer that reads from the end: forwards over what is turned around, as is what it gives.
@@ -149,7 +157,7 @@ fn backwards(mut node: pb::NodeProto, nodes: &mut Vec<pb::NodeProto>, fresh: &mu
     };
     let [last, beyond, time] = [-1, i64::MIN, i64::from(batch_first)].map(|v| constant(nodes, list(v), fresh()));
     let turn = |nodes: &mut Vec<pb::NodeProto>, from: String, to: String| {
-        push(nodes, "Slice", vec![from, last.clone(), beyond.clone(), time.clone(), last.clone()], to)
+        push(nodes, "Slice", None, vec![from, last.clone(), beyond.clone(), time.clone(), last.clone()], to)
     };
     let forwards = fresh();
     let x = node.input.first_mut().map(|x| std::mem::replace(x, forwards.clone())).unwrap_or_default();

@@ -6,7 +6,7 @@
 
 mod stored;
 
-use super::moments::{Centred, Moments, Retarget, SecondMoment};
+use super::moments::{Centred, Moments, SecondMoment, TargetMoments};
 use super::packed_moment::PackedMoment;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 use std::sync::OnceLock;
@@ -166,9 +166,9 @@ impl LayerMoments {
     }
 
     /// The inputs of a set with other wanted outputs. `None` if they are not as many, or not finite.
-    pub fn retarget(&self, set: usize, parts: Vec<[Retarget; 2]>) -> Option<LayerMoments> {
+    pub fn retarget(&self, set: usize, parts: Vec<[TargetMoments; 2]>) -> Option<LayerMoments> {
         let &Set { samples, intercept, .. } = self.sets.get(set)?;
-        let part = |(old, [fit, held]): (&GroupMoments, [Retarget; 2])| {
+        let part = |(old, [fit, held]): (&GroupMoments, [TargetMoments; 2])| {
             Some(GroupMoments { fit: fit.replace(&old.fit, !intercept)?, held: held.replace(&old.held, !intercept)? })
         };
         let parts = self.parts.iter().zip(parts).map(part).collect::<Option<_>>()?;

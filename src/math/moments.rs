@@ -47,12 +47,12 @@ pub struct Moments {
     xx: Array2<f64>,
     /// Samples at which x is not zero.
     nonzero: Array1<f64>,
-    to: Retarget,
+    to: TargetMoments,
 }
 
 /// Running sums over other wanted outputs for inputs whose own moments are known.
 #[derive(Debug, Clone)]
-pub struct Retarget {
+pub struct TargetMoments {
     samples: usize,
     /// Of x and y, what was subtracted.
     about: [Option<Vec<f32>>; 2],
@@ -129,7 +129,7 @@ impl Moments {
         Moments {
             xx: Array2::zeros((inputs, inputs)),
             nonzero: Array1::zeros(inputs),
-            to: Retarget::new(inputs, outputs),
+            to: TargetMoments::new(inputs, outputs),
         }
     }
 
@@ -189,9 +189,9 @@ struct Means {
     means: [Array1<f64>; 2],
 }
 
-impl Retarget {
+impl TargetMoments {
     pub fn new(inputs: usize, outputs: usize) -> Self {
-        Retarget {
+        TargetMoments {
             samples: 0,
             about: [None, None],
             x_known: false,
@@ -203,10 +203,10 @@ impl Retarget {
     }
 
     /// Sums over the same inputs, in the same batches, for other outputs: none of these were added yet.
-    pub fn same_inputs(&self) -> Retarget {
+    pub fn same_inputs(&self) -> TargetMoments {
         let about = [self.about[0].clone(), None];
         let x_known = about[0].is_some();
-        Retarget { about, x_known, x: self.x.clone(), ..Retarget::new(self.x.len(), self.y.len()) }
+        TargetMoments { about, x_known, x: self.x.clone(), ..TargetMoments::new(self.x.len(), self.y.len()) }
     }
 
     /// As [`Moments::add`].
@@ -460,7 +460,7 @@ mod tests {
     fn large_means_cost_no_digits() {
         let moments = |far: f32| {
             let (x, y) = (data(4, 300, 7) + far, data(3, 300, 5) - far);
-            let (mut moments, mut to) = (Moments::new(4, 3), Retarget::new(4, 3));
+            let (mut moments, mut to) = (Moments::new(4, 3), TargetMoments::new(4, 3));
             moments.add(x.view(), y.view()).expect("fits");
             to.add(x.view(), y.view()).expect("fits");
             let about = |zero| moments.clone().centred::<Factored>(zero).expect("finite");

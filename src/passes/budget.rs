@@ -186,7 +186,7 @@ pub struct Split<'a> {
     pub a_term: usize,
     /// Indices that each term adds to these.
     pub indices: usize,
-    /// Bytes of names and nodes that come with the two.
+    /// Bytes that its patch adds to the file besides the weights and indices.
     pub more: usize,
 }
 

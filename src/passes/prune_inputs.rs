@@ -255,6 +255,7 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, Str
     // Beside the weights that stay: what a patch for one input takes without its weights and its index.
     let one = patch(graph, &layer.with_inputs(1), &[0], Array2::zeros((layer.outputs, 1)), None)?;
     let data = one.constants().map(|(_, t)| t.byte_len()).sum::<usize>();
+    // A patch has floats, also where the file stores fewer bytes.
     let packed = weight.byte_len() - graph.value(layer.weight).stored_len().min(weight.byte_len());
     let more = bytes::added(graph, &one).saturating_sub(data) + packed;
     let split = Split { readers: vec![(n, Some(1.0))], weight, a_term: layer.outputs, indices: 1, more };

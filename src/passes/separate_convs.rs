@@ -342,8 +342,9 @@ impl SeparateConvs {
         let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
         let weight = layers.first().ok_or("it is no layer")?.weight.tensor;
         let choice = |terms| Choice::Separable { order: form.first, terms };
-        Ok(Split { more: split::second_nodes(graph, readers.iter().map(|r| r.0)), indices: 0, readers, weight, a_term }
-            .offers(sized, &lost.ok_or(NO_SVD)?, choice))
+        let more = split::second_nodes(graph, readers.iter().map(|r| r.0));
+        let split = Split { readers, weight, a_term, indices: 0, more };
+        Ok(split.offers(sized, &lost.ok_or(NO_SVD)?, choice))
     }
 }
 
