@@ -52,5 +52,5 @@ mod window;
 pub use kernel::Mode;
 pub use lower::obstacle;
 pub use real::{PIECE, Real};
-pub use tape::{Parameter, State, Tape};
+pub use tape::{Parameter, Tape, Variables};
 pub use trainable::{sources, weights};

@@ -31,13 +31,13 @@ use crate::math::chance;
 use crate::onnx;
 pub use classes::{Picture, WorseClass};
 use compare::Scores;
-use exits::Told;
+use exits::ExitAnswers;
 pub use exits::{End, Exits, Point};
 pub use judge::{Judge, Score};
 pub use judging::Judging;
 pub use measure::Times;
 pub use reading::Kind;
-use run::{Pair, Plan, finite};
+use run::{Pair, PairPlan, finite};
 use subject::{Probe, Subject};
 pub use verdict::{Metric, Targets, Verdict};
 
@@ -49,9 +49,9 @@ pub struct Check {
     /// How many samples were run.
     pub samples: usize,
     /// The teacher by itself.
-    pub teacher: Side,
+    pub teacher: CheckedModel,
     /// The student by itself.
-    pub student: Side,
+    pub student: CheckedModel,
     /// The output that names a class for each sample: the first one that is class scores [N,C] or a single decision. The
     /// accuracies, `agreement` and `kl` are of it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ pub struct Check {
 
 /// One of the two models.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Side {
+pub struct CheckedModel {
     /// Share of the samples whose label is the class with the highest score, if there are labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
@@ -248,7 +248,7 @@ pub fn check_as(
     remarks.extend(teacher.widened().or_else(|| student.widened()));
     remarks.extend(feed.mixed());
     let mut warnings = Vec::new();
-    let usual = Arc::new(Plan { teacher: runner, student: ready, probe });
+    let usual = Arc::new(PairPlan { teacher: runner, student: ready, probe });
     let streams = streams.as_ref().zip(own);
     let has_exits = usual.probe.is_some();
     let pair = Pair { teacher: &teacher, student: &student, has_exits, feed, streams, data, criteria };
@@ -277,7 +277,7 @@ pub fn check_as(
     };
     let side = |model: usize, counts: Counts, files: &[PathBuf]| {
         let (bytes, zstd_bytes) = measure::bytes(files)?;
-        Ok(Side {
+        Ok(CheckedModel {
             top1: top(model, 1),
             top5: top(model, 5).filter(|_| width > 5),
             counts,
@@ -290,7 +290,7 @@ pub fn check_as(
         || side(0, Counts::of(&teacher, &shapes)?, teacher.files()),
         || side(1, Counts::at(&student, &shapes)?, &student.files()),
     );
-    let told: Option<Vec<&Told>> = samples.iter().map(|s| s.told.as_ref()).collect();
+    let told: Option<Vec<&ExitAnswers>> = samples.iter().map(|s| s.told.as_ref()).collect();
     let exits = usual.probe.as_ref().zip(told).map(|(probe, told)| exits::sum(&told, probe, labelled, latency));
     let strange = samples.iter().filter(|s| s.told.as_ref().is_some_and(|t| !t.same)).count();
     if strange > 0 {

@@ -257,8 +257,8 @@ impl<'a> OpenJob<'a> {
         };
         watched.ends();
         let mut outcome = outcome?;
+        outcome.report.warnings.iter().for_each(|what| self.listener.warning(what));
         outcome.report.warnings.splice(..0, warnings);
-        outcome.report.ruined.iter().for_each(|what| self.listener.warning(what));
         self.samples.ruined(&mut outcome.report);
         Ok((outcome, fitting.used()))
     }

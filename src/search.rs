@@ -70,7 +70,7 @@ use crate::report::ModelSize;
 use crate::session::{Outcome, Session};
 use maker::{Maker, Workshop};
 use predict::Space;
-use run::Run;
+use run::SearchRun;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -251,7 +251,12 @@ impl Question {
         self.run(Some((session, judge)), Store::of(inputs, Trials::new()), watch).make(task)
     }
 
-    fn run<'s, 'a>(&'s self, workshop: Option<Workshop<'s, 'a>>, store: Store, watch: &'s dyn Watch) -> Run<'s, 'a> {
+    fn run<'s, 'a>(
+        &'s self,
+        workshop: Option<Workshop<'s, 'a>>,
+        store: Store,
+        watch: &'s dyn Watch,
+    ) -> SearchRun<'s, 'a> {
         let Question { limits, options, basis } = self;
         let unit = if limits.macs.or(limits.latency).is_some() { Unit::Macs } else { Unit::Params };
         let share = |limit: Option<u64>, whole: u64| limit.map(|limit| limit as f64 / whole.max(1) as f64);
@@ -280,7 +285,7 @@ impl Question {
         let digest = options.training.as_ref().map(|t| t.digest.clone());
         let clock = options.clock.as_ref().zip(limits.teacher.latency);
         let maker = Maker::new(workshop, store, digest, clock, watch);
-        Run::new(maker, limits, options, watch, space, plan, basis.layers.clone())
+        SearchRun::new(maker, limits, options, watch, space, plan, basis.layers.clone())
     }
 }
 

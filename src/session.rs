@@ -63,7 +63,7 @@ use measure::{nonzero, packed, same_interface};
 use repairs::Reference;
 #[cfg(feature = "exec")]
 use std::sync::{Arc, Mutex};
-use visit::Run;
+use visit::StepRun;
 
 /// A teacher with its data. Runs of steps on it share what is computed of them.
 pub struct Session<'a> {
@@ -107,6 +107,8 @@ pub struct State<'a> {
     /// Targets that were missed, and in what way the student is of no use.
     missed: Vec<String>,
     ruined: Vec<String>,
+    /// What whoever asked for the student should know, with all that ruined it.
+    warnings: Vec<String>,
     /// What layers are fitted to.
     #[cfg(feature = "exec")]
     reference: Reference,
@@ -122,6 +124,21 @@ pub struct State<'a> {
     lends: usize,
     #[cfg(not(feature = "exec"))]
     nothing: std::marker::PhantomData<&'a ()>,
+}
+
+/// A warning of layers that were not fitted to the calibration data, since numbers on it are not finite there.
+fn unfitted(step: &Step, layers: &[String]) -> Option<String> {
+    let first = layers.first()?;
+    let others = match layers.len() - 1 {
+        0 => String::new(),
+        1 => " and 1 other layer".into(),
+        n => format!(" and {n} other layers"),
+    };
+    Some(format!(
+        "{}: on the calibration data numbers at \"{first}\"{others} are not finite, so nothing was fitted to it there: is the \
+         data scaled as the network takes it?",
+        step.place()
+    ))
 }
 
 /// A student and how it came to be.
@@ -246,6 +263,7 @@ impl<'a> Session<'a> {
             signed: false,
             encoder: None,
             missed: Vec::new(),
+            warnings: Vec::new(),
             ruined: Vec::new(),
             #[cfg(feature = "exec")]
             reference: Reference::default(),
@@ -276,7 +294,7 @@ impl<'a> Session<'a> {
         step.follows(action, state.encoder.as_deref())?;
         self.data.suffices(action, step, index < state.lends)?;
         self.observer.step(index, state.planned.max(index + 1), &step.name);
-        let mut run = Run::new(self);
+        let mut run = StepRun::new(self);
         if index == 0 && state.renamed > 0 {
             let count = state.renamed;
             let what = if count == 1 { "1 node or value".into() } else { format!("{count} nodes and values") };
@@ -335,7 +353,9 @@ impl<'a> Session<'a> {
                 zstd_bytes = packed(&state.student, &after)?;
             }
         }
-        let Run { rows, mut ruined, .. } = run;
+        let StepRun { rows, mut ruined, not_finite, .. } = run;
+        state.warnings.extend(unfitted(step, &not_finite));
+        state.warnings.extend_from_slice(&ruined);
         state.ruined.append(&mut ruined);
         state.steps.push(StepReport { name: step.name.clone(), before: state.size, after, zstd_bytes, rows, curve });
         (state.size, state.encoded) = (after, after.bytes);
@@ -349,7 +369,7 @@ impl<'a> Session<'a> {
     /// If the step is no pass that chooses, or does not fit the model or the data.
     pub fn offers(&self, state: &State<'a>, step: &Step) -> Result<Vec<Offered>> {
         match step.action()? {
-            Action::Pass(pass, selection) => Run::new(self).offers(&mut state.clone(), step, &*pass, &selection),
+            Action::Pass(pass, selection) => StepRun::new(self).offers(&mut state.clone(), step, &*pass, &selection),
             _ => Err(Error::input("it is no pass that chooses").at(step.place())),
         }
     }
@@ -360,7 +380,7 @@ impl<'a> Session<'a> {
     /// Internal ones only.
     pub fn finish(&self, state: State<'a>) -> Result<Outcome> {
         #[cfg_attr(not(feature = "exec"), allow(unused_mut))]
-        let State { student, teacher, size, steps, done, ruined, mut missed, .. } = state;
+        let State { student, teacher, size, steps, done, warnings, ruined, mut missed, .. } = state;
         #[cfg(feature = "exec")]
         missed.extend(state.untaken);
         let last = steps.last().and_then(|s| s.zstd_bytes);
@@ -382,7 +402,7 @@ impl<'a> Session<'a> {
             layers: report::layers(layers(self.teacher), layers(&student), &steps),
             left_alone: report::left_alone(&steps),
             steps,
-            warnings: ruined.clone(),
+            warnings,
             ruined,
             missed,
             recipe: Recipe { steps: done, ..Recipe::default() }.to_toml()?,

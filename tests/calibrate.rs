@@ -177,6 +177,20 @@ fn bad_data_is_refused_or_warned_of() {
     assert!(said(&Dataset::from_arrays("calib.npz", [("x".to_string(), other)])).contains("cannot feed"));
 }
 
+/// What layers give on such data is beyond single precision, though the data itself is not.
+#[test]
+fn data_on_which_the_teacher_is_not_finite_is_warned_of() {
+    let teacher = text::parse::model(SMALL).unwrap();
+    let warnings = |scale: f32| {
+        let noise: Vec<f32> = random::noise(7).map(|v| v as f32 * scale).take(40 * 144).collect();
+        let steps = "[{ pass = \"cluster-weights\", levels = 3, min-weights = 16 }]";
+        run(&teacher, &small(40, |i| noise[i]), &Normalise::default(), 512, steps).unwrap().report.warnings
+    };
+    assert_eq!(warnings(1.0), Vec::<String>::new());
+    let said = warnings(1e38);
+    assert!(said.len() == 1 && said[0].contains("not finite") && said[0].contains("\"w1\""), "{said:?}");
+}
+
 /// One image is held back of these ten: its errors are told against the mean of the nine.
 #[test]
 fn rows_warn_of_fewer_samples_than_unknowns() {

@@ -67,6 +67,15 @@ pub fn added(graph: &Graph, patch: &Patch) -> usize {
     nodes.sum::<usize>() + patch.constants().map(|(name, tensor)| initializer(name, tensor)).sum::<usize>()
 }
 
+/// As [`added`], of a patch whose float weights are stored afterwards as `weight` is: in half precision, as integers.
+pub fn added_in_form_of(graph: &Graph, patch: &Patch, weight: ValueId) -> usize {
+    let plain = graph.value(weight).constant().map_or(0, Tensor::byte_len).max(1);
+    let stored = graph.value(weight).stored_len().min(plain);
+    let weights = patch.constants().map(|(_, t)| t).filter(|t| t.rank() > 1 && t.dtype().is_float());
+    let less: usize = weights.map(|t| t.byte_len() - t.byte_len() * stored / plain).sum();
+    added(graph, patch).saturating_sub(less)
+}
+
 /// Bytes of a node that reads and gives values with names of these lengths.
 fn of_node(n: &Node, names: impl Iterator<Item = usize>) -> usize {
     let names: usize = names.map(|len| 2 + len).sum();

@@ -26,7 +26,7 @@ pub use groups::{Group, Tie};
 use groups::{Produced, Tied};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use walk::Walk;
+use walk::LabelWalk;
 
 /// Lists of labels up to so long are counted anew for every axis that has them.
 const SHORT: usize = 64;
@@ -60,7 +60,7 @@ pub struct Contraction {
 
 /// Where some units are: at how many positions of which axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reach {
+pub struct UnitPlaces {
     pub value: ValueId,
     pub axis: usize,
     pub positions: usize,
@@ -130,7 +130,7 @@ impl Channels {
             let why = format!("reads \"{}\" in a body", graph.value(v).name);
             self.freeze_value(graph, v, Freeze { node: Some(node), why });
         }
-        let mut walk = Walk::new(graph, node, self);
+        let mut walk = LabelWalk::new(graph, node, self);
         let rest = match graph.node(node).op.operator() {
             _ if graph.node(node).inconsistent => "contradicts the operator's definition",
             None => "is an operator that tutee does not know: it may need every channel",
@@ -209,7 +209,7 @@ impl Channels {
     }
 
     /// For every set of units, the axes that carry some of them, in the order of the graph's values.
-    pub fn reach<'a>(&self, graph: &Graph, sets: impl IntoIterator<Item = &'a [u32]>) -> Vec<Vec<Reach>> {
+    pub fn reach<'a>(&self, graph: &Graph, sets: impl IntoIterator<Item = &'a [u32]>) -> Vec<Vec<UnitPlaces>> {
         let mut owner = vec![usize::MAX; self.classes.len()];
         let mut out = Vec::new();
         for (i, set) in sets.into_iter().enumerate() {
@@ -229,7 +229,7 @@ impl Channels {
                 counts.entry(labels.as_ptr()).or_insert_with(|| found.clone());
             }
             for &(i, positions) in &found {
-                out[i].push(Reach { value, axis, positions });
+                out[i].push(UnitPlaces { value, axis, positions });
             }
         }
         out

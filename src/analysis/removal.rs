@@ -1,6 +1,6 @@
 //! What is left of a graph when units of channels go.
 
-use crate::analysis::channels::{Channels, Reach};
+use crate::analysis::channels::{Channels, UnitPlaces};
 use crate::analysis::cost::{Cost, batch_symbol, cost};
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
 use crate::ir::infer::Infer;
@@ -195,7 +195,7 @@ impl Kept for KeptAround<'_> {
 }
 
 /// The parameters and MACs of a graph while positions of its axes go, kept up to date where they go.
-pub struct Tally<'a> {
+pub struct RemovalTally<'a> {
     graph: &'a Graph,
     batch: Option<Dim>,
     cost: Cost,
@@ -203,9 +203,9 @@ pub struct Tally<'a> {
     lost: HashMap<(ValueId, usize), u64>,
 }
 
-impl<'a> Tally<'a> {
-    pub fn of(graph: &'a Graph) -> Tally<'a> {
-        Tally { graph, batch: batch_symbol(graph), cost: cost(graph), lost: HashMap::new() }
+impl<'a> RemovalTally<'a> {
+    pub fn of(graph: &'a Graph) -> RemovalTally<'a> {
+        RemovalTally { graph, batch: batch_symbol(graph), cost: cost(graph), lost: HashMap::new() }
     }
 
     pub fn cost(&self) -> Cost {
@@ -227,7 +227,7 @@ impl<'a> Tally<'a> {
     }
 
     /// Takes positions away, which must be there.
-    pub fn remove(&mut self, places: &[Reach]) {
+    pub fn remove(&mut self, places: &[UnitPlaces]) {
         let values: BTreeSet<ValueId> = places.iter().map(|p| p.value).collect();
         let around = |&v: &ValueId| {
             let readers = self.graph.uses(v).into_iter().map(Use::node);

@@ -72,7 +72,7 @@ struct Output {
 
 /// The numbers that training changes: parameters, then running statistics.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State<T>(pub Vec<Vec<T>>);
+pub struct Variables<T>(pub Vec<Vec<T>>);
 
 /// A graph made ready for training with inputs of fixed shapes. See the [module](super).
 pub struct Tape<T> {
@@ -337,18 +337,18 @@ impl<T: Real> Tape<T> {
     }
 
     /// A copy of what training changes.
-    pub fn state(&mut self) -> State<T> {
+    pub fn state(&mut self) -> Variables<T> {
         let statistics = self.steps.iter_mut().flat_map(|s| s.kernel.statistics());
         let statistics: Vec<Vec<T>> = statistics.map(|s| s.1.clone()).collect();
         let parameters = self.parameters.iter().map(|p| p.data.of(&self.memory).to_vec());
-        State(parameters.chain(statistics).collect())
+        Variables(parameters.chain(statistics).collect())
     }
 
     /// Goes back to a state of this tape, or of another one of the same graph for other sizes of inputs.
     ///
     /// # Panics
     /// If it is of a tape with other parameters.
-    pub fn restore(&mut self, state: &State<T>) {
+    pub fn restore(&mut self, state: &Variables<T>) {
         let statistics = self.steps.iter_mut().flat_map(|s| s.kernel.statistics()).map(|s| s.1);
         let (parameters, rest) = state.0.split_at(self.parameters.len());
         statistics.zip(rest).for_each(|(now, then)| now.copy_from_slice(then));

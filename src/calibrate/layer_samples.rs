@@ -113,7 +113,7 @@ impl LayerSamples<'_> {
             }
             let intercept = set.iter().all(|r| r.layer.bias != Bias::None);
             LayerMoments::new(sums, intercept)
-                .ok_or_else(|| Failure::Unsupported("what it sees on the calibration data is not finite".into()))
+                .ok_or(Failure::NotFinite("what it sees on the calibration data is not finite"))
         };
         joined(self.sets.iter().map(of_set))
     }
@@ -172,7 +172,7 @@ impl LayerSamples<'_> {
                 }
             };
             let wanted = layer.retarget(number, sums);
-            wanted.ok_or_else(|| Failure::Unsupported("what it gives on the calibration data is not finite".into()))
+            wanted.ok_or(Failure::NotFinite("what it gives on the calibration data is not finite"))
         };
         joined(self.sets.iter().zip(gathered.iter_mut()).enumerate().map(of_set))
     }

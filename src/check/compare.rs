@@ -20,13 +20,13 @@ pub(super) struct Scores {
 
 /// One sample's part of an output.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Row {
+pub(super) struct SampleOutput {
     /// Without the axis of the batch.
     pub shape: Vec<usize>,
     pub values: Vec<f64>,
 }
 
-impl Row {
+impl SampleOutput {
     /// The numbers along an axis, for every position on the others in order; each number by itself for an axis that is not
     /// there.
     pub fn lines(&self, axis: usize) -> impl Iterator<Item = Vec<f64>> + '_ {
@@ -45,22 +45,22 @@ impl Row {
 }
 
 /// The first `rows` samples of an output of a chunk of `batch`; `None` if its first axis is not the batch.
-pub(super) fn split(output: &Array, batch: usize, rows: usize) -> Option<Vec<Row>> {
+pub(super) fn split(output: &Array, batch: usize, rows: usize) -> Option<Vec<SampleOutput>> {
     let (shape, values) = (output.shape(), output.to_f64());
     if batch == 1 {
         let own = shape.strip_prefix(&[1]).unwrap_or(shape);
-        return Some(vec![Row { shape: own.to_vec(), values }]);
+        return Some(vec![SampleOutput { shape: own.to_vec(), values }]);
     }
     if shape.first() != Some(&batch) {
         return None;
     }
     let len = values.len() / batch;
-    let row = |i: usize| Row { shape: shape[1..].to_vec(), values: values[i * len..(i + 1) * len].to_vec() };
+    let row = |i: usize| SampleOutput { shape: shape[1..].to_vec(), values: values[i * len..(i + 1) * len].to_vec() };
     Some((0..rows).map(row).collect())
 }
 
 impl Scores {
-    pub(super) fn new(teacher: &Row, student: &Row, label: Option<usize>) -> Option<Scores> {
+    pub(super) fn new(teacher: &SampleOutput, student: &SampleOutput, label: Option<usize>) -> Option<Scores> {
         let mut wide = teacher.shape.iter().filter(|&&d| d > 1);
         let (&classes, None) = (wide.next()?, wide.next()) else { return None };
         let (t, s) = (&teacher.values[..], &student.values[..]);
@@ -136,8 +136,8 @@ fn kl(teacher: Vec<f64>, student: Vec<f64>) -> f64 {
 mod tests {
     use super::*;
 
-    fn row(shape: &[usize], values: &[f64]) -> Row {
-        Row { shape: shape.to_vec(), values: values.to_vec() }
+    fn row(shape: &[usize], values: &[f64]) -> SampleOutput {
+        SampleOutput { shape: shape.to_vec(), values: values.to_vec() }
     }
 
     fn scores(teacher: &[f64], student: &[f64], label: usize) -> Scores {

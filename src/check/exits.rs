@@ -1,10 +1,10 @@
 //! What a check says of exits: who leaves where, what that saves, and what it costs.
 
-use super::compare::{Row, Scores};
+use super::compare::{SampleOutput, Scores};
 use super::measure::Times;
 use super::share;
 use super::subject::Probe;
-use crate::math::thresholds::Trial;
+use crate::math::thresholds::ExitTrial;
 use serde::Serialize;
 
 /// Thresholds of the curve, the same for all exits.
@@ -70,7 +70,7 @@ pub struct Point {
 }
 
 /// What every end says of one sample.
-pub(super) struct Told {
+pub(super) struct ExitAnswers {
     confidence: Vec<f32>,
     scores: Vec<Scores>,
     end: usize,
@@ -78,27 +78,27 @@ pub(super) struct Told {
     pub same: bool,
 }
 
-impl Told {
+impl ExitAnswers {
     /// `None` if the answers are no class scores. `given` is what the file gave.
     pub fn new(
-        teacher: &Row,
-        given: &Row,
-        answers: &[(Row, f32)],
+        teacher: &SampleOutput,
+        given: &SampleOutput,
+        answers: &[(SampleOutput, f32)],
         thresholds: &[f32],
         label: Option<usize>,
-    ) -> Option<Told> {
+    ) -> Option<ExitAnswers> {
         let end = answers.iter().zip(thresholds).position(|(a, t)| a.1 > *t).unwrap_or(answers.len() - 1);
         let scale = given.values.iter().fold(1.0f64, |m, v| m.max(v.abs()));
         let near = |(a, b): (&f64, &f64)| (a - b).abs() <= ROUNDING * scale || a.to_bits() == b.to_bits();
         let same = answers[end].0.values.len() == given.values.len()
             && answers[end].0.values.iter().zip(&given.values).all(near);
         let scores = answers.iter().map(|(row, _)| Scores::new(teacher, row, label)).collect::<Option<_>>()?;
-        Some(Told { confidence: answers.iter().map(|a| a.1).collect(), scores, end, same })
+        Some(ExitAnswers { confidence: answers.iter().map(|a| a.1).collect(), scores, end, same })
     }
 }
 
 /// Sums up what was told of all samples.
-pub(super) fn sum(told: &[&Told], probe: &Probe, labelled: bool, times: [Times; 2]) -> Exits {
+pub(super) fn sum(told: &[&ExitAnswers], probe: &Probe, labelled: bool, times: [Times; 2]) -> Exits {
     let ends = probe.thresholds.len() + 1;
     let right = |s: &Scores| s.places.is_some_and(|places| places[1] == 0);
     let all = |e: usize| told.iter().map(|t| &t.scores[e]).collect::<Vec<_>>();
@@ -117,7 +117,7 @@ pub(super) fn sum(told: &[&Told], probe: &Probe, labelled: bool, times: [Times; 
         }
     };
     let cost = |macs: &Vec<u64>| macs.iter().map(|&m| m as f64).collect::<Vec<_>>();
-    let trial = Trial {
+    let trial = ExitTrial {
         confidence: (0..ends - 1).map(|e| told.iter().map(|t| t.confidence[e]).collect()).collect(),
         right: (0..ends)
             .map(|e| told.iter().map(|t| if labelled { right(&t.scores[e]) } else { t.scores[e].agree }).collect())

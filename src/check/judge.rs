@@ -1,10 +1,10 @@
 //! The score of students in memory: the teacher answers once, and nothing is written, packed or timed.
 
-use super::compare::{Row, are_probabilities, divergence};
+use super::compare::{SampleOutput, are_probabilities, divergence};
 use super::judging::{Criteria, Judging};
 use super::reading::Kind;
 use super::run::{answers, finite};
-use super::tally::{Judged, Tally};
+use super::tally::{OutputRule, Tally};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exec::plans::Plans;
@@ -30,7 +30,7 @@ pub struct Judge<'a> {
     /// What is run at once, shape by shape.
     runs: Vec<BatchRun>,
     /// By sample in the order of the runs, by output.
-    answers: Vec<Vec<Row>>,
+    answers: Vec<Vec<SampleOutput>>,
     labels: Option<Vec<usize>>,
     /// By output, whether the teacher's scores are probabilities.
     probabilities: Vec<bool>,
@@ -190,7 +190,7 @@ impl<'a> Judge<'a> {
         &self,
         network: &Network,
         runs: &[&BatchRun],
-        mut hear: impl FnMut(usize, Vec<Row>) -> Result<T>,
+        mut hear: impl FnMut(usize, Vec<SampleOutput>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let (mut heard, mut plans, mut left) = (Vec::new(), Plans::default(), runs);
         let shapes = |plan: usize| {
@@ -201,7 +201,8 @@ impl<'a> Judge<'a> {
             let some = Plans::<Runner>::next(left, AT_ONCE * rayon::current_num_threads(), |run| run.plan);
             left = &left[some.len()..];
             plans.reach(some, |run| run.plan, |plan| network.runner(&shapes(plan)?))?;
-            let answers: Vec<Result<Vec<Vec<Row>>>> = some.par_iter().map(|run| self.run(&plans, run)).collect();
+            let answers: Vec<Result<Vec<Vec<SampleOutput>>>> =
+                some.par_iter().map(|run| self.run(&plans, run)).collect();
             for (run, rows) in some.iter().zip(answers) {
                 for (i, rows) in rows?.into_iter().enumerate() {
                     heard.push(hear(run.first + i, rows)?);
@@ -221,22 +222,22 @@ impl<'a> Judge<'a> {
     }
 
     /// The answers to some chunks at once, by sample, by output.
-    fn run(&self, plans: &Plans<Runner>, run: &BatchRun) -> Result<Vec<Vec<Row>>> {
+    fn run(&self, plans: &Plans<Runner>, run: &BatchRun) -> Result<Vec<Vec<SampleOutput>>> {
         let runner = plans.get(run.plan).ok_or_else(|| Error::internal("a plan is missing"))?;
         let outputs = runner.run(&self.inputs(run)?)?;
         let mut by_output = answers(&outputs, &self.outputs, run.batch * self.feed.batch(), run.samples)?;
-        let mut rows: Vec<Vec<Row>> =
+        let mut rows: Vec<Vec<SampleOutput>> =
             (0..run.samples).map(|_| by_output.iter_mut().filter_map(Vec::pop).collect()).collect();
         rows.reverse();
         Ok(rows)
     }
 
-    fn are_shares(&self, output: usize, judged: &Option<Judged>) -> bool {
+    fn are_shares(&self, output: usize, judged: &Option<OutputRule>) -> bool {
         let Some(judged) = judged.as_ref().filter(|j| is_classes(j)) else { return false };
         self.answers.iter().all(|rows| lines(judged, &rows[output]).iter().all(|line| are_probabilities(line)))
     }
 
-    fn add(&self, sums: &mut Sums, sample: usize, student: &[Row]) -> Result<()> {
+    fn add(&self, sums: &mut Sums, sample: usize, student: &[SampleOutput]) -> Result<()> {
         let teacher = &self.answers[sample];
         let count = self.outputs.len();
         sums.tallies.resize(count, Tally::default());
@@ -298,12 +299,12 @@ impl<'a> Judge<'a> {
     }
 }
 
-fn is_classes(judged: &Judged) -> bool {
+fn is_classes(judged: &OutputRule) -> bool {
     matches!(judged.reading.kind, Kind::Classes | Kind::Sequence)
 }
 
 /// Scores of classes, by position: of numbers that decide each by itself, those of both decisions.
-fn lines(judged: &Judged, row: &Row) -> Vec<Vec<f64>> {
+fn lines(judged: &OutputRule, row: &SampleOutput) -> Vec<Vec<f64>> {
     match judged.reading.threshold {
         Some(0.0) => row.values.iter().map(|&v| vec![0.0, v]).collect(),
         Some(_) => row.values.iter().map(|&v| vec![1.0 - v, v]).collect(),

@@ -1,9 +1,9 @@
 //! What each output is and how it is judged: as the user says, else as graph and answers show.
 
-use super::compare::{Row, Scores};
+use super::compare::{SampleOutput, Scores};
 use super::reading::{Facts, Kind, Reading};
 use super::run::{answers, finite};
-use super::tally::{Judged, Tally, usual_metric};
+use super::tally::{OutputRule, Tally, usual_metric};
 use super::verdict::Metric;
 use crate::analysis::ending::{Ending, ending};
 use crate::analysis::reach::weighted_outputs;
@@ -85,7 +85,7 @@ impl Judging {
             reached.fill(true);
         }
 
-        let mut rows: Vec<Vec<Row>> = vec![Vec::new(); names.len()];
+        let mut rows: Vec<Vec<SampleOutput>> = vec![Vec::new(); names.len()];
         let (mut ranks, mut integers) = (vec![0; names.len()], vec![false; names.len()]);
         let looked_at = looked_at(feed);
         feed.hold(looked_at.iter().copied())?;
@@ -149,7 +149,7 @@ impl Judging {
                         Kind::WORDS
                     )));
             }
-            outputs.push(Some(Judged { reading, metric, first }));
+            outputs.push(Some(OutputRule { reading, metric, first }));
         }
         let scored = outputs.iter().position(|j| j.as_ref().is_some_and(|j| ClassScores::of(j, labels).is_some()));
         Ok(Criteria { outputs, scored, labels, inputs: inputs.to_vec() })
@@ -184,7 +184,7 @@ fn are_boxes(boxes: &[usize], scores: &[usize]) -> bool {
 /// How every output is judged. It knows no files and runs nothing: answers come in, sums go out.
 pub(super) struct Criteria {
     /// `None` for an output that is not judged.
-    pub outputs: Vec<Option<Judged>>,
+    pub outputs: Vec<Option<OutputRule>>,
     /// The output that names a class for each sample.
     pub scored: Option<usize>,
     labels: Option<usize>,
@@ -194,41 +194,41 @@ pub(super) struct Criteria {
 /// How a class is read from an answer.
 enum ClassScores {
     /// A score a class.
-    Row,
+    SampleOutput,
     /// One number: a decision above this.
     Above(f64),
 }
 
 impl ClassScores {
     /// `None` for an output that names no class for the sample as a whole; `labels` is the largest label.
-    fn of(judged: &Judged, labels: Option<usize>) -> Option<ClassScores> {
+    fn of(judged: &OutputRule, labels: Option<usize>) -> Option<ClassScores> {
         let wide = judged.first.shape.iter().filter(|&&n| n > 1).count();
         match (judged.reading.kind, judged.reading.threshold, wide) {
-            (Kind::Classes, None, 1) if judged.metric != Metric::Equal => Some(ClassScores::Row),
+            (Kind::Classes, None, 1) if judged.metric != Metric::Equal => Some(ClassScores::SampleOutput),
             (Kind::Classes, Some(at), 0) if labels.is_none_or(|l| l < 2) => Some(ClassScores::Above(at)),
             _ => None,
         }
     }
 
-    fn row(&self, answer: &Row) -> Row {
+    fn row(&self, answer: &SampleOutput) -> SampleOutput {
         let v = answer.values.first().copied().unwrap_or(f64::NAN);
         match self {
-            ClassScores::Row => answer.clone(),
-            ClassScores::Above(at) if *at == 0.0 => Row { shape: vec![2], values: vec![0.0, v] },
-            ClassScores::Above(_) => Row { shape: vec![2], values: vec![1.0 - v, v] },
+            ClassScores::SampleOutput => answer.clone(),
+            ClassScores::Above(at) if *at == 0.0 => SampleOutput { shape: vec![2], values: vec![0.0, v] },
+            ClassScores::Above(_) => SampleOutput { shape: vec![2], values: vec![1.0 - v, v] },
         }
     }
 }
 
 impl Criteria {
     /// Teacher and student on one sample, by output.
-    pub fn compare(&self, teacher: &[Row], student: &[Row]) -> Vec<Tally> {
+    pub fn compare(&self, teacher: &[SampleOutput], student: &[SampleOutput]) -> Vec<Tally> {
         let pairs = teacher.iter().zip(student).zip(&self.outputs);
         pairs.map(|((t, s), judged)| Tally::of(judged.as_ref(), t, s)).collect()
     }
 
     /// Both on the class scores of one sample.
-    pub fn scores(&self, teacher: &[Row], student: &[Row], label: Option<usize>) -> Option<Scores> {
+    pub fn scores(&self, teacher: &[SampleOutput], student: &[SampleOutput], label: Option<usize>) -> Option<Scores> {
         let o = self.scored?;
         let scored = ClassScores::of(self.outputs[o].as_ref()?, self.labels)?;
         let (t, s) = (scored.row(teacher.get(o)?), scored.row(student.get(o)?));

@@ -1,6 +1,6 @@
 //! What an output is: found out from the graph, its shape, its name and the teacher's answers, or told by the user.
 
-use super::compare::Row;
+use super::compare::SampleOutput;
 use crate::analysis::ending::{Channels, End, Ending};
 use serde::Serialize;
 use std::fmt;
@@ -62,7 +62,7 @@ pub(super) struct Facts<'a> {
     pub name: &'a str,
     pub ending: &'a Ending,
     /// The teacher's answers to some samples.
-    pub rows: &'a [Row],
+    pub rows: &'a [SampleOutput],
     /// Axes of the graph's value that a sample's answer does not have.
     pub batch_axes: usize,
     /// The largest label of the data.

@@ -1,7 +1,7 @@
 //! Teacher and student run on the same samples; what they answer is handed to the criteria.
 
-use super::compare::{Row, Scores, split};
-use super::exits::Told;
+use super::compare::{SampleOutput, Scores, split};
+use super::exits::ExitAnswers;
 use super::judging::Criteria;
 use super::measure::{self, Times};
 use super::subject::{Probe, Ready, Subject};
@@ -34,7 +34,7 @@ pub(super) struct Pair<'a> {
 }
 
 /// Both models, ready for inputs of some shapes.
-pub(super) struct Plan {
+pub(super) struct PairPlan {
     pub teacher: Runner,
     pub student: Ready,
     pub probe: Option<Probe>,
@@ -45,7 +45,7 @@ pub(super) struct Sample {
     /// Of the output that names classes.
     pub scores: Option<Scores>,
     /// Of a student with exits.
-    pub told: Option<Told>,
+    pub told: Option<ExitAnswers>,
 }
 
 /// The inputs of a chunk.
@@ -70,7 +70,12 @@ pub(super) fn finite(feed: &Feed<'_>, i: usize, specs: &[InputSpec], data: &Data
 ///
 /// # Errors
 /// If an output has no axis of samples.
-pub(super) fn answers(outputs: &[Array], names: &[String], batch: usize, samples: usize) -> Result<Vec<Vec<Row>>> {
+pub(super) fn answers(
+    outputs: &[Array],
+    names: &[String],
+    batch: usize,
+    samples: usize,
+) -> Result<Vec<Vec<SampleOutput>>> {
     let split = |(output, name): (_, &String)| {
         split(output, batch, samples).ok_or_else(|| {
             Error::input(format!("output `{name}` cannot be told apart by sample"))
@@ -85,7 +90,7 @@ impl Pair<'_> {
     ///
     /// # Errors
     /// If one cannot be run on them.
-    pub fn plan(&self, kind: usize) -> Result<Plan> {
+    pub fn plan(&self, kind: usize) -> Result<PairPlan> {
         let shapes = self.feed.shapes_of(kind);
         let teacher = self.teacher.runner(&shapes)?;
         let student = self.student.ready(&shapes, || self.feed.chunk(self.feed.example(kind)))?;
@@ -93,7 +98,7 @@ impl Pair<'_> {
             true => Probe::of(self.student, &shapes)?.map(|probe| probe.planned(&student)),
             false => None,
         };
-        Ok(Plan { teacher, student, probe })
+        Ok(PairPlan { teacher, student, probe })
     }
 
     /// Sums by output, and what is kept of each sample. `usual` is the plan for the most common kind of chunks.
@@ -102,7 +107,7 @@ impl Pair<'_> {
     /// If a model cannot be run, or the data does not fit it.
     pub fn run(
         &self,
-        usual: &Arc<Plan>,
+        usual: &Arc<PairPlan>,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<(Vec<Tally>, Vec<Sample>)> {
         let done = AtomicUsize::new(0);
@@ -117,7 +122,7 @@ impl Pair<'_> {
             self.feed.hold(block.iter().copied())?;
             let mut left = block;
             while !left.is_empty() {
-                let some = Plans::<Arc<Plan>>::next(left, most, kind);
+                let some = Plans::<Arc<PairPlan>>::next(left, most, kind);
                 left = &left[some.len()..];
                 plans.reach(some, kind, |kind| self.plan(kind).map(Arc::new))?;
                 let chunks = some.par_iter().map(|&i| {
@@ -141,7 +146,7 @@ impl Pair<'_> {
         Ok((tallies, samples.into_iter().map(|s| s.1).collect()))
     }
 
-    fn chunk(&self, plan: &Plan, i: usize) -> Result<Vec<(Vec<Tally>, Sample)>> {
+    fn chunk(&self, plan: &PairPlan, i: usize) -> Result<Vec<(Vec<Tally>, Sample)>> {
         let inputs = finite(&self.feed, i, &self.criteria.inputs, self.data)?;
         let own = self.feed.rows(i);
         let rows = |outputs: &[Array]| answers(outputs, self.teacher.outputs(), self.feed.batch(), own.len());
@@ -156,15 +161,15 @@ impl Pair<'_> {
         let mut samples = Vec::with_capacity(own.len());
         // From the last, so that rows can be taken off the end.
         for sample in own.into_iter().rev() {
-            let take = |rows: &mut Vec<Vec<_>>| rows.iter_mut().filter_map(Vec::pop).collect::<Vec<Row>>();
+            let take = |rows: &mut Vec<Vec<_>>| rows.iter_mut().filter_map(Vec::pop).collect::<Vec<SampleOutput>>();
             let (teacher, student) = (take(&mut teacher), take(&mut student));
             let label = self.feed.labels().map(|labels| labels[sample]);
             let scores = self.criteria.scores(&teacher, &student, label);
             let answers = asked.iter_mut().filter_map(|(rows, sure)| Some((rows.pop()?, *sure)));
-            let answers: Vec<(Row, f32)> = answers.collect();
+            let answers: Vec<(SampleOutput, f32)> = answers.collect();
             let mut told = None;
             if let (Some(probe), Some(t), Some(s)) = (&plan.probe, teacher.first(), student.first()) {
-                told = Told::new(t, s, &answers, &probe.thresholds, label);
+                told = ExitAnswers::new(t, s, &answers, &probe.thresholds, label);
             }
             if let (Some(label), Some(scores), Some(output)) = (label, &scores, self.criteria.scored)
                 && label >= scores.classes
@@ -183,7 +188,7 @@ impl Pair<'_> {
     ///
     /// # Errors
     /// If one cannot be run.
-    pub fn latency(&self, usual: &Plan) -> Result<[Times; 2]> {
+    pub fn latency(&self, usual: &PairPlan) -> Result<[Times; 2]> {
         let rounds = if usual.probe.is_some() { ROUNDS_OF_EXITS } else { ROUNDS };
         let kind = self.feed.usual();
         let chunks: Vec<usize> = (0..self.feed.chunks()).filter(|&i| self.feed.kind(i) == kind).collect();

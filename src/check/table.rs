@@ -4,7 +4,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{Check, Exits, Side};
+use super::{Check, CheckedModel, Exits};
 use crate::figures::{self, percent, points, ratio};
 use crate::plain;
 
@@ -13,22 +13,25 @@ impl fmt::Display for Check {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(["", "teacher", "student", ""]);
-        let mut row = |name: &str, of: &dyn Fn(&Side) -> Option<f64>, show: fn(f64) -> String, change: Change| {
+        let mut row = |name: &str,
+                       of: &dyn Fn(&CheckedModel) -> Option<f64>,
+                       show: fn(f64) -> String,
+                       change: StructureChange| {
             if let (Some(t), Some(s)) = (of(&self.teacher), of(&self.student)) {
                 let change = match change {
-                    Change::Points => points(t, s),
-                    Change::Ratio => ratio(t, s).unwrap_or_default(),
+                    StructureChange::Points => points(t, s),
+                    StructureChange::Ratio => ratio(t, s).unwrap_or_default(),
                 };
                 table.add_row([name.to_owned(), show(t), show(s), change]);
             }
         };
-        row("top-1", &|s| s.top1, percent, Change::Points);
-        row("top-5", &|s| s.top5, percent, Change::Points);
-        row("weights", &|s| s.counts.weights.map(|n| n as f64), grouped, Change::Ratio);
-        row("MACs", &|s| s.counts.macs.map(|n| n as f64), grouped, Change::Ratio);
-        row("bytes", &|s| Some(s.bytes as f64), grouped, Change::Ratio);
-        row("bytes, zstd", &|s| Some(s.zstd_bytes as f64), grouped, Change::Ratio);
-        row("ms a sample", &|s| Some(s.latency_ms), |ms| format!("{ms:.3}"), Change::Ratio);
+        row("top-1", &|s| s.top1, percent, StructureChange::Points);
+        row("top-5", &|s| s.top5, percent, StructureChange::Points);
+        row("weights", &|s| s.counts.weights.map(|n| n as f64), grouped, StructureChange::Ratio);
+        row("MACs", &|s| s.counts.macs.map(|n| n as f64), grouped, StructureChange::Ratio);
+        row("bytes", &|s| Some(s.bytes as f64), grouped, StructureChange::Ratio);
+        row("bytes, zstd", &|s| Some(s.zstd_bytes as f64), grouped, StructureChange::Ratio);
+        row("ms a sample", &|s| Some(s.latency_ms), |ms| format!("{ms:.3}"), StructureChange::Ratio);
         if let Some(exits) = &self.exits {
             let mean = exits.mean_macs.zip(self.teacher.counts.macs);
             mean.into_iter().for_each(|(s, t)| pair(&mut table, "MACs, mean", t as f64, s, grouped));
@@ -138,7 +141,7 @@ fn pair(table: &mut Table, name: &str, t: f64, s: f64, show: fn(f64) -> String) 
     table.add_row([name.to_owned(), show(t), show(s), ratio(t, s).unwrap_or_default()]);
 }
 
-enum Change {
+enum StructureChange {
     /// The difference of two shares, in points of a percent.
     Points,
     /// How many times smaller.

@@ -2,7 +2,7 @@
 
 use super::OutputDiff;
 use super::channels::{Channels, STILL};
-use super::compare::{Row, argmax};
+use super::compare::{SampleOutput, argmax};
 use super::reading::{Kind, Reading};
 use super::verdict::{Metric, Verdict};
 use crate::data::Dataset;
@@ -16,11 +16,11 @@ const ONE_SIDED: f64 = 0.9;
 
 /// How an output is judged.
 #[derive(Debug, Clone)]
-pub(super) struct Judged {
+pub(super) struct OutputRule {
     pub reading: Reading,
     pub metric: Metric,
     /// The teacher's answer to the first sample: whether others differ from it.
-    pub first: Row,
+    pub first: SampleOutput,
 }
 
 /// Sums over the samples of one output. Numbers that are not finite are left out.
@@ -64,7 +64,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Of one sample. An output that is not judged has no `judged`.
-    pub fn of(judged: Option<&Judged>, t: &Row, s: &Row) -> Tally {
+    pub fn of(judged: Option<&OutputRule>, t: &SampleOutput, s: &SampleOutput) -> Tally {
         let mut tally = Tally { samples: 1, ..Tally::default() };
         if t.shape != s.shape && t.values.len() != s.values.len() {
             tally.other_shapes = 1;
@@ -79,7 +79,7 @@ impl Tally {
         tally
     }
 
-    fn compare(&mut self, t: &Row, s: &Row) {
+    fn compare(&mut self, t: &SampleOutput, s: &SampleOutput) {
         let (mut teacher_finite, mut student_finite, mut others) = (true, true, false);
         let mut broken = !t.values.is_empty();
         for (&t, &s) in t.values.iter().zip(&s.values) {
@@ -108,8 +108,8 @@ impl Tally {
         self.other_infinities = usize::from(others);
     }
 
-    fn judge(&mut self, judged: &Judged, t: &Row, s: &Row) {
-        let Judged { reading, metric, first } = judged;
+    fn judge(&mut self, judged: &OutputRule, t: &SampleOutput, s: &SampleOutput) {
+        let OutputRule { reading, metric, first } = judged;
         let size = reading.axis.and_then(|a| t.shape.get(a)).copied().unwrap_or(1).max(1);
         let axis = reading.axis.unwrap_or(usize::MAX - 1);
         let inner = t.inner(axis);
@@ -149,16 +149,16 @@ impl Tally {
     }
 
     /// A sample that the student does not answer in the teacher's shape: it is right nowhere.
-    fn miss(&mut self, judged: Option<&Judged>, t: &Row) {
+    fn miss(&mut self, judged: Option<&OutputRule>, t: &SampleOutput) {
         if let Some(judged) = judged {
-            let nothing = Row { shape: t.shape.clone(), values: vec![0.0; t.values.len()] };
+            let nothing = SampleOutput { shape: t.shape.clone(), values: vec![0.0; t.values.len()] };
             self.judge(judged, t, &nothing);
             (self.same_class, self.same_sequence, self.cosine, self.equal) = (0, 0, 0.0, 0);
             self.positions = self.positions.max(1);
         }
     }
 
-    fn move_from(&mut self, first: &Row, t: &Row) {
+    fn move_from(&mut self, first: &SampleOutput, t: &SampleOutput) {
         self.from_first = match first.values.len() == t.values.len() {
             true => first.values.iter().zip(&t.values).filter(|(a, b)| a != b).map(|(a, b)| (a - b) * (a - b)).sum(),
             false => f64::INFINITY,
@@ -215,7 +215,7 @@ impl Tally {
     }
 
     /// How far the student's numbers are from the teacher's, and what follows of how the output is judged.
-    pub fn finish(&self, judged: Option<&Judged>) -> OutputDiff {
+    pub fn finish(&self, judged: Option<&OutputRule>) -> OutputDiff {
         let mut out = OutputDiff {
             teacher_non_finite: self.teacher_non_finite,
             student_non_finite: self.student_non_finite,
@@ -253,7 +253,7 @@ impl Tally {
         }
     }
 
-    fn verdict(&self, judged: &Judged) -> Verdict {
+    fn verdict(&self, judged: &OutputRule) -> Verdict {
         let share = |n: u64, of: u64| n as f64 / of.max(1) as f64;
         let most = |counts: &BTreeMap<_, u64>, of| share(counts.values().copied().max().unwrap_or(0), of);
         let (error, lost, channel) = match judged.metric {
@@ -311,7 +311,7 @@ impl Tally {
 }
 
 /// The class that each position names; `None` where a score is NaN.
-fn names(reading: &Reading, axis: usize, row: &Row) -> Vec<Option<usize>> {
+fn names(reading: &Reading, axis: usize, row: &SampleOutput) -> Vec<Option<usize>> {
     match reading.threshold {
         Some(threshold) => row.values.iter().map(|v| (!v.is_nan()).then_some(usize::from(*v > threshold))).collect(),
         None => row.lines(axis).map(|line| argmax(&line)).collect(),
@@ -359,15 +359,15 @@ pub(super) fn usual_metric(kind: Kind, integers: bool) -> Metric {
 mod tests {
     use super::*;
 
-    fn row(shape: &[usize], values: &[f64]) -> Row {
-        Row { shape: shape.to_vec(), values: values.to_vec() }
+    fn row(shape: &[usize], values: &[f64]) -> SampleOutput {
+        SampleOutput { shape: shape.to_vec(), values: values.to_vec() }
     }
 
     /// Judges answers of one shape, a slice a sample.
     fn judge(kind: Kind, axis: Option<usize>, shape: &[usize], pairs: &[(&[f64], &[f64])]) -> Verdict {
         let reading = Reading { kind, axis, threshold: axis.is_none().then_some(0.5), why: String::new() };
         let first = row(shape, pairs[0].0);
-        let judged = Judged { reading, metric: usual_metric(kind, false), first };
+        let judged = OutputRule { reading, metric: usual_metric(kind, false), first };
         let mut all = Tally::default();
         for (t, s) in pairs {
             all.merge(&Tally::of(Some(&judged), &row(shape, t), &row(shape, s)));
@@ -436,7 +436,7 @@ mod tests {
     fn another_shape_is_right_nowhere() {
         let reading = Reading { kind: Kind::Value, axis: None, threshold: None, why: String::new() };
         let first = row(&[3], &[1., 2., 3.]);
-        let judged = Judged { reading, metric: Metric::Equal, first };
+        let judged = OutputRule { reading, metric: Metric::Equal, first };
         let tally = Tally::of(Some(&judged), &row(&[3], &[1., 2., 3.]), &row(&[2], &[1., 2.]));
         let diff = tally.finish(Some(&judged));
         assert_eq!((diff.other_shapes, diff.verdict.unwrap().error), (1, 1.0));

@@ -3,7 +3,7 @@
 use super::output::OutputArgs;
 use super::progress::Progress;
 use super::samples::Answer;
-use super::summary::Told;
+use super::summary::FinishedRun;
 use crate::error::Result;
 use crate::job::Job;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ pub fn run(job: Job, output: &OutputArgs, found: Option<&Answer>) -> Result<Exit
     let (teacher, to_stdout) = (job.model.clone(), job.output.to_stdout());
     let done = job.run(&Progress::new(output.quiet))?;
     found.filter(|_| !output.quiet).into_iter().for_each(Answer::tell);
-    let text = Told { teacher: &teacher, output, to_stdout, done: &done }.text();
+    let text = FinishedRun { teacher: &teacher, output, to_stdout, done: &done }.text();
     match (output.quiet, to_stdout) {
         (true, _) => {}
         (false, true) => super::say(&text.trim_end()),

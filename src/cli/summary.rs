@@ -15,7 +15,7 @@ const LINES: usize = 15;
 const CHECKS: bool = cfg!(feature = "exec");
 
 /// A run that came to its end.
-pub struct Told<'a> {
+pub struct FinishedRun<'a> {
     pub teacher: &'a Path,
     pub output: &'a OutputArgs,
     /// Whether the student is on standard output.
@@ -23,7 +23,7 @@ pub struct Told<'a> {
     pub done: &'a Finished,
 }
 
-impl Told<'_> {
+impl FinishedRun<'_> {
     pub fn text(&self) -> String {
         let report = &self.done.report;
         let stream = if self.to_stdout { Stream::Err } else { Stream::Out };

@@ -4,7 +4,7 @@
 
 use super::optimizer::Optimizer;
 use crate::analysis::evaluate::Evaluator;
-use crate::autodiff::{State, Tape};
+use crate::autodiff::{Tape, Variables};
 use crate::error::Result;
 use crate::ir::op::binary::Kind;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
@@ -204,14 +204,14 @@ impl Codebooks {
     }
 
     /// What training changes beside what the tape has.
-    pub fn state(&self, tape: &mut Tape<f32>) -> State<f32> {
+    pub fn state(&self, tape: &mut Tape<f32>) -> Variables<f32> {
         let mut state = tape.state();
         state.0.extend(self.0.iter().flat_map(|c| [c.behind.clone(), c.centroids.clone()]));
         state
     }
 
     /// Goes back to a state.
-    pub fn restore(&mut self, tape: &mut Tape<f32>, state: &State<f32>) {
+    pub fn restore(&mut self, tape: &mut Tape<f32>, state: &Variables<f32>) {
         tape.restore(state);
         let own = &state.0[state.0.len() - 2 * self.0.len()..];
         for (coded, own) in self.0.iter_mut().zip(own.chunks(2)) {

@@ -21,7 +21,7 @@ use super::loss;
 use super::optimizer::{Method, Optimizer};
 use super::structure::{SparsityMask, write_back};
 use crate::autodiff::sources;
-use crate::autodiff::{Mode, State};
+use crate::autodiff::{Mode, Variables};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
 use crate::ir::random::noise;
@@ -255,11 +255,11 @@ impl<'a, 't> TrainingRun<'a, 't> {
         Optimizer::new(self.options.method, self.options.weight_decay)
     }
 
-    fn state(&mut self) -> State<f32> {
+    fn state(&mut self) -> Variables<f32> {
         self.codebooks.state(&mut self.student.tape)
     }
 
-    fn restore(&mut self, state: &State<f32>) {
+    fn restore(&mut self, state: &Variables<f32>) {
         self.codebooks.restore(&mut self.student.tape, state);
     }
 

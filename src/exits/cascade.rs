@@ -6,7 +6,7 @@ use crate::analysis::classifier;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result};
 use crate::ir::{DType, Exit, Graph, Model, NodeId, Patch, Source as From, Tensor, Value, ValueId};
-use crate::math::thresholds::{ExitStatistics, Trial};
+use crate::math::thresholds::{ExitStatistics, ExitTrial};
 use std::collections::{HashMap, HashSet};
 
 /// Both networks in one, and what the data says of them.
@@ -82,7 +82,7 @@ pub fn cascade(
     let whole: Vec<bool> = answers.iter().zip(&truth).map(|(a, b)| a == b).collect();
     let share = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / n.max(1) as f64;
     let shares = (share(&right), share(&whole));
-    let trial = Trial {
+    let trial = ExitTrial {
         confidence: vec![confidence],
         right: vec![right, whole],
         cost: vec![macs.0 as f64, (macs.0 + macs.1) as f64],

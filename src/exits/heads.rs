@@ -1,7 +1,7 @@
 //! Heads: small classifiers on values of a network, fitted without training, and the exits that pay.
 
 use super::observe::{Pool, Source, observe};
-use super::places::{Place, Walk};
+use super::places::{Place, SizedWalk};
 use super::{asks, judge, reduce};
 use crate::analysis::classifier;
 use crate::analysis::paths::path_macs;
@@ -14,7 +14,7 @@ use crate::ir::op::reshape::Flatten;
 use crate::ir::op::softmax::{self, Softmax};
 use crate::ir::{DType, Exit, Graph, Model, Patch, Ref, Tensor, ValueId};
 use crate::math::logistic::{Head, calibration_error, logistic, softmax as probabilities, temperature};
-use crate::math::thresholds::{ExitStatistics, Trial};
+use crate::math::thresholds::{ExitStatistics, ExitTrial};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
@@ -47,7 +47,7 @@ pub enum Goal {
 
 /// One exit that was chosen.
 #[derive(Debug, Clone)]
-pub struct Chosen {
+pub struct ChosenExit {
     pub place: Place,
     /// Of features to logits, which are divided by the temperature already.
     pub head: Head,
@@ -63,7 +63,7 @@ pub struct Chosen {
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// In the order they are reached; none if none pays.
-    pub exits: Vec<Chosen>,
+    pub exits: Vec<ChosenExit>,
     pub course: ExitStatistics,
     /// Share that the whole network answers right: all, without labels.
     pub whole: f64,
@@ -120,7 +120,7 @@ pub fn choose(
 ) -> Result<Choice> {
     let (end, _) = logits(&student.graph)?;
     let (taught, _) = logits(&teacher.graph).map_err(|e| e.at("the teacher"))?;
-    let walk = Walk::new(&student.graph, &source.shapes())?;
+    let walk = SizedWalk::new(&student.graph, &source.shapes())?;
     let (places, most) = candidates(&walk, wanted)?;
     let n = source.count();
     let held: Vec<usize> = evenly((n as f64 * hold_back).round() as usize, n).collect();
@@ -171,7 +171,7 @@ pub fn choose(
     let whole: Vec<bool> = answers.iter().zip(&truth).map(|(a, b)| a == b).collect();
     let classes = own.ncols() as f64;
     let through = places.iter().map(|p| p.macs as f64).chain([walk.macs() as f64]);
-    let trial = Trial {
+    let trial = ExitTrial {
         confidence: probes.iter().map(|p| p.confidence.clone()).collect(),
         right: probes.iter().map(|p| p.right.clone()).chain([whole]).collect(),
         cost: through.collect(),
@@ -183,7 +183,7 @@ pub fn choose(
     let exits = kept.iter().zip(&thresholds).map(|(&e, &threshold)| {
         let HeadProbe { head, temperature, error, right, .. } = &probes[e];
         let right = share(right);
-        Chosen { place: places[e], head: head.clone(), temperature: *temperature, error: *error, right, threshold }
+        ChosenExit { place: places[e], head: head.clone(), temperature: *temperature, error: *error, right, threshold }
     });
     Ok(Choice {
         exits: exits.collect(),
@@ -196,8 +196,8 @@ pub fn choose(
 
 /// At most so many exits of a trial, with their thresholds: from all that pay, or all where the caller has `chosen` them, the
 /// one that is missed least is left out until they are no more than that.
-fn pay(trial: Trial, most: usize, goal: Goal, chosen: bool) -> (Vec<usize>, Trial, Vec<f32>) {
-    let thresholds = |trial: &Trial| match goal {
+fn pay(trial: ExitTrial, most: usize, goal: Goal, chosen: bool) -> (Vec<usize>, ExitTrial, Vec<f32>) {
+    let thresholds = |trial: &ExitTrial| match goal {
         Goal::MaxDrop(drop) => trial.thresholds(drop),
         Goal::Threshold(t) => vec![t as f32; trial.confidence.len()],
     };
@@ -226,7 +226,7 @@ fn pay(trial: Trial, most: usize, goal: Goal, chosen: bool) -> (Vec<usize>, Tria
 }
 
 /// Places to probe, in the order they are reached, and how many of them may become exits.
-fn candidates(walk: &Walk, wanted: &Where) -> Result<(Vec<Place>, usize)> {
+fn candidates(walk: &SizedWalk, wanted: &Where) -> Result<(Vec<Place>, usize)> {
     match wanted {
         Where::After(names) => {
             let mut places = names.iter().map(|name| walk.named(name)).collect::<Result<Vec<_>>>()?;
@@ -291,7 +291,7 @@ pub fn reset(
     let own = classes.last().cloned().unwrap_or_default();
     let truth = source.labels.as_ref().map_or(own, |labels| held.iter().map(|&i| labels[i]).collect());
     let right = |c: &Vec<usize>| c.iter().zip(&truth).map(|(a, b)| a == b).collect::<Vec<_>>();
-    let trial = Trial {
+    let trial = ExitTrial {
         confidence: sure.iter().map(|s| held.iter().map(|&i| s[(i, 0)]).collect()).collect(),
         right: classes.iter().map(right).collect(),
         cost: macs.into_iter().map(|m| m as f64).collect(),
@@ -327,7 +327,7 @@ pub fn attach(graph: &mut Graph, choice: &Choice) -> Result<()> {
     Ok(())
 }
 
-fn attach_one(graph: &mut Graph, chosen: &Chosen, softmaxed: bool) -> Result<Exit> {
+fn attach_one(graph: &mut Graph, chosen: &ChosenExit, softmaxed: bool) -> Result<Exit> {
     let mut patch = Patch::at_node(graph, chosen.place.node);
     let Head { weight, bias } = &chosen.head;
     let mut x = Ref::from(chosen.place.value);

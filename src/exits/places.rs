@@ -19,7 +19,7 @@ pub struct Place {
 }
 
 /// A graph at the sizes of one sample, walked in the order it runs.
-pub struct Walk {
+pub struct SizedWalk {
     graph: Graph,
     order: Vec<NodeId>,
     /// By value: the place in the order of the last node that reads it.
@@ -28,10 +28,10 @@ pub struct Walk {
     macs: Vec<u64>,
 }
 
-impl Walk {
+impl SizedWalk {
     /// # Errors
     /// If the graph has a cycle, or its cost depends on dims that are known only at run time.
-    pub fn new(graph: &Graph, shapes: &[Vec<usize>]) -> Result<Walk> {
+    pub fn new(graph: &Graph, shapes: &[Vec<usize>]) -> Result<SizedWalk> {
         let names = graph.runtime_inputs().map(|v| graph.value(v).name.clone());
         let graph = graph.at_sizes(&names.zip(shapes.iter().cloned()).collect::<Vec<_>>())?;
         let order = graph.topological()?;
@@ -51,7 +51,7 @@ impl Walk {
             macs.push(total);
         }
         last.extend(graph.outputs().iter().map(|&v| (v, order.len())));
-        Ok(Walk { graph, order, last, macs })
+        Ok(SizedWalk { graph, order, last, macs })
     }
 
     /// Of the whole graph.

@@ -12,7 +12,7 @@ mod side;
 mod tests;
 
 use radix::Item;
-use side::Side;
+use side::LloydSide;
 
 /// The largest codebook.
 pub const MAX_CLUSTERS: usize = 1024;
@@ -75,7 +75,7 @@ fn place<T: Item>(items: Vec<T>, least: f64, k: usize, pin_zero: bool) -> Vec<f6
     let sorted = radix::sort(items);
     let cells = CELLS.min(WORK / k);
     if !pin_zero {
-        let side = Side::new(sorted, least, false);
+        let side = LloydSide::new(sorted, least, false);
         let ends = match side.distinct(WORK / k) {
             Some(ends) if ends.len() <= k => return side.values(&ends),
             Some(ends) => ends,
@@ -88,7 +88,7 @@ fn place<T: Item>(items: Vec<T>, least: f64, k: usize, pin_zero: bool) -> Vec<f6
     let positive = sorted.partition_point(|item| item.value() <= 0.0);
     let sides = [sorted[..negative].iter().rev().map(|item| item.negated()).collect(), sorted[positive..].to_vec()];
     drop(sorted);
-    let sides = sides.map(|items| Side::new(items, least, true));
+    let sides = sides.map(|items| LloydSide::new(items, least, true));
     let distinct = sides.each_ref().map(|side| side.distinct(WORK / k / 2));
     if let [Some(left), Some(right)] = &distinct
         && left.len() + right.len() < k

@@ -2,7 +2,7 @@
 
 /// What held-back samples say of a network with exits.
 #[derive(Debug, Clone)]
-pub struct Trial {
+pub struct ExitTrial {
     /// By exit, then by sample.
     pub confidence: Vec<Vec<f32>>,
     /// By exit and last of the whole network, then by sample: whether the answer is right.
@@ -34,7 +34,7 @@ const MARGIN: f64 = 1.645;
 /// Rounds over the exits at one price.
 const ROUNDS: usize = 8;
 
-impl Trial {
+impl ExitTrial {
     /// What comes of thresholds, by exit: a sample leaves at the first exit of which its confidence exceeds the threshold.
     pub fn course(&self, thresholds: &[f32]) -> ExitStatistics {
         let ends = self.cost.len();
@@ -57,9 +57,9 @@ impl Trial {
     }
 
     /// The same trial of a network with only these exits.
-    pub fn only(&self, exits: &[usize]) -> Trial {
+    pub fn only(&self, exits: &[usize]) -> ExitTrial {
         let pick = |of: &Vec<Vec<bool>>| exits.iter().map(|&e| of[e].clone()).chain(of.last().cloned()).collect();
-        Trial {
+        ExitTrial {
             confidence: exits.iter().map(|&e| self.confidence[e].clone()).collect(),
             right: pick(&self.right),
             cost: exits.iter().map(|&e| self.cost[e]).chain(self.cost.last().copied()).collect(),
@@ -204,8 +204,8 @@ fn most(cuts: &[ThresholdCut], figure: impl Fn(&ThresholdCut) -> Option<f64>) ->
 mod tests {
     use super::*;
 
-    fn trial() -> Trial {
-        Trial {
+    fn trial() -> ExitTrial {
+        ExitTrial {
             confidence: vec![vec![0.9, 0.8, 0.7, 0.6], vec![0.5, 0.6, 0.7, 0.8]],
             right: vec![vec![true, true, false, false], vec![true, true, true, false], vec![true; 4]],
             cost: vec![1.0, 2.0, 4.0],
@@ -233,19 +233,19 @@ mod tests {
         assert!((course.right - 0.75).abs() < 1e-12);
         assert_eq!(course.cost, (1.0 + 1.0 + 2.0 + 2.0) / 4.0);
         assert_eq!(t.course(&t.thresholds(2.0)).cost, 1.0);
-        let dear = Trial { asking: vec![0.0, 3.0], ..trial() };
+        let dear = ExitTrial { asking: vec![0.0, 3.0], ..trial() };
         assert_eq!(dear.course(&dear.thresholds(0.67)).shares[1], 0.0);
     }
 
     #[test]
     fn exits_that_are_never_right_do_not_pay() {
-        let t = Trial { right: vec![vec![false; 4], vec![false; 4], vec![true; 4]], ..trial() };
+        let t = ExitTrial { right: vec![vec![false; 4], vec![false; 4], vec![true; 4]], ..trial() };
         assert_eq!(t.thresholds(0.0), [f32::INFINITY; 2]);
     }
 
     #[test]
     fn equal_confidences_leave_together() {
-        let t = Trial {
+        let t = ExitTrial {
             confidence: vec![vec![0.5; 4]],
             right: vec![vec![true, true, true, false], vec![true; 4]],
             cost: vec![1.0, 4.0],

@@ -29,7 +29,7 @@ use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::{self, knapsack};
 use crate::passes::options::{Share, weight};
 use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, cluster_weights, sharing, split};
-pub use reach::{Part, Reach};
+pub use reach::{CostPart, Reach};
 use std::collections::{BTreeSet, HashMap};
 
 mod reach;
@@ -198,13 +198,13 @@ impl Split<'_> {
         let macs = |node| Some(node_macs(graph, node, batch.as_ref())? as f64 / weights.max(1) as f64);
         let before: Option<f64> = self.readers.iter().map(|r| macs(r.0)).sum();
         let after: Option<f64> = self.readers.iter().map(|r| Some(macs(r.0)? * r.1?)).sum();
-        let width = self.weight.byte_len() / weights.max(1);
-        let value = self.readers.first().and_then(|r| weight(graph, r.0));
-        let added = self.indices + value.map_or(0, |(_, v)| split::scales(graph, v));
+        let value = self.readers.first().and_then(|r| weight(graph, r.0)).map(|(_, v)| v);
+        let stored = value.map_or(self.weight.byte_len(), |v| graph.value(v).stored_len());
+        let added = self.indices + value.map_or(0, |v| split::scales(graph, v));
         let cost = |parameters: usize, indices: usize, macs: Option<f64>| Cost {
             parameters: (parameters + indices) as u64,
             macs: macs.map(|macs| (macs * parameters as f64).ceil() as u64),
-            stored: (parameters * width + indices * size_of::<i32>()) as u64,
+            stored: ((parameters * stored).div_ceil(weights.max(1)) + indices * size_of::<i32>()) as u64,
         };
         let least = lost.last().copied().unwrap_or(0.0);
         let whole = cost(weights, 0, before);
@@ -290,11 +290,11 @@ pub fn reach(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>) 
 }
 
 /// What of the model's cost a site is.
-fn parts(site: &Site, graph: &Graph, budget: Budget) -> Vec<Part> {
+fn parts(site: &Site, graph: &Graph, budget: Budget) -> Vec<CostPart> {
     match (site, budget) {
-        (Site::Layer(node), Budget::Macs(_)) => sharing::family(graph, *node).into_iter().map(Part::Node).collect(),
-        (Site::Layer(node), _) => weight(graph, *node).map(|w| Part::Constant(w.1)).into_iter().collect(),
-        (Site::Codes(v) | Site::Weight(v) | Site::Value(v), _) => vec![Part::Constant(*v)],
+        (Site::Layer(node), Budget::Macs(_)) => sharing::family(graph, *node).into_iter().map(CostPart::Node).collect(),
+        (Site::Layer(node), _) => weight(graph, *node).map(|w| CostPart::Constant(w.1)).into_iter().collect(),
+        (Site::Codes(v) | Site::Weight(v) | Site::Value(v), _) => vec![CostPart::Constant(*v)],
         (Site::Node(_) | Site::Channels { .. }, _) => Vec::new(),
     }
 }

@@ -34,7 +34,7 @@ use crate::error::Result;
 use crate::ir::names::derived;
 use crate::ir::op::transpose::Transpose;
 use crate::ir::{DType, Graph, NodeId, Patch, Tensor, ValueId};
-use crate::passes::{Context, Fidelity, Part, Pass, Phase, Reason, Site, Together, Verdict};
+use crate::passes::{Context, Fidelity, JointVerdict, Pass, Phase, Reason, Site, SiteOutcome, Verdict};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -76,11 +76,11 @@ impl Pass for MergeDuplicates {
     }
 
     /// All at once: a value with many readers is looked at once, not for every one of them.
-    fn rewrite_together(&self, cx: &Context<'_>, _: &[Site]) -> Result<Option<Together>> {
+    fn rewrite_jointly(&self, cx: &Context<'_>, _: &[Site]) -> Result<Option<JointVerdict>> {
         let merges = merges(cx);
         let patch = patch(cx.graph, &merges);
-        let part = |m: Merge| Part { what: m.what.map_err(Reason::from), cost: None };
-        Ok(Some(Together { patch, parts: merges.into_iter().map(part).collect() }))
+        let outcome = |m: Merge| SiteOutcome { what: m.what.map_err(Reason::from), cost: None };
+        Ok(Some(JointVerdict { patch, outcomes: merges.into_iter().map(outcome).collect() }))
     }
 }
 

@@ -91,21 +91,21 @@
 //! }
 //! ```
 
-use crate::analysis::channels::{Channels, Group, Reach};
+use crate::analysis::channels::{Channels, Group, UnitPlaces};
 use crate::analysis::cost::Cost;
 use crate::analysis::likely;
-use crate::analysis::removal::{Removal, Tally};
+use crate::analysis::removal::{Removal, RemovalTally};
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
-use crate::passes::budget::{Budget, Part as Held, Reach as Least, WHOLE};
+use crate::passes::budget::{Budget, CostPart, Reach, WHOLE};
 use crate::passes::by_layer::{self, ByLayer};
 use crate::passes::importance::{Importance, Scored, Scores, likely_losses};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, one_of};
 use crate::passes::{
-    Choice, Context, Fidelity, Offer, Offers, Part, Pass, Phase, Reason, Resolved, SensitivityQuery, Site, Together,
-    Verdict, Why,
+    Choice, Context, Fidelity, JointVerdict, Offer, Offers, Pass, Phase, Reason, Resolved, SensitivityQuery, Site,
+    SiteOutcome, Verdict, Why,
 };
-use plan::Plan;
+use plan::Removals;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -215,7 +215,7 @@ impl Pass for PruneChannels {
         let channels = Channels::of(cx.graph).ok()?;
         let groups = channels.groups();
         let scored = self.scored(cx, &channels, &groups);
-        let plan = Plan::new(cx, &channels, &groups, &scored, self.budget());
+        let plan = Removals::new(cx, &channels, &groups, &scored, self.budget());
         let counts = self.counts(cx, &plan, &groups);
         let names = names(cx.graph, &groups);
         let cut = counts.iter().enumerate().filter(|&(i, &count)| count < plan.all(i));
@@ -224,28 +224,28 @@ impl Pass for PruneChannels {
         Some(Resolved { pass: self.decided(&chosen)?, options: by_layer::options(&chosen) })
     }
 
-    fn reach(&self, cx: &Context<'_>) -> Option<Least> {
+    fn reach(&self, cx: &Context<'_>) -> Option<Reach> {
         let budget = self.undecided()?;
         let channels = Channels::of(cx.graph).ok()?;
         let groups = channels.groups();
         let scored = self.scored(cx, &channels, &groups);
-        let plan = Plan::new(cx, &channels, &groups, &scored, self.budget());
+        let plan = Removals::new(cx, &channels, &groups, &scored, self.budget());
         let turns = plan.turns(cx.max_loss, |_| 0);
         let counts = plan.after(&turns, turns.len(), |i, left, least| self.between(left, least, plan.all(i)));
         let tally = plan.without(&plan.gone(|i| counts[i]));
         let mut stays = HashMap::new();
         for (group, scored) in groups.iter().zip(&scored) {
             let (Err(why), Some(&first)) = (scored, group.producers.first()) else { continue };
-            let weights = group.weights.iter().map(|w| Held::Constant(w.0));
-            for part in weights.chain(group.producers.iter().map(|&n| Held::Node(n))) {
+            let weights = group.weights.iter().map(|w| CostPart::Constant(w.0));
+            for part in weights.chain(group.producers.iter().map(|&n| CostPart::Node(n))) {
                 stays.entry(part).or_insert_with(|| (cx.graph.label(first).to_string(), why.clone()));
             }
         }
         let left = |part, cost| match part {
-            Held::Constant(v) => tally.elements(v).unwrap_or(cost),
-            Held::Node(n) => tally.macs(n).unwrap_or(cost),
+            CostPart::Constant(v) => tally.elements(v).unwrap_or(cost),
+            CostPart::Node(n) => tally.macs(n).unwrap_or(cost),
         };
-        Least::new(cx, budget, left, 0, &stays)
+        Reach::new(cx, budget, left, 0, &stays)
     }
 
     fn remains(&self) -> f64 {
@@ -285,7 +285,7 @@ impl Pass for PruneChannels {
         let groups = channels.groups();
         let by_key: HashMap<Key<'_>, usize> = keys(&groups).zip(0..).collect();
         let scored = self.scored(cx, &channels, &groups);
-        let plan = Plan::new(cx, &channels, &groups, &scored, self.budget());
+        let plan = Removals::new(cx, &channels, &groups, &scored, self.budget());
         let at = |site: &Site| {
             let Site::Channels { producers, nth } = site else { return Err(NO_GROUP.into()) };
             let &i = by_key.get(&(producers.as_slice(), *nth)).ok_or(NO_GROUP)?;
@@ -308,17 +308,17 @@ impl Pass for PruneChannels {
     }
 
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
-        let Some(mut all) = self.rewrite_together(cx, &[site])? else {
+        let Some(mut all) = self.rewrite_jointly(cx, &[site])? else {
             return Verdict::skip(NO_GROUP);
         };
-        Ok(match all.parts.pop().map(|p| p.what) {
+        Ok(match all.outcomes.pop().map(|p| p.what) {
             Some(Ok(what)) => Verdict::Patch(all.patch, what),
             Some(Err(why)) => Verdict::Skip(why),
             None => return Verdict::skip(NO_GROUP),
         })
     }
 
-    fn rewrite_together(&self, cx: &Context<'_>, sites: &[Site]) -> Result<Option<Together>> {
+    fn rewrite_jointly(&self, cx: &Context<'_>, sites: &[Site]) -> Result<Option<JointVerdict>> {
         let g = cx.graph;
         let channels = Channels::of(g)?;
         let groups = channels.groups();
@@ -356,18 +356,18 @@ impl Pass for PruneChannels {
             }
         };
         let sized = cx.sized();
-        let mut tally = Tally::of(&sized);
-        let mut part = |(choice, places): (Result<Removed<'_>, Reason>, Vec<Reach>)| match choice {
-            Err(why) => Part { what: Err(why), cost: None },
+        let mut tally = RemovalTally::of(&sized);
+        let mut outcome = |(choice, places): (Result<Removed<'_>, Reason>, Vec<UnitPlaces>)| match choice {
+            Err(why) => SiteOutcome { what: Err(why), cost: None },
             Ok(choice) => {
                 let before = tally.cost();
                 tally.remove(&places);
                 let lost = choice.gone.iter().filter_map(|u| losses.get(u).copied()).max_by(f64::total_cmp);
-                Part { what: Ok(choice.note(g) + &likely::of_readers(lost)), cost: Some((before, tally.cost())) }
+                SiteOutcome { what: Ok(choice.note(g) + &likely::of_readers(lost)), cost: Some((before, tally.cost())) }
             }
         };
-        let parts = choices.into_iter().zip(reach).map(&mut part).collect();
-        Ok(Some(Together { patch, parts }))
+        let outcomes = choices.into_iter().zip(reach).map(&mut outcome).collect();
+        Ok(Some(JointVerdict { patch, outcomes }))
     }
 }
 
@@ -460,7 +460,7 @@ impl PruneChannels {
     /// Which units of every group go, and how they were found; or why it is left alone.
     fn plan(&self, cx: &Context<'_>, channels: &Channels, groups: &[Group]) -> Vec<Result<(Vec<u32>, String), String>> {
         let scored = self.scored(cx, channels, groups);
-        let plan = Plan::new(cx, channels, groups, &scored, self.budget());
+        let plan = Removals::new(cx, channels, groups, &scored, self.budget());
         let counts = self.counts(cx, &plan, groups);
         let gone = plan.gone(|i| counts[i]);
         let of = |group: &Group| group.units.iter().copied().filter(|u| gone.contains(u)).collect();
@@ -472,7 +472,7 @@ impl PruneChannels {
     }
 
     /// How many units of every group stay.
-    fn counts(&self, cx: &Context<'_>, plan: &Plan<'_>, groups: &[Group]) -> Vec<usize> {
+    fn counts(&self, cx: &Context<'_>, plan: &Removals<'_>, groups: &[Group]) -> Vec<usize> {
         let names = names(cx.graph, groups);
         let all = |i: usize| plan.all(i);
         let each = |count: &dyn Fn(usize) -> usize| (0..groups.len()).map(count).collect::<Vec<_>>();

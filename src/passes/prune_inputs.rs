@@ -255,9 +255,7 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, Str
     // Beside the weights that stay: what a patch for one input takes without its weights and its index.
     let one = patch(graph, &layer.with_inputs(1), &[0], Array2::zeros((layer.outputs, 1)), None)?;
     let data = one.constants().map(|(_, t)| t.byte_len()).sum::<usize>();
-    // A patch has floats, also where the file stores fewer bytes.
-    let packed = weight.byte_len() - graph.value(layer.weight).stored_len().min(weight.byte_len());
-    let more = bytes::added(graph, &one).saturating_sub(data) + packed;
+    let more = bytes::added(graph, &one).saturating_sub(data);
     let split = Split { readers: vec![(n, Some(1.0))], weight, a_term: layer.outputs, indices: 1, more };
     Ok(split.offers(sized, &lost, Choice::Inputs))
 }
@@ -330,7 +328,7 @@ fn patch(graph: &Graph, layer: &Linear, inputs: &[usize], w: Array2<f64>, b: Opt
         Some(b) => refit::set_bias(graph, &mut patch, layer, b)?,
         None => {}
     }
-    if bytes::added(graph, &patch) >= bytes::stored(graph, layer.weight) {
+    if bytes::added_in_form_of(graph, &patch, layer.weight) >= bytes::stored(graph, layer.weight) {
         return Err("with the indices of what it reads it would be no smaller".into());
     }
     let read: Vec<_> = [picked, weight].into_iter().chain(third).map(Some).collect();

@@ -44,13 +44,13 @@ const CODEBOOK: usize = 256;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StoreWeights {
-    store: Store,
+    store: StoredType,
 }
 
 /// The type that weights are stored in.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Store {
+enum StoredType {
     #[default]
     F16,
 }
@@ -90,7 +90,7 @@ impl Pass for StoreWeights {
     fn rewrite(&self, cx: &Context<'_>, site: Site) -> Result<Verdict> {
         let Site::Value(v) = site else { return Verdict::skip("it is no constant") };
         let dtype = match self.store {
-            Store::F16 => DType::F16,
+            StoredType::F16 => DType::F16,
         };
         Ok(Verdict::of(stored(cx.graph, v, dtype)))
     }

@@ -28,7 +28,7 @@
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch, Source, Use, ValueId};
-use crate::passes::{Context, Fidelity, Part, Pass, Phase, Site, Together, Verdict};
+use crate::passes::{Context, Fidelity, JointVerdict, Pass, Phase, Site, SiteOutcome, Verdict};
 use serde::Deserialize;
 use std::collections::HashSet;
 
@@ -62,9 +62,9 @@ impl Pass for StripNames {
         Ok(Verdict::Patch(patch, what))
     }
 
-    fn rewrite_together(&self, cx: &Context<'_>, _: &[Site]) -> Result<Option<Together>> {
+    fn rewrite_jointly(&self, cx: &Context<'_>, _: &[Site]) -> Result<Option<JointVerdict>> {
         let (patch, what) = Names::of(cx.graph).patch(cx.graph);
-        Ok(Some(Together { patch, parts: vec![Part { what: Ok(what), cost: None }] }))
+        Ok(Some(JointVerdict { patch, outcomes: vec![SiteOutcome { what: Ok(what), cost: None }] }))
     }
 }
 

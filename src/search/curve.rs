@@ -3,7 +3,7 @@
 
 /// One measurement of a stage.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
+pub struct LawPoint {
     /// How hard the stage compressed; 0 is not at all.
     pub effort: f64,
     /// What the loss grew by.
@@ -30,11 +30,11 @@ const SLOPES: [f64; 2] = [0.5, 6.0];
 
 /// What a stage costs with this effort at a place of the search. (Weighted least squares of log loss on log effort, the priors
 /// as measurements.)
-pub fn predict(prior: Prior, points: &[Point], effort: f64, at: [f64; 2]) -> f64 {
+pub fn predict(prior: Prior, points: &[LawPoint], effort: f64, at: [f64; 2]) -> f64 {
     if effort <= 0.0 {
         return 0.0;
     }
-    let weight = |p: &Point| {
+    let weight = |p: &LawPoint| {
         let far: f64 = p.at.iter().zip(at).map(|(a, b)| ((a - b) / REACH).powi(2)).sum();
         (-0.5 * far).exp() + FAR
     };
@@ -76,15 +76,15 @@ mod tests {
     #[test]
     fn a_law_is_found_from_a_few_points() {
         let law = |effort: f64| 0.3 * effort.powf(3.0);
-        let points: Vec<Point> =
-            [0.3, 0.6, 1.2, 2.4].map(|effort| Point { effort, loss: law(effort), at: [0.0; 2] }).to_vec();
+        let points: Vec<LawPoint> =
+            [0.3, 0.6, 1.2, 2.4].map(|effort| LawPoint { effort, loss: law(effort), at: [0.0; 2] }).to_vec();
         let found = predict(PRIOR, &points, 1.0, [0.0; 2]);
         assert!((found / law(1.0)).ln().abs() < 0.1, "{found}");
     }
 
     #[test]
     fn what_is_near_counts_more() {
-        let point = |loss: f64, place: f64| Point { effort: 1.0, loss, at: [place, 0.0] };
+        let point = |loss: f64, place: f64| LawPoint { effort: 1.0, loss, at: [place, 0.0] };
         let points = [point(0.1, 0.0), point(0.4, 3.0)];
         let near = predict(PRIOR, &points, 1.0, [0.0; 2]);
         let far = predict(PRIOR, &points, 1.0, [3.0, 0.0]);

@@ -1,6 +1,6 @@
 //! Which plan to try next: the laws of the stages, and the plan for which they say the least.
 
-use super::curve::{Point, Prior, predict};
+use super::curve::{LawPoint, Prior, predict};
 use super::plan::{LossWeights, WHOLE};
 
 /// Before anything was measured: a tenth of the parameters left by pruning costs about 0.04, two thirds split off 0.01, 4 bits
@@ -21,10 +21,10 @@ const BITS: [f64; 2] = [1.6, 10.0];
 /// What stages cost, as far as it was measured.
 #[derive(Default)]
 pub struct Laws {
-    prune: Vec<Point>,
-    split: Vec<Point>,
-    encode: Vec<Point>,
-    drop: Vec<Point>,
+    prune: Vec<LawPoint>,
+    split: Vec<LawPoint>,
+    encode: Vec<LawPoint>,
+    drop: Vec<LawPoint>,
 }
 
 /// What stages of a plan left, measured: shares of the teacher's parameters (or MACs) after pruning and after splitting,
@@ -52,22 +52,22 @@ impl Laws {
     pub fn learn(&mut self, s: &Stages) {
         let grown = |before: f64, after: f64| (after - before).max(NOISE * before).max(LEAST);
         let (a, b) = (s.pruned.0, s.split.0 / s.pruned.0);
-        let add = |points: &mut Vec<Point>, point: Point| {
+        let add = |points: &mut Vec<LawPoint>, point: LawPoint| {
             if point.effort > 1e-3 && !points.contains(&point) {
                 points.push(point);
             }
         };
-        add(&mut self.prune, Point { effort: -a.ln(), loss: grown(0.0, s.pruned.1), at: [a.ln(), 0.0] });
+        add(&mut self.prune, LawPoint { effort: -a.ln(), loss: grown(0.0, s.pruned.1), at: [a.ln(), 0.0] });
         let loss = grown(s.pruned.1, s.split.1);
-        add(&mut self.split, Point { effort: -b.ln(), loss, at: [a.ln(), b.ln()] });
+        add(&mut self.split, LawPoint { effort: -b.ln(), loss, at: [a.ln(), b.ln()] });
         if let Some((bits, after)) = s.encoded {
             let at = [s.split.0.ln(), bits.ln()];
-            add(&mut self.encode, Point { effort: (-bits).exp2(), loss: grown(s.split.1, after), at });
+            add(&mut self.encode, LawPoint { effort: (-bits).exp2(), loss: grown(s.split.1, after), at });
         }
     }
 
     pub fn learn_drop(&mut self, loss: f64, drop: f64) {
-        self.drop.push(Point { effort: loss, loss: drop.max(NOISE * loss), at: [loss.max(LEAST).ln(), 0.0] });
+        self.drop.push(LawPoint { effort: loss, loss: drop.max(NOISE * loss), at: [loss.max(LEAST).ln(), 0.0] });
     }
 
     /// What a student of this loss drops, about.

@@ -4,7 +4,7 @@
 use super::ladder::Trainee;
 use super::plan::{LossWeights, Plan};
 use super::predict::Aim;
-use super::run::Run;
+use super::run::SearchRun;
 use super::store::Trials;
 use super::{Candidate, Found};
 use crate::check::Score;
@@ -52,11 +52,11 @@ pub enum Walked {
     Found(Box<Found>),
 }
 
-impl Run<'_, '_> {
+impl SearchRun<'_, '_> {
     /// Walks through the search with what was measured. A round has `most` candidates at most.
     ///
     /// # Errors
-    /// As [`Run::search`].
+    /// As [`SearchRun::search`].
     pub fn replay(mut self, most: usize) -> Result<Walked> {
         self.round = Some(Round { most: most.max(1), tasks: Vec::new() });
         let why = self.walk()?;

@@ -33,7 +33,7 @@ const UNCHANGED: f64 = 0.985;
 /// Latencies vary: this share of what is allowed is aimed at.
 const TIMELY: f64 = 0.97;
 
-pub struct Run<'s, 'a> {
+pub struct SearchRun<'s, 'a> {
     pub maker: Maker<'s, 'a>,
     pub limits: &'s Limits,
     pub options: &'s Options,
@@ -73,7 +73,7 @@ pub(super) enum Mode {
     Knee,
 }
 
-impl<'s, 'a> Run<'s, 'a> {
+impl<'s, 'a> SearchRun<'s, 'a> {
     pub fn new(
         maker: Maker<'s, 'a>,
         limits: &'s Limits,
@@ -82,11 +82,11 @@ impl<'s, 'a> Run<'s, 'a> {
         space: Space,
         plan: Plan,
         layers: Vec<String>,
-    ) -> Run<'s, 'a> {
+    ) -> SearchRun<'s, 'a> {
         let (laws, tried, aims, ladder, trained, pace) = Default::default();
         let (fills, round, states) = Default::default();
         let refine = Refine::of(layers);
-        Run {
+        SearchRun {
             maker,
             limits,
             options,

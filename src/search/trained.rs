@@ -3,7 +3,7 @@
 use super::ladder::{Ladder, Trainee, apart, shifted};
 use super::plan::{DistillSteps, Plan, TrainingLength, WHOLE};
 use super::round::OpenCandidate;
-use super::run::{CLOSE, Mode, Run};
+use super::run::{CLOSE, Mode, SearchRun};
 use crate::error::Result;
 use std::time::Instant;
 
@@ -38,7 +38,7 @@ pub struct SizeFill {
     encode: Option<u32>,
 }
 
-impl Run<'_, '_> {
+impl SearchRun<'_, '_> {
     /// How many candidates are not trained; half of a few.
     pub fn untrained(&self) -> usize {
         let all = self.options.candidates;

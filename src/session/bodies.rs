@@ -1,6 +1,6 @@
 //! Bodies of control flow: passes that change weights one by one change those in bodies too, where no data is looked at.
 
-use super::visit::{AS_DECLARED, Run, Task, told};
+use super::visit::{AS_DECLARED, StepRun, Task, told};
 use crate::analysis::cost::Costs;
 use crate::analysis::readers;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ struct CapturedWeight {
     index: usize,
 }
 
-impl Run<'_, '_> {
+impl StepRun<'_, '_> {
     /// Runs a pass that changes the function over the bodies of a graph.
     pub fn change_bodies(&mut self, graph: &mut Graph, pass: &dyn Pass, selection: &Selection) -> Result<()> {
         for n in with_bodies(graph) {

@@ -1,14 +1,14 @@
 //! The stage `cascade`: a small network in front of the student.
 
 use super::early_exit::{source, watched};
-use super::visit::Run;
+use super::visit::StepRun;
 use super::{Effect, State};
 use crate::error::{Error, Kind, Result};
 use crate::exits::cascade::{self, cascade};
 use crate::exits::heads::Goal;
 use crate::recipe::Cascade;
 
-impl Run<'_, '_> {
+impl StepRun<'_, '_> {
     /// Puts the small network in front, if that saves anything.
     pub fn cascade(&mut self, state: &mut State<'_>, stage: &Cascade) -> Result<Effect> {
         let (data, student) = (&self.session.data, &mut state.student);

@@ -4,7 +4,7 @@ use super::checkpoint::{Checkpoint, Fingerprint};
 use super::frozen::TrainableSuffix;
 use super::repairs::Reference;
 use super::training::teacher;
-use super::visit::Run;
+use super::visit::StepRun;
 use super::{Effect, Observer, State};
 use crate::analysis::classifier::logits;
 use crate::distill;
@@ -23,7 +23,7 @@ use std::time::Instant;
 /// The pass that takes the normalization away again.
 const FOLD: &str = "fold-batch-norm";
 
-impl Run<'_, '_> {
+impl StepRun<'_, '_> {
     /// Trains the student. What it computes then is what later steps are to keep.
     pub fn distill(&mut self, state: &mut State<'_>, stage: &Distill) -> Result<Effect> {
         let session = self.session;

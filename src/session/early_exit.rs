@@ -1,6 +1,6 @@
 //! The stage `early-exit`: heads are fitted and exits put into the student.
 
-use super::visit::Run;
+use super::visit::StepRun;
 use super::{Data, Effect, Observer, State};
 use crate::error::{Error, Kind, Result};
 use crate::exits::heads::{self, Choice, Goal, Where};
@@ -33,7 +33,7 @@ impl Settings {
     }
 }
 
-impl Run<'_, '_> {
+impl StepRun<'_, '_> {
     /// Gives the student exits, as far as some pay.
     pub fn early_exit(&mut self, state: &mut State<'_>, stage: &EarlyExit) -> Result<Effect> {
         let (session, student) = (self.session, &mut state.student);

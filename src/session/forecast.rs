@@ -10,7 +10,7 @@ use crate::analysis::cost::constant;
 use crate::analysis::linear::Linear;
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, ValueId};
-use crate::passes::budget::{Budget, Part};
+use crate::passes::budget::{Budget, CostPart};
 use crate::passes::options::{self, Selection, SkipFirst};
 use crate::passes::storage::Storage;
 use crate::passes::{Context, Pass, Phase, Site};
@@ -95,8 +95,8 @@ impl Session<'_> {
         }
         let reach = pass.reach(&cx)?;
         let stays = |part| match part {
-            Part::Constant(v) => !touched.values.contains(&v),
-            Part::Node(n) => !touched.nodes.contains(&n),
+            CostPart::Constant(v) => !touched.values.contains(&v),
+            CostPart::Node(n) => !touched.nodes.contains(&n),
         };
         let added = match budget {
             Budget::Params(_) => biases(graph),

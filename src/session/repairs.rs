@@ -6,7 +6,7 @@
 //! as they judge any fit.
 
 use super::Session;
-use super::visit::{Cuts, Moments, Run, Task, row};
+use super::visit::{Cuts, MomentSource, StepRun, Task, row};
 use crate::analysis::linear::Linear;
 use crate::calibrate::{Calibration, Failure, LayerSamples, LayerwiseRun, TeacherMap, TeacherRun};
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ impl Session<'_> {
     }
 }
 
-impl Run<'_, '_> {
+impl StepRun<'_, '_> {
     /// Runs a pass with calibration data.
     pub fn on_calibration_data(
         &mut self,
@@ -133,8 +133,8 @@ impl Run<'_, '_> {
     }
 }
 
-impl Moments for Fitting<'_> {
-    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>> {
+impl MomentSource for Fitting<'_> {
+    fn survey(&mut self, run: &StepRun<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>> {
         let cx = task.context(graph, None);
         let queries = task.pass.queries(&cx);
         if queries.is_empty() {
@@ -192,7 +192,7 @@ impl Moments for Fitting<'_> {
 
     fn visit(
         &mut self,
-        run: &mut Run<'_, '_>,
+        run: &mut StepRun<'_, '_>,
         graph: &mut Graph,
         task: Task<'_>,
         n: NodeId,
@@ -212,6 +212,9 @@ impl Moments for Fitting<'_> {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
                 let seen = Seen::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
+                if !seen.is_finite {
+                    run.not_finite.push(graph.label(n).to_string());
+                }
                 match site {
                     Some(site) if rewritten => {
                         let changed = seen.tell(|fitted| rewrite(run, graph, task, site, fitted))??;
@@ -255,7 +258,7 @@ impl Work {
         }
     }
 
-    fn start(&mut self, run: &Run<'_, '_>, graph: &Graph, n: NodeId) {
+    fn start(&mut self, run: &StepRun<'_, '_>, graph: &Graph, n: NodeId) {
         run.observer().site(self.done, self.all, graph.label(n));
         self.done += self.layers.get(&n).copied().unwrap_or(0);
     }
@@ -264,6 +267,7 @@ impl Work {
 /// What was seen of a layer, or why nothing was.
 struct Seen<'w> {
     what: Result<(&'w Linear, LayerMoments, LayerSamples<'w>), String>,
+    is_finite: bool,
     place: String,
 }
 
@@ -281,12 +285,13 @@ impl<'w> Seen<'w> {
         let layerwise = layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
         let look = linear.as_ref().map_err(|why| Failure::Unsupported(why.clone()));
         let look = look.and_then(|linear| Ok((linear, layerwise.look(graph, linear, map, later)?)));
-        let what = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
-            Ok(seen) => Ok(seen),
-            Err(Failure::Unsupported(why)) => Err(why),
+        let (what, is_finite) = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
+            Ok(seen) => (Ok(seen), true),
+            Err(Failure::Unsupported(why)) => (Err(why), true),
+            Err(Failure::NotFinite(why)) => (Err(why.into()), false),
             Err(Failure::Error(e)) => return Err(e.at(place)),
         };
-        Ok(Seen { what, place })
+        Ok(Seen { what, is_finite, place })
     }
 
     /// Tells it as passes hear it.
@@ -298,7 +303,7 @@ impl<'w> Seen<'w> {
         let (failed, judged) = (RefCell::new(None), Cell::new(None));
         let retarget = |layer: &LayerMoments, fit: &Fit| match look.retarget(layer, fit) {
             Ok(layer) => Some(layer),
-            Err(Failure::Unsupported(_)) => None,
+            Err(Failure::Unsupported(_) | Failure::NotFinite(_)) => None,
             Err(Failure::Error(e)) => {
                 *failed.borrow_mut() = Some(e);
                 None
@@ -316,7 +321,7 @@ impl<'w> Seen<'w> {
 
 /// Rewrites a layer with what data says of it; says whether that was done.
 fn rewrite(
-    run: &mut Run<'_, '_>,
+    run: &mut StepRun<'_, '_>,
     graph: &mut Graph,
     task: Task<'_>,
     site: Site,
@@ -336,7 +341,7 @@ fn rewrite(
 
 /// Fits a layer as it is, with a row why it was not rewritten if it is a `site`.
 fn refit_layer(
-    run: &mut Run<'_, '_>,
+    run: &mut StepRun<'_, '_>,
     graph: &mut Graph,
     task: Task<'_>,
     node: NodeId,

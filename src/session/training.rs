@@ -2,7 +2,7 @@
 
 use super::checkpoint::Fingerprint;
 use super::repairs::Reference;
-use super::visit::{Run, Task};
+use super::visit::{StepRun, Task};
 use crate::calibrate::{self, Calibration};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Ends, Samples, Teacher};
@@ -142,7 +142,7 @@ impl<'a> Training<'a> {
     }
 }
 
-impl Run<'_, '_> {
+impl StepRun<'_, '_> {
     /// Runs a pass with a part of the training data as calibration data, or, where the networks cannot be run on that,
     /// without: then it says `false`.
     pub fn on_training_data(

@@ -12,7 +12,9 @@ use crate::ir::{Graph, Model, NodeId, Op, Patch, Tensor, ValueId};
 use crate::onnx::{self, Inlined};
 use crate::passes::options::{self, Selected, Selection};
 use crate::passes::storage::Storage;
-use crate::passes::{self, Context, Fitted, Pass, Phase, Reason, Sensitivity, Site, Together, Verdict, Why, sharing};
+use crate::passes::{
+    self, Context, Fitted, JointVerdict, Pass, Phase, Reason, Sensitivity, Site, Verdict, Why, sharing,
+};
 use crate::recipe::{Action, Step};
 use crate::report::Row;
 use std::collections::{HashMap, HashSet};
@@ -87,9 +89,9 @@ impl<'a> Task<'a> {
 pub(super) type Cuts = Vec<(ValueId, usize, Vec<usize>)>;
 
 /// Where what layers see comes from, and what they are fitted to.
-pub(super) trait Moments {
+pub(super) trait MomentSource {
     /// The answers to what a pass asks, if it asks anything.
-    fn survey(&mut self, run: &Run<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>>;
+    fn survey(&mut self, run: &StepRun<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>>;
 
     /// Hears what a patch shortened.
     fn changed(&mut self, cuts: Cuts);
@@ -100,7 +102,7 @@ pub(super) trait Moments {
     /// The turn of a layer: it is rewritten, if it is a site, or fitted as it is, if what it reads has changed.
     fn visit(
         &mut self,
-        run: &mut Run<'_, '_>,
+        run: &mut StepRun<'_, '_>,
         graph: &mut Graph,
         task: Task<'_>,
         layer: NodeId,
@@ -109,12 +111,14 @@ pub(super) trait Moments {
 }
 
 /// A step while it runs.
-pub(super) struct Run<'s, 'a> {
+pub(super) struct StepRun<'s, 'a> {
     pub session: &'s Session<'a>,
     pub rows: Vec<Row>,
     pub costs: Costs<'s>,
     /// In what way the student is of no use by now.
     pub ruined: Vec<String>,
+    /// Layers that could not be fitted, since numbers on the calibration data are not finite there.
+    pub not_finite: Vec<String>,
     /// Whether a budget turned out to be out of reach.
     #[cfg_attr(not(feature = "exec"), allow(dead_code))]
     pub refused: bool,
@@ -122,10 +126,18 @@ pub(super) struct Run<'s, 'a> {
     pub resolved: toml::Table,
 }
 
-impl<'s, 'a> Run<'s, 'a> {
-    pub fn new(session: &'s Session<'a>) -> Run<'s, 'a> {
+impl<'s, 'a> StepRun<'s, 'a> {
+    pub fn new(session: &'s Session<'a>) -> StepRun<'s, 'a> {
         let costs = Costs::at(&session.sizes);
-        Run { session, rows: Vec::new(), costs, ruined: Vec::new(), refused: false, resolved: toml::Table::new() }
+        StepRun {
+            session,
+            rows: Vec::new(),
+            costs,
+            ruined: Vec::new(),
+            not_finite: Vec::new(),
+            refused: false,
+            resolved: toml::Table::new(),
+        }
     }
 
     pub fn observer(&self) -> &'a dyn Observer {
@@ -298,7 +310,7 @@ impl<'s, 'a> Run<'s, 'a> {
         &mut self,
         graph: &mut Graph,
         task: Task<'_>,
-        mut moments: Option<&mut dyn Moments>,
+        mut moments: Option<&mut dyn MomentSource>,
     ) -> Result<bool> {
         let before = self.rows.len();
         let asked = moments.as_mut().filter(|_| task.pass.asks());
@@ -314,13 +326,13 @@ impl<'s, 'a> Run<'s, 'a> {
         let cx = task.context(graph, None);
         let mut sites = pass.sites(&cx);
         let rest = rest(graph, task, &sites);
-        let together = match sites.is_empty() {
+        let joint = match sites.is_empty() {
             true => None,
-            false => pass.rewrite_together(&cx, &sites).map_err(|e| e.at(pass.name()))?,
+            false => pass.rewrite_jointly(&cx, &sites).map_err(|e| e.at(pass.name()))?,
         };
-        if let Some(mut together) = together {
-            let cuts = std::mem::take(&mut together.patch.cuts);
-            if self.apply(graph, pass, &sites, together)? {
+        if let Some(mut joint) = joint {
+            let cuts = std::mem::take(&mut joint.patch.cuts);
+            if self.apply(graph, pass, &sites, joint)? {
                 moments.as_mut().into_iter().for_each(|moments| moments.changed(cuts.clone()));
             }
             sites.clear();
@@ -370,15 +382,15 @@ impl<'s, 'a> Run<'s, 'a> {
     }
 
     /// Does what a pass wants done at all its sites at once; says whether that is anything.
-    fn apply(&mut self, graph: &mut Graph, pass: &dyn Pass, sites: &[Site], all: Together) -> Result<bool> {
+    fn apply(&mut self, graph: &mut Graph, pass: &dyn Pass, sites: &[Site], all: JointVerdict) -> Result<bool> {
         let before = self.rows.len();
-        for (site, part) in sites.iter().zip(all.parts) {
+        for (site, outcome) in sites.iter().zip(all.outcomes) {
             let mut row = row(graph, pass, site);
-            match part.what {
+            match outcome.what {
                 Ok(what) => (row.done, row.note) = (true, what),
                 Err(why) => row.leave(why),
             }
-            row.cost = part.cost;
+            row.cost = outcome.cost;
             self.rows.push(row);
         }
         self.put(graph, all.patch).map_err(|e| e.at(pass.name()))?;

@@ -83,7 +83,7 @@ pub fn pruned(teacher: &Model, channels: &Channels, width: f64) -> Result<(Model
         fitted: None,
     };
     let sites = pass.sites(&cx);
-    let together = pass.rewrite_together(&cx, &sites).map_err(|e| format!("pass: {e}"))?;
+    let together = pass.rewrite_jointly(&cx, &sites).map_err(|e| format!("pass: {e}"))?;
     let mut gone = Units::new();
     for (value, axis, stay) in together.map(|t| t.patch.cuts).unwrap_or_default() {
         let units = channels.units(value, axis).unwrap_or_default().into_iter().enumerate();

@@ -23,7 +23,7 @@ const MAX_PLACES: usize = 64;
 /// Axes that are folded, each with its size; one without a number is a part of what is open.
 type FoldedAxes = Vec<(Option<usize>, usize)>;
 
-pub struct Walk<'a> {
+pub struct LabelWalk<'a> {
     cx: Infer<'a>,
     graph: &'a Graph,
     node: NodeId,
@@ -34,9 +34,9 @@ pub struct Walk<'a> {
     grouped: bool,
 }
 
-impl<'a> Walk<'a> {
-    pub fn new(graph: &'a Graph, node: NodeId, channels: &'a mut Channels) -> Walk<'a> {
-        Walk {
+impl<'a> LabelWalk<'a> {
+    pub fn new(graph: &'a Graph, node: NodeId, channels: &'a mut Channels) -> LabelWalk<'a> {
+        LabelWalk {
             cx: Infer::new(graph, node),
             graph,
             node,
@@ -274,7 +274,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Ties for Walk<'_> {
+impl Ties for LabelWalk<'_> {
     fn cx(&self) -> &Infer<'_> {
         &self.cx
     }

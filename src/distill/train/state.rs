@@ -1,7 +1,7 @@
 //! How far a training is: what it takes to go on with it later as if it had never stopped.
 
 use super::{Epoch, Score};
-use crate::autodiff::State;
+use crate::autodiff::Variables;
 use crate::distill::optimizer::{Method, Optimizer};
 use crate::error::Error;
 
@@ -20,8 +20,8 @@ pub struct TrainingState {
     pub(super) done: usize,
     pub(super) restarts: usize,
     pub(super) seconds: f64,
-    pub(super) now: State<f32>,
-    pub(super) kept: State<f32>,
+    pub(super) now: Variables<f32>,
+    pub(super) kept: Variables<f32>,
     pub(super) optimizer: Optimizer<f32>,
 }
 
@@ -109,15 +109,15 @@ impl TrainingState {
             done,
             restarts,
             seconds,
-            now: State(now),
-            kept: State(kept),
+            now: Variables(now),
+            kept: Variables(kept),
             optimizer,
         })
     }
 
     /// Whether its numbers are those of a tape that has this state.
-    pub(super) fn fits(&self, state: &State<f32>) -> bool {
-        let same = |other: &State<f32>| other.0.iter().map(Vec::len).eq(state.0.iter().map(Vec::len));
+    pub(super) fn fits(&self, state: &Variables<f32>) -> bool {
+        let same = |other: &Variables<f32>| other.0.iter().map(Vec::len).eq(state.0.iter().map(Vec::len));
         same(&self.now) && same(&self.kept)
     }
 }
@@ -137,15 +137,15 @@ mod tests {
             done: 7,
             restarts: 1,
             seconds: 2.5,
-            now: State(vec![vec![1.0, 2.0], vec![3.0]]),
-            kept: State(vec![vec![4.0, 5.0], vec![6.0]]),
+            now: Variables(vec![vec![1.0, 2.0], vec![3.0]]),
+            kept: Variables(vec![vec![4.0, 5.0], vec![6.0]]),
             optimizer: Optimizer::with_memory(Method::ADAM_W, 0.01, 7, moments),
         };
         let bytes = course.to_bytes();
         let back = TrainingState::of_bytes(&bytes, Method::ADAM_W, 0.01).unwrap();
         assert_eq!(back.to_bytes(), bytes);
         assert_eq!((back.epochs, back.now), (course.epochs.clone(), course.now.clone()));
-        assert!(course.fits(&course.kept) && !course.fits(&State(vec![vec![0.0]])));
+        assert!(course.fits(&course.kept) && !course.fits(&Variables(vec![vec![0.0]])));
         for cut in [0, 7, 8, 20, bytes.len() - 1] {
             assert!(TrainingState::of_bytes(&bytes[..cut], Method::ADAM_W, 0.01).is_none(), "{cut}");
         }

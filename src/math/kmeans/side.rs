@@ -12,7 +12,7 @@ const STRIDE: usize = 64;
 /// A bound on Lloyd's iterations, far above what a start from the dynamic programme needs.
 const MAX_STEPS: usize = 2000;
 
-pub(super) struct Side<T> {
+pub(super) struct LloydSide<T> {
     items: Vec<T>,
     /// Subtracted from every value before it is summed: the mean, or 0 when zero is pinned.
     centre: f64,
@@ -22,7 +22,7 @@ pub(super) struct Side<T> {
     anchored: bool,
 }
 
-impl<T: Item> Side<T> {
+impl<T: Item> LloydSide<T> {
     /// `items` ascending. `least` is the smallest weight among them.
     pub(super) fn new(items: Vec<T>, least: f64, anchored: bool) -> Self {
         let mut centre = 0.0;
@@ -34,7 +34,7 @@ impl<T: Item> Side<T> {
             }
             centre = moment / weight;
         }
-        let mut side = Side { items, centre, sums: Vec::new(), least, anchored };
+        let mut side = LloydSide { items, centre, sums: Vec::new(), least, anchored };
         let mut total = (0.0, 0.0);
         side.sums.push(total);
         for block in side.items.chunks(STRIDE) {

@@ -113,7 +113,7 @@ fn the_grid_loses_nothing_that_counts() {
     for (k, pin_zero) in [(80, false), (80, true)] {
         let got = kmeans_1d(&values, None, k, pin_zero).expect("valid arguments");
         check(&got, &values, &vec![1.0; values.len()], k, pin_zero);
-        let side = Side::new(radix::sort(values.iter().map(|x| x + 0.0).collect::<Vec<f32>>()), 1.0, false);
+        let side = LloydSide::new(radix::sort(values.iter().map(|x| x + 0.0).collect::<Vec<f32>>()), 1.0, false);
         if !pin_zero {
             let ends = side.distinct(usize::MAX).expect("no limit");
             let exact = side.lloyd(first_items(&side.layers(&ends, k).starts(k), &ends));

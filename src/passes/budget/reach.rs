@@ -13,7 +13,7 @@ const NAMED: usize = 5;
 
 /// What of a model has a cost of its own: a constant has parameters and bytes, a node has MACs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum CostPart {
     /// A constant, with parameters and bytes.
     Constant(ValueId),
     /// A node, with MACs.
@@ -28,7 +28,7 @@ pub struct Reach {
     whole: u64,
     least: u64,
     /// What is left at the least of each part, and of bodies.
-    rests: Vec<(Part, u64)>,
+    rests: Vec<(CostPart, u64)>,
     inside: u64,
     /// Whether steps that have yet to run come before.
     behind: bool,
@@ -42,9 +42,9 @@ impl Reach {
     pub fn new(
         cx: &Context<'_>,
         budget: Budget,
-        left: impl Fn(Part, u64) -> u64,
+        left: impl Fn(CostPart, u64) -> u64,
         common: u64,
-        stays: &HashMap<Part, (String, String)>,
+        stays: &HashMap<CostPart, (String, String)>,
     ) -> Option<Reach> {
         let sized = cx.sized();
         let whole = budget.of(cx.cost())?;
@@ -72,7 +72,7 @@ impl Reach {
     /// The same behind steps that have yet to run, as far as it is certain: whatever these leave of the rest, what `stays` is
     /// as it is now. They add no more than `added`.
     #[must_use]
-    pub fn behind_others(self, stays: impl Fn(Part) -> bool, added: u64) -> Reach {
+    pub fn behind_others(self, stays: impl Fn(CostPart) -> bool, added: u64) -> Reach {
         let kept = self.rests.iter().filter(|(part, _)| stays(*part)).map(|r| r.1).sum::<u64>();
         Reach { least: kept + self.inside, whole: self.whole + added, behind: true, ..self }
     }
@@ -108,14 +108,14 @@ impl Reach {
 }
 
 /// The parts of a graph with what each costs. `None` if that is not known.
-fn parts(graph: &Graph, budget: Budget) -> Option<Vec<(Part, u64)>> {
+fn parts(graph: &Graph, budget: Budget) -> Option<Vec<(CostPart, u64)>> {
     let batch = batch_symbol(graph);
-    let nodes = graph.nodes().map(|n| Some((Part::Node(n), node_macs(graph, n, batch.as_ref())?)));
+    let nodes = graph.nodes().map(|n| Some((CostPart::Node(n), node_macs(graph, n, batch.as_ref())?)));
     let constants = graph.values().map(|v| (v, constant(graph, v))).filter(|(_, cost)| cost.stored > 0);
     match budget {
         Budget::Macs(_) => nodes.filter(|part| part.is_none_or(|p| p.1 > 0)).collect(),
         Budget::Params(_) | Budget::Size(_) => {
-            constants.map(|(v, cost)| Some((Part::Constant(v), budget.of(cost)?))).collect()
+            constants.map(|(v, cost)| Some((CostPart::Constant(v), budget.of(cost)?))).collect()
         }
     }
 }
@@ -151,15 +151,15 @@ impl Held {
     }
 
     /// A part that the pass is not about.
-    fn untouched(&mut self, cost: u64, graph: &Graph, part: Part) {
+    fn untouched(&mut self, cost: u64, graph: &Graph, part: CostPart) {
         match part {
-            Part::Node(n) => {
+            CostPart::Node(n) => {
                 self.add(cost, graph.label(n), &format!(" ({}), which it does not cut", graph.node(n).kind()));
             }
-            Part::Constant(v) if graph.value(v).rank().unwrap_or(0) < 2 => {
+            CostPart::Constant(v) if graph.value(v).rank().unwrap_or(0) < 2 => {
                 self.add(cost, "", "biases, scales and other vectors");
             }
-            Part::Constant(v) => {
+            CostPart::Constant(v) => {
                 let reader = graph.uses(v).first().map_or("nobody".into(), |u| graph.node(u.node()).kind());
                 self.add(cost, &graph.value(v).name, &format!(", which {reader} reads and it does not cut"));
             }

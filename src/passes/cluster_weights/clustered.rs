@@ -29,11 +29,11 @@ impl Cut {
 /// A tensor as codes and codebooks.
 pub struct Clustered {
     pub levels: usize,
-    pub parts: Vec<Part>,
+    pub parts: Vec<CodedPart>,
 }
 
 /// Part of a tensor: some of its rows or, where one row is too large, a run of its weights.
-pub struct Part {
+pub struct CodedPart {
     pub shape: Vec<usize>,
     pub layout: Layout,
     /// [groups, levels], in the tensor's type.
@@ -71,7 +71,7 @@ impl Clustered {
             let (mut books, codes): (Vec<_>, Vec<_>) = found.by_ref().take(layout.groups).unzip();
             books.iter_mut().for_each(|b| b.resize(levels, 0.0));
             let books = Tensor::from_floats(tensor.dtype(), [layout.groups, levels], books.into_iter().flatten());
-            Part { shape, layout, books, codes: layout.join(&codes) }
+            CodedPart { shape, layout, books, codes: layout.join(&codes) }
         });
         Some(Clustered { levels, parts: parts.collect() })
     }
@@ -81,14 +81,14 @@ impl Clustered {
         let parts = layouts(tensor, cut, levels, groups)?.into_iter().map(|(shape, layout)| {
             let zeros = std::iter::repeat_n(0.0, layout.groups * levels);
             let books = Tensor::from_floats(tensor.dtype(), [layout.groups, levels], zeros);
-            Part { shape, layout, books, codes: vec![0; layout.padded()] }
+            CodedPart { shape, layout, books, codes: vec![0; layout.padded()] }
         });
         Some(Clustered { levels, parts: parts.collect() })
     }
 
     /// Whether every row of a matrix has bytes of its own, and the same codebooks for the same of them.
     pub fn is_by_row(&self) -> bool {
-        let [Part { shape, layout, .. }] = &self.parts[..] else { return false };
+        let [CodedPart { shape, layout, .. }] = &self.parts[..] else { return false };
         let (&[rows, columns], per_byte) = (&shape[..], codes::codes_per_byte(self.levels)) else { return false };
         let aligned = layout.groups == 1 || layout.groups * layout.run == columns;
         rows > 0 && aligned && columns.is_multiple_of(per_byte)

@@ -1,6 +1,6 @@
 //! The nodes that turn codes into weights, in operators that every opset has.
 
-use super::clustered::{Clustered, Part};
+use super::clustered::{Clustered, CodedPart};
 use crate::ir::names::short;
 use crate::ir::op::binary::{Binary, Kind};
 use crate::ir::op::cast::Cast;
@@ -85,7 +85,7 @@ impl<'a> Decoder<'a> {
         lookups.iter().filter_map(lookup).collect()
     }
 
-    fn part(&mut self, tag: &str, part: &Part, levels: usize, target: Vec<i64>) -> Ref {
+    fn part(&mut self, tag: &str, part: &CodedPart, levels: usize, target: Vec<i64>) -> Ref {
         let (m, Layout { groups, run, len }) = (codes::codes_per_byte(levels), part.layout);
         // One codebook and one code a byte: the codes can have the shape of the weights.
         let plain = m == 1 && groups == 1;
@@ -115,7 +115,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// [groups · 256, m], the weights that each byte stands for; with one code a byte [groups · levels].
-    fn table(&mut self, tag: &str, part: &Part, levels: usize) -> Ref {
+    fn table(&mut self, tag: &str, part: &CodedPart, levels: usize) -> Ref {
         let (m, groups) = (codes::codes_per_byte(levels), part.layout.groups);
         let shape = if m == 1 || groups == 1 { vec![groups * levels] } else { vec![groups, levels] };
         let axis = shape.len() as i64 - 1;

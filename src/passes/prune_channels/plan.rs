@@ -2,7 +2,7 @@
 
 use crate::analysis::channels::{Channels, Group};
 use crate::analysis::cost::Cost;
-use crate::analysis::removal::Tally;
+use crate::analysis::removal::RemovalTally;
 use crate::ir::Graph;
 use crate::passes::Context;
 use crate::passes::budget::Budget;
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// Groups with the scores of their units; a group without scores stays whole.
-pub struct Plan<'a> {
+pub struct Removals<'a> {
     graph: &'a Graph,
     sized: Cow<'a, Graph>,
     channels: &'a Channels,
@@ -23,7 +23,7 @@ pub struct Plan<'a> {
     turns: Vec<Vec<f64>>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> Removals<'a> {
     /// With a budget, groups compare by what their units cost the output for what they save of it, where all were judged by
     /// layers that read them; else by the scores over their mean.
     pub fn new(
@@ -32,11 +32,11 @@ impl<'a> Plan<'a> {
         groups: &'a [Group],
         scored: &'a [Result<Scored, String>],
         budget: Option<Budget>,
-    ) -> Plan<'a> {
+    ) -> Removals<'a> {
         let relative = |s: &Result<Scored, String>| s.as_ref().map_or(Vec::new(), |s| relative(&s.scores));
         let scores: Vec<Vec<f64>> = scored.iter().map(relative).collect();
         let turns = scores.clone();
-        let mut plan = Plan { graph: cx.graph, sized: cx.sized(), channels, groups, scored, scores, turns };
+        let mut plan = Removals { graph: cx.graph, sized: cx.sized(), channels, groups, scored, scores, turns };
         if let Some(turns) = budget.and_then(|budget| plan.prices(cx, budget)) {
             plan.turns = turns;
         }
@@ -140,8 +140,8 @@ impl<'a> Plan<'a> {
     }
 
     /// What is left of the graph without these units.
-    pub fn without(&self, gone: &HashSet<u32>) -> Tally<'_> {
-        let mut tally = Tally::of(&self.sized);
+    pub fn without(&self, gone: &HashSet<u32>) -> RemovalTally<'_> {
+        let mut tally = RemovalTally::of(&self.sized);
         let units: Vec<u32> = gone.iter().copied().collect();
         self.channels.reach(self.graph, [units.as_slice()]).iter().for_each(|r| tally.remove(r));
         tally

@@ -41,7 +41,7 @@ pub struct Class {
 
 /// The outputs that read by one tap, and what they read: both evenly spaced.
 #[derive(Debug, Clone, Copy)]
-pub struct Run {
+pub struct Taps {
     pub output: usize,
     pub element: usize,
     pub steps: [usize; 2],
@@ -162,7 +162,7 @@ impl Axis {
     }
 
     /// Those of some outputs of a band that read by a tap.
-    pub fn run(&self, tap: usize, outputs: Range<usize>) -> Option<Run> {
+    pub fn run(&self, tap: usize, outputs: Range<usize>) -> Option<Taps> {
         let found =
             outputs.clone().take(self.input_stride).find_map(|output| Some((output, self.element(output, tap)?)));
         let (output, element) = found.map(|(output, element)| (output, element - self.from))?;
@@ -172,7 +172,7 @@ impl Axis {
         let skip = until(0).div_ceil(self.stride);
         let end =
             until(self.elements as isize).div_ceil(self.stride).min((outputs.end - output).div_ceil(self.input_stride));
-        (skip < end).then(|| Run {
+        (skip < end).then(|| Taps {
             output: output + skip * self.input_stride,
             element: (element + (skip * self.stride) as isize) as usize,
             steps,

@@ -4,7 +4,7 @@
 mod plan;
 mod weights;
 
-use super::axis::{Axis, Run};
+use super::axis::{Axis, Taps};
 use crate::autodiff::real::Real;
 use crate::autodiff::simd::interleave::{Lane, Lanes};
 use crate::autodiff::simd::{Columns, ROWS, Terms, WIDE, tile};
@@ -24,7 +24,7 @@ pub struct DirectConv {
     outputs: usize,
     axes: [Axis; 2],
     /// Which places of a row read by each of its taps.
-    columns: Vec<Option<Run>>,
+    columns: Vec<Option<Taps>>,
     /// Taps of a window.
     taps: usize,
     /// How far the weights of neighbouring outputs and of neighbouring channels of a group lie apart.

@@ -1,7 +1,7 @@
 //! The way back through a convolution: the gradient by what it reads is a pass, and that by its weights sums of products
 //! of what the pass reads and what was read at its places.
 
-use super::super::axis::Run;
+use super::super::axis::Taps;
 use super::{DirectConv, LINE, RowBlock, Start, aligned};
 use crate::autodiff::real::{Grad, Real};
 use crate::autodiff::simd::{PAIRS, Rows, dots, spans};
@@ -97,7 +97,7 @@ impl DirectConv {
     fn pairs_of<T: Real>(
         &self,
         tap: usize,
-        (row, column): (Run, Run),
+        (row, column): (Taps, Taps),
         block: &RowBlock,
         read: &[T],
         made: &[T],

@@ -1,0 +1,75 @@
+//! What a pass may look at: the student, what the recipe selects, and what calibration data says of its layers.
+
+use super::choice::{Measure, Sensitivity};
+use super::options::Selected;
+use crate::analysis::cost::{Cost, cost};
+use crate::analysis::linear::Linear;
+use crate::analysis::sizes::InputSizes;
+use crate::ir::{Graph, NodeId};
+use crate::math::LayerMoments;
+use crate::math::fit::Fit;
+use std::borrow::Cow;
+use std::cell::Cell;
+
+/// What a pass may look at.
+pub struct Context<'a> {
+    /// The student as it is.
+    pub graph: &'a Graph,
+    /// What the recipe selects, for passes that weigh sites against each other; the driver sees to single sites.
+    pub selected: &'a Selected<'a>,
+    /// Whether weights are fitted to calibration data in this step.
+    pub repairs: bool,
+    /// What the model's inputs are where costs are counted.
+    pub sizes: &'a InputSizes,
+    /// The share of a layer's output that a budget may cost it at most.
+    pub max_loss: f64,
+    /// What calibration data said to the pass's queries, if there is any and the pass has some.
+    pub sensitivity: Option<&'a Sensitivity>,
+    /// What calibration data says of the layer at the site, if there is any.
+    pub fitted: Option<Fitted<'a>>,
+}
+
+impl<'a> Context<'a> {
+    /// The graph for counting costs: it has the ids of `graph`, and the sizes of its inputs.
+    pub fn sized(&self) -> Cow<'a, Graph> {
+        self.sizes.at(self.graph)
+    }
+
+    /// What the model costs as it is.
+    pub fn cost(&self) -> Cost {
+        cost(&self.sized())
+    }
+
+    /// What calibration data said of a layer.
+    pub fn measured(&self, node: NodeId, measure: Measure) -> Option<&'a [f64]> {
+        self.sensitivity?.get(&(node, measure))?.as_deref().ok()
+    }
+}
+
+/// Gives a layer other outputs to aim at, after those that a fit gives.
+pub type Retarget<'a> = &'a dyn Fn(&LayerMoments, &Fit) -> Option<LayerMoments>;
+
+/// A layer with the moments of what it reads and what its teacher gives there.
+#[derive(Clone, Copy)]
+pub struct Fitted<'a> {
+    /// The layer in the student.
+    pub linear: &'a Linear,
+    /// Its moments on calibration data.
+    pub layer: &'a LayerMoments,
+    /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
+    /// the teacher's own will do.
+    pub retarget: Option<Retarget<'a>>,
+    /// Where it is noted what a repair did to the layer's error, for the report.
+    pub judged: &'a Cell<Option<Judged>>,
+}
+
+/// What a repair did to a layer: relative output errors on held-back samples, and whether it was kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judged {
+    /// The error without it.
+    pub before: f64,
+    /// The error with it.
+    pub after: f64,
+    /// Whether the fitted weights stay.
+    pub kept: bool,
+}
