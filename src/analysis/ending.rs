@@ -43,6 +43,23 @@ pub enum Channels {
 /// Widths of features are multiples of this; numbers of classes are hardly ever.
 const FEATURES: u64 = 16;
 
+/// Whether what a node gives is an output of the graph, but for what moves, scales or squashes it on its way.
+pub fn answers(graph: &Graph, node: NodeId) -> bool {
+    let mut next = Some(node);
+    // A graph with a cycle must not hold this up.
+    for _ in 0..graph.count_nodes() + 1 {
+        let Some(y) = next.and_then(|n| graph.output(n)) else { return false };
+        if graph.outputs().contains(&y) {
+            return true;
+        }
+        next = graph.sole_use(y).map(|u| u.node()).filter(|&n| {
+            let squashes = matches!(&graph.node(n).op, Op::Softmax(_)) || graph.node(n).op_type == "Sigmoid";
+            squashes || !step(graph, n).told
+        });
+    }
+    false
+}
+
 /// How output `index` of a graph comes about.
 pub fn ending(graph: &Graph, index: usize) -> Ending {
     let Some(&output) = graph.outputs().get(index) else { return Ending::default() };

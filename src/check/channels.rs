@@ -4,9 +4,14 @@
 pub(super) const STILL: f64 = 1e-4;
 /// Of a channel of numbers from 0 to 1, the least spread that an error is a share of, besides the usual one of such channels,
 /// which have one unit: a class that no sample shows has probabilities near 0, and a large share of nothing is no error.
-const LEAST_OF_SHARES: f64 = 0.01;
+const LEAST_OF_SHARES: f64 = 1e-3;
 /// Of a channel that is always 0, the same as a share of the usual spread of the others.
 const LEAST_OF_ZEROS: f64 = 1e-3;
+
+/// Numbers at least so far from 0, where no others are beyond the second of these, are what masks fill in (-1e4, -1e9): they
+/// are no part of how much an answer varies.
+const FILLED: f64 = 9e3;
+const UNFILLED: f64 = 1e3;
 
 /// Sums over the numbers of one channel that are finite on both sides.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,10 +60,11 @@ impl Channel {
 
     fn merge(&mut self, other: &Channel) {
         if other.count == 0.0 {
+            self.error += other.error;
             return;
         }
         if self.count == 0.0 {
-            *self = *other;
+            *self = Channel { error: self.error + other.error, ..*other };
             return;
         }
         self.teacher.merge(self.count, &other.teacher, other.count);
@@ -111,27 +117,59 @@ impl Channel {
 
 /// All channels of an output.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Channels(Vec<Channel>);
+pub(super) struct Channels {
+    all: Vec<Channel>,
+    /// Without what masks filled in on both sides, if there are masks.
+    unfilled: Vec<Channel>,
+    /// Whether the teacher has numbers that may be filled in, and whether it has ones between these and the others.
+    filled: bool,
+    between: bool,
+}
 
 impl Channels {
     pub fn new(count: usize) -> Channels {
-        Channels(vec![Channel::default(); count])
+        Channels {
+            all: vec![Channel::default(); count],
+            unfilled: vec![Channel::default(); count],
+            ..Channels::default()
+        }
     }
 
     /// Adds a pair of finite numbers.
     pub fn add(&mut self, channel: usize, teacher: f64, student: f64) {
-        if let Some(c) = self.0.get_mut(channel) {
-            c.add(teacher, student);
+        let (Some(all), Some(unfilled)) = (self.all.get_mut(channel), self.unfilled.get_mut(channel)) else { return };
+        all.add(teacher, student);
+        match teacher.abs() {
+            far if far < FILLED => {
+                self.between |= far > UNFILLED;
+                unfilled.add(teacher, student);
+            }
+            _ => {
+                self.filled = true;
+                if student.abs() < FILLED || teacher.signum() != student.signum() {
+                    unfilled.error += (student - teacher).powi(2);
+                }
+            }
         }
     }
 
     pub fn merge(&mut self, other: &Channels) {
-        self.0.resize(self.0.len().max(other.0.len()), Channel::default());
-        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| a.merge(b));
+        for (mine, others) in [(&mut self.all, &other.all), (&mut self.unfilled, &other.unfilled)] {
+            mine.resize(mine.len().max(others.len()), Channel::default());
+            mine.iter_mut().zip(others).for_each(|(a, b)| a.merge(b));
+        }
+        self.filled |= other.filled;
+        self.between |= other.between;
+    }
+
+    /// The channels that an answer is judged by.
+    fn judged(&self) -> &[Channel] {
+        let masked = self.filled && !self.between && self.unfilled.iter().any(|c| c.count > 0.0);
+        if masked { &self.unfilled } else { &self.all }
     }
 
     fn sum(&self, of: impl Fn(&Channel) -> f64) -> f64 {
-        self.0.iter().map(of).sum()
+        self.judged().iter().map(of).sum()
     }
 
     /// Whether the teacher's numbers vary within channels.
@@ -141,13 +179,14 @@ impl Channels {
 
     /// The channel that is farthest off, with its mean square error as a share of its variance.
     pub fn worst(&self) -> Option<(usize, f64)> {
-        let mut moving: Vec<f64> = self.0.iter().filter(|c| c.moves()).map(Channel::variance).collect();
+        let mut moving: Vec<f64> = self.judged().iter().filter(|c| c.moves()).map(Channel::variance).collect();
         moving.sort_by(f64::total_cmp);
         let least = moving.get(moving.len() / 2).map_or(0.0, |v| v * LEAST_OF_ZEROS * LEAST_OF_ZEROS);
-        let shares: Vec<f64> = self.0.iter().filter(|c| c.count > 0.0 && c.shares()).map(Channel::variance).collect();
+        let shares: Vec<f64> =
+            self.judged().iter().filter(|c| c.count > 0.0 && c.shares()).map(Channel::variance).collect();
         let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
         let of_shares = mean.max(LEAST_OF_SHARES * LEAST_OF_SHARES);
-        let seen = self.0.iter().enumerate().filter(|(_, c)| c.count > 0.0);
+        let seen = self.judged().iter().enumerate().filter(|(_, c)| c.count > 0.0);
         let lost = seen.map(|(i, c)| (i, c.lost(of_shares, least)));
         lost.fold(None, |worst, (i, lost)| match worst {
             Some((_, most)) if most >= lost => worst,
@@ -156,7 +195,7 @@ impl Channels {
     }
 
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// The mean square error of all channels together, as a share of their variance. `None` if the teacher's numbers do not
@@ -177,10 +216,10 @@ impl Channels {
     /// always 0 is taken to have a small share of the usual length of the others.
     pub fn worst_relative(&self) -> Option<(usize, f64)> {
         let square = |c: &Channel| c.square() / c.count.max(1.0);
-        let mut squares: Vec<f64> = self.0.iter().map(square).filter(|&s| s > 0.0).collect();
+        let mut squares: Vec<f64> = self.judged().iter().map(square).filter(|&s| s > 0.0).collect();
         squares.sort_by(f64::total_cmp);
         let least = squares.get(squares.len() / 2).map_or(0.0, |s| s * LEAST_OF_ZEROS * LEAST_OF_ZEROS);
-        let seen = self.0.iter().enumerate().filter(|(_, c)| c.count > 0.0);
+        let seen = self.judged().iter().enumerate().filter(|(_, c)| c.count > 0.0);
         let off = seen.map(|(i, c)| match c.error / c.count {
             0.0 => (i, 0.0),
             error => (i, error / square(c).max(least)),
@@ -222,6 +261,18 @@ mod tests {
         assert!(channels(&[boxes, gone]).relative() < 1e-4);
         let still: &[(f64, f64)] = &[(0.0, 0.0), (0.0, 1e-9), (0.0, 0.0), (0.0, 0.0)];
         assert!(channels(&[boxes, still]).worst_relative().unwrap().1 < 1e-6);
+    }
+
+    #[test]
+    fn what_masks_fill_in_hides_nothing() {
+        let logits: &[(f64, f64)] = &[(0.5, -1.0), (-1.0, 2.0), (2.0, 0.3), (-1e4, -1e4), (-1e4 - 3.0, -1e4 + 2.0)];
+        assert!(channels(&[logits]).worst().unwrap().1 > 0.5);
+        // What the teacher masks and the student does not is an error.
+        let unmasked: &[(f64, f64)] = &[(0.5, 0.5), (-1.0, -1.0), (-1e9, 3.0)];
+        assert!(channels(&[unmasked]).worst().unwrap().1 > 1.0);
+        // Large numbers without a gap are no masks.
+        let large: &[(f64, f64)] = &[(-2e4, -2e4), (5e3, 5e3), (10.0, 11.0), (2e4, 2e4)];
+        assert!(channels(&[large]).worst().unwrap().1 < 1e-6);
     }
 
     #[test]

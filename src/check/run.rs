@@ -174,9 +174,12 @@ impl Pair<'_> {
             if let (Some(label), Some(scores), Some(output)) = (label, &scores, self.criteria.scored)
                 && label >= scores.classes
             {
-                return Err(Error::input(format!("label {label} of sample {sample} is not a class of the model"))
+                let error = Error::input(format!("label {label} of sample {sample} is not a class of the model"))
                     .at(self.data.name())
-                    .because(format!("output `{}` has {} classes", self.teacher.outputs()[output], scores.classes)));
+                    .because(format!("output `{}` has {} classes", self.teacher.outputs()[output], scores.classes));
+                // A folder of a class without pictures, perhaps.
+                let strange = self.data.warnings().join("; ");
+                return Err(if strange.is_empty() { error } else { error.help(strange) });
             }
             samples.push((self.criteria.compare(&teacher, &student), Sample { scores, told }));
         }

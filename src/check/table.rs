@@ -61,13 +61,14 @@ impl fmt::Display for Check {
         write!(f, "\n{}", table.trim_fmt())?;
         f.write_str("\n")?;
         for (name, diff) in &self.outputs {
+            let name = plain::line(name);
             match &diff.verdict {
                 Some(v) => write!(f, "\n`{name}`: {}, by {} {}\n  {}", v.kind, v.metric, v.figure(), v.why)?,
                 None => write!(f, "\n`{name}`: not judged\n  no weight reaches it")?,
             }
         }
         if let Some(worst) = self.worst().filter(|_| self.judged().nth(1).is_some()) {
-            write!(f, "\nworst is {worst}")?;
+            write!(f, "\nworst is {}", plain::line(&worst))?;
         }
         if let Some(exits) = &self.exits {
             write!(f, "\n\n{exits}")?;

@@ -2,12 +2,16 @@
 //! gradients move, and the network computes with the centroid next to that number. (Bengio, Léonard, Courville 2013, for
 //! gradients that pass through the rounding; Lloyd 1982 for the centroids: each is the mean of the numbers next to it.)
 
+mod find;
+
 use super::optimizer::Optimizer;
 use crate::analysis::evaluate::Evaluator;
 use crate::autodiff::{Tape, Variables};
 use crate::error::Result;
-use crate::ir::op::binary::Kind;
-use crate::ir::{DType, Graph, NodeId, Op, Patch, Tensor, Use, ValueId};
+use crate::ir::{DType, Graph, Patch, Tensor, ValueId};
+use crate::math::vectors::Rows;
+use find::coded;
+use half::f16;
 use std::collections::HashMap;
 
 /// All weights of a graph that are codes into codebooks of their own.
@@ -22,16 +26,24 @@ struct Coded {
     digits: Vec<u8>,
     per_byte: usize,
     levels: usize,
+    /// Numbers that a code stands for.
+    length: usize,
     groups: usize,
-    /// Weight i has codebook i / run mod groups.
+    /// Code i is for codebook i / run mod groups.
     run: usize,
+    /// Whether codebooks are stored in half precision.
+    half: bool,
+    /// For each weight, which of the decoded numbers it is, if that is another.
+    order: Option<Vec<u32>>,
     /// Which parameter of the tape has what the weights are.
     parameter: usize,
-    /// The numbers behind the weights.
+    /// The numbers behind what is decoded.
     behind: Vec<f32>,
-    /// Codebook after codebook, each rising, and which code each centroid has.
+    /// Codebook after codebook; single numbers rising. Which code each centroid has.
     centroids: Vec<f32>,
-    order: Vec<u8>,
+    code_of: Vec<u8>,
+    /// Of each codebook, where it has vectors.
+    rows: Vec<Rows>,
 }
 
 /// A graph whose codebooks are out of the way: the weights are constants, which train.
@@ -65,93 +77,6 @@ pub fn free(graph: &Graph, frozen: &[String]) -> Result<Freed> {
     Ok(Freed { graph: freed, sites })
 }
 
-/// What a lookup decodes, if it is one, and the last value in which the weights lie as they do there.
-fn coded(graph: &Graph, n: NodeId, evaluator: &mut Evaluator<'_>) -> Option<(Coded, ValueId)> {
-    if !matches!(&graph.node(n).op, Op::Gather(op) if op.axis == 0) {
-        return None;
-    }
-    let (codes, groups) = codes(graph, graph.input(n, 1)?)?;
-    let (books, digits) = table(graph, graph.input(n, 0)?)?;
-    let own = |v: ValueId| graph.sole_use(v).and(graph.value(v).constant());
-    let (bytes, book) = (own(codes)?.shape().to_vec(), own(books)?.as_f32()?.into_owned());
-    let (per_byte, levels) = (digits.len() / 256, book.len().checked_div(groups)?);
-    let run = per_byte * if groups > 1 { *bytes.last()? } else { bytes.iter().product() };
-    let inside = per_byte == 1 || digits.iter().all(|&d| usize::from(d) < levels);
-    if run == 0 || levels == 0 || book.len() != groups * levels || !inside {
-        return None;
-    }
-    let end = end(graph, graph.output(n)?);
-    // Codebooks by the digits of bytes are looked up themselves, and are no weights.
-    let looked_up = |u: Use| matches!(u, Use::Input(n, 0) if matches!(graph.node(n).op, Op::Gather(_)));
-    if graph.uses(end).into_iter().any(looked_up) {
-        return None;
-    }
-    let behind = evaluator.tensor(end)?.as_f32()?.into_owned();
-    let (mut centroids, mut order) = (Vec::new(), Vec::new());
-    for book in book.chunks(levels) {
-        let mut rising: Vec<usize> = (0..levels).collect();
-        rising.sort_by(|&a, &b| book[a].total_cmp(&book[b]));
-        centroids.extend(rising.iter().map(|&code| book[code]));
-        order.extend(rising.into_iter().map(|code| code as u8));
-    }
-    let coded = Coded { codes, books, digits, per_byte, levels, groups, run, parameter: 0, behind, centroids, order };
-    Some((coded, end))
-}
-
-fn made_by(graph: &Graph, v: ValueId, is: impl Fn(&Op) -> bool) -> Option<NodeId> {
-    graph.producer(v).map(|p| p.0).filter(|&n| is(&graph.node(n).op))
-}
-
-/// The bytes that a value is a cast of.
-fn bytes(graph: &Graph, v: ValueId) -> Option<ValueId> {
-    let cast = made_by(graph, v, |op| matches!(op, Op::Cast(_)))?;
-    graph.input(cast, 0).filter(|&v| graph.value(v).constant().is_some_and(|t| t.dtype() == DType::U8))
-}
-
-/// The codes that an index is made of, and of how many groups they are.
-fn codes(graph: &Graph, index: ValueId) -> Option<(ValueId, usize)> {
-    let Some(add) = made_by(graph, index, |op| matches!(op, Op::Binary(op) if op.0 == Kind::Add)) else {
-        return Some((bytes(graph, index)?, 1));
-    };
-    Some((bytes(graph, graph.input(add, 0)?)?, graph.input_constant(add, 1)?.len()))
-}
-
-/// The codebooks that a table is made of, and the codes that each byte stands for there.
-fn table(graph: &Graph, mut table: ValueId) -> Option<(ValueId, Vec<u8>)> {
-    if let Some(reshape) = made_by(graph, table, |op| matches!(op, Op::Reshape(_))) {
-        table = graph.input(reshape, 0)?;
-    }
-    let Some(gather) = made_by(graph, table, |op| matches!(op, Op::Gather(_))) else {
-        return Some((table, (0..=u8::MAX).collect()));
-    };
-    let digits = graph.value(bytes(graph, graph.input(gather, 1)?)?).constant()?.ints()?;
-    let digits = digits.into_iter().map(u8::try_from).collect::<Result<Vec<u8>, _>>().ok()?;
-    Some((graph.input(gather, 0)?, digits)).filter(|(_, d)| !d.is_empty() && d.len().is_multiple_of(256))
-}
-
-/// From a value on through what only shapes it, or cuts off its end.
-fn end(graph: &Graph, mut v: ValueId) -> ValueId {
-    while let Some(Use::Input(n, 0)) = graph.sole_use(v) {
-        let from_zero = |t: &Tensor| t.ints().is_some_and(|t| t.iter().all(|&start| start == 0));
-        let goes_on = match &graph.node(n).op {
-            Op::Reshape(_) => true,
-            Op::Slice(op) => {
-                let starts = match &op.bounds {
-                    Some(bounds) => bounds.starts.iter().all(|&s| s == 0),
-                    None => graph.input_constant(n, 1).is_some_and(from_zero) && graph.input(n, 4).is_none(),
-                };
-                starts && graph.value(v).rank() == Some(1)
-            }
-            _ => false,
-        };
-        match graph.output(n).filter(|_| goes_on) {
-            Some(y) if !graph.is_held(y) => v = y,
-            _ => break,
-        }
-    }
-    v
-}
-
 impl Freed {
     /// A graph that keeps its codebooks.
     pub fn nothing(graph: &Graph) -> Freed {
@@ -172,14 +97,17 @@ impl Codebooks {
     /// A step of the optimizer, and the weights that follow from it.
     pub fn step(&mut self, optimizer: &mut Optimizer<f32>, tape: &mut Tape<f32>, rate: f64) {
         for coded in &self.0 {
-            tape.parameter_mut(coded.parameter).0.copy_from_slice(&coded.behind);
+            coded.spread(&coded.behind, tape.parameter_mut(coded.parameter).0);
         }
         optimizer.step(tape, rate);
         for coded in &mut self.0 {
             let weights = tape.parameter_mut(coded.parameter).0;
-            coded.behind.copy_from_slice(weights);
+            match &coded.order {
+                Some(order) => order.iter().zip(&*weights).for_each(|(&at, &w)| coded.behind[at as usize] = w),
+                None => coded.behind.copy_from_slice(weights),
+            }
             coded.settle();
-            coded.round(weights);
+            coded.spread(&coded.rounded(), weights);
         }
     }
 
@@ -187,9 +115,9 @@ impl Codebooks {
     pub fn gap(&self) -> Option<f64> {
         let mut gaps: Vec<(f64, usize)> = Vec::new();
         for coded in &self.0 {
-            let books = coded.centroids.chunks(coded.levels);
+            let books = coded.centroids.chunks(coded.levels * coded.length);
             let each = coded.behind.len() / books.len().max(1);
-            gaps.extend(books.flat_map(|book| book.windows(2).map(move |two| (f64::from(two[1] - two[0]), each))));
+            gaps.extend(books.flat_map(|book| coded.gaps(book)).map(|gap| (gap, each)));
         }
         gaps.retain(|gap| gap.0 > 0.0);
         gaps.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -217,6 +145,7 @@ impl Codebooks {
         for (coded, own) in self.0.iter_mut().zip(own.chunks(2)) {
             coded.behind.copy_from_slice(&own[0]);
             coded.centroids.copy_from_slice(&own[1]);
+            coded.look_up();
         }
     }
 
@@ -241,14 +170,61 @@ impl Codebooks {
 }
 
 impl Coded {
-    /// Calls `f` with each run of weights, and where its codebook begins.
-    fn runs<'a, T>(&self, of: impl Iterator<Item = T> + 'a, mut f: impl FnMut(usize, T)) {
-        of.enumerate().for_each(|(i, run)| f(i % self.groups * self.levels, run));
+    /// With these codebooks, each of `levels` rows in the order of their codes.
+    fn with_book(mut self, book: &[f32]) -> Coded {
+        for book in book.chunks(self.levels * self.length) {
+            let mut rising: Vec<usize> = (0..self.levels).collect();
+            if self.length == 1 {
+                rising.sort_by(|&a, &b| book[a].total_cmp(&book[b]));
+            }
+            self.centroids.extend(rising.iter().flat_map(|code| &book[code * self.length..][..self.length]));
+            self.code_of.extend(rising.into_iter().map(|code| code as u8));
+        }
+        self.look_up();
+        self
     }
 
-    /// The place among the centroids of that which is next to a number.
-    fn next(&self, base: usize, x: f32) -> usize {
-        let book = &self.centroids[base..base + self.levels];
+    /// After centroids have changed.
+    fn look_up(&mut self) {
+        let of_book = |book: &[f32]| Rows::new(book, self.levels);
+        let books = self.centroids.chunks(self.levels * self.length);
+        self.rows = if self.length == 1 { Vec::new() } else { books.map(of_book).collect() };
+    }
+
+    /// Puts decoded numbers where they are as weights.
+    fn spread(&self, decoded: &[f32], weights: &mut [f32]) {
+        match &self.order {
+            Some(order) => weights.iter_mut().zip(order).for_each(|(w, &at)| *w = decoded[at as usize]),
+            None => weights.copy_from_slice(decoded),
+        }
+    }
+
+    /// How far each centroid of a codebook is from the next one, by number.
+    fn gaps(&self, book: &[f32]) -> Vec<f64> {
+        if self.length == 1 {
+            return book.windows(2).map(|two| f64::from(two[1] - two[0])).collect();
+        }
+        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let rows: Vec<&[f32]> = book.chunks(self.length).collect();
+        let nearest = |(i, row): (usize, &&[f32])| {
+            let others = rows.iter().enumerate().filter(|other| other.0 != i).map(|other| apart(row, other.1));
+            (others.fold(f64::INFINITY, f64::min) / self.length as f64).sqrt()
+        };
+        rows.iter().enumerate().map(nearest).filter(|gap| gap.is_finite()).collect()
+    }
+
+    /// The place among the centroids of that which is next to each vector, or number, of what is behind.
+    fn nearest(&self) -> Vec<usize> {
+        let vectors = self.behind.chunks(self.length).enumerate();
+        vectors.map(|(i, vector)| self.next(i / self.run % self.groups, vector)).collect()
+    }
+
+    fn next(&self, group: usize, vector: &[f32]) -> usize {
+        let base = group * self.levels;
+        if let Some(rows) = self.rows.get(group) {
+            return base + rows.nearest(vector.iter().copied());
+        }
+        let (book, x) = (&self.centroids[base..base + self.levels], vector[0]);
         let above = book.partition_point(|&c| c < x).min(self.levels - 1);
         let below = above.saturating_sub(1);
         base + if x - book[below] <= book[above] - x { below } else { above }
@@ -256,33 +232,32 @@ impl Coded {
 
     /// Moves every centroid to the mean of what is next to it. One that is zero stays, for pruned weights.
     fn settle(&mut self) {
-        let mut sums = vec![(0.0f64, 0usize); self.centroids.len()];
-        self.runs(self.behind.chunks(self.run), |base, run| {
-            for &x in run {
-                let (sum, count) = &mut sums[self.next(base, x)];
-                (*sum, *count) = (*sum + f64::from(x), *count + 1);
-            }
-        });
-        for (centroid, (sum, count)) in self.centroids.iter_mut().zip(sums) {
-            if count > 0 && *centroid != 0.0 {
-                *centroid = (sum / count as f64) as f32;
+        let mut sums = vec![0.0f64; self.centroids.len()];
+        let mut counts = vec![0usize; self.centroids.len() / self.length];
+        for (vector, at) in self.behind.chunks(self.length).zip(self.nearest()) {
+            counts[at] += 1;
+            sums[at * self.length..].iter_mut().zip(vector).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        let half = self.half;
+        let rows = self.centroids.chunks_mut(self.length).zip(sums.chunks(self.length)).zip(counts);
+        for ((row, sums), count) in rows.filter(|(_, count)| *count > 0) {
+            if row.iter().any(|c| *c != 0.0) {
+                row.iter_mut().zip(sums).for_each(|(c, sum)| *c = stored((sum / count as f64) as f32, half));
             }
         }
+        self.look_up();
     }
 
-    fn round(&self, weights: &mut [f32]) {
-        self.runs(weights.chunks_mut(self.run).zip(self.behind.chunks(self.run)), |base, (weights, run)| {
-            weights.iter_mut().zip(run).for_each(|(w, &x)| *w = self.centroids[self.next(base, x)]);
-        });
+    /// What is decoded.
+    fn rounded(&self) -> Vec<f32> {
+        let rows = self.nearest().into_iter().flat_map(|at| &self.centroids[at * self.length..][..self.length]);
+        rows.copied().take(self.behind.len()).collect()
     }
 
     /// The codes of the weights, several to a byte.
     fn bytes(&self) -> Vec<f64> {
         let bytes: HashMap<&[u8], u8> = (0..=u8::MAX).rev().map(|b| (self.codes_in(b), b)).collect();
-        let mut codes: Vec<u8> = Vec::new();
-        self.runs(self.behind.chunks(self.run), |base, run| {
-            codes.extend(run.iter().map(|&x| self.order[self.next(base, x)]));
-        });
+        let mut codes: Vec<u8> = self.nearest().into_iter().map(|at| self.code_of[at]).collect();
         // What fills up the last period is code 0.
         codes.resize(codes.len().next_multiple_of(self.groups * self.run), 0);
         codes.chunks(self.per_byte).map(|codes| f64::from(bytes.get(codes).copied().unwrap_or(0))).collect()
@@ -295,11 +270,17 @@ impl Coded {
     /// The centroids by code.
     fn book(&self) -> Vec<f64> {
         let mut book = vec![0.0; self.centroids.len()];
-        for (at, (&c, &code)) in self.centroids.iter().zip(&self.order).enumerate() {
-            book[at / self.levels * self.levels + usize::from(code)] = f64::from(c);
+        for (at, (row, &code)) in self.centroids.chunks(self.length).zip(&self.code_of).enumerate() {
+            let place = at / self.levels * self.levels + usize::from(code);
+            book[place * self.length..].iter_mut().zip(row).for_each(|(to, &c)| *to = f64::from(c));
         }
         book
     }
+}
+
+/// A number as it is stored.
+fn stored(x: f32, half: bool) -> f32 {
+    if half { f16::from_f32(x).to_f32() } else { x }
 }
 
 #[cfg(test)]
@@ -377,5 +358,45 @@ mod tests {
         codebooks.restore(&mut tape, &start);
         codebooks.store(&mut graph).unwrap();
         assert_eq!(decoded(&graph), before);
+    }
+
+    /// Three outputs in vectors of two, one number too many, turned into place as for a convolution.
+    #[test]
+    fn vectors_follow_the_numbers_behind_them() {
+        let text = "model m opset 17 {
+            input %x : f32[2,2]
+            const %codes : u8[1,2,2] = {0,1,2,1} const %books : f16[3,2] = {1,2,-1,0.5,0.25,-2}
+            const %lines : i64[3] = {1,4,2} const %start : i64[1] = {0} const %end : i64[1] = {3} const %axis : i64[1] = {1}
+            const %shape : i64[2] = {3,2}
+            %index : ? = Cast<to=6>(%codes)
+            %plain : ? = Cast<to=1>(%books)
+            %decoded : ? = Gather(%plain, %index)
+            %turned : ? = Transpose<perm=[0,1,3,2]>(%decoded)
+            %long : ? = Reshape(%turned, %lines)
+            %short : ? = Slice(%long, %start, %end, %axis)
+            %w : ? = Reshape(%short, %shape)
+            %y : f32[2,3] = Gemm<transB=1>(%x, %w)
+            output %y
+        }";
+        let mut graph = parse::model(text).unwrap().graph;
+        assert_eq!(decoded(&graph), [1.0, -1.0, 2.0, 0.5, 0.25, -1.0]);
+        let (before, constants) = (decoded(&graph), graph.clone());
+        let mut freed = free(&graph, &[]).unwrap();
+        let mut tape = Tape::new(&freed.graph, &[], freed.graph.outputs(), &weights(&freed.graph)).unwrap();
+        let mut codebooks = freed.codebooks(&tape);
+        assert_eq!((codebooks.0.len(), tape.parameter(0)), (1, &before[..]));
+        assert!(codebooks.gap().unwrap() > 1.0);
+        let mut optimizer = Optimizer::new(Method::SGD, 0.0);
+        tape.input_mut(0).copy_from_slice(&[1.0, -2.0, 0.5, 3.0]);
+        for _ in 0..5 {
+            tape.forward(Mode::Train);
+            tape.backward(&[vec![1.0, 0.5, -1.0, 2.0, -0.5, 0.25]]);
+            codebooks.step(&mut optimizer, &mut tape, 0.2);
+            codebooks.store(&mut graph).unwrap();
+            assert_eq!(decoded(&graph), tape.parameter(0), "what was trained is what is stored");
+        }
+        assert_ne!(decoded(&graph), before);
+        let codes = |graph: &Graph| graph.value(graph.find_value("codes").unwrap()).constant().cloned();
+        assert_ne!(codes(&graph), codes(&constants));
     }
 }

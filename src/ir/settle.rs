@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::ir::graph::{Graph, NodeId, Use, ValueId};
+use crate::ir::names::derived;
 use crate::ir::patch::Patch;
 use crate::ir::shape::DType;
 use crate::ir::tensor::{Tensor, elements};
@@ -25,7 +26,7 @@ impl Graph {
             }
             let (mut patch, mut uses) = (Patch::at_node(&graph, n).revealing(), Vec::new());
             for (v, tensor) in graph.settles(n, &settled) {
-                let new = patch.constant_named(format!("{}.settled", graph.value(v).name), tensor);
+                let new = patch.constant_named(derived(&graph.value(v).name, "settled"), tensor);
                 patch.replace(v, new);
                 uses.extend(graph.uses(v));
             }

@@ -16,20 +16,49 @@ const HELD: usize = 256;
 /// The numbers of least error for all entries of all codebooks. `entries` has, a matrix for each group of the layer, the
 /// entry in `books` that each weight is; an entry that `fixed` holds stays. (Least squares over tied weights: the normal
 /// equations summed over the weights that share an entry.) `None` if shapes do not fit or nothing can be solved.
+///
+/// Where entries are numbers of vectors of `length`, the weights of a row of W all have the same place in theirs: what has
+/// another place is in other equations.
 pub fn refit(
     layer: &LayerMoments,
     entries: &[Array2<u32>],
+    books: &[f64],
+    length: usize,
+    fixed: impl Fn(usize) -> bool,
+) -> Option<Vec<f64>> {
+    let mut out = books.to_vec();
+    for place in 0..length {
+        let mut parts = Vec::new();
+        for (part, entries) in layer.parts.iter().zip(entries) {
+            let (xx, yx): (&Array2<f64>, &Array2<f64>) = (&part.fit.xx, &part.fit.yx);
+            if entries.dim() != yx.dim() || entries.iter().any(|&e| e as usize >= books.len()) {
+                return None;
+            }
+            let here = |row: &usize| entries.row(*row).first().is_some_and(|&e| e as usize % length == place);
+            let rows: Vec<usize> = (0..entries.nrows()).filter(here).collect();
+            let own = entries.select(Axis(0), &rows);
+            if own.iter().any(|&e| e as usize % length != place) {
+                return None;
+            }
+            parts.push((xx, yx.select(Axis(0), &rows), own.mapv(|e| e / length as u32)));
+        }
+        let now: Vec<f64> = books.iter().copied().skip(place).step_by(length).collect();
+        let solved = solve(&parts, &now, |e| fixed(e * length + place))?;
+        out.iter_mut().skip(place).step_by(length).zip(solved).for_each(|(out, v)| *out = v);
+    }
+    Some(out)
+}
+
+/// [`refit`] of numbers: of the parts of a layer, second moments of inputs, moments of inputs and outputs, and entries.
+fn solve(
+    parts: &[(&Array2<f64>, Array2<f64>, Array2<u32>)],
     books: &[f64],
     fixed: impl Fn(usize) -> bool,
 ) -> Option<Vec<f64>> {
     let k = books.len();
     let mut gram = Array2::<f64>::zeros((k, k));
     let mut wanted = Array2::<f64>::zeros((1, k));
-    for (part, entries) in layer.parts.iter().zip(entries) {
-        let (xx, yx): (&Array2<f64>, _) = (&part.fit.xx, &part.fit.yx);
-        if entries.dim() != yx.dim() || entries.iter().any(|&e| e as usize >= k) {
-            return None;
-        }
+    for (xx, yx, entries) in parts {
         // A row's own sums first, over the entries that it uses; then they are added in order.
         for held in entries.axis_chunks_iter(Axis(0), HELD) {
             let blocks: Vec<_> = held.axis_chunks_iter(Axis(0), ROWS).collect();

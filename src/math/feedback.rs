@@ -10,13 +10,25 @@ use rayon::prelude::*;
 const ROWS: usize = 8;
 
 /// Rounds W (m × n) column by column so that W X changes little, X with the second moments `xx` (n × n): columns of large
-/// moments first, while there are many to make up for what they lose. `round` is given row, column and the number to round. λ = `lambda` · mean of the
-/// diagonal. `None` if the moments have no inverse.
+/// moments first, while there are many to make up for what they lose. `round` is given row, column and the number to round.
+/// λ = `lambda` · mean of the diagonal. `None` if the moments have no inverse.
 pub fn feedback(
     w: ArrayView2<'_, f64>,
     xx: ArrayView2<'_, f64>,
     lambda: f64,
     round: &(dyn Fn(usize, usize, f64) -> f64 + Sync),
+) -> Option<Array2<f64>> {
+    feedback_of_vectors(w, xx, lambda, 1, &|row, column, v| v[0] = round(row, column, v[0]))
+}
+
+/// As [`feedback`], where the numbers of `length` rows at a column are rounded together: `round` is given the first of the
+/// rows, the column and the numbers, of the last rows perhaps fewer.
+pub fn feedback_of_vectors(
+    w: ArrayView2<'_, f64>,
+    xx: ArrayView2<'_, f64>,
+    lambda: f64,
+    length: usize,
+    round: &(dyn Fn(usize, usize, &mut [f64]) + Sync),
 ) -> Option<Array2<f64>> {
     let n = w.ncols();
     // From the last, which has the largest moment, to the first.
@@ -34,12 +46,17 @@ pub fn feedback(
     let lower = lower.as_ref();
     let mut out = Array2::from_shape_fn(w.dim(), |(o, i)| w[(o, order[i])]);
     let rows = out.as_slice_mut()?;
-    rows.par_chunks_mut(ROWS * n.max(1)).enumerate().for_each(|(block, rows)| {
-        let mut lost = vec![0.0; rows.len()];
+    let a_task = ROWS.next_multiple_of(length.max(1));
+    rows.par_chunks_mut(a_task * n.max(1)).enumerate().for_each(|(task, rows)| {
+        let (mut lost, mut rounded) = (vec![0.0; rows.len()], vec![0.0; rows.len() / n]);
         for i in (0..n).rev() {
             let Some(l) = lower.col(i).try_as_col_major().map(|l| &l.as_slice()[..=i]) else { continue };
-            for (r, (row, lost)) in rows.chunks_mut(n).zip(lost.chunks_mut(n)).enumerate() {
-                let rounded = round(block * ROWS + r, order[i], row[i] + lost[i] / l[i]);
+            let wanted = rows.chunks(n).zip(lost.chunks(n)).map(|(row, lost)| row[i] + lost[i] / l[i]);
+            rounded.iter_mut().zip(wanted).for_each(|(to, wanted)| *to = wanted);
+            for (v, vector) in rounded.chunks_mut(length).enumerate() {
+                round(task * a_task + v * length, order[i], vector);
+            }
+            for ((row, lost), &rounded) in rows.chunks_mut(n).zip(lost.chunks_mut(n)).zip(&rounded) {
                 let error = row[i] - rounded;
                 row[i] = rounded;
                 if error != 0.0 {

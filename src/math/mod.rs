@@ -26,6 +26,7 @@ pub mod svd;
 #[cfg(test)]
 mod testing;
 pub mod thresholds;
+pub mod vectors;
 pub mod worth;
 
 pub use fit::{Fit, LayerMoments};

@@ -24,6 +24,7 @@
 //! step is to reach: if it does not, the exit code is 2, unless the step has `best-effort = true`.
 
 use crate::analysis::cost::{Cost, batch_symbol, node_macs};
+use crate::analysis::ending;
 use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::{self, knapsack};
@@ -88,7 +89,10 @@ impl Budget {
     /// What such choices share, of which a graph may have some.
     fn shared(self, graph: &Graph, choices: impl Iterator<Item = Choice>) -> u64 {
         let Budget::Size(_) = self else { return 0 };
-        let levels = choices.filter_map(|choice| if let Choice::Levels(levels) = choice { Some(levels) } else { None });
+        let levels = choices.filter_map(|choice| match choice {
+            Choice::Levels(levels) | Choice::Vectors { levels, .. } => Some(levels),
+            _ => None,
+        });
         levels
             .collect::<BTreeSet<usize>>()
             .into_iter()
@@ -125,6 +129,9 @@ impl Budget {
 pub fn manual() -> String {
     crate::passes::manual(include_str!("budget.rs"))
 }
+
+/// How many times the losses of a layer that gives outputs of the model count where codes are dealt out.
+const ANSWERS: f64 = 32.0;
 
 /// Why a layer stays as it is where a budget decides.
 pub const WHOLE: &str = "the budget leaves it as it is";
@@ -220,6 +227,17 @@ impl Split<'_> {
     }
 }
 
+/// How many times the losses at a site count. What nobody weighs counts once; where codes are dealt out, layers that give the
+/// model's outputs count more: no layer is behind them that could do with less.
+fn counts(cx: &Context<'_>, budget: Budget, site: &Site) -> f64 {
+    if cx.selected.weighs() {
+        return cx.selected.sensitivity(cx.graph, &site.names(cx.graph));
+    }
+    let codes = matches!(budget, Budget::Size(_));
+    let answers = codes && site.nodes(cx.graph).into_iter().any(|n| ending::answers(cx.graph, n));
+    if answers { ANSWERS } else { 1.0 }
+}
+
 /// What is offered at each of several sites.
 type All<'a> = &'a [Result<Offers, String>];
 
@@ -236,7 +254,7 @@ pub fn choose(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>)
     let places: Vec<Vec<knapsack::Item>> = open
         .iter()
         .map(|(site, offers)| {
-            let counts = cx.selected.sensitivity(cx.graph, &site.names(cx.graph));
+            let counts = counts(cx, budget, site);
             let smaller = offers.within(cx.max_loss).map(|offer| item(offer.cost, counts * offer.loss));
             std::iter::once(item(offers.whole, 0.0)).chain(smaller).collect()
         })

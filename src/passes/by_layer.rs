@@ -10,8 +10,8 @@
 //!
 //! A key is the name of a node (`tutee show MODEL` lists them), or a glob over names, in which `*` stands for any text and `?`
 //! for any one character. `cluster-weights` and `prune-weights` take names of weights, too. Where several keys match a layer, a
-//! name counts before a glob, and a longer glob before a shorter one. A layer that no key matches stays as it is; a key that
-//! matches nothing is an error.
+//! name counts before a glob, and a longer glob before a shorter one. A layer that no key matches stays as it is, but for
+//! `vector`, where its codes are for single weights then; a key that matches nothing is an error.
 //!
 //! | pass | options |
 //! |---|---|
@@ -21,7 +21,7 @@
 //! | `prune-channels` | `width`, `units` |
 //! | `prune-inputs` | `inputs`, `ratio` |
 //! | `prune-weights` | `sparsity` |
-//! | `cluster-weights` | `levels`, `bits` |
+//! | `cluster-weights` | `levels`, `bits`, `vector` |
 //!
 //! `prune-channels` works on groups of channels: a group goes by the name of any layer that makes it. Where one layer makes
 //! several groups, `NAME#1` is the first of them, `NAME#2` the second.
@@ -164,6 +164,10 @@ pub fn options(chosen: &[(String, Choice)]) -> toml::Table {
             }
             Choice::Units(units) => say("units", name, number(units)),
             Choice::Levels(levels) => say("levels", name, number(levels)),
+            Choice::Vectors { levels, length } => {
+                say("levels", name, number(levels));
+                say("vector", name, number(length));
+            }
             Choice::Sparsity(share) => say("sparsity", name, share.into()),
         }
     }

@@ -32,6 +32,13 @@ pub enum Choice {
     },
     /// So many values in a codebook. (`cluster-weights`)
     Levels(usize),
+    /// So many rows in a codebook, each for several weights. (`cluster-weights`)
+    Vectors {
+        /// Rows of the codebook.
+        levels: usize,
+        /// Numbers of a row.
+        length: usize,
+    },
     /// This share of a weight is zero. (`prune-weights`)
     Sparsity(f64),
 }
@@ -45,7 +52,7 @@ impl Choice {
             Choice::Inputs(_) => "prune-inputs",
             Choice::Factored { .. } => "factorize-convs",
             Choice::Separable { .. } => "separate-convs",
-            Choice::Levels(_) => "cluster-weights",
+            Choice::Levels(_) | Choice::Vectors { .. } => "cluster-weights",
             Choice::Sparsity(_) => "prune-weights",
         }
     }
@@ -134,8 +141,8 @@ pub enum Measure {
     Spatial,
     /// Loss by terms a channel, from 0.
     Separable,
-    /// Loss by number of codebook values.
-    Levels,
+    /// Loss by coding: number of codebook values, vectors.
+    Codings,
     /// Loss by share of zeros.
     Sparsity,
     /// What each position of the input is worth to the layer.

@@ -371,6 +371,11 @@ impl Selected<'_> {
         self.rule.best_effort
     }
 
+    /// Whether the recipe says how many times the losses of layers count.
+    pub fn weighs(&self) -> bool {
+        self.rule.sensitivity.is_some()
+    }
+
     /// How many times the losses of a layer that goes by these names count. What a layer was split into goes by its name, too.
     pub fn sensitivity<S: AsRef<str>>(&self, graph: &Graph, names: &[S]) -> f64 {
         let Some(table) = &self.rule.sensitivity else { return 1.0 };

@@ -1,6 +1,7 @@
 //! What the passes share that put two layers, with factors of the weight, in the place of one.
 
 use crate::analysis::linear::{Bias, Linear};
+use crate::ir::names::derived;
 use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::fit::{Fit, GroupMoments};
 use crate::math::low_rank::Spectrum;
@@ -366,7 +367,7 @@ pub fn patch(
             let third = if last { bias } else { zero.filter(|_| matches!(op, Op::Gemm(_))) };
             let pair = if slot == 1 { [data, weight] } else { [weight, data] };
             let inputs: Vec<_> = pair.into_iter().chain(third).map(Some).collect();
-            data = patch.node_named(&format!("{}.{}", graph.label(node), suffixes[i]), op, &inputs);
+            data = patch.node_named(&derived(graph.label(node), suffixes[i]), op, &inputs);
         }
         patch.replace(graph.output(node).ok_or("it has no output")?, data);
     }

@@ -4,6 +4,7 @@
 use crate::analysis::readers::{self, moved};
 use crate::error::Result;
 use crate::ir::infer::axis;
+use crate::ir::names::derived;
 use crate::ir::op::Role;
 use crate::ir::op::cast::{Cast, convert};
 use crate::ir::op::quant::{DequantizeLinear, Scales};
@@ -126,11 +127,11 @@ impl Storage {
             let form = match &form {
                 StorageForm::Half(dtype) => StorageForm::Half(*dtype),
                 StorageForm::Integers { dtype, .. } => {
-                    let scale = NamedTensor { name: format!("{name}.scale"), tensor: Tensor::f32([0], &[]) };
+                    let scale = NamedTensor { name: derived(&name, "scale"), tensor: Tensor::f32([0], &[]) };
                     StorageForm::Integers { dtype: *dtype, axis: outputs, scale: Box::new(scale), zero: None }
                 }
             };
-            let stored = StoredTensor { value, form, node: format!("{name}.plain"), name: format!("{name}.stored") };
+            let stored = StoredTensor { value, form, node: derived(&name, "plain"), name: derived(&name, "stored") };
             told.extend(store(graph, &stored, put)?);
         }
         Ok(told)
@@ -211,7 +212,7 @@ fn store(graph: &mut Graph, stored: &StoredTensor, put: Put<'_>) -> Result<Optio
             let q = patch.constant_named(&stored.name, q);
             let mut inputs = vec![Some(q), Some(shared(graph, &mut patch, &scale.name, scales))];
             if grid.zeros.iter().any(|&z| z != 0) || zero.is_some() {
-                let name = zero.as_ref().map_or_else(|| format!("{}.zero", stored.name), |z| z.name.clone());
+                let name = zero.as_ref().map_or_else(|| derived(&stored.name, "zero"), |z| z.name.clone());
                 inputs.push(Some(shared(graph, &mut patch, &name, zeros)));
             }
             let scales = Scales { axis: grid.axis.map_or(1, |a| a as i64), block: 0 };

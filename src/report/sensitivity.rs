@@ -135,6 +135,7 @@ fn words(choice: &Choice) -> String {
         Choice::Factored { scheme, rank } => format!("rank {rank}, {}", scheme.name()),
         Choice::Separable { order, terms } => format!("{terms} terms, {}", order.name()),
         Choice::Levels(levels) => format!("{levels} levels"),
+        Choice::Vectors { levels, length } => format!("{levels} vectors of {length}"),
         Choice::Sparsity(share) => format!("{:.0} % zeros", 100.0 * share),
     }
 }

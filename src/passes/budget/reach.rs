@@ -5,6 +5,7 @@ use crate::analysis::cost::{batch_symbol, constant, node_macs};
 use crate::error::Error;
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::passes::Context;
+use crate::plain;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -94,11 +95,20 @@ impl Reach {
             false if self.behind => (", whatever the steps before it leave".into(), " or more"),
             false => (String::new(), " or more, as far as `max-loss` lets it"),
         };
-        let mut named: Vec<String> =
-            self.held.iter().take(NAMED).map(|(what, n)| format!("{:.1} % are in {what}", percent(*n))).collect();
+        let mut named: Vec<String> = self
+            .held
+            .iter()
+            .take(NAMED)
+            .map(|(what, n)| format!("{:.1} % are in {}", percent(*n), plain::line(what)))
+            .collect();
         let others: u64 = self.held.iter().skip(NAMED).map(|h| h.1).sum();
         if others > 0 {
             named.push(format!("{:.1} % elsewhere", percent(others)));
+        }
+        if self.least == self.whole {
+            let what = format!("`{pass}` cannot leave {wanted:.1} % of the {unit}: there is nothing that it can cut");
+            let help = "choose another pass: `shrink` takes the best of several for each layer";
+            return Some(Error::input(what).because(named.join("; ")).help(help));
         }
         let what = format!("`{pass}` cannot leave {wanted:.1} % of the {unit}: {least:.1} % is the least{bound}");
         Some(Error::input(what).because(named.join("; ")).help(format!(

@@ -8,6 +8,7 @@ use crate::ir::op::concat::Concat;
 use crate::ir::op::gather::Gather;
 use crate::ir::op::reshape::Reshape;
 use crate::ir::op::slice::{Bounds, Slice};
+use crate::ir::op::transpose::Transpose;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::codes::{self, Layout};
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub fn digits_name(levels: usize) -> String {
 pub struct Decoder<'a> {
     graph: &'a Graph,
     patch: &'a mut Patch,
+    /// Of the tensor.
+    dtype: DType,
     /// What the names of new values begin with.
     tag: String,
     /// What several tensors, or parts of this one, read.
@@ -27,21 +30,21 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// For the tensor of that name.
-    pub fn new(graph: &'a Graph, patch: &'a mut Patch, name: &str) -> Self {
-        Decoder { graph, patch, tag: tag(graph, name), shared: BTreeMap::new() }
+    /// For the tensor of that name and type.
+    pub fn new(graph: &'a Graph, patch: &'a mut Patch, name: &str, dtype: DType) -> Self {
+        Decoder { graph, patch, dtype, tag: tag(graph, name), shared: BTreeMap::new() }
     }
 
     /// The weights, in this shape.
     pub fn tensor(&mut self, clustered: &Clustered, shape: &[usize]) -> Ref {
         let (tag, whole) = (self.tag.clone(), dims(shape));
         if let [part] = clustered.parts.as_slice() {
-            return self.part(&tag, part, clustered.levels, whole);
+            return self.part(&tag, part, clustered, whole);
         }
         let rows = |shape: &[usize]| [&[-1], &dims(shape)[1..]].concat();
         let parts = clustered.parts.iter().enumerate();
         let parts: Vec<_> =
-            parts.map(|(i, p)| self.part(&format!("{tag}.{i}"), p, clustered.levels, rows(&p.shape))).collect();
+            parts.map(|(i, p)| self.part(&format!("{tag}.{i}"), p, clustered, rows(&p.shape))).collect();
         let joined = self.node(&format!("{tag}.parts"), Concat { axis: 0 }, &parts);
         let flat = clustered.parts.iter().any(|p| p.shape.len() != shape.len());
         if flat { self.reshape(&format!("{tag}.weights"), joined, whole) } else { joined }
@@ -55,16 +58,17 @@ impl<'a> Decoder<'a> {
         };
         let (m, groups) = (codes::codes_per_byte(levels), part.layout.groups);
         let (rows, columns) = (part.shape[0], part.shape[1]);
+        let of_a_row = columns / clustered.length / m;
         let bytes = codes::pack(&part.codes, levels);
-        let stored = Tensor::new(DType::U8, vec![rows, columns / m], bytes.into()).expect("one byte for m codes");
+        let stored = Tensor::new(DType::U8, vec![rows, of_a_row], bytes.into()).expect("one byte for m codes");
         let stored = self.patch.constant_named(format!("{tag}.codes"), stored);
         let offsets = (groups > 1).then(|| {
             let step = if m == 1 { levels } else { 256 };
             let of_byte = |b: usize| (b * m / part.layout.run * step) as i64;
-            let offsets = Tensor::from_ints(DType::I32, [columns / m], (0..columns / m).map(of_byte));
+            let offsets = Tensor::from_ints(DType::I32, [of_a_row], (0..of_a_row).map(of_byte));
             self.patch.constant_named(format!("{tag}.offsets"), offsets)
         });
-        let table = self.table(&tag, part, levels);
+        let table = self.table(&tag, part, clustered);
         let lookup = |&n: &NodeId| {
             let (ids, y) = (self.graph.input(n, 1)?, self.graph.output(n)?);
             let own = &self.graph.node(n).name;
@@ -74,7 +78,7 @@ impl<'a> Decoder<'a> {
             if let Some(offsets) = offsets {
                 index = self.node(&format!("{tag}.row"), Binary(Kind::Add), &[index, offsets]);
             }
-            if m == 1 {
+            if m == 1 && clustered.length == 1 {
                 return Some((y, self.node(&name, Gather { axis: 0 }, &[table, index])));
             }
             let decoded = self.node(&format!("{tag}.decoded"), Gather { axis: 0 }, &[table, index]);
@@ -85,12 +89,15 @@ impl<'a> Decoder<'a> {
         lookups.iter().filter_map(lookup).collect()
     }
 
-    fn part(&mut self, tag: &str, part: &CodedPart, levels: usize, target: Vec<i64>) -> Ref {
+    fn part(&mut self, tag: &str, part: &CodedPart, clustered: &Clustered, target: Vec<i64>) -> Ref {
+        let (levels, length) = (clustered.levels, clustered.length);
         let (m, Layout { groups, run, len }) = (codes::codes_per_byte(levels), part.layout);
+        let counts = part.vectors.counts();
         // One codebook and one code a byte: the codes can have the shape of the weights.
         let plain = m == 1 && groups == 1;
         let shape = match part.layout.periods() {
-            _ if plain => part.shape.clone(),
+            _ if plain && length == 1 => part.shape.clone(),
+            _ if plain => counts.to_vec(),
             _ if groups == 1 => vec![run / m],
             1 => vec![groups, run / m],
             periods => vec![periods, groups, run / m],
@@ -105,28 +112,56 @@ impl<'a> Decoder<'a> {
             let offsets = self.constant(format!("offsets.{groups}x{step}"), offsets);
             index = self.node(&format!("{tag}.row"), Binary(Kind::Add), &[index, offsets]);
         }
-        let table = self.table(tag, part, levels);
+        let table = self.table(tag, part, clustered);
         let mut w = self.node(&format!("{tag}.decoded"), Gather { axis: 0 }, &[table, index]);
         if part.codes.len() > len {
             w = self.reshape(&format!("{tag}.padded"), w, vec![-1]);
-            w = self.cut(&format!("{tag}.cut"), w, len as i64);
+            w = self.cut(&format!("{tag}.cut"), w, 0, len * length);
         }
-        if plain { w } else { self.reshape(&format!("{tag}.weights"), w, target) }
+        if length > 1 {
+            w = self.in_place(tag, w, part, plain);
+        }
+        if plain && length == 1 { w } else { self.reshape(&format!("{tag}.weights"), w, target) }
     }
 
-    /// [groups · 256, m], the weights that each byte stands for; with one code a byte [groups · levels].
-    fn table(&mut self, tag: &str, part: &CodedPart, levels: usize) -> Ref {
+    /// Vectors, one after the other or as they are `counted`, as the tensor that they are along an axis of.
+    fn in_place(&mut self, tag: &str, mut w: Ref, part: &CodedPart, counted: bool) -> Ref {
+        let ([_, dim, inner], [outer, count, _], length) =
+            (part.vectors.around, part.vectors.counts(), part.vectors.length);
+        let lines = [outer, count * length, inner];
+        if inner > 1 {
+            if !counted {
+                w = self.reshape(&format!("{tag}.vectors"), w, dims(&[outer, count, inner, length]));
+            }
+            w = self.node(&format!("{tag}.lines"), Transpose { perm: vec![0, 1, 3, 2] }, &[w]);
+        }
+        if count * length > dim {
+            w = self.reshape(&format!("{tag}.long"), w, dims(&lines));
+            w = self.cut(&format!("{tag}.short"), w, 1, dim);
+        }
+        w
+    }
+
+    /// [groups · 256, m · length], the weights that each byte stands for; with one number a byte [groups · levels].
+    fn table(&mut self, tag: &str, part: &CodedPart, clustered: &Clustered) -> Ref {
+        let (levels, length) = (clustered.levels, clustered.length);
         let (m, groups) = (codes::codes_per_byte(levels), part.layout.groups);
-        let shape = if m == 1 || groups == 1 { vec![groups * levels] } else { vec![groups, levels] };
+        let one = m == 1 || groups == 1;
+        let mut shape = if one { vec![groups * levels] } else { vec![groups, levels] };
         let axis = shape.len() as i64 - 1;
+        shape.extend((length > 1).then_some(length));
         let books = part.books.reshaped(shape).expect("as many elements");
-        let books = self.patch.constant_named(format!("{tag}.books"), books);
+        let dtype = books.dtype();
+        let mut books = self.patch.constant_named(format!("{tag}.books"), books);
+        if dtype != self.dtype {
+            books = self.node(&format!("{tag}.plain"), Cast::new(self.dtype), &[books]);
+        }
         if m == 1 {
             return books;
         }
         let digits = self.digits(levels);
         let table = self.node(&format!("{tag}.table"), Gather { axis }, &[books, digits]);
-        if groups == 1 { table } else { self.reshape(&format!("{tag}.rows"), table, vec![-1, m as i64]) }
+        if groups == 1 { table } else { self.reshape(&format!("{tag}.rows"), table, vec![-1, (m * length) as i64]) }
     }
 
     /// The digits of every byte as indices into a codebook: one table a model.
@@ -156,14 +191,17 @@ impl<'a> Decoder<'a> {
         self.node(name, Reshape::default(), &[of, target])
     }
 
-    /// The first `len` of a vector.
-    fn cut(&mut self, name: &str, of: Ref, len: i64) -> Ref {
+    /// The first `len` along an axis.
+    fn cut(&mut self, name: &str, of: Ref, axis: i64, len: usize) -> Ref {
+        let len = len as i64;
         if self.graph.opset < 10 {
-            let bounds = Bounds { starts: vec![0], ends: vec![len], axes: None };
+            let bounds = Bounds { starts: vec![0], ends: vec![len], axes: (axis > 0).then(|| vec![axis]) };
             return self.node(name, Slice { bounds: Some(bounds) }, &[of]);
         }
-        let [start, end] = [0, len].map(|at| self.constant(format!("at.{at}"), Tensor::i64([1], &[at])));
-        self.node(name, Slice::default(), &[of, start, end])
+        let at = [0, len, axis].into_iter().take(if axis > 0 { 3 } else { 2 });
+        let at = at.map(|at| self.constant(format!("at.{at}"), Tensor::i64([1], &[at])));
+        let inputs: Vec<Ref> = std::iter::once(of).chain(at).collect();
+        self.node(name, Slice::default(), &inputs)
     }
 
     fn node(&mut self, name: &str, op: impl Into<Op>, inputs: &[Ref]) -> Ref {

@@ -1,7 +1,8 @@
 //! How many values each weight gets where a budget decides.
 
-use super::clustered::{Clustered, Cut};
+use super::clustered::{Clustered, Coding, Cut};
 use super::decoder::Decoder;
+use super::fitted;
 use super::{ClusterWeights, NODES, Open, digits, open};
 use crate::analysis::bytes;
 use crate::analysis::cost::Cost;
@@ -12,8 +13,9 @@ use std::collections::HashSet;
 
 const NOT_FINITE: &str = "it holds numbers that are not finite";
 
-/// The most levels for each number of codes that a byte holds.
-const LEVELS: [usize; 6] = [2, 3, 4, 6, 16, 256];
+/// Levels, and numbers that a code stands for: the most levels for each number of codes that a byte holds, and vectors.
+const CODINGS: [(usize, usize); 11] =
+    [(2, 1), (3, 1), (4, 1), (6, 1), (16, 1), (256, 1), (256, 2), (256, 3), (256, 4), (256, 6), (256, 8)];
 
 /// Asks of every layer what share of its output's variance each number of levels loses.
 pub fn query<'a>(pass: &'a ClusterWeights, cx: &Context<'a>) -> SensitivityQuery<'a> {
@@ -22,7 +24,7 @@ pub fn query<'a>(pass: &'a ClusterWeights, cx: &Context<'a>) -> SensitivityQuery
         .into_iter()
         .filter(|&n| weight(graph, n).is_some_and(|w| open(graph, w.1).is_ok()))
         .collect();
-    SensitivityQuery { measure: Measure::Levels, layers, note: Box::new(move |fitted| lost(pass, graph, fitted)) }
+    SensitivityQuery { measure: Measure::Codings, layers, note: Box::new(move |fitted| lost(pass, graph, fitted)) }
 }
 
 fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
@@ -33,15 +35,21 @@ fn lost(pass: &ClusterWeights, graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec
         return Err("what it gives does not vary".into());
     }
     let values = tensor.as_f32().ok_or("its weights are no numbers")?;
-    let weights = super::fitted::importance(fitted.layer, fitted.linear, tensor.len());
+    let weights = fitted::importance(fitted.layer, fitted.linear, tensor.len());
     let scale = fitted.linear.scale().powi(2);
-    let share = |levels: usize| {
-        let new = Clustered::new(tensor, cut, levels, pass.groups(levels), Some(&weights))?;
+    let places = fitted.linear.places();
+    let lines_up = |coding| Clustered::blank(tensor, cut, coding).is_some_and(|c| fitted::lines_up(&places, &c));
+    let share = |(levels, length): (usize, usize)| {
+        let coding = pass.with(levels, length);
+        if length > 1 && (open.answers || open.takes(coding).is_err() || !lines_up(coding)) {
+            return Some(f64::INFINITY);
+        }
+        let new = Clustered::new(tensor, cut, coding, Some(&weights))?;
         let each = values.iter().zip(new.weights()).zip(&weights);
         let lost: f64 = each.map(|((&w, rounded), &x)| f64::from(x) * (f64::from(w) - rounded).powi(2)).sum();
         Some(scale * lost / all)
     };
-    LEVELS.into_iter().map(|levels| share(levels).ok_or(NOT_FINITE.into())).collect()
+    CODINGS.into_iter().map(|coding| share(coding).ok_or(NOT_FINITE.into())).collect()
 }
 
 /// What may be done with a weight.
@@ -53,23 +61,28 @@ pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result
     }
     let only_layers = sharing::held(cx.graph, value).is_none();
     let layer = sharing::readers(cx.graph, value).first().copied().filter(|_| only_layers);
-    let told = layer.and_then(|n| cx.measured(n, Measure::Levels));
+    let told = layer.and_then(|n| cx.measured(n, Measure::Codings));
     let parameters = tensor.len() as u64;
     let stored = |bytes: usize| Cost { parameters, macs: Some(0), stored: bytes as u64 };
     let whole = cx.graph.value(value).stored_len();
     let mut list = Vec::new();
-    for (i, levels) in LEVELS.into_iter().enumerate() {
-        let groups = pass.groups(levels);
-        let cut = open.cut(levels, pass.encode).unwrap_or(Cut::along(open.axis));
-        let blank = Clustered::blank(tensor, cut, levels, groups).ok_or("its shape cannot be cut into parts")?;
-        if let Some(bytes) = encoded(cx.graph, value, &open, &blank, pass.encode) {
-            let plain = || Some(Clustered::new(tensor, cut, levels, groups, None)?.error(tensor));
+    for (i, (levels, length)) in CODINGS.into_iter().enumerate() {
+        let coding = pass.with(levels, length);
+        let vectors = length > 1 && (open.answers || open.takes(coding).is_err());
+        if vectors || told.is_some_and(|t| t.get(i) == Some(&f64::INFINITY)) {
+            continue;
+        }
+        let cut = open.cut(coding, pass.encode).unwrap_or(Cut::along(open.axis));
+        let blank = Clustered::blank(tensor, cut, coding).ok_or("its shape cannot be cut into parts")?;
+        if let Some(bytes) = encoded(cx.graph, value, &open, &blank, coding, pass.encode) {
+            let plain = || Some(Clustered::new(tensor, cut, coding, None)?.error(tensor));
             let loss = match told {
                 Some(told) => told.get(i).copied(),
                 None if cx.max_loss.is_infinite() => Some(0.0),
                 None => plain(),
             };
-            list.push(Offer { choice: Choice::Levels(levels), cost: stored(bytes), loss: loss.ok_or(NOT_FINITE)? });
+            let choice = if length == 1 { Choice::Levels(levels) } else { Choice::Vectors { levels, length } };
+            list.push(Offer { choice, cost: stored(bytes), loss: loss.ok_or(NOT_FINITE)? });
         }
     }
     Ok(Offers { whole: stored(whole), list })
@@ -77,11 +90,18 @@ pub fn offers(pass: &ClusterWeights, cx: &Context<'_>, value: ValueId) -> Result
 
 /// Bytes of the constants that encode a weight, but for the table of digits. `None` if they, and the nodes that decode them, take
 /// no fewer than it does.
-fn encoded(graph: &Graph, value: ValueId, open: &Open<'_>, blank: &Clustered, encode: bool) -> Option<usize> {
+fn encoded(
+    graph: &Graph,
+    value: ValueId,
+    open: &Open<'_>,
+    blank: &Clustered,
+    coding: Coding,
+    encode: bool,
+) -> Option<usize> {
     let (v, digits) = (graph.value(value), digits(graph, blank.levels));
     let mut patch = Patch::at_value(graph, value);
-    let mut decoder = Decoder::new(graph, &mut patch, &v.name);
-    match open.cut(blank.levels, encode).filter(|_| blank.is_by_row()) {
+    let mut decoder = Decoder::new(graph, &mut patch, &v.name, open.tensor.dtype());
+    match open.cut(coding, encode).filter(|_| blank.is_by_row()) {
         Some(_) => drop(decoder.rows(blank, &open.lookups)),
         None => drop(decoder.tensor(blank, open.tensor.shape())),
     }
