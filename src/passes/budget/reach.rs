@@ -106,7 +106,9 @@ impl Reach {
             named.push(format!("{:.1} % elsewhere", percent(others)));
         }
         if self.least == self.whole {
-            let what = format!("`{pass}` cannot leave {wanted:.1} % of the {unit}: there is nothing that it can cut");
+            let when = if self.behind { &bound } else { "" };
+            let what =
+                format!("`{pass}` cannot leave {wanted:.1} % of the {unit}: there is nothing that it can cut{when}");
             let help = "choose another pass: `shrink` takes the best of several for each layer";
             return Some(Error::input(what).because(named.join("; ")).help(help));
         }
