@@ -101,16 +101,16 @@ impl<'a> Removal<'a> {
                 Change::Constant(slot, tensor) => match inputs.get(slot).copied().flatten() {
                     Some(old) => rewrites.entry(old).or_default().push((n, slot, tensor)),
                     None => {
-                        let new = patch.constant_named(derived(&label, "sizes"), tensor);
+                        let new = patch.constant_named(derived(label, "sizes"), tensor);
                         self.set_input(n, slot, new, new_inputs);
                     }
                 },
                 Change::Inputs(count) => self.inputs(n, new_inputs).truncate(count),
                 Change::Through(slot, op, tensors) => {
-                    let made = tensors.into_iter().map(|t| Some(patch.constant_named(derived(&label, "kept"), t)));
+                    let made = tensors.into_iter().map(|t| Some(patch.constant_named(derived(label, "kept"), t)));
                     let mut through: Vec<Option<Ref>> = made.collect();
                     through.push(self.inputs(n, new_inputs).get(slot).copied().flatten());
-                    let new = patch.node_named(&derived(&label, "sizes"), op, &through);
+                    let new = patch.node_named(&derived(label, "sizes"), op, &through);
                     self.set_input(n, slot, new, new_inputs);
                 }
             }

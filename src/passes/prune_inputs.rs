@@ -315,10 +315,10 @@ fn patch(graph: &Graph, layer: &Linear, inputs: &[usize], w: Array2<f64>, b: Opt
     let (name, label) = (&graph.value(layer.weight).name, graph.label(n));
     // As numbers of one or two bytes.
     let index = Tensor::from_ints(DType::I32, [inputs.len()], inputs.iter().map(|&i| i as i64)).with_typed(true);
-    let index = patch.constant_named(derived(&name, "inputs"), index);
+    let index = patch.constant_named(derived(name, "inputs"), index);
     let axis = graph.value(x).rank().map_or(-1, |rank| rank as i64 - 1);
-    let picked = patch.node_named(&derived(&label, "picked"), Gather { axis }, &[Some(Ref::Old(x)), Some(index)]);
-    let weight = patch.constant_named(derived(&name, "kept"), weight);
+    let picked = patch.node_named(&derived(label, "picked"), Gather { axis }, &[Some(Ref::Old(x)), Some(index)]);
+    let weight = patch.constant_named(derived(name, "kept"), weight);
     let own = matches!(layer.bias, Bias::At { node, .. } if node == n);
     let mut third = graph.input(n, 2).map(Ref::Old);
     match b {

@@ -114,8 +114,8 @@ impl PruneRows {
         let left = pick(table, &all, &[]).ok_or("its elements are carried as they are")?;
         let name = &g.value(v).name;
         let mut patch = Patch::at_value(g, v);
-        let left = patch.constant_named(derived(&name, "kept"), left);
-        let places = patch.constant_named(derived(&name, "places"), places);
+        let left = patch.constant_named(derived(name, "kept"), left);
+        let places = patch.constant_named(derived(name, "places"), places);
         let mut found: HashMap<ValueId, Ref> = HashMap::new();
         for n in lookups {
             let (Some(ids), Some(y)) = (g.input(n, 1), g.output(n)) else {
@@ -124,7 +124,7 @@ impl PruneRows {
             let label = g.label(n);
             let place = *found.entry(ids).or_insert_with(|| {
                 let inputs = [Some(places), Some(Ref::Old(ids))];
-                patch.node_named(&derived(&label, "place"), Gather::default(), &inputs)
+                patch.node_named(&derived(label, "place"), Gather::default(), &inputs)
             });
             let new = patch.node_named(label, Gather::default(), &[Some(left), Some(place)]);
             patch.replace(y, new);

@@ -103,6 +103,13 @@ impl Vectors {
     }
 }
 
+/// The numbers of a part and what each weighs, vector after vector.
+struct Gathered {
+    values: Vec<f32>,
+    weights: Option<Vec<f32>>,
+    layout: Layout,
+}
+
 impl Clustered {
     /// Centroids take each weight as often as `weights` says. `None` for no weights, and for ones that are not finite.
     pub fn new(tensor: &Tensor, cut: Cut, coding: Coding, weights: Option<&[f32]>) -> Option<Clustered> {
@@ -116,11 +123,11 @@ impl Clustered {
             let (here, after) = rest.split_at(part.vectors.len());
             let (here_weights, after_weights) = rest_weights.map(|w| w.split_at(here.len())).unzip();
             let gathered = |of: &[f32]| part.vectors.gather(of);
-            lines.push((gathered(here), here_weights.map(gathered), part.layout));
+            lines.push(Gathered { values: gathered(here), weights: here_weights.map(gathered), layout: part.layout });
             (rest, rest_weights) = (after, after_weights);
         }
-        let jobs: Vec<_> = lines.iter().flat_map(|line| (0..line.2.groups).map(move |group| (line, group))).collect();
-        let cluster = |&((values, weights, layout), group): &(&(Vec<f32>, Option<Vec<f32>>, Layout), usize)| {
+        let jobs: Vec<_> = lines.iter().flat_map(|l| (0..l.layout.groups).map(move |group| (l, group))).collect();
+        let cluster = |&(Gathered { values, weights, layout }, group): &(&Gathered, usize)| {
             let numbers = |of: &[f32]| -> Vec<f32> {
                 let runs = of.chunks((layout.run * length).max(1));
                 runs.skip(group).step_by(layout.groups.max(1)).flatten().copied().collect()

@@ -97,16 +97,16 @@ impl<'a> Other<'a> {
         let (left, right) = (factors.left, factors.right);
         match &self.kind {
             Kind::Table(nodes, heads) => {
-                let thin = patch.constant_named(derived(&name, "down"), tensor(left.shape(), &left));
-                let wide = patch.constant_named(derived(&name, "up"), tensor(right.shape(), &right));
+                let thin = patch.constant_named(derived(name, "down"), tensor(left.shape(), &left));
+                let wide = patch.constant_named(derived(name, "up"), tensor(right.shape(), &right));
                 for &n in nodes {
                     let (Some(ids), Some(y)) = (graph.input(n, 1), graph.output(n)) else {
                         return Err("a node that looks up its rows is incomplete".into());
                     };
                     let label = graph.label(n);
                     let lookup = [Some(thin), Some(Ref::Old(ids))];
-                    let rows = patch.node_named(&derived(&label, "down"), Gather::default(), &lookup);
-                    let all = patch.node_named(&derived(&label, "up"), MatMul, &[Some(rows), Some(wide)]);
+                    let rows = patch.node_named(&derived(label, "down"), Gather::default(), &lookup);
+                    let all = patch.node_named(&derived(label, "up"), MatMul, &[Some(rows), Some(wide)]);
                     patch.replace(y, all);
                 }
                 for head in heads {
@@ -115,9 +115,9 @@ impl<'a> Other<'a> {
             }
             Kind::Recurrent(n) => {
                 let shape = [&self.weight.tensor.shape()[..2], &[left.ncols()]].concat();
-                let up = patch.constant_named(derived(&name, "up"), tensor(&shape, &left));
+                let up = patch.constant_named(derived(name, "up"), tensor(&shape, &left));
                 let right = right.reversed_axes();
-                let down = patch.constant_named(derived(&name, "down"), tensor(right.shape(), &right));
+                let down = patch.constant_named(derived(name, "down"), tensor(right.shape(), &right));
                 let mut inputs: Vec<_> = graph.node_inputs(*n).into_iter().map(|v| v.map(Ref::Old)).collect();
                 let label = derived(graph.label(*n), "down");
                 inputs[0] = Some(patch.node_named(&label, MatMul, &[inputs[0], Some(down)]));
@@ -178,15 +178,15 @@ impl TiedHead {
         let all = match (self, &graph.node(n).op) {
             (TiedHead::Gemm(_), Op::Gemm(gemm)) => {
                 let first = Gemm { alpha: 1.0, beta: 1.0, ..gemm.clone() };
-                let few = patch.node_named(&derived(&label, "down"), first, &[Some(Ref::Old(x)), Some(wide)]);
+                let few = patch.node_named(&derived(label, "down"), first, &[Some(Ref::Old(x)), Some(wide)]);
                 let second = Gemm { trans_a: false, ..gemm.clone() };
                 let inputs: Vec<_> =
                     [Some(few), Some(thin)].into_iter().chain(graph.input(n, 2).map(|b| Some(Ref::Old(b)))).collect();
-                patch.node_named(&derived(&label, "up"), second, &inputs)
+                patch.node_named(&derived(label, "up"), second, &inputs)
             }
             _ => [("down", wide), ("up", thin)].into_iter().fold(Ref::Old(x), |data, (suffix, factor)| {
-                let turned = patch.node_named(&derived(&label, &format!("{suffix}.turned")), turn(), &[Some(factor)]);
-                patch.node_named(&derived(&label, &suffix), MatMul, &[Some(data), Some(turned)])
+                let turned = patch.node_named(&derived(label, &format!("{suffix}.turned")), turn(), &[Some(factor)]);
+                patch.node_named(&derived(label, suffix), MatMul, &[Some(data), Some(turned)])
             }),
         };
         patch.replace(y, all);
