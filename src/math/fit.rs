@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 /// λ of the ridge, as a share of the mean of the diagonal; where that fits much better than it generalizes, ten times as
 /// much, and so on.
-const RIDGES: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
+const RIDGES: [f64; 6] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0];
 /// Held-back error over fitted error above which a larger λ is tried.
 const OVERFIT: f64 = 1.1;
 /// Variance of an output that does not vary, as a share of its square: 0 but for the rounding of what it is computed from.
@@ -189,6 +189,11 @@ impl LayerMoments {
             Some(((), self.with_bias(w)))
         })
         .map(|found| found.1)
+    }
+
+    /// The λ that [`LayerMoments::best_ridge`] found, or the least: few samples need more of it, whatever is fitted to them.
+    pub fn lambda(&self) -> f64 {
+        self.lambda.get().copied().unwrap_or(RIDGES[0])
     }
 
     /// The result of `solve` at the smallest λ from which a larger one does not generalize better.

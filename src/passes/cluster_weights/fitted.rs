@@ -11,7 +11,7 @@ use crate::math::{LayerMoments, books};
 use crate::passes::{Fitted, refit};
 use ndarray::{Array2, Axis};
 
-/// λ of the error feedback, as a share of the mean diagonal.
+/// The least λ of the error feedback, as a share of the mean diagonal.
 const RIDGE: f64 = 1e-2;
 
 /// Times that codes are chosen and rows of vectors solved: what they start from is far from the end.
@@ -59,7 +59,8 @@ pub fn cluster(
                     vector.iter_mut().zip(row).for_each(|(v, c)| *v = c * scale);
                 };
                 part.fit.xx.forget();
-                let rounded = feedback_of_vectors(w.view(), part.fit.xx.view(), RIDGE, length, &round)?;
+                let rounded =
+                    feedback_of_vectors(w.view(), part.fit.xx.view(), RIDGE.max(layer.lambda()), length, &round)?;
                 for (v, rows) in rounded.axis_chunks_iter(Axis(0), length).enumerate() {
                     for (i, vector) in rows.columns().into_iter().enumerate() {
                         let (o, vector): (usize, Vec<f64>) = (v * length, vector.iter().map(|v| v / scale).collect());
