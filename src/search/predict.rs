@@ -15,6 +15,8 @@ const LEAST: f64 = 1e-7;
 /// Shares, in thousandths, that plans have: each some 12 % less than the one before.
 pub const SHARES: [u32; 22] =
     [1000, 880, 770, 680, 600, 525, 460, 405, 355, 310, 275, 240, 210, 185, 160, 140, 125, 110, 95, 84, 74, 65];
+/// With so many bits a weight codes alone lose little on most networks: that is tried before anything else.
+const CODES_ALONE: f64 = 4.0;
 /// Bits a weight that encoding may leave: about what 3 levels take, and what is as good as float.
 const BITS: [f64; 2] = [1.6, 10.0];
 
@@ -137,6 +139,14 @@ impl Space {
     pub fn best(&self, laws: &Laws, bytes: Option<u64>, tried: &dyn Fn(u32, u32) -> bool) -> Option<Aim> {
         let share = |thousandths: u32| f64::from(thousandths) / f64::from(WHOLE);
         let mut best: Option<Aim> = None;
+        let whole = bytes.map(|bytes| 8.0 * (bytes as f64 - self.overhead) / self.weights);
+        let alone = self.encodes
+            && self.product.is_none()
+            && whole.is_some_and(|bits| bits >= CODES_ALONE.max(self.least_bits));
+        if alone && !tried(WHOLE, WHOLE) {
+            let loss = laws.loss(1.0, 1.0, whole.map(|bits| bits.min(BITS[1])));
+            return Some(Aim { prune: WHOLE, split: WHOLE, bytes, loss_weights: LossWeights::new(), loss });
+        }
         for (prune, split) in self.shares() {
             let (a, b) = (share(prune), share(split));
             let bits = bytes.map(|bytes| 8.0 * (bytes as f64 - self.overhead) / (self.weights * a * b));
