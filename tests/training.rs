@@ -238,6 +238,43 @@ fn features_are_matched() {
     assert!(curve[4].held_back.unwrap() < 0.8 * curve[0].held_back.unwrap(), "{curve:?}");
 }
 
+/// A network that names a class at each position learns from its teacher there, one that names none what its teacher gives.
+#[test]
+fn positions_and_plain_outputs_are_trained() {
+    let (before, _) = TEACHER.split_once("%g : ? =").unwrap();
+    let before = before.replace("%w4 : f32[10,8]", "%w4 : f32[8,10]");
+    let positions = "const %s : i64[3] = {0,8,49} %r : ? = Reshape(%a2, %s) %t : ? = Transpose<perm=[0,2,1]>(%r)
+        %m : ? = MatMul(%t, %w4)";
+    let told = |last: &str, features: &str, more: &str| {
+        let text = format!("{before} {positions} {last} output %y }}");
+        let [teacher, student] =
+            [text.clone(), text.replace("seed(2)", "seed(7)")].map(|t| text::parse::model(&t).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("teacher.onnx");
+        onnx::save(&teacher, &onnx::Target::File(path.clone()), Default::default()).unwrap();
+        let options = format!("teachers = ['{}'], epochs = 4, optimizer = 'lamb', {SHORT}{more}", path.display());
+        let data = Dataset::load(&root().join(DATA)).unwrap();
+        let training = Training::new(&data, &normalise(), &student).unwrap().with_teacher(path, teacher);
+        let data = Data { training: Some(&training), ..Data::default() };
+        let steps = recipe(&format!("[{{ stage = 'distill', {options} }}]"));
+        let report = compress_on(data, &student, 0, &steps, None, &Silent).unwrap().report;
+        let rows: Vec<&str> = report.steps[0].rows.iter().map(|r| r.note.as_str()).collect();
+        assert_eq!(
+            rows.iter().any(|r| *r == format!("matched what is read at {features}")),
+            !features.is_empty(),
+            "{rows:?}"
+        );
+        assert_eq!(rows.contains(&"2 convolutions were normalised while training"), more.is_empty(), "{rows:?}");
+        let curve = report.steps[0].curve.clone();
+        let lost = |epoch: usize| curve[epoch].held_back.unwrap();
+        assert!(lost(4) < 0.8 * lost(0) && curve.iter().all(|p| p.accuracy.is_none()), "{curve:?}");
+        [0, 4].map(|epoch: usize| curve[epoch].agreement)
+    };
+    let [first, last] = told("%y : f32[N,49,10] = Softmax<axis=2>(%m)", "", "");
+    assert!(last > first && first.is_some(), "{first:?} {last:?}");
+    assert_eq!(told("%y : f32[N,49,10] = Neg(%m)", "y", ", normalize = false"), [None; 2]);
+}
+
 #[test]
 fn the_style_of_mobilenet_is_trained() {
     let steps = "{ pass = 'separate-convs', style = 'mobilenet', skip-first = 1 }";

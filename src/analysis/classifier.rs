@@ -7,15 +7,19 @@ use crate::ir::{Graph, NodeId, Op, ValueId};
 
 /// The logits behind an output: what its final softmax takes, or itself.
 pub fn logits(graph: &Graph, output: ValueId) -> ValueId {
-    let last = |op: &Softmax, v: ValueId| {
-        let rank = graph.value(v).rank().unwrap_or(0);
-        rank == 2 && axis(op.axis, rank) == Ok(1) && op.function != Function::Hardmax
-    };
+    let behind = normalized(graph, output).filter(|_| graph.value(output).rank() == Some(2));
+    behind.unwrap_or(output)
+}
+
+/// What the softmax takes whose distributions, along the last axis, an output is.
+pub fn normalized(graph: &Graph, output: ValueId) -> Option<ValueId> {
     let end = renamed(graph, output);
-    let Some((n, _)) = graph.producer(end) else { return output };
+    let (n, _) = graph.producer(end)?;
+    let rank = graph.value(end).rank()?;
+    let last = |op: &Softmax| axis(op.axis, rank) == Ok(rank.saturating_sub(1)) && op.function != Function::Hardmax;
     match &graph.node(n).op {
-        Op::Softmax(op) if last(op, end) => graph.input(n, 0).unwrap_or(output),
-        _ => output,
+        Op::Softmax(op) if last(op) => graph.input(n, 0),
+        _ => None,
     }
 }
 

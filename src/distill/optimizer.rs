@@ -12,11 +12,15 @@ pub enum Method {
     Sgd { momentum: f64 },
     /// Adam with bias correction; decay is apart from the gradient. (Loshchilov, Hutter 2019: AdamW.)
     AdamW { beta1: f64, beta2: f64, epsilon: f64 },
+    /// The direction of AdamW, as long as a share of the parameter: for weights of very different scales. (You et al. 2020:
+    /// LAMB.)
+    Lamb { beta1: f64, beta2: f64, epsilon: f64 },
 }
 
 impl Method {
     pub const SGD: Method = Method::Sgd { momentum: 0.9 };
     pub const ADAM_W: Method = Method::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+    pub const LAMB: Method = Method::Lamb { beta1: 0.9, beta2: 0.999, epsilon: 1e-12 };
 }
 
 /// A method and what it remembers of the steps so far.
@@ -52,11 +56,11 @@ impl<T: Real> Optimizer<T> {
             let decay = if tape.parameters()[i].decays() { self.weight_decay } else { 0.0 };
             let (w, g) = tape.parameter_mut(i);
             if self.moments.len() == i {
-                let squares = matches!(self.method, Method::AdamW { .. });
+                let squares = !matches!(self.method, Method::Sgd { .. });
                 self.moments.push([vec![T::ZERO; w.len()], vec![T::ZERO; if squares { w.len() } else { 0 }]]);
             }
             let [first, second] = &mut self.moments[i];
-            let (rate, decay) = (T::of(rate), T::of(decay));
+            let (share, (rate, decay)) = (rate, (T::of(rate), T::of(decay)));
             let pieces = w.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(first.par_chunks_mut(PIECE));
             match self.method {
                 Method::Sgd { momentum } => {
@@ -79,6 +83,34 @@ impl<T: Real> Optimizer<T> {
                             *v = b2 * *v + (T::ONE - b2) * g * g;
                             *w -= rate * decay * *w;
                             *w -= rate * (*m * by1) / ((*v * by2).sqrt() + epsilon);
+                        }
+                    });
+                }
+                Method::Lamb { beta1, beta2, epsilon } => {
+                    let correct = |beta: f64| T::of(1.0 / (1.0 - beta.powi(self.steps)));
+                    let (by1, by2) = (correct(beta1), correct(beta2));
+                    let (b1, b2, epsilon) = (T::of(beta1), T::of(beta2), T::of(epsilon));
+                    let along = |w: T, m: T, v: T| m * by1 / ((v * by2).sqrt() + epsilon) + decay * w;
+                    let squares: Vec<[f64; 2]> = pieces
+                        .zip(second.par_chunks_mut(PIECE))
+                        .map(|(((w, g), first), second)| {
+                            let mut squares = [0.0; 2];
+                            for (((&mut w, &g), m), v) in w.iter_mut().zip(g).zip(first).zip(second) {
+                                *m = b1 * *m + (T::ONE - b1) * g;
+                                *v = b2 * *v + (T::ONE - b2) * g * g;
+                                squares[0] += w.wide().powi(2);
+                                squares[1] += along(w, *m, *v).wide().powi(2);
+                            }
+                            squares
+                        })
+                        .collect();
+                    let [weights, steps] = [0, 1].map(|i| squares.iter().map(|s| s[i]).sum::<f64>().sqrt());
+                    let trust = if weights > 0.0 && steps > 0.0 { weights / steps } else { 1.0 };
+                    let rate = T::of(share * trust);
+                    let pieces = w.par_chunks_mut(PIECE).zip(first.par_chunks(PIECE)).zip(second.par_chunks(PIECE));
+                    pieces.for_each(|((w, first), second)| {
+                        for ((w, &m), &v) in w.iter_mut().zip(first).zip(second) {
+                            *w -= rate * along(*w, m, v);
                         }
                     });
                 }
@@ -120,6 +152,12 @@ mod tests {
         close(three(Method::SGD, 0.0), [1.0 - 0.5 * along, 2.0 + along]);
         // A constant gradient: steps of the rate, by sign.
         close(three(Method::ADAM_W, 0.0), [0.7, 2.3]);
+        // As long as a tenth of the weights, along the signs.
+        let along = |[a, b]: [f64; 2]| {
+            let step = 0.1 * (a * a + b * b).sqrt() / 2f64.sqrt();
+            [a - step, b + step]
+        };
+        close(three(Method::LAMB, 0.0), (0..3).fold([1.0, 2.0], |w, _| along(w)));
         let decayed = |w: f64, step: f64| (0..3).fold(w, |w, _| w * 0.99 - step);
         close(three(Method::ADAM_W, 0.1), [decayed(1.0, 0.1), decayed(2.0, -0.1)]);
     }

@@ -7,7 +7,7 @@ mod samples;
 mod score;
 mod state;
 
-pub use network::{Ends, Teacher, ends, teacher};
+pub use network::{Classes, Ends, Teacher, ends, teacher};
 pub use options::{Length, Options};
 pub use samples::{Augment, Memory, Samples, divide};
 pub use score::{Answers, Epoch, Score};
@@ -211,14 +211,15 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let makers = makers.map(|n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))).collect();
         let trainable = trainable.into_iter().filter(|&v| !options.frozen.contains(&graph.value(v).name)).collect();
         let student = Network::new(graph, samples, batch, &values, &trainable)?;
-        if student.classes.is_none() && !options.exits.is_empty() {
+        let single = student.classes.filter(|classes| classes.positions == 1).map(|classes| classes.count);
+        if single.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");
         }
         if student.tape.parameters().is_empty() {
             return refuse("no constant of it trains: its weights are no initializers");
         }
-        let labels = labels.filter(|_| student.classes.is_some());
-        if let (Some(classes), Some(labels)) = (student.classes, labels)
+        let labels = labels.filter(|_| single.is_some());
+        if let (Some(classes), Some(labels)) = (single, labels)
             && let Some(label) = labels.iter().find(|&&l| l >= classes)
         {
             return refuse(&format!("there is a label {label}, and it has {classes} classes"));
@@ -423,7 +424,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let mut order = self.trained.clone();
         samples::shuffle(&mut order, &mut random);
         let mut range = Range::new(match self.options.method {
-            Method::AdamW { .. } => 0.1,
+            Method::AdamW { .. } | Method::Lamb { .. } => 0.1,
             Method::Sgd { .. } => 10.0,
         });
         let (batch, mut at) = (self.batch, 0);
@@ -458,7 +459,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
             (false, Some(_)) => alpha,
             (false, None) => 1.0,
         };
-        let classes = self.student.classes.unwrap_or(1) as f64;
+        let classes = self.student.classes.map_or(1, |classes| classes.count) as f64;
         let features = f64::from(u8::from(!self.options.features.is_empty()));
         (share * temperature * temperature + 1.0 - share) * classes.ln() + features
     }
@@ -483,7 +484,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let (mut total, mut by) = (0.0, Vec::new());
         let heads = self.student.classes.map_or(0, |_| 1 + self.options.exits.len());
         let (answers, features) = outputs.split_at(heads);
-        for (&y, k) in answers.iter().zip(self.student.classes.iter().copied().cycle()) {
+        for (&y, k) in answers.iter().zip(self.student.classes.iter().map(|classes| classes.count).cycle()) {
             let labels = self.labels.map(|l| samples.iter().map(|&i| l[i]).collect::<Vec<_>>());
             let (loss, mut gradient) = match (&targets.soft, labels) {
                 (Some(soft), labels) => loss::distillation(y, soft, labels.as_deref(), k, temperature, alpha),
@@ -520,12 +521,13 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let share = 1.0 / self.teachers.len() as f32;
         for (i, teacher) in self.teachers.iter_mut().enumerate() {
             let mut said = teacher(&self.x)?.into_iter();
-            if let Some(k) = classes {
+            if let Some(Classes { count: k, positions }) = classes {
                 let logits = said.next().unwrap_or_default();
-                if logits.len() != batch.len() * k {
+                if logits.len() != batch.len() * positions * k {
                     return Err(Error::input("teacher and student differ in their classes").because(format!(
-                        "the teacher gives {} numbers a sample and the student {k}",
+                        "the teacher gives {} numbers a sample and the student {}",
                         logits.len() / batch.len(),
+                        positions * k,
                     )));
                 }
                 let soft = loss::soften(&logits, k, self.options.temperature).into_iter().map(|p| share * p);
@@ -542,8 +544,8 @@ impl<'a, 't> TrainingRun<'a, 't> {
         if targets.features.len() != features || sized.into_iter().any(|(y, t)| y.len() != t.len()) {
             return Err(Error::input("teacher and student differ in the shapes of what is to match"));
         }
-        if let (Some(k), Some(soft), true) = (classes, &targets.soft, remembers) {
-            let rows = batch.iter().zip(soft.chunks_exact(k));
+        if let (Some(classes), Some(soft), true) = (classes, &targets.soft, remembers) {
+            let rows = batch.iter().zip(soft.chunks_exact(classes.positions * classes.count));
             rows.for_each(|(&i, row)| self.known[i] = Some(row.to_vec()));
         }
         Ok(targets)
@@ -552,7 +554,8 @@ impl<'a, 't> TrainingRun<'a, 't> {
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
         let mut total = 0.0;
-        let mut answers = Answers { classes: self.student.classes.unwrap_or(0), ..Answers::default() };
+        let classes = self.student.classes.map_or(0, |classes| classes.count);
+        let mut answers = Answers { classes, ..Answers::default() };
         let (mut first, mut same) = (Vec::new(), self.differ);
         for chunk in self.held_back.clone().chunks(self.batch) {
             // The copies of the last sample do not count.
@@ -569,14 +572,14 @@ impl<'a, 't> TrainingRun<'a, 't> {
                 }
                 same &= y.chunks_exact(row).all(|y| y == first[i]);
             }
-            if let (Some(k), Some(y)) = (self.student.classes, outputs.first()) {
+            if let (Some(Classes { count: k, positions }), Some(y)) = (self.student.classes, outputs.first()) {
                 let class = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
-                for (row, &sample) in chunk.iter().enumerate() {
+                for row in 0..chunk.len() * positions {
                     let at = row * k..(row + 1) * k;
                     answers.student.extend(class(&y[at.clone()]));
                     answers.teacher.extend(targets.soft.as_ref().and_then(|t| class(&t[at])));
-                    answers.labels.extend(self.labels.map(|l| l[sample]));
                 }
+                answers.labels.extend(self.labels.iter().flat_map(|l| chunk.iter().map(|&sample| l[sample])));
             }
             targets.soft.iter_mut().chain(&mut targets.features).for_each(|t| t.truncate(rows(t.len())));
             let outputs: Vec<&[f32]> = outputs.iter().map(|y| &y[..rows(y.len())]).collect();

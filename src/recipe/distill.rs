@@ -2,7 +2,9 @@
 //! a Neural Network.)
 //!
 //! It takes `--train DATA`, or `train` under `[data]` in the recipe. The loss of a sample is α T² KL(teacher ‖ student),
-//! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. A part of the data is held back:
+//! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. Of a network that ends in a
+//! softmax along the last axis it is the mean over all positions, without labels; of one that gives no classes, the squared
+//! difference of its outputs as a share of the teacher's squares. A part of the data is held back:
 //! it judges the student after every epoch, and the best student is what comes out. Ctrl-C ends the training, not the run:
 //! the best student so far goes on. A loss that explodes, and a student that gives the same for every sample, send training
 //! back to the best student, at a lower rate. A student that in the end still answers the same for every sample, or is right
@@ -17,15 +19,16 @@
 //! | `temperature` | T, from 0.01 to 1000 | 4 |
 //! | `alpha` | α: the teachers' share in the loss | 0.9 |
 //! | `labels` | whether to use the labels of the data | if there are any |
-//! | `features` | whether the student's activations are to match the first teacher's, too, wherever both have a value of the same name and shape; also for networks that are no classifiers | `false` |
+//! | `features` | whether the student's activations are to match the first teacher's, too, wherever both have a value of the same name and shape | `false` |
 //! | `epochs`, `steps` or `minutes` | how long, one of them; by the clock, the same student comes out only of the same speed | 10 epochs |
 //! | `batch` | samples of a step | 128 |
-//! | `optimizer` | `adamw` or `sgd` (with Nesterov's momentum of 0.9) | `adamw` |
+//! | `optimizer` | `adamw`, `sgd` (with Nesterov's momentum of 0.9), or `lamb`, whose rate is a share of each weight's length, for networks with weights of very different scales | `adamw` |
 //! | `learning-rate` | its peak | found by a range test of 60 steps; with codebooks not more than takes a weight past 16 centroids |
 //! | `schedule` | `one-cycle`, `cosine` or `constant` | `one-cycle` |
 //! | `weight-decay` | of matrices and kernels | 0.01 |
 //! | `augment` | `flip`, `crop:PIXELS`: images mirrored, and moved by up to so many pixels, at random | none |
 //! | `reassign` | after `cluster-weights`: whether weights may change their codes, or only the values of the codebooks train | `true` |
+//! | `normalize` | whether convolutions are normalised while training; with a few samples the statistics of a batch are off | `true` |
 //! | `hold-back` | share of the data that judges | 10 % |
 //! | `seed` | of the order of samples and of augmentation | 0 |
 //!
@@ -57,6 +60,8 @@ pub struct Distill {
     pub labels: Option<bool>,
     /// Whether activations inside are matched, too.
     pub features: bool,
+    /// Whether convolutions are normalised while training.
+    pub normalize: bool,
     /// How it is trained.
     pub training: Training,
 }
@@ -79,6 +84,7 @@ struct Options {
     weight_decay: f64,
     augment: OneOrMore<AugmentText>,
     reassign: bool,
+    normalize: bool,
     hold_back: Share,
     seed: u64,
 }
@@ -101,6 +107,7 @@ impl Default for Options {
             weight_decay: 0.01,
             augment: OneOrMore(Vec::new()),
             reassign: true,
+            normalize: true,
             hold_back: Share(0.1),
             seed: 0,
         }
@@ -111,6 +118,7 @@ impl Default for Options {
 #[serde(rename_all = "kebab-case")]
 enum OptimizerName {
     Adamw,
+    Lamb,
     Sgd,
 }
 
@@ -172,6 +180,7 @@ impl Distill {
             batch: o.batch.get(),
             method: match o.optimizer {
                 OptimizerName::Adamw => Method::ADAM_W,
+                OptimizerName::Lamb => Method::LAMB,
                 OptimizerName::Sgd => Method::SGD,
             },
             schedule: match o.schedule {
@@ -192,7 +201,7 @@ impl Distill {
             seed: o.seed,
         };
         let teachers = o.teachers.map(|t| t.0.iter().map(|path| folder.join(path)).collect());
-        Ok(Distill { teachers, labels: o.labels, features: o.features, training })
+        Ok(Distill { teachers, labels: o.labels, features: o.features, normalize: o.normalize, training })
     }
 
     /// The manual page: the doc comment that heads this file.

@@ -44,9 +44,10 @@ impl StepRun<'_, '_> {
                 .map(|path| Ok((path.display().to_string(), training.teacher(path)?)))
                 .collect::<Result<_>>()?,
         };
-        if stage.features {
+        let ends = train::ends(&student.graph, &samples, batch, &[])?;
+        if stage.features || ends.classes.is_none() {
             let of = models.first().ok_or_else(|| Error::input("there is no teacher to take features from"))?;
-            options.features = common(&student.graph, &of.1.graph, &samples, batch)?;
+            options.features = common(&student.graph, &of.1.graph, &samples, batch, stage.features)?;
         }
         let checkpoint = match &training.checkpoints {
             Some(folder) => {
@@ -84,7 +85,8 @@ impl StepRun<'_, '_> {
         options.frozen = rest.as_ref().map_or_else(Vec::new, |rest| rest.frozen_names.clone());
         let graph = part.as_mut().unwrap_or(&mut student.graph);
         // Of a network that is trained in part, weights are written back by name: nothing can be inserted into the part.
-        let normalised = if rest.is_some() { 0 } else { distill::insert_batch_norm(graph, samples, batch)? };
+        let normalises = stage.normalize && rest.is_none();
+        let normalised = if normalises { distill::insert_batch_norm(graph, samples, batch)? } else { 0 };
         let mut teachers: Vec<Teacher<'_>> = models
             .iter()
             .map(|(name, m)| teacher(name, m, samples, batch, &options.features))
@@ -178,9 +180,9 @@ fn shares(epoch: &Epoch) -> Option<String> {
     (!told.is_empty()).then(|| told.join(", "))
 }
 
-/// Names of what the layers of the student read and the teacher has, too, in the same shape; for a network that is no
-/// classifier, its outputs as well.
-fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize) -> Result<Vec<String>> {
+/// Names of what the layers of the student read, if `inside`, and of the outputs of a network that is no classifier, where
+/// the teacher has them, too, in the same shape.
+fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize, inside: bool) -> Result<Vec<String>> {
     let ends = train::ends(student, samples, batch, &[])?;
     let sized =
         [student.settled_at(&ends.shapes)?, teacher.settled_at(&train::ends(teacher, samples, batch, &[])?.shapes)?];
@@ -195,7 +197,7 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize)
     let outputs = floats.filter(|_| ends.classes.is_none());
     let learned = learned(student)?;
     let mut found: Vec<String> = Vec::new();
-    for v in layers.iter().filter_map(reads).chain(outputs).filter(|v| learned.contains(v)) {
+    for v in layers.iter().filter(|_| inside).filter_map(reads).chain(outputs).filter(|v| learned.contains(v)) {
         let name = &student.value(v).name;
         let dims = |g: &Graph| g.find_value(name).filter(|&v| computed(g, v)).and_then(|v| g.value(v).dims());
         let [own, theirs] = [&sized[0], &sized[1]].map(dims);

@@ -1,7 +1,7 @@
 //! A network as training sees it: fed with batches of samples, it gives logits and what else is asked for.
 
 use super::samples::Samples;
-use crate::analysis::classifier::logits;
+use crate::analysis::classifier::{logits, normalized};
 use crate::autodiff::{Mode, Tape};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Type, ValueId};
@@ -10,17 +10,29 @@ use std::collections::BTreeSet;
 /// Gives, for a batch of each input of the samples, the logits, if there are any, and then each feature.
 pub type Teacher<'a> = Box<dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>> + 'a>;
 
-/// The logits of a classifier, if a network of known sizes is one, and of how many classes.
-fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, usize)> {
+/// Classes of which a network has logits: of a sample, or of each of its positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Classes {
+    pub count: usize,
+    /// Answers a sample.
+    pub positions: usize,
+}
+
+/// The logits of a classifier, if a network of known sizes is one, and its classes. One that classifies the positions of a
+/// sequence ends in a softmax along the last axis.
+fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, Classes)> {
     let &[output] = sized.outputs() else { return None };
     let end = logits(sized, output);
     sized.value(end).ty.as_ref()?.dtype().filter(|d| d.is_float())?;
+    let size = |d: u64| usize::try_from(d).ok();
     match sized.value(end).dims()?[..] {
-        [rows, classes, ref one @ ..]
-            if usize::try_from(rows) == Ok(batch) && classes > 1 && one.iter().all(|&d| d == 1) =>
-        {
-            Some((end, usize::try_from(classes).ok()?))
+        [rows, classes, ref one @ ..] if size(rows) == Some(batch) && classes > 1 && one.iter().all(|&d| d == 1) => {
+            Some((end, Classes { count: size(classes)?, positions: 1 }))
         }
+        [rows, ref positions @ .., classes] if size(rows) == Some(batch) && classes > 1 => Some((
+            normalized(sized, output)?,
+            Classes { count: size(classes)?, positions: size(positions.iter().product())? },
+        )),
         _ => None,
     }
 }
@@ -68,7 +80,7 @@ pub struct Ends {
     /// The logits first.
     pub values: Vec<ValueId>,
     /// `None` if there are no logits.
-    pub classes: Option<usize>,
+    pub classes: Option<Classes>,
 }
 
 /// A tape for batches of samples.
@@ -77,7 +89,7 @@ pub struct Network {
     /// Which input of the samples each input of the tape takes.
     ports: Vec<usize>,
     /// Classes that output 0 has logits of; `None` if all outputs are features.
-    pub classes: Option<usize>,
+    pub classes: Option<Classes>,
 }
 
 impl Network {

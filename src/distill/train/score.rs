@@ -25,7 +25,7 @@ impl Score {
     }
 }
 
-/// Classes, one a sample that is held back; none where there is no teacher, and where there are no labels.
+/// Classes, one a position of each sample that is held back; none where there is no teacher, and where there are no labels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answers {
     /// How many classes there are.
