@@ -5,6 +5,8 @@ use super::ridge;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
+/// λ, as a share of the mean diagonal.
+const RIDGE: f64 = 1e-4;
 /// Outputs that one task sums up for, and columns of the moments that it does so for at a time: as many as stay in cache.
 const ROWS: usize = 16;
 const COLUMNS: usize = 64;
@@ -41,18 +43,16 @@ pub fn refit(
             parts.push((xx, yx.select(Axis(0), &rows), own.mapv(|e| e / length as u32)));
         }
         let now: Vec<f64> = books.iter().copied().skip(place).step_by(length).collect();
-        let solved = solve(&parts, &now, layer.lambda(), |e| fixed(e * length + place))?;
+        let solved = solve(&parts, &now, |e| fixed(e * length + place))?;
         out.iter_mut().skip(place).step_by(length).zip(solved).for_each(|(out, v)| *out = v);
     }
     Some(out)
 }
 
-/// [`refit`] of numbers: of the parts of a layer, second moments of inputs, moments of inputs and outputs, and entries; λ is a
-/// share of the mean diagonal.
+/// [`refit`] of numbers: of the parts of a layer, second moments of inputs, moments of inputs and outputs, and entries.
 fn solve(
     parts: &[(&Array2<f64>, Array2<f64>, Array2<u32>)],
     books: &[f64],
-    lambda: f64,
     fixed: impl Fn(usize) -> bool,
 ) -> Option<Vec<f64>> {
     let k = books.len();
@@ -83,7 +83,7 @@ fn solve(
     let small = Array2::from_shape_fn((free.len(), free.len()), |(i, j)| gram[(free[i], free[j])]);
     let target = Array2::from_shape_fn((1, free.len()), |(_, j)| rest[(0, free[j])]);
     let prior = Array2::from_shape_fn((1, free.len()), |(_, j)| now[(0, free[j])]);
-    let solved = ridge(&small, &target, Some(&prior), lambda)?;
+    let solved = ridge(&small, &target, Some(&prior), RIDGE)?;
     let mut out = books.to_vec();
     free.iter().zip(solved.iter()).for_each(|(&e, &v)| out[e] = v);
     Some(out)
