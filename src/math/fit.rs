@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 /// λ of the ridge, as a share of the mean of the diagonal; where that fits much better than it generalizes, ten times as
 /// much, and so on.
-const RIDGES: [f64; 6] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0];
+const RIDGES: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
 /// Held-back error over fitted error above which a larger λ is tried.
 const OVERFIT: f64 = 1.1;
 /// Variance of an output that does not vary, as a share of its square: 0 but for the rounding of what it is computed from.
@@ -191,7 +191,7 @@ impl LayerMoments {
         .map(|found| found.1)
     }
 
-    /// The λ that [`LayerMoments::best_ridge`] found, or the least: few samples need more of it, whatever is fitted to them.
+    /// The λ that [`LayerMoments::best_ridge`] found; the least one before that was asked for.
     pub fn lambda(&self) -> f64 {
         self.lambda.get().copied().unwrap_or(RIDGES[0])
     }
@@ -299,6 +299,23 @@ pub fn scatter(c: &Centred<impl SecondMoment>, w: ArrayView2<'_, f64>) -> Array1
 mod tests {
     use super::*;
     use crate::math::testing::noise;
+
+    /// Where outputs are noise, fits to a few samples ask for a large ridge; where there are enough, for the least.
+    #[test]
+    fn few_samples_ask_for_a_ridge() {
+        let lambda = |samples: usize| {
+            let moments = |seed: u64, samples: usize| {
+                let mut moments = Moments::new(40, 3);
+                let [x, y] = [noise(40, samples, seed), noise(3, samples, seed + 1)].map(|m| m.mapv(|v| v as f32));
+                moments.add(x.view(), y.view()).expect("fits");
+                moments
+            };
+            let layer = LayerMoments::new(vec![[moments(1, samples), moments(3, 500)]], true).expect("finite");
+            layer.ridge(&Fit { w: vec![Array2::zeros((3, 40))], b: vec![0.0; 3] }).expect("solvable");
+            layer.lambda()
+        };
+        assert!(lambda(30) == RIDGES[3] && lambda(20_000) == RIDGES[0], "{} {}", lambda(30), lambda(20_000));
+    }
 
     /// Layers that share a weight get the weight that serves all, and each its own bias.
     #[test]

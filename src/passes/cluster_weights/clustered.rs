@@ -104,7 +104,7 @@ impl Vectors {
 }
 
 /// The numbers of a part and what each weighs, vector after vector.
-struct Gathered {
+struct WeightedValues {
     values: Vec<f32>,
     weights: Option<Vec<f32>>,
     layout: Layout,
@@ -118,16 +118,20 @@ impl Clustered {
         let pin_zero = pruned(&values, tensor.shape(), PRUNED);
         let mut clustered = Clustered::blank(tensor, cut, coding)?;
         let (mut rest, mut rest_weights) = (&*values, weights);
-        let mut lines = Vec::new();
+        let mut parts = Vec::new();
         for part in &clustered.parts {
             let (here, after) = rest.split_at(part.vectors.len());
             let (here_weights, after_weights) = rest_weights.map(|w| w.split_at(here.len())).unzip();
             let gathered = |of: &[f32]| part.vectors.gather(of);
-            lines.push(Gathered { values: gathered(here), weights: here_weights.map(gathered), layout: part.layout });
+            parts.push(WeightedValues {
+                values: gathered(here),
+                weights: here_weights.map(gathered),
+                layout: part.layout,
+            });
             (rest, rest_weights) = (after, after_weights);
         }
-        let jobs: Vec<_> = lines.iter().flat_map(|l| (0..l.layout.groups).map(move |group| (l, group))).collect();
-        let cluster = |&(Gathered { values, weights, layout }, group): &(&Gathered, usize)| {
+        let jobs: Vec<_> = parts.iter().flat_map(|p| (0..p.layout.groups).map(move |group| (p, group))).collect();
+        let cluster = |&(WeightedValues { values, weights, layout }, group): &(&WeightedValues, usize)| {
             let numbers = |of: &[f32]| -> Vec<f32> {
                 let runs = of.chunks((layout.run * length).max(1));
                 runs.skip(group).step_by(layout.groups.max(1)).flatten().copied().collect()

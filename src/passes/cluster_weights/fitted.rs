@@ -45,6 +45,8 @@ pub fn cluster(
         let wanted = linear.tensor(DType::F32, tensor.shape(), &target);
         let mut found = new(&wanted, &importance(layer, linear, tensor.len()))?;
         let (scale, length) = (linear.scale(), found.length);
+        // Feedback along directions that a few samples show by chance serves these alone.
+        let lambda = RIDGE.max(layer.lambda());
         let (vectors, bases) = found.places();
         for _ in 0..if length == 1 { 1 } else { ROUNDS } {
             let books = Books::of(&found);
@@ -59,8 +61,7 @@ pub fn cluster(
                     vector.iter_mut().zip(row).for_each(|(v, c)| *v = c * scale);
                 };
                 part.fit.xx.forget();
-                let rounded =
-                    feedback_of_vectors(w.view(), part.fit.xx.view(), RIDGE.max(layer.lambda()), length, &round)?;
+                let rounded = feedback_of_vectors(w.view(), part.fit.xx.view(), lambda, length, &round)?;
                 for (v, rows) in rounded.axis_chunks_iter(Axis(0), length).enumerate() {
                     for (i, vector) in rows.columns().into_iter().enumerate() {
                         let (o, vector): (usize, Vec<f64>) = (v * length, vector.iter().map(|v| v / scale).collect());
