@@ -135,33 +135,27 @@ impl Space {
         shares
     }
 
-    /// The untried plan of the least loss whose file has so many bytes (any, if `None`).
+    /// The untried plan of the least loss whose file has so many bytes (any, if `None`); before all others that of codes
+    /// alone, if they have [`CODES_ALONE`].
     pub fn best(&self, laws: &Laws, bytes: Option<u64>, tried: &dyn Fn(u32, u32) -> bool) -> Option<Aim> {
         let share = |thousandths: u32| f64::from(thousandths) / f64::from(WHOLE);
-        let mut best: Option<Aim> = None;
-        let whole = bytes.map(|bytes| 8.0 * (bytes as f64 - self.overhead) / self.weights);
-        let alone = self.encodes
-            && self.product.is_none()
-            && whole.is_some_and(|bits| bits >= CODES_ALONE.max(self.least_bits));
-        if alone && !tried(WHOLE, WHOLE) {
-            let loss = laws.loss(1.0, 1.0, whole.map(|bits| bits.min(BITS[1])));
-            return Some(Aim { prune: WHOLE, split: WHOLE, bytes, loss_weights: LossWeights::new(), loss });
-        }
-        for (prune, split) in self.shares() {
+        let bits = |a: f64, b: f64| bytes.map(|bytes| 8.0 * (bytes as f64 - self.overhead) / (self.weights * a * b));
+        let aim = |prune: u32, split: u32| {
             let (a, b) = (share(prune), share(split));
-            let bits = bytes.map(|bytes| 8.0 * (bytes as f64 - self.overhead) / (self.weights * a * b));
+            let bits = bits(a, b);
             if b < self.least_split
                 || bits.is_some_and(|bits| bits < BITS[0].max(self.least_bits))
                 || tried(prune, split)
             {
-                continue;
+                return None;
             }
             let loss = laws.loss(a, b, bits.map(|bits| bits.min(BITS[1])));
-            if best.as_ref().is_none_or(|best| loss < best.loss) {
-                best = Some(Aim { prune, split, bytes, loss_weights: LossWeights::new(), loss });
-            }
-        }
-        best
+            Some(Aim { prune, split, bytes, loss_weights: LossWeights::new(), loss })
+        };
+        let alone = self.encodes && self.product.is_none() && bits(1.0, 1.0).is_some_and(|bits| bits >= CODES_ALONE);
+        let first = if alone { aim(WHOLE, WHOLE) } else { None };
+        let aims = self.shares().into_iter().filter_map(|(prune, split)| aim(prune, split));
+        first.or_else(|| aims.min_by(|a, b| a.loss.total_cmp(&b.loss)))
     }
 }
 
@@ -176,19 +170,35 @@ mod tests {
         [prune, split, split + 6.0 * (-2.2 * bits).exp2()]
     }
 
-    #[test]
-    fn a_few_candidates_come_near_the_best_of_all() {
-        let space = Space {
+    fn space(product: Option<f64>) -> Space {
+        Space {
             prunes: true,
             splits: true,
             encodes: true,
-            product: None,
+            product,
             weights: 1e6,
             overhead: 0.0,
             measured: false,
             least_bits: 0.0,
             least_split: 0.0,
+        }
+    }
+
+    #[test]
+    fn codes_alone_come_first_where_bits_suffice() {
+        let first = |bytes: u64, product: Option<f64>, tried: bool| {
+            let aim = space(product).best(&Laws::default(), Some(bytes), &|p, s| tried && (p, s) == (WHOLE, WHOLE));
+            aim.map(|aim| (aim.prune, aim.split)).unwrap()
         };
+        assert_eq!(first(500_000, None, false), (WHOLE, WHOLE));
+        assert_ne!(first(500_000, None, true), (WHOLE, WHOLE));
+        assert_ne!(first(250_000, None, false), (WHOLE, WHOLE));
+        assert_ne!(first(500_000, Some(0.5), false), (WHOLE, WHOLE));
+    }
+
+    #[test]
+    fn a_few_candidates_come_near_the_best_of_all() {
+        let space = space(None);
         let bytes = 70_000u64;
         let at = |prune: u32, split: u32| {
             let (a, b) = (f64::from(prune) / 1000.0, f64::from(split) / 1000.0);
@@ -210,17 +220,7 @@ mod tests {
 
     #[test]
     fn a_bound_on_weights_is_kept_by_every_plan() {
-        let space = Space {
-            prunes: true,
-            splits: true,
-            encodes: true,
-            product: Some(0.3),
-            weights: 1e6,
-            overhead: 0.0,
-            measured: false,
-            least_bits: 0.0,
-            least_split: 0.0,
-        };
+        let space = space(Some(0.3));
         let shares = space.shares();
         assert!(shares.len() > 5);
         assert!(shares.iter().all(|&(p, s)| u64::from(p) * u64::from(s) <= 300_000), "{shares:?}");
