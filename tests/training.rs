@@ -255,9 +255,20 @@ fn positions_and_plain_outputs_are_trained() {
         let options = format!("teachers = ['{}'], epochs = 4, optimizer = 'lamb', {SHORT}{more}", path.display());
         let data = Dataset::load(&root().join(DATA)).unwrap();
         let training = Training::new(&data, &normalise(), &student).unwrap().with_teacher(path, teacher);
-        let data = Data { training: Some(&training), ..Data::default() };
-        let steps = recipe(&format!("[{{ stage = 'distill', {options} }}]"));
-        let report = compress_on(data, &student, 0, &steps, None, &Silent).unwrap().report;
+        let run = |options: &str| {
+            let data = Data { training: Some(&training), ..Data::default() };
+            compress_on(data, &student, 0, &recipe(&format!("[{{ stage = 'distill', {options} }}]")), None, &Silent)
+        };
+        let refused = run(&format!("{options}, labels = true")).unwrap_err().to_string();
+        assert!(refused.contains("labels do not say what the network is to give"), "{refused}");
+        let refused = run(&format!("teachers = [], {SHORT}")).unwrap_err().to_string();
+        let why = if features.is_empty() {
+            "neither labels that it could take nor a teacher"
+        } else {
+            "no teacher to match values with"
+        };
+        assert!(refused.contains(why), "{refused}");
+        let report = run(&options).unwrap().report;
         let rows: Vec<&str> = report.steps[0].rows.iter().map(|r| r.note.as_str()).collect();
         assert_eq!(
             rows.iter().any(|r| *r == format!("matched what is read at {features}")),
@@ -272,7 +283,7 @@ fn positions_and_plain_outputs_are_trained() {
     };
     let [first, last] = told("%y : f32[N,49,10] = Softmax<axis=2>(%m)", "", "");
     assert!(last > first && first.is_some(), "{first:?} {last:?}");
-    assert_eq!(told("%y : f32[N,49,10] = Neg(%m)", "y", ", normalize = false"), [None; 2]);
+    assert_eq!(told("%y : f32[N,49,10] = Neg(%m)", "y", ", batch-norm = false"), [None; 2]);
 }
 
 #[test]
@@ -630,5 +641,8 @@ fn any_network_learns_from_any_teachers() {
     refused("distill s.onnx --teacher t.onnx --train DATA -o t.onnx", "would be written over");
     refused("distill s.onnx --train DATA -o o.onnx --set teachers=t.onnx", "give --teacher");
     refused("distill s.onnx --train DATA -o o.onnx --set epochs=2,steps=3", "exclude each other");
-    refused("distill s.onnx --train DATA -o o.onnx --set labels=false", "neither labels nor a teacher");
+    refused(
+        "distill s.onnx --train DATA -o o.onnx --set labels=false",
+        "neither labels that it could take nor a teacher",
+    );
 }

@@ -7,12 +7,12 @@ use crate::ir::{Graph, NodeId, Op, ValueId};
 
 /// The logits behind an output: what its final softmax takes, or itself.
 pub fn logits(graph: &Graph, output: ValueId) -> ValueId {
-    let behind = normalized(graph, output).filter(|_| graph.value(output).rank() == Some(2));
-    behind.unwrap_or(output)
+    let flat = graph.value(renamed(graph, output)).rank() == Some(2);
+    softmax_input(graph, output).filter(|_| flat).unwrap_or(output)
 }
 
-/// What the softmax takes whose distributions, along the last axis, an output is.
-pub fn normalized(graph: &Graph, output: ValueId) -> Option<ValueId> {
+/// The input of the softmax along the last axis, or log-softmax, that gives an output.
+pub fn softmax_input(graph: &Graph, output: ValueId) -> Option<ValueId> {
     let end = renamed(graph, output);
     let (n, _) = graph.producer(end)?;
     let rank = graph.value(end).rank()?;

@@ -26,7 +26,7 @@ pub fn insert_batch_norm(graph: &mut Graph, samples: &dyn Samples, batch: usize)
     }
     let names: Vec<String> = sites.iter().map(|s| graph.value(s.1).name.clone()).collect();
     let mut network = Network::new(graph, samples, batch, &names, &BTreeSet::new())?;
-    let first = usize::from(network.classes.is_some());
+    let first = usize::from(network.logits.is_some());
     let channels = network.tape.outputs().skip(first).map(|(_, shape)| shape.get(1).copied().unwrap_or(1));
     let mut moments: Vec<Vec<BatchMoments>> = channels.map(|c| vec![BatchMoments::default(); c]).collect();
     let (count, mut x) = (samples.count(), Batch::new(samples, batch));

@@ -60,11 +60,11 @@ impl<T: Real> Optimizer<T> {
                 self.moments.push([vec![T::ZERO; w.len()], vec![T::ZERO; if squares { w.len() } else { 0 }]]);
             }
             let [first, second] = &mut self.moments[i];
-            let (share, (rate, decay)) = (rate, (T::of(rate), T::of(decay)));
+            let decay = T::of(decay);
             let pieces = w.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(first.par_chunks_mut(PIECE));
             match self.method {
                 Method::Sgd { momentum } => {
-                    let keep = T::of(momentum);
+                    let (rate, keep) = (T::of(rate), T::of(momentum));
                     pieces.for_each(|((w, g), first)| {
                         for ((w, &g), v) in w.iter_mut().zip(g).zip(first) {
                             let g = g + decay * *w;
@@ -74,30 +74,24 @@ impl<T: Real> Optimizer<T> {
                     });
                 }
                 Method::AdamW { beta1, beta2, epsilon } => {
-                    let correct = |beta: f64| T::of(1.0 / (1.0 - beta.powi(self.steps)));
-                    let (by1, by2) = (correct(beta1), correct(beta2));
-                    let (b1, b2, epsilon) = (T::of(beta1), T::of(beta2), T::of(epsilon));
+                    let (rate, adam) = (T::of(rate), Adam::new(beta1, beta2, epsilon, self.steps));
                     pieces.zip(second.par_chunks_mut(PIECE)).for_each(|(((w, g), first), second)| {
                         for (((w, &g), m), v) in w.iter_mut().zip(g).zip(first).zip(second) {
-                            *m = b1 * *m + (T::ONE - b1) * g;
-                            *v = b2 * *v + (T::ONE - b2) * g * g;
+                            adam.average(m, v, g);
                             *w -= rate * decay * *w;
-                            *w -= rate * (*m * by1) / ((*v * by2).sqrt() + epsilon);
+                            *w -= adam.step(rate, *m, *v);
                         }
                     });
                 }
                 Method::Lamb { beta1, beta2, epsilon } => {
-                    let correct = |beta: f64| T::of(1.0 / (1.0 - beta.powi(self.steps)));
-                    let (by1, by2) = (correct(beta1), correct(beta2));
-                    let (b1, b2, epsilon) = (T::of(beta1), T::of(beta2), T::of(epsilon));
-                    let along = |w: T, m: T, v: T| m * by1 / ((v * by2).sqrt() + epsilon) + decay * w;
+                    let adam = Adam::new(beta1, beta2, epsilon, self.steps);
+                    let along = |w: T, m: T, v: T| adam.step(T::ONE, m, v) + decay * w;
                     let squares: Vec<[f64; 2]> = pieces
                         .zip(second.par_chunks_mut(PIECE))
                         .map(|(((w, g), first), second)| {
                             let mut squares = [0.0; 2];
                             for (((&mut w, &g), m), v) in w.iter_mut().zip(g).zip(first).zip(second) {
-                                *m = b1 * *m + (T::ONE - b1) * g;
-                                *v = b2 * *v + (T::ONE - b2) * g * g;
+                                adam.average(m, v, g);
                                 squares[0] += w.wide().powi(2);
                                 squares[1] += along(w, *m, *v).wide().powi(2);
                             }
@@ -106,7 +100,7 @@ impl<T: Real> Optimizer<T> {
                         .collect();
                     let [weights, steps] = [0, 1].map(|i| squares.iter().map(|s| s[i]).sum::<f64>().sqrt());
                     let trust = if weights > 0.0 && steps > 0.0 { weights / steps } else { 1.0 };
-                    let rate = T::of(share * trust);
+                    let rate = T::of(rate * trust);
                     let pieces = w.par_chunks_mut(PIECE).zip(first.par_chunks(PIECE)).zip(second.par_chunks(PIECE));
                     pieces.for_each(|((w, first), second)| {
                         for ((w, &m), &v) in w.iter_mut().zip(first).zip(second) {
@@ -116,6 +110,34 @@ impl<T: Real> Optimizer<T> {
                 }
             }
         }
+    }
+}
+
+/// Running averages with bias correction, as [`Method::AdamW`] and [`Method::Lamb`] keep them. (Kingma, Ba 2015.)
+struct Adam<T> {
+    beta1: T,
+    beta2: T,
+    /// Factors that correct averages of so few steps.
+    correction1: T,
+    correction2: T,
+    epsilon: T,
+}
+
+impl<T: Real> Adam<T> {
+    fn new(beta1: f64, beta2: f64, epsilon: f64, steps: i32) -> Adam<T> {
+        let [correction1, correction2] = [beta1, beta2].map(|beta| T::of(1.0 / (1.0 - beta.powi(steps))));
+        Adam { beta1: T::of(beta1), beta2: T::of(beta2), correction1, correction2, epsilon: T::of(epsilon) }
+    }
+
+    /// Takes a gradient into its averages.
+    fn average(&self, first: &mut T, second: &mut T, gradient: T) {
+        *first = self.beta1 * *first + (T::ONE - self.beta1) * gradient;
+        *second = self.beta2 * *second + (T::ONE - self.beta2) * gradient * gradient;
+    }
+
+    /// The step of a rate, without decay.
+    fn step(&self, rate: T, first: T, second: T) -> T {
+        rate * (first * self.correction1) / ((second * self.correction2).sqrt() + self.epsilon)
     }
 }
 

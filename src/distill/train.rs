@@ -7,7 +7,7 @@ mod samples;
 mod score;
 mod state;
 
-pub use network::{Classes, Ends, Teacher, ends, teacher};
+pub use network::{Ends, LogitLayout, Teacher, ends, teacher};
 pub use options::{Length, Options};
 pub use samples::{Augment, Memory, Samples, divide};
 pub use score::{Answers, Epoch, Score};
@@ -181,9 +181,6 @@ impl<'a, 't> TrainingRun<'a, 't> {
     ) -> Result<Self> {
         let refuse = |why: &str| Err(Error::input("cannot train the student").because(why));
         let (n, labels) = (samples.count(), samples.labels());
-        if teachers.is_empty() && labels.is_none() {
-            return refuse("there are neither labels nor a teacher to learn from");
-        }
         if teachers.is_empty() && !options.features.is_empty() {
             return refuse("there is no teacher to take features from");
         }
@@ -211,14 +208,18 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let makers = makers.map(|n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))).collect();
         let trainable = trainable.into_iter().filter(|&v| !options.frozen.contains(&graph.value(v).name)).collect();
         let student = Network::new(graph, samples, batch, &values, &trainable)?;
-        let single = student.classes.filter(|classes| classes.positions == 1).map(|classes| classes.count);
+        let single = student.logits.filter(|logits| logits.positions == 1).map(|logits| logits.classes);
         if single.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");
         }
         if student.tape.parameters().is_empty() {
             return refuse("no constant of it trains: its weights are no initializers");
         }
+        // A label is the class of a sample, and of no position.
         let labels = labels.filter(|_| single.is_some());
+        if teachers.is_empty() && labels.is_none() {
+            return refuse("there are neither labels that it could take nor a teacher to learn from");
+        }
         if let (Some(classes), Some(labels)) = (single, labels)
             && let Some(label) = labels.iter().find(|&&l| l >= classes)
         {
@@ -459,7 +460,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
             (false, Some(_)) => alpha,
             (false, None) => 1.0,
         };
-        let classes = self.student.classes.map_or(1, |classes| classes.count) as f64;
+        let classes = self.student.logits.map_or(1, |logits| logits.classes) as f64;
         let features = f64::from(u8::from(!self.options.features.is_empty()));
         (share * temperature * temperature + 1.0 - share) * classes.ln() + features
     }
@@ -482,9 +483,9 @@ impl<'a, 't> TrainingRun<'a, 't> {
     fn loss(&self, outputs: &[&[f32]], samples: &[usize], targets: &BatchTargets) -> (f64, Vec<Vec<f32>>) {
         let &Options { temperature, alpha, .. } = self.options;
         let (mut total, mut by) = (0.0, Vec::new());
-        let heads = self.student.classes.map_or(0, |_| 1 + self.options.exits.len());
+        let heads = self.student.logits.map_or(0, |_| 1 + self.options.exits.len());
         let (answers, features) = outputs.split_at(heads);
-        for (&y, k) in answers.iter().zip(self.student.classes.iter().map(|classes| classes.count).cycle()) {
+        for (&y, k) in answers.iter().zip(self.student.logits.iter().map(|logits| logits.classes).cycle()) {
             let labels = self.labels.map(|l| samples.iter().map(|&i| l[i]).collect::<Vec<_>>());
             let (loss, mut gradient) = match (&targets.soft, labels) {
                 (Some(soft), labels) => loss::distillation(y, soft, labels.as_deref(), k, temperature, alpha),
@@ -507,7 +508,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
 
     /// What the teachers say of the batch; probabilities are remembered, if it is the samples as they are.
     fn targets(&mut self, batch: &[usize], as_they_are: bool) -> Result<BatchTargets> {
-        let (classes, features) = (self.student.classes, self.options.features.len());
+        let (layout, features) = (self.student.logits, self.options.features.len());
         let mut targets = BatchTargets { soft: None, features: Vec::new() };
         if self.teachers.is_empty() {
             return Ok(targets);
@@ -521,16 +522,17 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let share = 1.0 / self.teachers.len() as f32;
         for (i, teacher) in self.teachers.iter_mut().enumerate() {
             let mut said = teacher(&self.x)?.into_iter();
-            if let Some(Classes { count: k, positions }) = classes {
+            if let Some(layout) = layout {
                 let logits = said.next().unwrap_or_default();
-                if logits.len() != batch.len() * positions * k {
+                if logits.len() != batch.len() * layout.per_sample() {
                     return Err(Error::input("teacher and student differ in their classes").because(format!(
                         "the teacher gives {} numbers a sample and the student {}",
                         logits.len() / batch.len(),
-                        positions * k,
+                        layout.per_sample(),
                     )));
                 }
-                let soft = loss::soften(&logits, k, self.options.temperature).into_iter().map(|p| share * p);
+                let soft =
+                    loss::soften(&logits, layout.classes, self.options.temperature).into_iter().map(|p| share * p);
                 match &mut targets.soft {
                     Some(sum) => sum.iter_mut().zip(soft).for_each(|(s, p)| *s += p),
                     None => targets.soft = Some(soft.collect()),
@@ -544,8 +546,8 @@ impl<'a, 't> TrainingRun<'a, 't> {
         if targets.features.len() != features || sized.into_iter().any(|(y, t)| y.len() != t.len()) {
             return Err(Error::input("teacher and student differ in the shapes of what is to match"));
         }
-        if let (Some(classes), Some(soft), true) = (classes, &targets.soft, remembers) {
-            let rows = batch.iter().zip(soft.chunks_exact(classes.positions * classes.count));
+        if let (Some(layout), Some(soft), true) = (layout, &targets.soft, remembers) {
+            let rows = batch.iter().zip(soft.chunks_exact(layout.per_sample()));
             rows.for_each(|(&i, row)| self.known[i] = Some(row.to_vec()));
         }
         Ok(targets)
@@ -554,7 +556,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
     /// The student on what is held back.
     fn judge(&mut self) -> Result<Score> {
         let mut total = 0.0;
-        let classes = self.student.classes.map_or(0, |classes| classes.count);
+        let classes = self.student.logits.map_or(0, |logits| logits.classes);
         let mut answers = Answers { classes, ..Answers::default() };
         let (mut first, mut same) = (Vec::new(), self.differ);
         for chunk in self.held_back.clone().chunks(self.batch) {
@@ -572,7 +574,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
                 }
                 same &= y.chunks_exact(row).all(|y| y == first[i]);
             }
-            if let (Some(Classes { count: k, positions }), Some(y)) = (self.student.classes, outputs.first()) {
+            if let (Some(LogitLayout { classes: k, positions }), Some(y)) = (self.student.logits, outputs.first()) {
                 let class = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
                 for row in 0..chunk.len() * positions {
                     let at = row * k..(row + 1) * k;
@@ -731,7 +733,7 @@ mod tests {
             train(&mut graph, samples, &mut [], options, &mut Unwatched).unwrap_err().to_string()
         };
         let samples = Memory::new(&x, &[2], Some(&labels));
-        assert!(refused(&Memory::new(&x, &[2], None), &options()).contains("neither labels nor a teacher"));
+        assert!(refused(&Memory::new(&x, &[2], None), &options()).contains("neither labels that"));
         assert!(refused(&Memory::new(&x, &[2], Some(&labels[1..])), &options()).contains("as many"));
         assert!(refused(&Memory::new(&x, &[2], Some(&[2; 400])), &options()).contains("a label 2"));
         assert!(refused(&samples, &Options { augment: vec![Augment::Flip], ..options() }).contains("images"));

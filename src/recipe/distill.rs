@@ -2,10 +2,10 @@
 //! a Neural Network.)
 //!
 //! It takes `--train DATA`, or `train` under `[data]` in the recipe. The loss of a sample is α T² KL(teacher ‖ student),
-//! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. Of a network that ends in a
-//! softmax along the last axis it is the mean over all positions, without labels; of one that gives no classes, the squared
-//! difference of its outputs as a share of the teacher's squares. A part of the data is held back:
-//! it judges the student after every epoch, and the best student is what comes out. Ctrl-C ends the training, not the run:
+//! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. A network that
+//! ends in a softmax along the last axis names a class at each position: the loss is the mean over all of them, without
+//! labels. Of any other it is the squared difference between its outputs and the first teacher's, as a share of the squares
+//! of the latter. A part of the data is held back: it judges the student after every epoch, and the best student is what comes out. Ctrl-C ends the training, not the run:
 //! the best student so far goes on. A loss that explodes, and a student that gives the same for every sample, send training
 //! back to the best student, at a lower rate. A student that in the end still answers the same for every sample, or is right
 //! no more often than whoever does while its teacher is not like that, is warned of, and misses a target that was set.
@@ -23,12 +23,12 @@
 //! | `epochs`, `steps` or `minutes` | how long, one of them; by the clock, the same student comes out only of the same speed | 10 epochs |
 //! | `batch` | samples of a step | 128 |
 //! | `optimizer` | `adamw`, `sgd` (with Nesterov's momentum of 0.9), or `lamb`, whose rate is a share of each weight's length, for networks with weights of very different scales | `adamw` |
-//! | `learning-rate` | its peak | found by a range test of 60 steps; with codebooks not more than takes a weight past 16 centroids |
+//! | `learning-rate` | its peak | found by a range test of 60 steps; with codebooks and `adamw` not more than takes a weight past 16 centroids |
 //! | `schedule` | `one-cycle`, `cosine` or `constant` | `one-cycle` |
 //! | `weight-decay` | of matrices and kernels | 0.01 |
 //! | `augment` | `flip`, `crop:PIXELS`: images mirrored, and moved by up to so many pixels, at random | none |
 //! | `reassign` | after `cluster-weights`: whether weights may change their codes, or only the values of the codebooks train | `true` |
-//! | `normalize` | whether convolutions are normalised while training; with a few samples the statistics of a batch are off | `true` |
+//! | `batch-norm` | whether convolutions that have no BatchNormalization get one while training; `false` for small batches, whose statistics are off | `true` |
 //! | `hold-back` | share of the data that judges | 10 % |
 //! | `seed` | of the order of samples and of augmentation | 0 |
 //!
@@ -60,8 +60,8 @@ pub struct Distill {
     pub labels: Option<bool>,
     /// Whether activations inside are matched, too.
     pub features: bool,
-    /// Whether convolutions are normalised while training.
-    pub normalize: bool,
+    /// Whether convolutions without BatchNormalization get one while training.
+    pub batch_norm: bool,
     /// How it is trained.
     pub training: Training,
 }
@@ -84,7 +84,7 @@ struct Options {
     weight_decay: f64,
     augment: OneOrMore<AugmentText>,
     reassign: bool,
-    normalize: bool,
+    batch_norm: bool,
     hold_back: Share,
     seed: u64,
 }
@@ -107,7 +107,7 @@ impl Default for Options {
             weight_decay: 0.01,
             augment: OneOrMore(Vec::new()),
             reassign: true,
-            normalize: true,
+            batch_norm: true,
             hold_back: Share(0.1),
             seed: 0,
         }
@@ -201,7 +201,7 @@ impl Distill {
             seed: o.seed,
         };
         let teachers = o.teachers.map(|t| t.0.iter().map(|path| folder.join(path)).collect());
-        Ok(Distill { teachers, labels: o.labels, features: o.features, normalize: o.normalize, training })
+        Ok(Distill { teachers, labels: o.labels, features: o.features, batch_norm: o.batch_norm, training })
     }
 
     /// The manual page: the doc comment that heads this file.

@@ -8,7 +8,9 @@ use super::visit::StepRun;
 use super::{Effect, Observer, State};
 use crate::analysis::classifier::logits;
 use crate::distill;
-use crate::distill::train::{self, Epoch, Options, Outcome, Samples, Teacher, TeacherAnswers, TrainingState, Watch};
+use crate::distill::train::{
+    self, Ends, Epoch, Options, Outcome, Samples, Teacher, TeacherAnswers, TrainingState, Watch,
+};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::math::chance;
@@ -45,9 +47,16 @@ impl StepRun<'_, '_> {
                 .collect::<Result<_>>()?,
         };
         let ends = train::ends(&student.graph, &samples, batch, &[])?;
-        if stage.features || ends.classes.is_none() {
-            let of = models.first().ok_or_else(|| Error::input("there is no teacher to take features from"))?;
-            options.features = common(&student.graph, &of.1.graph, &samples, batch, stage.features)?;
+        if stage.labels == Some(true) && ends.logits.is_none_or(|logits| logits.positions > 1) {
+            return Err(Error::input("labels do not say what the network is to give")
+                .because(
+                    "a label is the class of a sample, and it gives something else than one list of classes a sample",
+                )
+                .help("leave `labels` away: it learns from its teacher"));
+        }
+        if stage.features || ends.logits.is_none() {
+            let of = models.first().ok_or_else(|| Error::input("there is no teacher to match values with"))?;
+            options.features = common(&student.graph, &ends, &of.1.graph, &samples, stage.features)?;
         }
         let checkpoint = match &training.checkpoints {
             Some(folder) => {
@@ -85,8 +94,8 @@ impl StepRun<'_, '_> {
         options.frozen = rest.as_ref().map_or_else(Vec::new, |rest| rest.frozen_names.clone());
         let graph = part.as_mut().unwrap_or(&mut student.graph);
         // Of a network that is trained in part, weights are written back by name: nothing can be inserted into the part.
-        let normalises = stage.normalize && rest.is_none();
-        let normalised = if normalises { distill::insert_batch_norm(graph, samples, batch)? } else { 0 };
+        let inserts = stage.batch_norm && rest.is_none();
+        let normalised = if inserts { distill::insert_batch_norm(graph, samples, batch)? } else { 0 };
         let mut teachers: Vec<Teacher<'_>> = models
             .iter()
             .map(|(name, m)| teacher(name, m, samples, batch, &options.features))
@@ -181,9 +190,9 @@ fn shares(epoch: &Epoch) -> Option<String> {
 }
 
 /// Names of what the layers of the student read, if `inside`, and of the outputs of a network that is no classifier, where
-/// the teacher has them, too, in the same shape.
-fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize, inside: bool) -> Result<Vec<String>> {
-    let ends = train::ends(student, samples, batch, &[])?;
+/// the teacher has them, too, in the same shape. The student ends in `ends`.
+fn common(student: &Graph, ends: &Ends, teacher: &Graph, samples: &dyn Samples, inside: bool) -> Result<Vec<String>> {
+    let batch = ends.shapes.first().map_or(1, |(_, shape)| shape[0]);
     let sized =
         [student.settled_at(&ends.shapes)?, teacher.settled_at(&train::ends(teacher, samples, batch, &[])?.shapes)?];
     let computed = |g: &Graph, v: ValueId| g.producer(v).is_some() && g.value(v).constant().is_none();
@@ -194,7 +203,7 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize,
         (0..2).find(|&slot| Some(slot) != weight).and_then(|slot| student.input(*n, slot))
     };
     let floats = student.outputs().iter().copied().filter(|&v| student.value(v).may_be_float());
-    let outputs = floats.filter(|_| ends.classes.is_none());
+    let outputs = floats.filter(|_| ends.logits.is_none());
     let learned = learned(student)?;
     let mut found: Vec<String> = Vec::new();
     for v in layers.iter().filter(|_| inside).filter_map(reads).chain(outputs).filter(|v| learned.contains(v)) {
@@ -206,9 +215,15 @@ fn common(student: &Graph, teacher: &Graph, samples: &dyn Samples, batch: usize,
         }
     }
     if found.is_empty() {
-        return Err(Error::input("there are no features to match").because(
-            "no layer of the student reads a value of another layer that the teacher has by the same name and in the same shape",
-        ));
+        let why = match inside {
+            true => {
+                "no layer of the student reads a value of another layer that the teacher has by the same name and in the same shape"
+            }
+            false => {
+                "no output of the student is one that weights reach and the teacher gives by the same name and in the same shape"
+            }
+        };
+        return Err(Error::input("there is nothing to match").because(why));
     }
     Ok(found)
 }

@@ -1,7 +1,7 @@
 //! A network as training sees it: fed with batches of samples, it gives logits and what else is asked for.
 
 use super::samples::Samples;
-use crate::analysis::classifier::{logits, normalized};
+use crate::analysis::classifier::{logits, softmax_input};
 use crate::autodiff::{Mode, Tape};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Type, ValueId};
@@ -10,29 +10,36 @@ use std::collections::BTreeSet;
 /// Gives, for a batch of each input of the samples, the logits, if there are any, and then each feature.
 pub type Teacher<'a> = Box<dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>> + 'a>;
 
-/// Classes of which a network has logits: of a sample, or of each of its positions.
+/// How many logits a sample has: one a class, at each of its positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Classes {
-    pub count: usize,
-    /// Answers a sample.
+pub struct LogitLayout {
+    pub classes: usize,
+    /// 1 unless the network classifies the positions of a sequence.
     pub positions: usize,
 }
 
-/// The logits of a classifier, if a network of known sizes is one, and its classes. One that classifies the positions of a
-/// sequence ends in a softmax along the last axis.
-fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, Classes)> {
+impl LogitLayout {
+    /// Logits of a sample.
+    pub fn per_sample(self) -> usize {
+        self.classes * self.positions
+    }
+}
+
+/// The logits of a classifier, if a network of known sizes is one. One that classifies the positions of a sequence ends in a
+/// softmax along the last axis.
+fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, LogitLayout)> {
     let &[output] = sized.outputs() else { return None };
     let end = logits(sized, output);
     sized.value(end).ty.as_ref()?.dtype().filter(|d| d.is_float())?;
     let size = |d: u64| usize::try_from(d).ok();
     match sized.value(end).dims()?[..] {
         [rows, classes, ref one @ ..] if size(rows) == Some(batch) && classes > 1 && one.iter().all(|&d| d == 1) => {
-            Some((end, Classes { count: size(classes)?, positions: 1 }))
+            Some((end, LogitLayout { classes: size(classes)?, positions: 1 }))
         }
-        [rows, ref positions @ .., classes] if size(rows) == Some(batch) && classes > 1 => Some((
-            normalized(sized, output)?,
-            Classes { count: size(classes)?, positions: size(positions.iter().product())? },
-        )),
+        [rows, ref positions @ .., classes] if size(rows) == Some(batch) && classes > 1 && !positions.contains(&0) => {
+            let positions = size(positions.iter().product())?;
+            Some((softmax_input(sized, output)?, LogitLayout { classes: size(classes)?, positions }))
+        }
         _ => None,
     }
 }
@@ -63,12 +70,18 @@ pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[Stri
         ports.push(at);
     }
     let logits = classifier(&graph.settled_at(&shapes)?, batch);
+    // A first axis of positions that happens to be as long as the batch does not grow with it.
+    let logits = logits.filter(|(_, layout)| {
+        let twice: Vec<_> = shapes.iter().map(|(name, s)| (name.clone(), [&[2 * s[0]], &s[1..]].concat())).collect();
+        let grown = || classifier(&graph.settled_at(&twice).ok()?, 2 * batch);
+        layout.positions == 1 || grown().is_some_and(|(_, grown)| grown == *layout)
+    });
     let find = |name: &String| {
         graph.find_value(name).ok_or_else(|| Error::internal(format!("there is no value \"{name}\" to match")))
     };
     let mut values = features.iter().map(find).collect::<Result<Vec<_>>>()?;
     values.splice(..0, logits.map(|l| l.0));
-    Ok(Ends { shapes, ports, values, classes: logits.map(|l| l.1) })
+    Ok(Ends { shapes, ports, values, logits: logits.map(|l| l.1) })
 }
 
 /// See [`ends`].
@@ -80,7 +93,7 @@ pub struct Ends {
     /// The logits first.
     pub values: Vec<ValueId>,
     /// `None` if there are no logits.
-    pub classes: Option<Classes>,
+    pub logits: Option<LogitLayout>,
 }
 
 /// A tape for batches of samples.
@@ -88,8 +101,8 @@ pub struct Network {
     pub tape: Tape<f32>,
     /// Which input of the samples each input of the tape takes.
     ports: Vec<usize>,
-    /// Classes that output 0 has logits of; `None` if all outputs are features.
-    pub classes: Option<Classes>,
+    /// Of output 0; `None` if all outputs are features.
+    pub logits: Option<LogitLayout>,
 }
 
 impl Network {
@@ -105,21 +118,22 @@ impl Network {
         features: &[String],
         trainable: &BTreeSet<ValueId>,
     ) -> Result<Network> {
-        let Ends { shapes, ports, values, classes } = ends(graph, samples, batch, features)?;
+        let Ends { shapes, ports, values, logits } = ends(graph, samples, batch, features)?;
         if values.is_empty() {
             let described = |&v: &ValueId| {
                 let value = graph.value(v);
                 format!("\"{}\" {}", value.name, value.ty.as_ref().map_or("?".into(), ToString::to_string))
             };
             let outputs: Vec<String> = graph.outputs().iter().map(described).collect();
-            return Err(Error::input("the network is no classifier")
-                .because(format!("it gives {}, not one list of classes a sample", outputs.join(", ")))
-                .help("without classes, `features = true` trains on what teacher and student have in common"));
+            return Err(Error::input("the network is no classifier").because(format!(
+                "it gives {}, not one list of classes a sample, and no values to match are named",
+                outputs.join(", ")
+            )));
         }
         let tape = Tape::new(graph, &shapes, &values, trainable)?;
         let port = |(name, _): (&str, &[usize])| Some(ports[shapes.iter().position(|s| s.0 == name)?]);
         let ports = tape.inputs().filter_map(port).collect();
-        Ok(Network { tape, ports, classes })
+        Ok(Network { tape, ports, logits })
     }
 
     /// Runs on a batch of each input of the samples.
@@ -145,4 +159,32 @@ pub fn teacher(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[S
         network.forward(x, Mode::Infer);
         Ok(network.outputs().into_iter().map(<[f32]>::to_vec).collect())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distill::train::Memory;
+    use crate::ir::text::parse::model;
+
+    #[test]
+    fn positions_come_after_the_batch() {
+        let layout = |tail: &str| {
+            let text = format!(
+                "model m opset 17 {{
+                    input %x : f32[N,2] const %w : f32[2,15] = seed(1) const %s : i64[3] = {{-1,3,5}}
+                    %h : ? = MatMul(%x, %w) %r : ? = Reshape(%h, %s) {tail} output %y
+                }}"
+            );
+            let graph = model(&text).unwrap().graph;
+            ends(&graph, &Memory::new(&[0.0; 20], &[2], None), 3, &[]).unwrap().logits
+        };
+        let positions = Some(LogitLayout { classes: 5, positions: 3 });
+        assert_eq!(layout("%y : ? = Softmax<axis=2>(%r)"), positions);
+        assert_eq!(layout("%l : ? = LogSoftmax<axis=-1>(%r) %y : ? = Identity(%l)"), positions);
+        assert_eq!(layout("%y : ? = Softmax<axis=1>(%r)"), None);
+        assert_eq!(layout("%y : ? = Neg(%r)"), None);
+        // As many positions as samples, and they come first.
+        assert_eq!(layout("%t : ? = Transpose<perm=[1,0,2]>(%r) %y : ? = Softmax<axis=2>(%t)"), None);
+    }
 }
