@@ -216,6 +216,9 @@ fn a_student_that_knows_nothing_is_told_of() {
     let [_, trained] = trained(TEACHER);
     let own = done(&trained, &format!("[{{ stage = 'distill', steps = 1, {SHORT} }}]")).report;
     assert!(own.ruined.is_empty(), "{:?}", own.ruined);
+    assert!(own.warnings.is_empty(), "{:?}", own.warnings);
+    let wild = done(&trained, "[{ stage = 'distill', steps = 1, batch = 45, learning-rate = 1e30 }]").report;
+    assert!(wild.warnings.iter().any(|w| w.contains("no epoch did better")), "{:?}", wild.warnings);
 }
 
 #[test]

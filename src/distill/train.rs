@@ -218,7 +218,8 @@ impl<'a, 't> TrainingRun<'a, 't> {
         // A label is the class of a sample, and of no position.
         let labels = labels.filter(|_| single.is_some());
         if teachers.is_empty() && labels.is_none() {
-            return refuse("there are neither labels that it could take nor a teacher to learn from");
+            return refuse("there are neither labels that it could take nor a teacher to learn from")
+                .map_err(|e: Error| e.help("leave `teachers` away, or give data with the class of each sample"));
         }
         if let (Some(classes), Some(labels)) = (single, labels)
             && let Some(label) = labels.iter().find(|&&l| l >= classes)

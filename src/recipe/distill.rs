@@ -1,14 +1,16 @@
 //! Trains the student on what its teacher says of training data. (Hinton, Vinyals, Dean 2015, Distilling the Knowledge in
 //! a Neural Network.)
 //!
-//! It takes `--train DATA`, or `train` under `[data]` in the recipe. The loss of a sample is α T² KL(teacher ‖ student),
-//! both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. A network that
-//! ends in a softmax along the last axis names a class at each position: the loss is the mean over all of them, without
-//! labels. Of any other it is the squared difference between its outputs and the first teacher's, as a share of the squares
-//! of the latter. A part of the data is held back: it judges the student after every epoch, and the best student is what comes out. Ctrl-C ends the training, not the run:
-//! the best student so far goes on. A loss that explodes, and a student that gives the same for every sample, send training
-//! back to the best student, at a lower rate. A student that in the end still answers the same for every sample, or is right
-//! no more often than whoever does while its teacher is not like that, is warned of, and misses a target that was set.
+//! It takes `--train DATA`, or `train` under `[data]` in the recipe. The loss of a sample is α T² KL(teacher ‖
+//! student), both softened by the temperature T, and, with labels, 1 − α times their cross-entropy. A network that ends
+//! in a softmax along the last axis names a class at each position: the loss is the mean over all of them, without
+//! labels. Of any other it is the squared difference between its outputs and the first teacher's, as a share of the
+//! squares of the latter. A part of the data is held back: it judges the student after every epoch, and the best
+//! student is what comes out; if no epoch is better than none, a warning says so. Ctrl-C ends the training, not the
+//! run: the best student so far goes on. A loss that explodes, and a student that gives the same for every sample, send
+//! training back to the best student, at a lower rate. A student that in the end still answers the same for every
+//! sample, or is right no more often than whoever does while its teacher is not like that, is warned of, and misses a
+//! target that was set.
 //!
 //! Without calibration data, the steps before it take some from the training data: 512 samples, or `calib-samples` under
 //! `[data]`, evenly chosen from what is not held back. A row of each such step says so.

@@ -117,6 +117,12 @@ impl StepRun<'_, '_> {
         self.clean(&mut student.graph, &fold.iter().map(|pass| &**pass).collect::<Vec<_>>(), None)?;
 
         self.account(&outcome, &options);
+        if outcome.best == 0 && outcome.epochs.len() > 1 && self.ruined.is_empty() {
+            state.warnings.push(format!(
+                "`{}` changed nothing: no epoch did better on what is held back than the student did before it",
+                Distill::NAME
+            ));
+        }
         for (obstacle, why) in rest.iter().flat_map(|rest| &rest.obstacles) {
             let what =
                 format!("{obstacle} cannot be trained through ({why}): it and what comes before stayed as they were");
