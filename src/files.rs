@@ -57,9 +57,12 @@ impl Atomic {
             );
         }
         leftovers(&real).into_iter().for_each(Leftover::remove);
-        // Its error has the random name of the temporary file in it: only the kind of it is worth repeating.
         let file = Temporary::create(&real).map_err(|e| {
-            cannot(format!("{}: {}", folder.display(), e.kind())).help("choose a folder that can be written to")
+            let help = match e.kind() {
+                std::io::ErrorKind::PermissionDenied => "choose a folder that can be written to",
+                _ => "choose another folder, or free what the system is short of",
+            };
+            cannot(format!("{}: {e}", folder.display())).help(help)
         })?;
         Ok(Atomic { path: path.to_path_buf(), real, file, needs: Vec::new(), replaces: Vec::new() })
     }

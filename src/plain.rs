@@ -1,6 +1,8 @@
 //! Text from files on its way to a terminal, a Markdown report or JSON that a terminal may show: nothing in a name can move
 //! the cursor, change what is on the screen, or end the line it stands in.
 
+use crate::error::{Error, Result};
+use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::Write;
 
@@ -22,17 +24,28 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| acts(c) && !matches!(c, '\n' | '\t'), |c, out| out.extend(c.escape_default()))
 }
 
-/// JSON that says the same, spelled with `\u` escapes alone.
-pub fn json(text: &str) -> Cow<'_, str> {
-    escape(
-        text,
-        |c| acts(c) && !matches!(c, '\n' | '\t'),
-        |c, out| {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        },
-    )
+/// A value as JSON over several lines, the last one ended, in which nothing acts either.
+///
+/// # Errors
+/// If JSON has no form for it: a bug.
+pub fn json(value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(escape(&text, |c| acts(c) && c != '\n', spell_json).into_owned() + "\n")
+}
+
+/// As [`json`], on one line without an end.
+///
+/// # Errors
+/// As [`json`].
+pub fn json_line(value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string(value).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(escape(&text, acts, spell_json).into_owned())
+}
+
+fn spell_json(c: char, out: &mut String) {
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        let _ = write!(out, "\\u{unit:04x}");
+    }
 }
 
 /// The text as one line of a Markdown list, heading or table cell, which none of its characters ends or leaves open.
@@ -87,10 +100,11 @@ mod tests {
 
     #[test]
     fn json_reads_back() {
-        let text = serde_json::to_string_pretty(&[HOSTILE, "\u{e0001}"]).unwrap();
-        let shown = json(&text);
-        assert_eq!(lines(&shown), shown);
-        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [HOSTILE, "\u{e0001}"]);
+        let texts = [HOSTILE, "\u{e0001}"];
+        let (shown, short) = (json(&texts).unwrap(), json_line(&texts).unwrap());
+        assert_eq!((lines(&shown), line(&short)), (shown.as_str().into(), short.as_str().into()));
+        assert_eq!(serde_json::from_str::<[String; 2]>(&shown).unwrap(), texts);
+        assert_eq!(serde_json::from_str::<[String; 2]>(&short).unwrap(), texts);
     }
 
     #[test]

@@ -87,13 +87,10 @@ impl Args {
         result.remarks.iter().for_each(|w| progress.warning(w));
         result.warnings.iter().for_each(|w| progress.doubt(w));
         let text = match self.json {
-            true => {
-                let json = serde_json::to_string_pretty(&result).map_err(|e| Error::internal(e.to_string()))?;
-                plain::json(&json).into_owned()
-            }
-            false => result.to_string(),
+            true => plain::json(&result)?,
+            false => format!("{result}\n"),
         };
-        super::print(&format!("{text}\n"))?;
+        super::print(&text)?;
         missed(&result.misses(&targets)).map(|()| ExitCode::SUCCESS)
     }
 }

@@ -48,8 +48,7 @@ pub fn print(before: &Path, after: &Path, sizes: &SizeArgs, json: bool) -> Resul
     let ((size, a), (other, b)) = (read(before)?, read(after)?);
     let diff = Diff::new((size, &a), (other, &b));
     if json {
-        let json = serde_json::to_string_pretty(&diff).map_err(|e| Error::internal(e.to_string()))?;
-        return super::print(&format!("{}\n", plain::json(&json)));
+        return super::print(&plain::json(&diff)?);
     }
     super::print(&diff.text(Stream::Out.columns()))
 }

@@ -65,7 +65,7 @@ pub fn run(loaded: &Loaded, recipe: &Recipe, sizes: &InputSizes, json: bool) -> 
         let json = serde_json::json!({
             "version": 1, "teacher": cleaned.report.teacher, "cleaned": cleaned.report.student, "steps": steps,
         });
-        return super::print(&plain::json(&format!("{json:#}\n")));
+        return super::print(&plain::json(&json)?);
     }
     let (t, s) = (&cleaned.report.teacher, &cleaned.report.student);
     let mut table = Table::new();

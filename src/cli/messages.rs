@@ -89,7 +89,7 @@ fn failed(e: &Error) -> Value {
 }
 
 fn object(message: &Value) {
-    line(&plain::json(&message.to_string()));
+    line(&plain::json_line(message).unwrap_or_default());
 }
 
 fn talk(text: &str) {

@@ -94,8 +94,7 @@ impl Args {
         }
         let name = self.model.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let report = SensitivityReport::new(name, [calibration.samples(), judge.samples()], choices);
-        let json = serde_json::to_string_pretty(&report).map_err(|e| Error::internal(e.to_string()))?;
-        let json = format!("{}\n", plain::json(&json));
+        let json = plain::json(&report)?;
         if let Some((path, form)) = self.report.as_deref().zip(form) {
             let text = if form == TableFormat::Html { report.html() } else { json.clone() };
             let mut file = Atomic::create(path)?;

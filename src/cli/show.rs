@@ -83,7 +83,7 @@ impl Args {
                 json["mean_macs"] = mean.into();
                 json["samples"] = samples.into();
             }
-            return super::print(&plain::json(&format!("{json:#}\n")));
+            return super::print(&plain::json(&json)?);
         }
         let mut out = text::print::model(&loaded.model);
         let per = batch.map_or(String::new(), |b| format!(" per {b}"));

@@ -28,8 +28,7 @@ impl FinishedRun<'_> {
         let report = &self.done.report;
         let stream = if self.to_stdout { Stream::Err } else { Stream::Out };
         if self.output.json {
-            let json = serde_json::to_string_pretty(report).unwrap_or_default();
-            return format!("{}\n", plain::json(&json));
+            return plain::json(report).unwrap_or_default();
         }
         let last: Vec<String> =
             self.targets(report).into_iter().chain(self.written(report)).chain([self.next(report)]).collect();

@@ -6,6 +6,7 @@ use crate::error::{Error, Result, io, read_text};
 use crate::files::Atomic;
 use crate::ir::{Graph, Model, NodeId, Shape, Type, ValueId};
 use crate::onnx::{self, SaveOptions};
+use crate::plain;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -166,7 +167,7 @@ pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
         output: g.outputs().first().map_or(String::new(), |&v| name(v)),
         stages: entries,
     };
-    let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::internal(e.to_string()))? + "\n";
+    let text = plain::json(&manifest)?;
     let mut out = Atomic::create(&file(beside, "stages.json"))?;
     out.write(|w| w.write_all(text.as_bytes()))?;
     files.push(out);

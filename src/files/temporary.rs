@@ -117,8 +117,12 @@ impl Temporary {
         let prefix = prefix(place);
         let mut live = hold(&LIVE);
         for _ in 0..TRIES {
-            let builder = tempfile::Builder::new().prefix(&prefix).make_in(folder_of(place), &mut make)?;
-            let (file, path) = builder.keep().map_err(|e| e.error)?;
+            let mut code = None;
+            let make = |at: &Path| make(at).inspect_err(|e| code = e.raw_os_error());
+            let made = tempfile::Builder::new().prefix(&prefix).make_in(folder_of(place), make);
+            // What tempfile says has the random name in it.
+            let made = made.map_err(|e| code.map_or(e, io::Error::from_raw_os_error))?;
+            let (file, path) = made.keep().map_err(|e| e.error)?;
             // Without locks nobody removes what others left.
             let free = !matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock));
             // Somebody may have taken it for a leftover before it was locked.

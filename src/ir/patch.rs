@@ -10,6 +10,9 @@ use crate::ir::tensor::Tensor;
 use crate::ir::value::{Form, Source, Value};
 use std::collections::BTreeSet;
 
+/// Floats that an operator may read a shape from, at most: one for each dim.
+const FEW_NUMBERS: usize = 64;
+
 /// A value of the graph, or one that the patch makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ref {
@@ -542,8 +545,9 @@ impl<'g> PatchRun<'g> {
             return Err(Error::internal(format!("\"{}\" cannot be replaced", o.name)).because(why));
         }
         // What reads the same as before computes the same type: a node with many inputs is not looked at for each of them.
-        let constant = o.constant().is_some() || n.constant().is_some();
-        let alike = !constant && o.ty == n.ty && o.ints == n.ints;
+        // Types follow from numbers only where these are few, such as the scales of a Resize.
+        let tells = |v: &Value| v.constant().is_some_and(|t| !t.dtype().is_float() || t.len() <= FEW_NUMBERS);
+        let alike = !tells(o) && !tells(n) && o.ty == n.ty && o.ints == n.ints;
         if !alike {
             self.touched.extend(self.graph.readers(old));
         }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, Atomic};
 use crate::ir::Model;
 use crate::onnx::{self, SaveOptions, Target};
+use crate::plain;
 use crate::recipe::Recipe;
 use crate::report::Report;
 use std::io::Write;
@@ -230,9 +231,7 @@ impl ReportFormat {
 
     fn write(&self, report: &Report) -> Result<String> {
         match self {
-            ReportFormat::Json => {
-                Ok(serde_json::to_string_pretty(report).map_err(|e| Error::internal(e.to_string()))? + "\n")
-            }
+            ReportFormat::Json => plain::json(report),
             ReportFormat::Markdown => Ok(report.markdown()),
             ReportFormat::Html => Ok(report.html()),
         }

@@ -54,8 +54,7 @@ impl Report {
         }
         #[cfg(feature = "exec")]
         if let Some(check) = &self.check {
-            let check = serde_json::to_string_pretty(check).unwrap_or_default();
-            let _ = writeln!(out, "\n## Check\n\n```json\n{}\n```", plain::json(&check));
+            let _ = writeln!(out, "\n## Check\n\n```json\n{}```", plain::json(check).unwrap_or_default());
         }
         out
     }

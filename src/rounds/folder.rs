@@ -5,6 +5,7 @@ use super::setting::{BoundSetting, Setting};
 use crate::error::{Error, Result, io, read_text};
 use crate::files::{Atomic, digest};
 use crate::job::places::{Named, same};
+use crate::plain;
 use crate::search::{
     CandidateTask, Found, Goal, Inputs, Options, Question, Store, Trials, Walked, Watch, differs, timed,
 };
@@ -334,7 +335,7 @@ impl JobFolder {
 /// What is written of something, and its digest.
 fn text<T: Serialize>(content: &T) -> Result<(String, String)> {
     let file = Versioned { version: VERSION, tutee: env!("CARGO_PKG_VERSION").into(), content };
-    let text = serde_json::to_string_pretty(&file).map_err(|e| Error::internal(e.to_string()))? + "\n";
+    let text = plain::json(&file)?;
     let digest = digest(text.as_bytes()).map_err(|e| Error::internal(e.to_string()))?;
     Ok((text, format!("{digest:016x}")))
 }

@@ -3,6 +3,7 @@
 use crate::check::Score;
 use crate::error::{Error, Result, read_text};
 use crate::files::Atomic;
+use crate::plain;
 use crate::report::ModelSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -114,9 +115,9 @@ impl Store {
     pub fn put(&mut self, key: String, trial: Trial) -> Result<()> {
         self.file.trials.insert(key, trial);
         let Some(path) = &self.path else { return Ok(()) };
-        let text = serde_json::to_string_pretty(&self.file).map_err(|e| Error::internal(e.to_string()))?;
+        let text = plain::json(&self.file)?;
         let mut file = Atomic::create(path)?;
-        file.write(|w| w.write_all(text.as_bytes()).and_then(|()| w.write_all(b"\n")))?;
+        file.write(|w| w.write_all(text.as_bytes()))?;
         file.commit()
     }
 }
