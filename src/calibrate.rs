@@ -21,7 +21,7 @@ use crate::analysis::sizes::InputSizes;
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::error::{Error, Result};
 use crate::exec::Network;
-use crate::exits::observe::Source;
+use crate::exits::observe::SampleFeed;
 use crate::ir::{DType, Dim, Graph, Model, NodeId, Op, Type, ValueId};
 use layer_samples::LayerReader;
 use lazy_executor::LazyExecutor;
@@ -128,9 +128,9 @@ impl<'a> Calibration<'a> {
     /// At most so many of all samples that there are, evenly chosen, for exits.
     ///
     /// # Errors
-    /// As [`Source::new`].
-    pub fn source(&self, samples: usize) -> Result<Source<'_>> {
-        Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
+    /// As [`SampleFeed::new`].
+    pub fn source(&self, samples: usize) -> Result<SampleFeed<'_>> {
+        SampleFeed::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
     }
 
     /// What the inputs are for one run of the model; of several shapes, those that most samples have.

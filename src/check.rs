@@ -30,16 +30,16 @@ use crate::figures::percent;
 use crate::math::chance;
 use crate::onnx;
 pub use classes::{Picture, WorseClass};
-use compare::Scores;
+use compare::SampleScores;
 use exits::ExitAnswers;
-pub use exits::{End, Exits, Point};
+pub use exits::{ExitUse, Exits, Point};
 pub use judge::{Judge, Score};
 pub use judging::Judging;
 pub use measure::Times;
-pub use reading::Kind;
-use run::{Pair, PairPlan, finite};
+pub use reading::OutputKind;
+use run::{ModelPair, PairPlan, finite};
 use subject::{Probe, Subject};
-pub use verdict::{Metric, Targets, Verdict};
+pub use verdict::{Metric, OutputVerdict, Targets};
 
 /// The result; as JSON it is the published form, version 1. Shares are 0 to 1; what could not be computed is left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -168,7 +168,7 @@ pub struct OutputDiff {
     pub other_shapes: usize,
     /// What is said of it. Absent where no weight reaches the output, as where it is a copy of an input.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<OutputVerdict>,
 }
 
 fn is_zero_numbers(n: &u64) -> bool {
@@ -251,7 +251,7 @@ pub fn check_as(
     let usual = Arc::new(PairPlan { teacher: runner, student: ready, probe });
     let streams = streams.as_ref().zip(own);
     let has_exits = usual.probe.is_some();
-    let pair = Pair { teacher: &teacher, student: &student, has_exits, feed, streams, data, criteria };
+    let pair = ModelPair { teacher: &teacher, student: &student, has_exits, feed, streams, data, criteria };
 
     let latency = pair.latency(&usual)?;
     let (tallies, samples) = pair.run(&usual, progress)?;
@@ -266,7 +266,7 @@ pub fn check_as(
         .map(|((n, t), j)| (n.clone(), t.finish(j.as_ref())))
         .collect();
     let labelled = pair.feed.labels().is_some();
-    let scores: Option<Vec<&Scores>> = samples.iter().map(|s| s.scores.as_ref()).collect();
+    let scores: Option<Vec<&SampleScores>> = samples.iter().map(|s| s.scores.as_ref()).collect();
     if labelled && scores.is_none() {
         remarks.push("the labels are of no use: no output is class scores [N,C]".into());
     }
@@ -376,17 +376,17 @@ fn same_interface(teacher: &Network, student: &Subject, exits: bool) -> Result<(
 }
 
 /// What shows in the classes that both name that the student knows nothing any more.
-fn ruined(rows: &[&Scores], classes: usize, labels: Option<&[usize]>) -> Option<String> {
+fn ruined(rows: &[&SampleScores], classes: usize, labels: Option<&[usize]>) -> Option<String> {
     // A score that is NaN names no class.
     let named = |side: usize| rows.iter().map(|row| row.best[side].unwrap_or(classes)).collect::<Vec<_>>();
     chance::ruined(classes, &named(1), Some(&named(0)), labels)
 }
 
-fn share(rows: &[&Scores], is: impl Fn(&Scores) -> bool) -> Option<f64> {
+fn share(rows: &[&SampleScores], is: impl Fn(&SampleScores) -> bool) -> Option<f64> {
     (!rows.is_empty()).then(|| rows.iter().filter(|row| is(row)).count() as f64 / rows.len() as f64)
 }
 
-fn mean_kl(rows: &[&Scores]) -> Option<f64> {
+fn mean_kl(rows: &[&SampleScores]) -> Option<f64> {
     let probabilities = rows.iter().all(|row| row.probabilities);
     let kl = rows.iter().map(|row| if probabilities { row.kl_probabilities } else { row.kl_logits });
     let (sum, n) = kl.filter(|kl| kl.is_finite()).fold((0.0, 0), |(sum, n), kl| (sum + kl, n + 1));

@@ -10,8 +10,8 @@ pub mod observe;
 pub mod places;
 pub mod staged;
 
-use crate::ir::op::binary::{Binary, Kind};
-use crate::ir::op::reduce::{Function, Reduce};
+use crate::ir::op::binary::{Binary, BinaryKind};
+use crate::ir::op::reduce::{Reduce, Reduction};
 use crate::ir::op::softmax::{self, Softmax};
 use crate::ir::{Graph, Patch, Ref, Tensor};
 use crate::math::logistic::softmax as probabilities;
@@ -33,26 +33,26 @@ pub fn asks(
     let mut scores = answer;
     if temperature != 1.0 {
         let factor = patch.constant(&named("temperature"), Tensor::f32([], &[1.0 / temperature]));
-        scores = patch.node(&named("scaled"), Binary(Kind::Mul), &[Some(scores), Some(factor)]);
+        scores = patch.node(&named("scaled"), Binary(BinaryKind::Mul), &[Some(scores), Some(factor)]);
     }
     if !softmaxed {
-        let op = Softmax { function: softmax::Function::Softmax, axis: 1, flatten: graph.opset < 13 };
+        let op = Softmax { function: softmax::SoftmaxKind::Softmax, axis: 1, flatten: graph.opset < 13 };
         scores = patch.node(&named("softmax"), op, &[Some(scores)]);
     }
-    let (largest, axes) = reduce(graph, Function::Max, Some(1));
+    let (largest, axes) = reduce(graph, Reduction::Max, Some(1));
     let axes = axes.map(|axes| patch.constant(&named("axes"), axes));
     let largest = patch.node(
         &named("largest"),
         largest,
         &[&[Some(scores)], &axes.map(Some).into_iter().collect::<Vec<_>>()[..]].concat(),
     );
-    let confidence = patch.node(&named("confidence"), reduce(graph, Function::Min, None).0, &[Some(largest)]);
+    let confidence = patch.node(&named("confidence"), reduce(graph, Reduction::Min, None).0, &[Some(largest)]);
     let threshold = patch.constant(&named("threshold"), Tensor::f32([], &[threshold]));
-    patch.node(&named("sure"), Binary(Kind::Greater), &[Some(confidence), Some(threshold)])
+    patch.node(&named("sure"), Binary(BinaryKind::Greater), &[Some(confidence), Some(threshold)])
 }
 
 /// A reduction over one axis or all, without keeping what is reduced, and the axes where they are an input.
-pub fn reduce(graph: &Graph, function: Function, axis: Option<i64>) -> (Reduce, Option<Tensor>) {
+pub fn reduce(graph: &Graph, function: Reduction, axis: Option<i64>) -> (Reduce, Option<Tensor>) {
     let input = graph.opset >= function.axes_input_since();
     let axes = axis.map(|a| vec![a]);
     let given = axes.as_ref().filter(|_| input).map(|a| Tensor::i64([a.len()], a));

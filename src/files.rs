@@ -3,7 +3,7 @@
 mod content;
 mod temporary;
 
-pub use content::{Data, Named, Placed, called_data_of, digest, is_called_data_of, is_data_of};
+pub use content::{DataFile, Named, Placed, called_data_of, digest, is_called_data_of, is_data_of};
 pub use temporary::{Leftover, abandon, abandon_at_once, identity, leftovers};
 
 use crate::error::{Error, Result, io};
@@ -235,7 +235,7 @@ mod tests {
         let path = folder.path().join("m");
         let with_data = |text: &str| {
             let mut model = written(&path, "model");
-            let mut data = Data::create(&path).unwrap();
+            let mut data = DataFile::create(&path).unwrap();
             data.write(|w| w.write_all(text.as_bytes())).unwrap();
             let placed = data.named().unwrap().place().unwrap();
             let name = placed.path().to_path_buf();

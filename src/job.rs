@@ -51,7 +51,7 @@ use crate::recipe::{Action, Recipe};
 use crate::report::{self, Report, Run};
 use crate::session::{Data, Outcome};
 use outputs::Prepared;
-use places::Named;
+use places::NamedFile;
 use samples::Samples;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -229,7 +229,7 @@ impl<'a> OpenJob<'a> {
     }
 
     /// Files that are read, in the order of a make rule.
-    fn read(&self) -> Vec<Named<'_>> {
+    fn read(&self) -> Vec<NamedFile<'_>> {
         let teacher = self.teacher.files.iter().map(|f| ("the teacher", f.as_path()));
         let recipe = self.job.recipe.path.iter().map(|p| ("the recipe", p.as_path()));
         let searched = self.job.searched.iter().flat_map(|s| &s.read).map(|p| ("the table of costs", p.as_path()));

@@ -9,7 +9,7 @@ mod early_exit;
 mod print;
 
 #[cfg(feature = "exec")]
-pub use cascade::Cascade;
+pub use cascade::CascadeStage;
 #[cfg(feature = "exec")]
 pub use distill::Distill;
 #[cfg(feature = "exec")]
@@ -36,9 +36,9 @@ pub const NONE: &str = "none";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recipe {
     /// Data, and how it is read.
-    pub data: Data,
+    pub data: DataSection,
     /// What the student must reach.
-    pub target: Target,
+    pub target: TargetSection,
     /// What to do, in order.
     pub steps: Vec<Step>,
     /// The file it was read from.
@@ -48,7 +48,7 @@ pub struct Recipe {
 /// `[data]`: files and how their numbers become the model's input.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Data {
+pub struct DataSection {
     /// Calibration data, without labels.
     pub calib: Option<PathBuf>,
     /// Samples of the calibration data to use.
@@ -80,7 +80,7 @@ pub struct Data {
 /// `[target]`: what the student must reach.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Target {
+pub struct TargetSection {
     /// The share that may be lost of any output.
     pub max_drop: Option<Share>,
     /// The least agreement of any output.
@@ -136,7 +136,7 @@ pub enum Action {
     EarlyExit(EarlyExit),
     /// A small network in front.
     #[cfg(feature = "exec")]
-    Cascade(Cascade),
+    Cascade(CascadeStage),
 }
 
 impl Action {
@@ -201,7 +201,7 @@ impl Recipe {
         let text = read_text("read the recipe", path).map_err(|e| e.help("give a TOML file"))?;
         let mut recipe = Recipe::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let Data { calib, train, test, classes, .. } = &mut recipe.data;
+        let DataSection { calib, train, test, classes, .. } = &mut recipe.data;
         for p in [calib, train, test, classes].into_iter().flatten() {
             *p = folder.join(&*p);
         }
@@ -454,8 +454,8 @@ impl Step {
             return Ok(Action::EarlyExit(EarlyExit::read(self).map_err(located)?));
         }
         #[cfg(feature = "exec")]
-        if self.name == Cascade::NAME {
-            return Ok(Action::Cascade(Cascade::read(self, &self.folder).map_err(located)?));
+        if self.name == CascadeStage::NAME {
+            return Ok(Action::Cascade(CascadeStage::read(self, &self.folder).map_err(located)?));
         }
         let Some(entry) = passes::find(&self.name) else {
             return Err(Error::input(format!("unknown pass `{}`", self.name))
@@ -537,7 +537,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         #[cfg(feature = "exec")]
         EarlyExit::NAME,
         #[cfg(feature = "exec")]
-        Cascade::NAME,
+        CascadeStage::NAME,
     ];
     passes::REGISTRY.iter().map(|e| e.name).chain(stages.iter().copied()).chain([CLEAN, NONE])
 }

@@ -34,10 +34,10 @@ pub struct Report {
     pub student: ModelSize,
     /// Where a step's pass is one whose gain shows only after compression, and the models are at most 256 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub zstd_bytes: Option<Packed>,
+    pub zstd_bytes: Option<BeforeAfter>,
     /// Where a step's pass is one that makes weights zero: how many are not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nonzero_weights: Option<Packed>,
+    pub nonzero_weights: Option<BeforeAfter>,
     /// What each step did, in order.
     pub steps: Vec<StepReport>,
     /// The layers of teacher and student, side by side.
@@ -163,7 +163,7 @@ pub struct ModelSize {
 
 /// A figure of teacher and student.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Packed {
+pub struct BeforeAfter {
     /// In bytes, or a count.
     pub teacher: u64,
     /// In bytes, or a count.
@@ -186,12 +186,12 @@ pub struct StepReport {
     pub rows: Vec<Row>,
     /// Of a step that trains, epoch by epoch.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub curve: Vec<Point>,
+    pub curve: Vec<EpochPoint>,
 }
 
 /// How a student did after an epoch; a loss is absent where it was no number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Point {
+pub struct EpochPoint {
     /// 0 is before training.
     pub epoch: usize,
     /// Mean over the steps of the epoch.
@@ -231,7 +231,7 @@ pub struct Row {
     pub cost: Option<(Cost, Cost)>,
     /// Where weights were fitted to calibration data.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Repair>,
+    pub error: Option<FitResult>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -248,7 +248,7 @@ impl Row {
 /// What fitting did to the output error of a layer, as a share of the outputs' spread, behind the activation, on samples
 /// that were held back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Repair {
+pub struct FitResult {
     /// The error of what the step made.
     pub before: f64,
     /// The error after fitting.

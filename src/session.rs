@@ -57,7 +57,7 @@ use crate::ir::{Model, Type};
 use crate::onnx;
 use crate::passes::{Offers, Phase};
 use crate::recipe::{Action, Recipe, Step};
-use crate::report::{self, ModelSize, Packed, Point, Report, StepReport};
+use crate::report::{self, BeforeAfter, EpochPoint, ModelSize, Report, StepReport};
 use measure::{nonzero, packed, same_interface};
 #[cfg(feature = "exec")]
 use repairs::Reference;
@@ -157,7 +157,7 @@ pub type Offered = (Vec<String>, Result<Offers, String>);
 #[derive(Default)]
 struct Effect {
     /// Of one that trains.
-    curve: Vec<Point>,
+    curve: Vec<EpochPoint>,
     /// What was asked for and not reached.
     missed: Option<String>,
 }
@@ -397,7 +397,7 @@ impl<'a> Session<'a> {
             version: report::VERSION,
             teacher,
             student: size,
-            zstd_bytes: zstd_bytes.map(|(teacher, student)| Packed { teacher, student }),
+            zstd_bytes: zstd_bytes.map(|(teacher, student)| BeforeAfter { teacher, student }),
             nonzero_weights: nonzero,
             layers: report::layers(layers(self.teacher), layers(&student), &steps),
             left_alone: report::left_alone(&steps),

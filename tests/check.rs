@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tutee::check::{Check, Judging, Kind, Metric, Targets, check, check_as};
+use tutee::check::{Check, Judging, Metric, OutputKind, Targets, check, check_as};
 use tutee::data::{Array, Dataset, Dtype, Normalise, SampleStream};
 use tutee::error::Result;
 use tutee::exec::Network;
@@ -99,7 +99,7 @@ fn a_copy_of_a_mask_says_nothing_of_an_encoder() {
     assert!(same.to_string().contains("`copy`: not judged"), "{same}");
     let destroyed = Models::new(encoder, other_weights).check(&data, &Judging::default()).unwrap();
     let verdict = destroyed.outputs["sentence"].verdict.as_ref().unwrap();
-    assert_eq!((verdict.kind, verdict.metric), (Kind::Embedding, Metric::Cosine));
+    assert_eq!((verdict.kind, verdict.metric), (OutputKind::Embedding, Metric::Cosine));
     let misses = destroyed.misses(&targets(Some(0.01), Some(0.99)));
     assert!(misses.len() == 2 && misses[0].contains("`sentence`: the cosine is"), "{misses:?}");
 }
@@ -122,19 +122,19 @@ fn every_kind_of_output_has_a_gate() {
     let linear = |shape: &str| format!("%h : f32[N,{shape}] = MatMul(%x, %w)\n");
     let behind = |shape: &str, node: &str| network(shape, &format!("{}{node}", linear(shape)));
     for (model, shape, kind, metric) in [
-        (behind("4", "%y : f32[N,4] = Softmax<axis=1>(%h)"), &[4][..], Kind::Classes, Metric::Top1),
-        (network("4", "%y : f32[N,4] = MatMul(%x, %w)"), &[4], Kind::Classes, Metric::Top1),
-        (behind("9,4", "%y : f32[N,9,4] = LogSoftmax<axis=2>(%h)"), &[9, 4], Kind::Sequence, Metric::Sequence),
-        (behind("3,5,4", "%y : f32[N,3,5,4] = Softmax<axis=3>(%h)"), &[3, 5, 4], Kind::Classes, Metric::Top1),
-        (behind("4", "%y : f32[N,4] = Tanh(%h)"), &[4], Kind::Embedding, Metric::Cosine),
-        (behind("4", "%y : f32[N,4] = Sigmoid(%h)"), &[4], Kind::Value, Metric::Rmse),
-        (behind("9,4", "%y : f32[N,9,4] = Sigmoid(%h)"), &[9, 4], Kind::Map, Metric::Rmse),
-        (behind("4", "%y : i64[N,1] = ArgMax<axis=1>(%h)"), &[4], Kind::Value, Metric::Equal),
+        (behind("4", "%y : f32[N,4] = Softmax<axis=1>(%h)"), &[4][..], OutputKind::Classes, Metric::Top1),
+        (network("4", "%y : f32[N,4] = MatMul(%x, %w)"), &[4], OutputKind::Classes, Metric::Top1),
+        (behind("9,4", "%y : f32[N,9,4] = LogSoftmax<axis=2>(%h)"), &[9, 4], OutputKind::Sequence, Metric::Sequence),
+        (behind("3,5,4", "%y : f32[N,3,5,4] = Softmax<axis=3>(%h)"), &[3, 5, 4], OutputKind::Classes, Metric::Top1),
+        (behind("4", "%y : f32[N,4] = Tanh(%h)"), &[4], OutputKind::Embedding, Metric::Cosine),
+        (behind("4", "%y : f32[N,4] = Sigmoid(%h)"), &[4], OutputKind::Value, Metric::Rmse),
+        (behind("9,4", "%y : f32[N,9,4] = Sigmoid(%h)"), &[9, 4], OutputKind::Map, Metric::Rmse),
+        (behind("4", "%y : i64[N,1] = ArgMax<axis=1>(%h)"), &[4], OutputKind::Value, Metric::Equal),
         (
             behind("4", "%s : f32[N,1] = ReduceSum(%h, %last)\n%y : f32[N,1] = Sigmoid(%s)")
                 .replace("const %half", "const %last : i64[1] = {1}\nconst %half"),
             &[4],
-            Kind::Classes,
+            OutputKind::Classes,
             Metric::Top1,
         ),
     ] {
@@ -174,13 +174,13 @@ fn pooled_scores_of_classes_are_told_from_features() {
         (verdict.kind, verdict.metric)
     };
     let data = noise(24, &[4, 5, 5]);
-    assert_eq!(kind(10, "pool10", &data), (Kind::Classes, Metric::Top1));
-    assert_eq!(kind(32, "y", &data), (Kind::Embedding, Metric::Cosine));
+    assert_eq!(kind(10, "pool10", &data), (OutputKind::Classes, Metric::Top1));
+    assert_eq!(kind(32, "y", &data), (OutputKind::Embedding, Metric::Cosine));
     let x: Vec<f32> = random::noise(7).take(24 * 100).map(|v| v as f32).collect();
     let y = Array::new(Dtype::U8, vec![24], (0..24).collect()).unwrap();
     let x = Array::from_f32(vec![24, 4, 5, 5], &x).unwrap();
     let labelled = Dataset::from_arrays("labelled", [("x".to_owned(), x), ("y".to_owned(), y)]);
-    assert_eq!(kind(32, "pool", &labelled), (Kind::Classes, Metric::Top1));
+    assert_eq!(kind(32, "pool", &labelled), (OutputKind::Classes, Metric::Top1));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn the_user_has_the_last_word_on_what_an_output_is() {
     judging.output("y=sequence").unwrap();
     judging.metric("cosine").unwrap();
     let verdict = models.check(&noise(9, &[9, 4]), &judging).unwrap().outputs["y"].verdict.clone().unwrap();
-    assert_eq!((verdict.kind, verdict.metric, &*verdict.why), (Kind::Sequence, Metric::Cosine, "as you said"));
+    assert_eq!((verdict.kind, verdict.metric, &*verdict.why), (OutputKind::Sequence, Metric::Cosine, "as you said"));
     assert!(judging.output("y=picture").unwrap_err().to_string().contains("NAME=classes|sequence"));
     assert!(judging.metric("y=best").unwrap_err().to_string().contains("top-1|sequence"));
     judging.output("z=map").unwrap();

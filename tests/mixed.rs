@@ -7,7 +7,7 @@ use common::recipe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tutee::calibrate::Calibration;
-use tutee::check::{Check, Judge, Judging, Kind, check};
+use tutee::check::{Check, Judge, Judging, OutputKind, check};
 use tutee::compress::{Data, Outcome, Silent, compress_on};
 use tutee::data::{Array, Dataset, Normalise};
 use tutee::ir::{Model, random, text};
@@ -146,7 +146,7 @@ fn threads<T: Send>(count: usize, run: impl FnOnce() -> T + Send) -> T {
 /// What sums over samples are made of does not depend on how they are grouped.
 #[test]
 fn a_check_says_what_checks_of_each_size_say() {
-    for (net, all, kind) in [(PICTURES, pictures(30), Kind::Classes), (LINES, lines(30), Kind::Sequence)] {
+    for (net, all, kind) in [(PICTURES, pictures(30), OutputKind::Classes), (LINES, lines(30), OutputKind::Sequence)] {
         let files = Files::new(net, &net.replace("seed(3)", "seed(4)"));
         let whole = files.check(&data(all.clone()));
         let mut shapes: Vec<Vec<usize>> = all.iter().map(|a| a.shape().to_vec()).collect();
@@ -156,11 +156,11 @@ fn a_check_says_what_checks_of_each_size_say() {
         let parts: Vec<Check> = parts.map(|of_shape| files.check(&data(of_shape))).collect();
         let (name, of) = whole.outputs.iter().next().unwrap();
         assert_eq!(of.verdict.as_ref().unwrap().kind, kind);
-        assert_eq!((whole.samples, parts.len()), (30, if kind == Kind::Classes { 4 } else { 9 }));
+        assert_eq!((whole.samples, parts.len()), (30, if kind == OutputKind::Classes { 4 } else { 9 }));
         let max = parts.iter().map(|p| p.outputs[name].max_abs).fold(0.0, f64::max);
         assert_eq!(of.max_abs, max);
         let mean = |of: &dyn Fn(&Check) -> f64| parts.iter().map(|p| of(p) * p.samples as f64).sum::<f64>() / 30.0;
-        if kind == Kind::Classes {
+        if kind == OutputKind::Classes {
             assert!((whole.agreement.unwrap() - mean(&|p| p.agreement.unwrap())).abs() < 1e-9);
             assert!((of.mean_abs - mean(&|p| p.outputs[name].mean_abs)).abs() < 1e-9);
         }

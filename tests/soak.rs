@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tutee::error::Kind;
 use tutee::job::{Job, Listener, Outputs};
 use tutee::onnx::{self, SaveOptions, Target};
-use tutee::recipe::{Data, Recipe};
+use tutee::recipe::{DataSection, Recipe};
 use tutee::session::Observer;
 
 /// What may be added to the memory after the tenth run: pieces of it that the allocator cannot give back.
@@ -82,7 +82,7 @@ fn memory_does_not_grow() {
             Recipe::parse(&format!("version = 1\nstep = {steps}"), "soak").unwrap_or_else(|_| common::recipe("[]"));
         let calib = teacher.calib.clone().filter(|_| fits);
         fitted += u64::from(calib.is_some());
-        let data = Data { calib_samples: calib.as_ref().map(|_| 32), calib, ..Data::default() };
+        let data = DataSection { calib_samples: calib.as_ref().map(|_| 32), calib, ..DataSection::default() };
         let mut output = Outputs::to(&student);
         output.reports = vec![folder.path().join("report.html"), folder.path().join("report.json")];
         let job = Job { output, ..Job::new(&teacher.model, Recipe { data, ..recipe }) };

@@ -2,7 +2,7 @@
 
 use crate::ir::infer::axis;
 use crate::ir::op::Operator;
-use crate::ir::op::softmax::{Function, Softmax};
+use crate::ir::op::softmax::{Softmax, SoftmaxKind};
 use crate::ir::{Graph, NodeId, Op, ValueId};
 
 /// The logits behind an output: what its final softmax takes, or itself.
@@ -16,7 +16,7 @@ pub fn softmax_input(graph: &Graph, output: ValueId) -> Option<ValueId> {
     let end = renamed(graph, output);
     let (n, _) = graph.producer(end)?;
     let rank = graph.value(end).rank()?;
-    let last = |op: &Softmax| axis(op.axis, rank) == Ok(rank.saturating_sub(1)) && op.function != Function::Hardmax;
+    let last = |op: &Softmax| axis(op.axis, rank) == Ok(rank.saturating_sub(1)) && op.function != SoftmaxKind::Hardmax;
     match &graph.node(n).op {
         Op::Softmax(op) if last(op) => graph.input(n, 0),
         _ => None,
@@ -42,7 +42,7 @@ pub fn squashed(graph: &Graph, output: ValueId) -> Option<NodeId> {
         let (n, _) = graph.producer(at)?;
         let last = at == end;
         match &graph.node(n).op {
-            Op::Softmax(op) if last && op.function == Function::Softmax => return None,
+            Op::Softmax(op) if last && op.function == SoftmaxKind::Softmax => return None,
             Op::Softmax(_) => return Some(n),
             Op::Unary(op) if !["Identity", "Neg"].contains(&op.op_type()) => return Some(n),
             Op::Activation(_) | Op::Clip(_) => return Some(n),

@@ -1,7 +1,7 @@
 //! How an output comes about, as far as its last nodes say.
 
-use crate::ir::op::binary::Kind;
-use crate::ir::op::softmax::Function;
+use crate::ir::op::binary::BinaryKind;
+use crate::ir::op::softmax::SoftmaxKind;
 use crate::ir::op::unary::Unary;
 use crate::ir::{Graph, NodeId, Op, ValueId};
 
@@ -13,7 +13,7 @@ pub struct Ending {
     /// The same in ONNX's words; empty for an output that is an input or a constant.
     pub op_type: String,
     /// Where along the output the channels of the last layer lie.
-    pub channels: Channels,
+    pub channels: ClassAxis,
 }
 
 /// The kinds of last operators that say something of an output.
@@ -32,7 +32,7 @@ pub enum End {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Channels {
+pub enum ClassAxis {
     Axis(usize),
     /// There is one, without an axis.
     One,
@@ -76,7 +76,7 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
             if end.op_type.is_empty() {
                 (end.op, end.op_type) = (inner.op, inner.op_type);
             }
-            end.channels = if v == output { inner.channels } else { Channels::Unknown };
+            end.channels = if v == output { inner.channels } else { ClassAxis::Unknown };
             return end;
         }
         let step = step(graph, n);
@@ -86,9 +86,9 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
         }
         if let Some(axis) = step.channels {
             end.channels = match &axes {
-                Some(axes) => axes.get(axis).map_or(Channels::Unknown, |&a| Channels::Axis(a)),
-                None if size(graph, v, axis) == Some(1) => Channels::One,
-                None => Channels::Unknown,
+                Some(axes) => axes.get(axis).map_or(ClassAxis::Unknown, |&a| ClassAxis::Axis(a)),
+                None if size(graph, v, axis) == Some(1) => ClassAxis::One,
+                None => ClassAxis::Unknown,
             };
             return end;
         }
@@ -166,7 +166,7 @@ fn step(graph: &Graph, n: NodeId) -> NodeEnding {
             let axis = if s.axis < 0 { rank.map(|r| r as i64 + s.axis) } else { Some(s.axis) };
             let axis = axis.and_then(|a| usize::try_from(a).ok());
             match s.function {
-                Function::Hardmax => NodeEnding { end: None, told: true, channels: axis, from: None },
+                SoftmaxKind::Hardmax => NodeEnding { end: None, told: true, channels: axis, from: None },
                 _ => tell(End::Softmax, axis),
             }
         }
@@ -181,7 +181,7 @@ fn step(graph: &Graph, n: NodeId) -> NodeEnding {
         Op::BatchNorm(_) | Op::Norm(_) | Op::Pool(_) | Op::GlobalPool(_) => tell(End::Features, Some(1)),
         Op::Reduce(_) => tell(End::Features, None),
         Op::Rnn(_) => tell(End::State, last),
-        Op::Binary(b) if matches!(b.0, Kind::Add | Kind::Sub | Kind::Mul | Kind::Div) => {
+        Op::Binary(b) if matches!(b.0, BinaryKind::Add | BinaryKind::Sub | BinaryKind::Mul | BinaryKind::Div) => {
             let inputs: Vec<ValueId> = graph.node_inputs(n).into_iter().flatten().collect();
             let mut computed = inputs.iter().filter(|&&v| graph.value(v).constant().is_none());
             match (computed.next(), computed.next()) {
@@ -250,9 +250,9 @@ mod tests {
              output %x",
         );
         let got: Vec<_> = (0..4).map(|i| ending(&g, i)).map(|e| (e.op, e.channels)).collect();
-        assert_eq!(got[0], (Some(End::Linear), Channels::Axis(3)));
-        assert_eq!(got[1], (Some(End::Softmax), Channels::Axis(3)));
-        assert_eq!(got[2], (Some(End::Sigmoid), Channels::One));
-        assert_eq!(got[3], (None, Channels::Unknown));
+        assert_eq!(got[0], (Some(End::Linear), ClassAxis::Axis(3)));
+        assert_eq!(got[1], (Some(End::Softmax), ClassAxis::Axis(3)));
+        assert_eq!(got[2], (Some(End::Sigmoid), ClassAxis::One));
+        assert_eq!(got[3], (None, ClassAxis::Unknown));
     }
 }

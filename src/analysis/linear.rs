@@ -9,7 +9,7 @@ mod windows;
 
 use crate::analysis::readers;
 use crate::ir::op::Role;
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::op::gemm::Gemm;
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
 use ndarray::Array2;
@@ -339,7 +339,7 @@ fn on_the_left(weight: &Tensor, turned: bool) -> Result<(usize, usize), String> 
 /// The Add of a constant vector that alone reads a MatMul's result.
 fn added(graph: &Graph, y: ValueId, outputs: usize) -> Option<(Bias, ValueId)> {
     let node = graph.sole_use(y)?.node();
-    if !matches!(graph.node(node).op, Op::Binary(Binary(Kind::Add))) || graph.is_held(y) {
+    if !matches!(graph.node(node).op, Op::Binary(Binary(BinaryKind::Add))) || graph.is_held(y) {
         return None;
     }
     let slot = (0..2).find(|&s| graph.input(node, s) != Some(y))?;

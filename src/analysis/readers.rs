@@ -2,7 +2,7 @@
 //! change none, or a node of a body.
 
 use crate::ir::infer::Infer;
-use crate::ir::op::{Role, Weight};
+use crate::ir::op::{Role, WeightInput};
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, Use, ValueId};
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ pub fn weight(graph: &Graph, n: NodeId) -> Option<(usize, ValueId)> {
 }
 
 /// The inputs of a node that are weights where they are constant.
-pub fn roles(graph: &Graph, n: NodeId) -> Vec<Weight> {
+pub fn roles(graph: &Graph, n: NodeId) -> Vec<WeightInput> {
     graph.node(n).op.operator().map_or(Vec::new(), |op| op.weights(&Infer::new(graph, n)))
 }
 

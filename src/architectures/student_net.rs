@@ -9,7 +9,7 @@ use crate::ir::op::activation::Clip;
 use crate::ir::op::conv::{Conv, Window};
 use crate::ir::op::gemm::Gemm;
 use crate::ir::op::norm::BatchNorm;
-use crate::ir::op::pool::{Function, GlobalPool, Pool};
+use crate::ir::op::pool::{GlobalPool, Pool, Pooling};
 use crate::ir::op::reshape::Flatten;
 use crate::ir::random::noise;
 use crate::ir::value::Form;
@@ -73,7 +73,8 @@ impl StudentNet {
     /// If a layer would have no channels or no elements, or there would be too many parameters.
     pub fn build(&self) -> Result<Model> {
         self.check()?;
-        let mut net = Net { graph: Graph::new("student-net", OPSET), noise: Box::new(noise(self.seed)), nodes: 0 };
+        let mut net =
+            NetBuilder { graph: Graph::new("student-net", OPSET), noise: Box::new(noise(self.seed)), nodes: 0 };
         let [colours, height, width] = self.input.map(u64::from);
         let mut input = Value::new("input", Source::Input { default: None });
         let dims = vec![Dim::sym("N"), Dim::Known(colours), Dim::Known(height), Dim::Known(width)];
@@ -95,7 +96,7 @@ impl StudentNet {
                 x = net.pool(&format!("{block}.pool"), x)?;
             }
         }
-        x = net.node("average", GlobalPool(Function::Average { count_include_pad: false }), &[x])?;
+        x = net.node("average", GlobalPool(Pooling::Average { count_include_pad: false }), &[x])?;
         x = net.node("flatten", Flatten { axis: 1 }, &[x])?;
         let wide = channels[7];
         let [weight, bias] = net.layer("classifier", &[self.classes.into(), wide], wide)?;
@@ -108,13 +109,13 @@ impl StudentNet {
 }
 
 /// A network in the making.
-struct Net {
+struct NetBuilder {
     graph: Graph,
     noise: Box<dyn Iterator<Item = f64>>,
     nodes: u32,
 }
 
-impl Net {
+impl NetBuilder {
     fn constant(&mut self, name: &str, shape: &[u64], mut value: impl FnMut(&mut Self) -> f64) -> Result<ValueId> {
         let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
         let values: Vec<f64> = (0..shape.iter().product()).map(|_| value(self)).collect();
@@ -160,7 +161,7 @@ impl Net {
 
     fn pool(&mut self, name: &str, x: ValueId) -> Result<ValueId> {
         let window = Window { kernel: vec![2; 2], strides: vec![2; 2], ..Window::default() };
-        self.node(name, Pool { window, function: Function::Max { column_major: false } }, &[x])
+        self.node(name, Pool { window, function: Pooling::Max { column_major: false } }, &[x])
     }
 }
 

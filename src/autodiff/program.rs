@@ -48,11 +48,11 @@ pub struct Program<'a, T> {
 pub struct Lowered<T> {
     pub slots: Vec<Slot<T>>,
     pub steps: Vec<PlannedStep<T>>,
-    pub ends: Vec<End>,
+    pub ends: Vec<ProgramOutput>,
 }
 
 /// An output of a program.
-pub struct End {
+pub struct ProgramOutput {
     pub slot: usize,
     pub name: String,
     pub shape: Vec<usize>,
@@ -103,15 +103,15 @@ impl<'a, T: Real> Program<'a, T> {
     /// If an output is not computed by any step; says why.
     pub fn finish(mut self, outputs: &[ValueId]) -> Result<Lowered<T>, String> {
         let end = |&v: &ValueId| {
-            Ok(End { slot: self.read(v)?, name: self.graph.value(v).name.clone(), shape: self.dims(v)? })
+            Ok(ProgramOutput { slot: self.read(v)?, name: self.graph.value(v).name.clone(), shape: self.dims(v)? })
         };
-        let ends: Vec<End> = outputs.iter().map(end).collect::<Result<_, String>>()?;
+        let ends: Vec<ProgramOutput> = outputs.iter().map(end).collect::<Result<_, String>>()?;
         self.drop_unused_steps(&ends);
         Ok(Lowered { slots: self.slots, steps: self.steps, ends })
     }
 
     /// Drops the steps that no output depends on: those for outputs of nodes that nobody reads.
-    fn drop_unused_steps(&mut self, ends: &[End]) {
+    fn drop_unused_steps(&mut self, ends: &[ProgramOutput]) {
         let mut live: HashSet<usize> = ends.iter().map(|e| e.slot).collect();
         let mut kept = Vec::new();
         for step in std::mem::take(&mut self.steps).into_iter().rev() {

@@ -19,16 +19,16 @@ fn multiply_add<T: Real>(vectors: Vectors, a: T, b: T, c: T) -> T {
 }
 
 /// Where the terms of a product lie: a vector, from where a column begins, and which numbers go with it, one a row.
-pub struct Terms {
+pub struct ProductTerms {
     list: Vec<[u32; 2]>,
     /// Beyond the last vector, and beyond the last numbers.
     ends: [usize; 2],
 }
 
-impl Terms {
+impl ProductTerms {
     /// # Errors
     /// If a place does not fit into 32 bits.
-    pub fn new(terms: impl Iterator<Item = [usize; 2]>) -> Result<Terms, String> {
+    pub fn new(terms: impl Iterator<Item = [usize; 2]>) -> Result<ProductTerms, String> {
         let (mut list, mut ends) = (Vec::new(), [0, 0]);
         for [vector, numbers] in terms {
             let places = [vector, numbers].map(u32::try_from);
@@ -36,7 +36,7 @@ impl Terms {
             ends = [ends[0].max(vector + LANES), ends[1].max(numbers + 1)];
             list.push([v, n]);
         }
-        Ok(Terms { list, ends })
+        Ok(ProductTerms { list, ends })
     }
 }
 
@@ -49,7 +49,7 @@ pub struct Columns<'a> {
 }
 
 /// to[i `apart` + column] = Σ a[numbers][i] b[column + vector] over all terms, for each row i and up to six columns.
-pub fn tile<T: Real>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
+pub fn tile<T: Real>(terms: &ProductTerms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
     let inside = |&from: &usize| from.checked_add(terms.ends[0]).is_some_and(|end| end <= b.len());
     assert!(columns.from.iter().all(inside) && terms.ends[1] <= a.len(), "terms beyond their slices");
     match columns.from.len() {
@@ -62,7 +62,13 @@ pub fn tile<T: Real>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<
     }
 }
 
-fn tile_of<T: Real, const V: usize>(terms: &Terms, a: &[[T; ROWS]], b: &[T], columns: &Columns<'_>, to: &mut [T]) {
+fn tile_of<T: Real, const V: usize>(
+    terms: &ProductTerms,
+    a: &[[T; ROWS]],
+    b: &[T],
+    columns: &Columns<'_>,
+    to: &mut [T],
+) {
     widest(
         #[inline(always)]
         |vectors| tile_wide::<T, V>(vectors, terms, a, b, columns, to),
@@ -72,7 +78,7 @@ fn tile_of<T: Real, const V: usize>(terms: &Terms, a: &[[T; ROWS]], b: &[T], col
 #[inline(always)]
 fn tile_wide<T: Real, const V: usize>(
     vectors: Vectors,
-    terms: &Terms,
+    terms: &ProductTerms,
     a: &[[T; ROWS]],
     b: &[T],
     columns: &Columns<'_>,
@@ -101,13 +107,13 @@ fn tile_wide<T: Real, const V: usize>(
 }
 
 /// Rows of vectors: where each begins, and how far apart neighbouring vectors are, on three levels.
-pub struct Rows<'a, T, const N: usize> {
+pub struct VectorRows<'a, T, const N: usize> {
     pub data: &'a [T],
     pub starts: [usize; N],
     pub apart: [usize; 3],
 }
 
-impl<T: Copy, const N: usize> Rows<'_, T, N> {
+impl<T: Copy, const N: usize> VectorRows<'_, T, N> {
     /// Whether so many vectors lie inside the slice.
     fn hold(&self, counts: [usize; 3]) -> bool {
         let far = counts.iter().zip(self.apart).map(|(n, apart)| n.saturating_sub(1).saturating_mul(apart));
@@ -126,12 +132,12 @@ impl<T: Copy, const N: usize> Rows<'_, T, N> {
 }
 
 /// The lanes of sums of every row with every other row.
-type Sums<T> = [[[T; LANES]; PAIRS[1]]; PAIRS[0]];
+type LaneSums<T> = [[[T; LANES]; PAIRS[1]]; PAIRS[0]];
 
 /// Σ a[i][j] b[k][j] over j, so many vectors on three levels, of every row i and each of the first `width` rows k.
 pub fn dots<T: Real>(
-    a: &Rows<'_, T, { PAIRS[0] }>,
-    b: &Rows<'_, T, { PAIRS[1] }>,
+    a: &VectorRows<'_, T, { PAIRS[0] }>,
+    b: &VectorRows<'_, T, { PAIRS[1] }>,
     width: usize,
     counts: [usize; 3],
 ) -> [[T; PAIRS[1]]; PAIRS[0]] {
@@ -156,10 +162,10 @@ pub fn dots<T: Real>(
 #[inline(always)]
 fn dots_of<T: Real, const K: usize>(
     vectors: Vectors,
-    a: &Rows<'_, T, { PAIRS[0] }>,
-    b: &Rows<'_, T, { PAIRS[1] }>,
+    a: &VectorRows<'_, T, { PAIRS[0] }>,
+    b: &VectorRows<'_, T, { PAIRS[1] }>,
     counts: [usize; 3],
-    to: &mut Sums<T>,
+    to: &mut LaneSums<T>,
 ) {
     let mut sums = [[[T::ZERO; LANES]; K]; PAIRS[0]];
     for group in 0..counts[0] {
@@ -200,7 +206,7 @@ mod tests {
     fn products<T: Real + std::fmt::Debug>(width: usize, depth: usize) {
         let (a, b) = (numbers::<T>(depth * ROWS), numbers::<T>(400));
         let list: Vec<[usize; 2]> = (0..depth).map(|p| [p * 53 % 331, depth - 1 - p]).collect();
-        let terms = Terms::new(list.iter().copied()).unwrap();
+        let terms = ProductTerms::new(list.iter().copied()).unwrap();
         let a = a.as_chunks::<ROWS>().0;
         let columns = Columns { from: &[9, 0, 61, 4, 7, 8][..width], to: &[16, 3, 30, 40, 50, 60][..width], apart: 70 };
         let mut want = vec![T::ONE; ROWS * columns.apart];
@@ -223,13 +229,13 @@ mod tests {
                 products::<f64>(width, depth);
             }
         }
-        assert!(Terms::new([[0, 1 << 32]].into_iter()).is_err());
+        assert!(ProductTerms::new([[0, 1 << 32]].into_iter()).is_err());
     }
 
     fn pairs<T: Real + std::fmt::Debug>(width: usize, counts: [usize; 3]) {
         let x = numbers::<T>(400);
-        let a = Rows { data: &x, starts: [0, 20, 41, 60], apart: [8, 50, 16] };
-        let b = Rows { data: &x, starts: [3, 33, 50], apart: [11, 43, 8] };
+        let a = VectorRows { data: &x, starts: [0, 20, 41, 60], apart: [8, 50, 16] };
+        let b = VectorRows { data: &x, starts: [3, 33, 50], apart: [11, 43, 8] };
         let found = dots(&a, &b, width, counts);
         let [groups, rows, columns] = counts;
         let at = (0..groups).flat_map(|g| (0..rows).flat_map(move |r| (0..columns).map(move |c| [g, r, c])));

@@ -3,7 +3,7 @@
 use super::kernel::{Backward, Keeps, Kernel, Mode};
 use super::lower::lower;
 use super::memory::{self, Lifetime};
-use super::program::{End, Lowered, SlotSource};
+use super::program::{Lowered, ProgramOutput, SlotSource};
 use super::real::{Grad, Real};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Patch, Tensor, ValueId};
@@ -194,7 +194,7 @@ impl<T: Real> Tape<T> {
 
         let mut written = vec![false; lens.len()];
         let mut first_to = |s: usize| !std::mem::replace(&mut written[s], true);
-        let outputs = ends.into_iter().map(|End { slot, name, shape }| Output {
+        let outputs = ends.into_iter().map(|ProgramOutput { slot, name, shape }| Output {
             port: Port { name, shape, data: data[slot].unwrap_or(empty) },
             gradient: gradient[slot].map(|g| (g, first_to(slot))),
         });

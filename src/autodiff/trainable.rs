@@ -2,7 +2,7 @@
 
 use crate::analysis::readers::{moved, roles};
 use crate::ir::op::Role;
-use crate::ir::op::binary::Kind;
+use crate::ir::op::binary::BinaryKind;
 use crate::ir::{DType, Graph, NodeId, Op, ValueId};
 use std::collections::BTreeSet;
 
@@ -21,8 +21,8 @@ pub fn sources(graph: &Graph) -> (BTreeSet<ValueId>, BTreeSet<NodeId>) {
     for n in order {
         let slots: Vec<usize> = match &graph.node(n).op {
             Op::BatchNorm(_) | Op::LayerNorm(_) => vec![1, 2],
-            Op::Binary(op) if op.0 == Kind::PRelu => vec![1],
-            Op::Binary(op) if op.0 == Kind::Add => {
+            Op::Binary(op) if op.0 == BinaryKind::PRelu => vec![1],
+            Op::Binary(op) if op.0 == BinaryKind::Add => {
                 let product = |v| graph.producer(v).is_some_and(|(n, _)| matches!(graph.node(n).op, Op::MatMul(_)));
                 let inputs = graph.node_inputs(n);
                 match inputs.iter().flatten().position(|&v| product(v)) {

@@ -11,7 +11,7 @@ use super::{Calibration, Failure};
 use crate::analysis::linear::Linear;
 use crate::data::ActivationFile;
 use crate::error::{Error, Result};
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::{Graph, Model, NodeId, Op, ValueId};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -274,7 +274,7 @@ fn segments(graph: &Graph) -> Result<(Vec<Segment>, HashMap<ValueId, usize>)> {
 pub(super) fn sum_of(graph: &Graph, y: ValueId) -> Option<(ValueId, ValueId)> {
     let node = graph.sole_use(y)?.node();
     let sum = graph.output(node)?;
-    let is_sum = matches!(graph.node(node).op, Op::Binary(Binary(Kind::Add | Kind::Sum)));
+    let is_sum = matches!(graph.node(node).op, Op::Binary(Binary(BinaryKind::Add | BinaryKind::Sum)));
     let terms: Vec<ValueId> = graph.node_inputs(node).into_iter().flatten().collect();
     let &[a, b] = terms.as_slice() else { return None };
     let other = if a == y { b } else { a };

@@ -117,7 +117,7 @@ impl Channel {
 
 /// All channels of an output.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Channels {
+pub(super) struct ChannelTallies {
     all: Vec<Channel>,
     /// Without what masks filled in on both sides, if there are masks.
     unfilled: Vec<Channel>,
@@ -126,12 +126,12 @@ pub(super) struct Channels {
     between: bool,
 }
 
-impl Channels {
-    pub fn new(count: usize) -> Channels {
-        Channels {
+impl ChannelTallies {
+    pub fn new(count: usize) -> ChannelTallies {
+        ChannelTallies {
             all: vec![Channel::default(); count],
             unfilled: vec![Channel::default(); count],
-            ..Channels::default()
+            ..ChannelTallies::default()
         }
     }
 
@@ -153,7 +153,7 @@ impl Channels {
         }
     }
 
-    pub fn merge(&mut self, other: &Channels) {
+    pub fn merge(&mut self, other: &ChannelTallies) {
         for (mine, others) in [(&mut self.all, &other.all), (&mut self.unfilled, &other.unfilled)] {
             mine.resize(mine.len().max(others.len()), Channel::default());
             mine.iter_mut().zip(others).for_each(|(a, b)| a.merge(b));
@@ -241,8 +241,8 @@ impl Channels {
 mod tests {
     use super::*;
 
-    fn channels(pairs: &[&[(f64, f64)]]) -> Channels {
-        let mut all = Channels::new(pairs.len());
+    fn channels(pairs: &[&[(f64, f64)]]) -> ChannelTallies {
+        let mut all = ChannelTallies::new(pairs.len());
         for (c, pairs) in pairs.iter().enumerate() {
             pairs.iter().for_each(|&(t, s)| all.add(c, t, s));
         }

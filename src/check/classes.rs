@@ -1,6 +1,6 @@
 //! The classes on which a student is worse than its teacher, and what it takes them for.
 
-use super::compare::Scores;
+use super::compare::SampleScores;
 use crate::data::{Dataset, Feed, thumbnail};
 use crate::error::Result;
 use serde::Serialize;
@@ -44,7 +44,7 @@ pub struct Picture {
 }
 
 /// The worst first.
-pub(super) fn worse(rows: &[&Scores], labels: Option<&[usize]>) -> Vec<WorseClass> {
+pub(super) fn worse(rows: &[&SampleScores], labels: Option<&[usize]>) -> Vec<WorseClass> {
     let mut classes: BTreeMap<usize, WorseClass> = BTreeMap::new();
     let mut taken: BTreeMap<(usize, usize), [usize; 2]> = BTreeMap::new();
     for (sample, row) in rows.iter().enumerate() {
@@ -106,8 +106,8 @@ pub(super) fn illustrate(worse: &mut [WorseClass], data: &Dataset, feed: &Feed<'
 mod tests {
     use super::*;
 
-    fn scores(teacher: usize, student: usize) -> Scores {
-        Scores {
+    fn scores(teacher: usize, student: usize) -> SampleScores {
+        SampleScores {
             classes: 3,
             places: None,
             best: [Some(teacher), Some(student)],
@@ -122,8 +122,8 @@ mod tests {
     fn the_class_that_loses_most_is_first_with_what_it_is_taken_for() {
         // label, teacher, student
         let said = [(0, 0, 1), (0, 0, 2), (0, 0, 2), (0, 2, 2), (1, 1, 0), (1, 0, 1), (2, 2, 1), (2, 2, 2)];
-        let rows: Vec<Scores> = said.iter().map(|&(_, t, s)| scores(t, s)).collect();
-        let rows: Vec<&Scores> = rows.iter().collect();
+        let rows: Vec<SampleScores> = said.iter().map(|&(_, t, s)| scores(t, s)).collect();
+        let rows: Vec<&SampleScores> = rows.iter().collect();
         let labels: Vec<usize> = said.iter().map(|s| s.0).collect();
         let found = worse(&rows, Some(&labels));
         assert_eq!(found.iter().map(|c| (c.class, c.teacher, c.student)).collect::<Vec<_>>(), [(0, 3, 0), (2, 2, 1)]);

@@ -3,7 +3,7 @@
 use crate::data::Array;
 
 /// Teacher and student on the class scores of one sample.
-pub(super) struct Scores {
+pub(super) struct SampleScores {
     pub classes: usize,
     /// The place of the label among the teacher's and the student's scores, from 0; the last place of all if a score is
     /// NaN.
@@ -59,13 +59,13 @@ pub(super) fn split(output: &Array, batch: usize, rows: usize) -> Option<Vec<Sam
     Some((0..rows).map(row).collect())
 }
 
-impl Scores {
-    pub(super) fn new(teacher: &SampleOutput, student: &SampleOutput, label: Option<usize>) -> Option<Scores> {
+impl SampleScores {
+    pub(super) fn new(teacher: &SampleOutput, student: &SampleOutput, label: Option<usize>) -> Option<SampleScores> {
         let mut wide = teacher.shape.iter().filter(|&&d| d > 1);
         let (&classes, None) = (wide.next()?, wide.next()) else { return None };
         let (t, s) = (&teacher.values[..], &student.values[..]);
         let [best_t, best_s] = [argmax(t), argmax(s)];
-        Some(Scores {
+        Some(SampleScores {
             classes,
             places: label.filter(|&label| label < classes).map(|label| [place(t, label), place(s, label)]),
             best: [best_t, best_s],
@@ -140,16 +140,16 @@ mod tests {
         SampleOutput { shape: shape.to_vec(), values: values.to_vec() }
     }
 
-    fn scores(teacher: &[f64], student: &[f64], label: usize) -> Scores {
+    fn scores(teacher: &[f64], student: &[f64], label: usize) -> SampleScores {
         let shape = [1, teacher.len()];
-        Scores::new(&row(&shape, teacher), &row(&shape, student), Some(label)).unwrap()
+        SampleScores::new(&row(&shape, teacher), &row(&shape, student), Some(label)).unwrap()
     }
 
     #[test]
     fn class_scores_are_one_wide_axis() {
         let is_scores = |shape: &[usize]| {
             let values = vec![0.0; shape.iter().product()];
-            Scores::new(&row(shape, &values), &row(shape, &values), None).is_some()
+            SampleScores::new(&row(shape, &values), &row(shape, &values), None).is_some()
         };
         assert!(is_scores(&[1, 10]) && is_scores(&[10]) && is_scores(&[1, 10, 1, 1]));
         assert!(!is_scores(&[1, 1]) && !is_scores(&[]) && !is_scores(&[1, 10, 2, 2]));

@@ -1,6 +1,6 @@
 //! What a check says of exits: who leaves where, what that saves, and what it costs.
 
-use super::compare::{SampleOutput, Scores};
+use super::compare::{SampleOutput, SampleScores};
 use super::measure::Times;
 use super::share;
 use super::subject::Probe;
@@ -16,7 +16,7 @@ const ROUNDING: f64 = 1e-3;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Exits {
     /// In the order they are asked; the last is the end of the network.
-    pub ends: Vec<End>,
+    pub ends: Vec<ExitUse>,
     /// Multiply-accumulates of a sample, by where the samples left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_macs: Option<f64>,
@@ -31,7 +31,7 @@ pub struct Exits {
 
 /// One way out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct End {
+pub struct ExitUse {
     /// Name of the value that answers.
     pub answer: String,
     /// How sure the answer must be to be given here; none at the end of the network.
@@ -72,7 +72,7 @@ pub struct Point {
 /// What every end says of one sample.
 pub(super) struct ExitAnswers {
     confidence: Vec<f32>,
-    scores: Vec<Scores>,
+    scores: Vec<SampleScores>,
     end: usize,
     /// Whether the file gave what the end it should have taken says.
     pub same: bool,
@@ -92,7 +92,7 @@ impl ExitAnswers {
         let near = |(a, b): (&f64, &f64)| (a - b).abs() <= ROUNDING * scale || a.to_bits() == b.to_bits();
         let same = answers[end].0.values.len() == given.values.len()
             && answers[end].0.values.iter().zip(&given.values).all(near);
-        let scores = answers.iter().map(|(row, _)| Scores::new(teacher, row, label)).collect::<Option<_>>()?;
+        let scores = answers.iter().map(|(row, _)| SampleScores::new(teacher, row, label)).collect::<Option<_>>()?;
         Some(ExitAnswers { confidence: answers.iter().map(|a| a.1).collect(), scores, end, same })
     }
 }
@@ -100,12 +100,12 @@ impl ExitAnswers {
 /// Sums up what was told of all samples.
 pub(super) fn sum(told: &[&ExitAnswers], probe: &Probe, labelled: bool, times: [Times; 2]) -> Exits {
     let ends = probe.thresholds.len() + 1;
-    let right = |s: &Scores| s.places.is_some_and(|places| places[1] == 0);
+    let right = |s: &SampleScores| s.places.is_some_and(|places| places[1] == 0);
     let all = |e: usize| told.iter().map(|t| &t.scores[e]).collect::<Vec<_>>();
     let of = |e: usize| {
-        let leaving: Vec<&Scores> = told.iter().filter(|t| t.end == e).map(|t| &t.scores[e]).collect();
-        let top1 = |rows: &[&Scores]| if labelled { share(rows, right) } else { None };
-        End {
+        let leaving: Vec<&SampleScores> = told.iter().filter(|t| t.end == e).map(|t| &t.scores[e]).collect();
+        let top1 = |rows: &[&SampleScores]| if labelled { share(rows, right) } else { None };
+        ExitUse {
             answer: probe.names.get(e).cloned().unwrap_or_else(|| "the rest".into()),
             threshold: probe.thresholds.get(e).copied(),
             share: leaving.len() as f64 / told.len().max(1) as f64,

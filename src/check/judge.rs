@@ -2,7 +2,7 @@
 
 use super::compare::{SampleOutput, are_probabilities, divergence};
 use super::judging::{Criteria, Judging};
-use super::reading::Kind;
+use super::reading::OutputKind;
 use super::run::{answers, finite};
 use super::tally::{OutputRule, Tally};
 use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
@@ -300,7 +300,7 @@ impl<'a> Judge<'a> {
 }
 
 fn is_classes(judged: &OutputRule) -> bool {
-    matches!(judged.reading.kind, Kind::Classes | Kind::Sequence)
+    matches!(judged.reading.kind, OutputKind::Classes | OutputKind::Sequence)
 }
 
 /// Scores of classes, by position: of numbers that decide each by itself, those of both decisions.

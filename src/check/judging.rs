@@ -1,7 +1,7 @@
 //! What each output is and how it is judged: as the user says, else as graph and answers show.
 
-use super::compare::{SampleOutput, Scores};
-use super::reading::{Facts, Kind, Reading};
+use super::compare::{SampleOutput, SampleScores};
+use super::reading::{Facts, OutputKind, Reading};
 use super::run::{answers, finite};
 use super::tally::{OutputRule, Tally, usual_metric};
 use super::verdict::Metric;
@@ -23,7 +23,7 @@ const BOX: usize = 4;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Judging {
     /// What outputs are, by name.
-    pub kinds: Vec<(String, Kind)>,
+    pub kinds: Vec<(String, OutputKind)>,
     /// What outputs are judged by; without a name, all of them.
     pub metrics: Vec<(Option<String>, Metric)>,
 }
@@ -34,8 +34,8 @@ impl Judging {
     /// # Errors
     /// If it does not read so.
     pub fn output(&mut self, text: &str) -> Result<()> {
-        let pair = text.rsplit_once('=').and_then(|(name, kind)| Some((name.to_string(), Kind::parse(kind)?)));
-        self.kinds.push(pair.ok_or_else(|| unknown(text, &format!("NAME={}", Kind::WORDS)))?);
+        let pair = text.rsplit_once('=').and_then(|(name, kind)| Some((name.to_string(), OutputKind::parse(kind)?)));
+        self.kinds.push(pair.ok_or_else(|| unknown(text, &format!("NAME={}", OutputKind::WORDS)))?);
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Judging {
             let reading = match given {
                 Some(kind) => Reading::given(kind, &facts),
                 None if integers[o] => {
-                    Reading { kind: Kind::Value, axis: None, threshold: None, why: "whole numbers".into() }
+                    Reading { kind: OutputKind::Value, axis: None, threshold: None, why: "whole numbers".into() }
                 }
                 None => Reading::infer(&facts),
             };
@@ -146,7 +146,7 @@ impl Judging {
                     .because("it has one number a position, not one a class")
                     .help(format!(
                         "leave --metric away for it, or say what it is: --output '{name}={}'",
-                        Kind::WORDS
+                        OutputKind::WORDS
                     )));
             }
             outputs.push(Some(OutputRule { reading, metric, first }));
@@ -204,8 +204,8 @@ impl ClassScores {
     fn of(judged: &OutputRule, labels: Option<usize>) -> Option<ClassScores> {
         let wide = judged.first.shape.iter().filter(|&&n| n > 1).count();
         match (judged.reading.kind, judged.reading.threshold, wide) {
-            (Kind::Classes, None, 1) if judged.metric != Metric::Equal => Some(ClassScores::SampleOutput),
-            (Kind::Classes, Some(at), 0) if labels.is_none_or(|l| l < 2) => Some(ClassScores::Above(at)),
+            (OutputKind::Classes, None, 1) if judged.metric != Metric::Equal => Some(ClassScores::SampleOutput),
+            (OutputKind::Classes, Some(at), 0) if labels.is_none_or(|l| l < 2) => Some(ClassScores::Above(at)),
             _ => None,
         }
     }
@@ -228,10 +228,15 @@ impl Criteria {
     }
 
     /// Both on the class scores of one sample.
-    pub fn scores(&self, teacher: &[SampleOutput], student: &[SampleOutput], label: Option<usize>) -> Option<Scores> {
+    pub fn scores(
+        &self,
+        teacher: &[SampleOutput],
+        student: &[SampleOutput],
+        label: Option<usize>,
+    ) -> Option<SampleScores> {
         let o = self.scored?;
         let scored = ClassScores::of(self.outputs[o].as_ref()?, self.labels)?;
         let (t, s) = (scored.row(teacher.get(o)?), scored.row(student.get(o)?));
-        if t.values.len() != s.values.len() { None } else { Scores::new(&t, &s, label) }
+        if t.values.len() != s.values.len() { None } else { SampleScores::new(&t, &s, label) }
     }
 }

@@ -1,14 +1,14 @@
 //! What an output is: found out from the graph, its shape, its name and the teacher's answers, or told by the user.
 
 use super::compare::SampleOutput;
-use crate::analysis::ending::{Channels, End, Ending};
+use crate::analysis::ending::{ClassAxis, End, Ending};
 use serde::Serialize;
 use std::fmt;
 
 /// What the numbers of an output mean together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum OutputKind {
     /// Scores of classes along one axis, for the sample or for each of its positions; or one number that decides.
     Classes,
     /// Scores of classes at each step of a sequence.
@@ -21,34 +21,34 @@ pub enum Kind {
     Value,
 }
 
-impl Kind {
-    const ALL: [(&str, Kind); 5] = [
-        ("classes", Kind::Classes),
-        ("sequence", Kind::Sequence),
-        ("embedding", Kind::Embedding),
-        ("map", Kind::Map),
-        ("value", Kind::Value),
+impl OutputKind {
+    const ALL: [(&str, OutputKind); 5] = [
+        ("classes", OutputKind::Classes),
+        ("sequence", OutputKind::Sequence),
+        ("embedding", OutputKind::Embedding),
+        ("map", OutputKind::Map),
+        ("value", OutputKind::Value),
     ];
 
-    /// The words that [`Kind::parse`] takes, with `|` between them.
+    /// The words that [`OutputKind::parse`] takes, with `|` between them.
     pub const WORDS: &str = "classes|sequence|embedding|map|value";
 
     /// The kind that a word names.
-    pub fn parse(word: &str) -> Option<Kind> {
-        Kind::ALL.iter().find(|k| k.0 == word).map(|k| k.1)
+    pub fn parse(word: &str) -> Option<OutputKind> {
+        OutputKind::ALL.iter().find(|k| k.0 == word).map(|k| k.1)
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for OutputKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(Kind::ALL.iter().find(|k| k.1 == *self).map_or("", |k| k.0))
+        f.pad(OutputKind::ALL.iter().find(|k| k.1 == *self).map_or("", |k| k.0))
     }
 }
 
 /// How an output is read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Reading {
-    pub kind: Kind,
+    pub kind: OutputKind,
     /// The axis of a sample's answer along which classes or channels lie; `None` where it is one channel.
     pub axis: Option<usize>,
     /// Of a single number that decides: where one decision ends and the other begins.
@@ -98,55 +98,57 @@ impl Reading {
         let by = |what: &str| format!("{} comes last: {what}", f.ending.op_type);
         let scores = end == Some(End::PooledScores) || wide.len() == 1 && f.labels.is_some_and(|l| l < f.size(wide[0]));
         if let Some(word) = named(EMBEDDINGS).filter(|&word| wide.len() <= 2 && !(word == POOL && scores)) {
-            return reading(Kind::Embedding, axis, called(word));
+            return reading(OutputKind::Embedding, axis, called(word));
         }
         if let Some(word) = named(NUMBERS) {
-            let kind = if wide.len() == 1 { Kind::Value } else { Kind::Map };
+            let kind = if wide.len() == 1 { OutputKind::Value } else { OutputKind::Map };
             return reading(kind, axis, called(word));
         }
         if axis.is_none_or(|a| f.size(a) == 1 || f.varies(a)) {
-            return reading(Kind::Map, axis, "one channel over positions".into());
+            return reading(OutputKind::Map, axis, "one channel over positions".into());
         }
         if wide.len() == 1 {
             let classes = f.size(wide[0]);
             return match end {
-                _ if f.unit(axis) => reading(Kind::Embedding, axis, "its answers have length 1".into()),
-                Some(End::Sigmoid) => reading(Kind::Value, axis, by("numbers from 0 to 1, each by itself")),
-                Some(End::State) => reading(Kind::Value, axis, by("a state")),
+                _ if f.unit(axis) => reading(OutputKind::Embedding, axis, "its answers have length 1".into()),
+                Some(End::Sigmoid) => reading(OutputKind::Value, axis, by("numbers from 0 to 1, each by itself")),
+                Some(End::State) => reading(OutputKind::Value, axis, by("a state")),
                 _ if f.labels.is_some_and(|l| l < classes) => {
-                    reading(Kind::Classes, axis, format!("the data has labels, and it has {classes} numbers"))
+                    reading(OutputKind::Classes, axis, format!("the data has labels, and it has {classes} numbers"))
                 }
                 Some(End::PooledScores) => reading(
-                    Kind::Classes,
+                    OutputKind::Classes,
                     axis,
                     by(&format!("over a convolution with {classes} channels, a score a class")),
                 ),
                 Some(End::Features) if named(SCORES).is_none() => {
-                    reading(Kind::Embedding, axis, by("features, not scores"))
+                    reading(OutputKind::Embedding, axis, by("features, not scores"))
                 }
-                _ if linear || f.ending.op_type.is_empty() => reading(Kind::Classes, axis, "one number a class".into()),
+                _ if linear || f.ending.op_type.is_empty() => {
+                    reading(OutputKind::Classes, axis, "one number a class".into())
+                }
                 _ => match named(SCORES) {
-                    Some(word) => reading(Kind::Classes, axis, called(word)),
-                    None => reading(Kind::Value, axis, "nothing says that it is more".into()),
+                    Some(word) => reading(OutputKind::Classes, axis, called(word)),
+                    None => reading(OutputKind::Value, axis, "nothing says that it is more".into()),
                 },
             };
         }
         match (end, named(SCORES)) {
-            (Some(End::Sigmoid), _) => reading(Kind::Map, axis, by("numbers from 0 to 1, each by itself")),
-            (Some(End::State), _) => reading(Kind::Value, axis, by("a state")),
-            _ if f.unit(axis) => reading(Kind::Embedding, axis, "its answers have length 1".into()),
+            (Some(End::Sigmoid), _) => reading(OutputKind::Map, axis, by("numbers from 0 to 1, each by itself")),
+            (Some(End::State), _) => reading(OutputKind::Value, axis, by("a state")),
+            _ if f.unit(axis) => reading(OutputKind::Embedding, axis, "its answers have length 1".into()),
             (Some(End::Features), None) if wide.len() == 2 && f.ending.op_type.contains("Norm") => {
-                reading(Kind::Embedding, axis, by("features, not scores"))
+                reading(OutputKind::Embedding, axis, by("features, not scores"))
             }
             (_, Some(word)) if linear && axis.is_some() => f.scores(axis.unwrap_or(0), called(word)),
-            _ => reading(Kind::Map, axis, "numbers over positions".into()),
+            _ => reading(OutputKind::Map, axis, "numbers over positions".into()),
         }
     }
 
     /// An output that the user said to be of a kind.
-    pub fn given(kind: Kind, f: &Facts<'_>) -> Reading {
+    pub fn given(kind: OutputKind, f: &Facts<'_>) -> Reading {
         let why = "as you said".to_string();
-        if !matches!(kind, Kind::Classes | Kind::Sequence) {
+        if !matches!(kind, OutputKind::Classes | OutputKind::Sequence) {
             return reading(kind, f.channel_axis(), why);
         }
         let axis = f.shares().map(|s| s.0).or_else(|| f.channel_axis());
@@ -158,7 +160,7 @@ impl Reading {
     }
 }
 
-fn reading(kind: Kind, axis: Option<usize>, why: String) -> Reading {
+fn reading(kind: OutputKind, axis: Option<usize>, why: String) -> Reading {
     Reading { kind, axis, threshold: None, why }
 }
 
@@ -188,7 +190,7 @@ impl Facts<'_> {
     /// One number a sample.
     fn single(&self) -> Reading {
         let decides =
-            |threshold, why: String| Reading { kind: Kind::Classes, axis: None, threshold: Some(threshold), why };
+            |threshold, why: String| Reading { kind: OutputKind::Classes, axis: None, threshold: Some(threshold), why };
         let sigmoid = self.ending.op == Some(End::Sigmoid);
         if sigmoid || (!self.rows.is_empty() && self.all(|v| (0.0..=1.0).contains(&v))) {
             let why = if sigmoid { "Sigmoid comes last" } else { "its answers are from 0 to 1" };
@@ -197,15 +199,15 @@ impl Facts<'_> {
         if self.name.to_lowercase().contains("logit") {
             return decides(0.0, "\"logit\" is in its name: one decision, at 0".into());
         }
-        reading(Kind::Value, None, "one number".into())
+        reading(OutputKind::Value, None, "one number".into())
     }
 
     /// Scores of classes along an axis.
     fn scores(&self, axis: usize, why: String) -> Reading {
         let positions = self.wide().into_iter().filter(|&a| a != axis).count();
         match positions {
-            1 if !self.beside_boxes => reading(Kind::Sequence, Some(axis), why),
-            _ => reading(Kind::Classes, Some(axis), why),
+            1 if !self.beside_boxes => reading(OutputKind::Sequence, Some(axis), why),
+            _ => reading(OutputKind::Classes, Some(axis), why),
         }
     }
 
@@ -247,13 +249,13 @@ impl Facts<'_> {
     fn channel_axis(&self) -> Option<usize> {
         let wide = self.wide();
         match self.ending.channels {
-            Channels::One => return None,
-            Channels::Axis(a) => {
+            ClassAxis::One => return None,
+            ClassAxis::Axis(a) => {
                 if let Some(axis) = a.checked_sub(self.batch_axes).filter(|&a| a < self.shape().len()) {
                     return Some(axis);
                 }
             }
-            Channels::Unknown => {}
+            ClassAxis::Unknown => {}
         }
         match wide[..] {
             [] => None,

@@ -1,6 +1,6 @@
 //! Teacher and student run on the same samples; what they answer is handed to the criteria.
 
-use super::compare::{SampleOutput, Scores, split};
+use super::compare::{SampleOutput, SampleScores, split};
 use super::exits::ExitAnswers;
 use super::judging::Criteria;
 use super::measure::{self, Times};
@@ -22,7 +22,7 @@ const ROUNDS_OF_EXITS: usize = 400;
 const AT_ONCE: usize = 4;
 
 /// Both models on the same chunks.
-pub(super) struct Pair<'a> {
+pub(super) struct ModelPair<'a> {
     pub teacher: &'a Network,
     pub student: &'a Subject,
     pub has_exits: bool,
@@ -43,7 +43,7 @@ pub(super) struct PairPlan {
 /// What is kept of one sample.
 pub(super) struct Sample {
     /// Of the output that names classes.
-    pub scores: Option<Scores>,
+    pub scores: Option<SampleScores>,
     /// Of a student with exits.
     pub told: Option<ExitAnswers>,
 }
@@ -85,7 +85,7 @@ pub(super) fn answers(
     outputs.iter().zip(names).map(split).collect()
 }
 
-impl Pair<'_> {
+impl ModelPair<'_> {
     /// Makes both ready for chunks of a kind. What is to be read of the data is held by then.
     ///
     /// # Errors

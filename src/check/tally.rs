@@ -1,10 +1,10 @@
 //! Teacher and student on one output, summed over samples.
 
 use super::OutputDiff;
-use super::channels::{Channels, STILL};
+use super::channels::{ChannelTallies, STILL};
 use super::compare::{SampleOutput, argmax};
-use super::reading::{Kind, Reading};
-use super::verdict::{Metric, Verdict};
+use super::reading::{OutputKind, Reading};
+use super::verdict::{Metric, OutputVerdict};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub(super) struct Tally {
     student_square: f64,
     /// Σ ‖teacher − the teacher's first answer‖²
     from_first: f64,
-    channels: Channels,
+    channels: ChannelTallies,
     /// Positions, vectors or decisions, and those on which both name the same class.
     positions: u64,
     same_class: u64,
@@ -113,7 +113,7 @@ impl Tally {
         let size = reading.axis.and_then(|a| t.shape.get(a)).copied().unwrap_or(1).max(1);
         let axis = reading.axis.unwrap_or(usize::MAX - 1);
         let inner = t.inner(axis);
-        self.channels = Channels::new(size);
+        self.channels = ChannelTallies::new(size);
         for (i, (&t, &s)) in t.values.iter().zip(&s.values).enumerate() {
             if t.is_finite() && s.is_finite() {
                 self.channels.add(i / inner % size, t, s);
@@ -253,7 +253,7 @@ impl Tally {
         }
     }
 
-    fn verdict(&self, judged: &OutputRule) -> Verdict {
+    fn verdict(&self, judged: &OutputRule) -> OutputVerdict {
         let share = |n: u64, of: u64| n as f64 / of.max(1) as f64;
         let most = |counts: &BTreeMap<_, u64>, of| share(counts.values().copied().max().unwrap_or(0), of);
         let (error, lost, channel) = match judged.metric {
@@ -269,7 +269,7 @@ impl Tally {
                 (1.0 - self.channels.cosine().map_or(mean, |about_mean| mean.min(about_mean)), None, None)
             }
             // The numbers of a vector are no channels.
-            Metric::L2 if judged.reading.kind == Kind::Embedding => {
+            Metric::L2 if judged.reading.kind == OutputKind::Embedding => {
                 (self.channels.relative().sqrt(), Some(self.channels.relative()), None)
             }
             Metric::L2 | Metric::Rmse => {
@@ -294,7 +294,7 @@ impl Tally {
             _ => self.channels.lost(),
         };
         let constant = self.student_named.len() == 1 && self.named.len() > 1;
-        Verdict {
+        OutputVerdict {
             kind: judged.reading.kind,
             why: judged.reading.why.clone(),
             metric: judged.metric,
@@ -345,13 +345,13 @@ fn cosine(t: &[f64], s: &[f64]) -> f64 {
 }
 
 /// The metric that goes with what an output is.
-pub(super) fn usual_metric(kind: Kind, integers: bool) -> Metric {
+pub(super) fn usual_metric(kind: OutputKind, integers: bool) -> Metric {
     match kind {
         _ if integers => Metric::Equal,
-        Kind::Classes => Metric::Top1,
-        Kind::Sequence => Metric::Sequence,
-        Kind::Embedding => Metric::Cosine,
-        Kind::Map | Kind::Value => Metric::Rmse,
+        OutputKind::Classes => Metric::Top1,
+        OutputKind::Sequence => Metric::Sequence,
+        OutputKind::Embedding => Metric::Cosine,
+        OutputKind::Map | OutputKind::Value => Metric::Rmse,
     }
 }
 
@@ -364,7 +364,7 @@ mod tests {
     }
 
     /// Judges answers of one shape, a slice a sample.
-    fn judge(kind: Kind, axis: Option<usize>, shape: &[usize], pairs: &[(&[f64], &[f64])]) -> Verdict {
+    fn judge(kind: OutputKind, axis: Option<usize>, shape: &[usize], pairs: &[(&[f64], &[f64])]) -> OutputVerdict {
         let reading = Reading { kind, axis, threshold: axis.is_none().then_some(0.5), why: String::new() };
         let first = row(shape, pairs[0].0);
         let judged = OutputRule { reading, metric: usual_metric(kind, false), first };
@@ -381,7 +381,7 @@ mod tests {
         let told = [a, a, blank, b].concat();
         let slower = [blank, a, blank, b].concat();
         let other = [a, blank, a, b].concat();
-        let v = judge(Kind::Sequence, Some(1), &[4, 3], &[(&told, &slower), (&told, &other)]);
+        let v = judge(OutputKind::Sequence, Some(1), &[4, 3], &[(&told, &slower), (&told, &other)]);
         assert_eq!(v.error, 0.5);
     }
 
@@ -389,7 +389,7 @@ mod tests {
     fn classes_of_positions_count_where_sequences_are_equal() {
         let (other, own) = ([1., 0.], [0., 1.]);
         let (first, last) = ([own, other, other].concat(), [other, other, own].concat());
-        let v = judge(Kind::Sequence, Some(1), &[3, 2], &[(&first, &last)]);
+        let v = judge(OutputKind::Sequence, Some(1), &[3, 2], &[(&first, &last)]);
         assert!((v.error - 2.0 / 3.0).abs() < 1e-12, "{v:?}");
     }
 
@@ -398,7 +398,7 @@ mod tests {
         let (no, yes): (&[f64], &[f64]) = (&[0.1], &[0.9]);
         let mut pairs = vec![(no, no); 99];
         pairs.push((yes, no));
-        let v = judge(Kind::Classes, None, &[], &pairs);
+        let v = judge(OutputKind::Classes, None, &[], &pairs);
         assert!((v.error - 0.01).abs() < 1e-12 && v.moves);
         assert!(v.usual == Some(0.99) && v.rare_lost > Some(0.9) && v.always == Some(0), "{v:?}");
     }
@@ -407,16 +407,16 @@ mod tests {
     fn positions_have_a_class_each() {
         let picture = [1., 0., 0., 1., 0., 1., 1., 0.];
         let student = [1., 0., 0., 0., 0., 1., 1., 1.];
-        let v = judge(Kind::Classes, Some(0), &[2, 2, 2], &[(&picture, &student)]);
+        let v = judge(OutputKind::Classes, Some(0), &[2, 2, 2], &[(&picture, &student)]);
         assert!(v.error == 0.25 && v.by_position);
     }
 
     #[test]
     fn data_that_shows_nothing_is_told() {
         let (x, y): (&[f64], &[f64]) = (&[1.0, 2.0], &[1.0, 2.0 + 1e-7]);
-        assert!(!judge(Kind::Value, Some(0), &[2], &[(x, x), (y, y)]).moves);
-        assert!(judge(Kind::Value, Some(0), &[2], &[(x, x), (&[2.0, 1.0], x)]).moves);
-        assert!(!judge(Kind::Embedding, Some(0), &[2], &[(x, x)]).moves);
+        assert!(!judge(OutputKind::Value, Some(0), &[2], &[(x, x), (y, y)]).moves);
+        assert!(judge(OutputKind::Value, Some(0), &[2], &[(x, x), (&[2.0, 1.0], x)]).moves);
+        assert!(!judge(OutputKind::Embedding, Some(0), &[2], &[(x, x)]).moves);
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn another_shape_is_right_nowhere() {
-        let reading = Reading { kind: Kind::Value, axis: None, threshold: None, why: String::new() };
+        let reading = Reading { kind: OutputKind::Value, axis: None, threshold: None, why: String::new() };
         let first = row(&[3], &[1., 2., 3.]);
         let judged = OutputRule { reading, metric: Metric::Equal, first };
         let tally = Tally::of(Some(&judged), &row(&[3], &[1., 2., 3.]), &row(&[2], &[1., 2.]));

@@ -1,6 +1,6 @@
 //! What is said of an output, and which targets it misses.
 
-use super::reading::Kind;
+use super::reading::OutputKind;
 use super::{Check, percent};
 use serde::Serialize;
 use std::fmt;
@@ -56,9 +56,9 @@ impl fmt::Display for Metric {
 
 /// What is said of an output that is judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verdict {
+pub struct OutputVerdict {
     /// What it is taken for.
-    pub kind: Kind,
+    pub kind: OutputKind,
     /// Why it is taken for that.
     pub why: String,
     /// What it is judged by.
@@ -89,7 +89,7 @@ pub struct Verdict {
     pub always: Option<i64>,
 }
 
-impl Verdict {
+impl OutputVerdict {
     /// The result in the metric's words.
     pub fn figure(&self) -> String {
         match (self.metric, self.channel) {
@@ -115,11 +115,11 @@ impl Verdict {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Targets {
     /// The largest share that may be lost of any judged output: points of top-1 accuracy where there are labels, else
-    /// [`Verdict::lost`].
+    /// [`OutputVerdict::lost`].
     pub max_drop: Option<f64>,
-    /// The least agreement, 1 − [`Verdict::lost`], of any judged output.
+    /// The least agreement, 1 − [`OutputVerdict::lost`], of any judged output.
     pub min_agreement: Option<f64>,
-    /// The largest [`Verdict::error`] of any judged output.
+    /// The largest [`OutputVerdict::error`] of any judged output.
     pub max_error: Option<f64>,
 }
 
@@ -200,7 +200,7 @@ impl Check {
     }
 
     /// Outputs that weights reach, with what is said of each.
-    pub(super) fn judged(&self) -> impl Iterator<Item = (&String, &Verdict)> {
+    pub(super) fn judged(&self) -> impl Iterator<Item = (&String, &OutputVerdict)> {
         self.outputs.iter().filter_map(|(name, diff)| Some((name, diff.verdict.as_ref()?)))
     }
 

@@ -6,7 +6,7 @@ use super::samples::{CalibArgs, TestArgs, TrainArgs};
 use crate::error::Result;
 use crate::job::Job;
 use crate::passes::options::Share;
-use crate::recipe::{Cascade, Recipe, Step};
+use crate::recipe::{CascadeStage, Recipe, Step};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,7 +39,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
-        let mut step = Step::new(Cascade::NAME, "", "the command line")?;
+        let mut step = Step::new(CascadeStage::NAME, "", "the command line")?;
         step.options.insert("small".into(), toml::Value::String(self.small.display().to_string()));
         if let Some(Share(drop)) = self.max_drop {
             step.options.insert("max-drop".into(), toml::Value::Float(drop));

@@ -62,7 +62,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         start_threads(self.threads)?;
         let gates = self.gates.gates(&self.output);
-        let targets = targets(&gates, &recipe::Target::default());
+        let targets = targets(&gates, &recipe::TargetSection::default());
         let Some(data) = &self.data else {
             if targets.any() {
                 return Err(
@@ -71,12 +71,12 @@ impl Args {
             }
             return diff::print(&self.teacher, &self.student, &Default::default(), self.json);
         };
-        let mut how = recipe::Data::default();
+        let mut how = recipe::DataSection::default();
         self.reading.tell(&mut how)?;
         let (data, normalise) = load(data, &how)?;
         let progress = Progress::new(self.quiet);
         classes(std::iter::once(&data)).iter().for_each(|line| progress.news(line));
-        let judging = judging(&gates, &recipe::Target::default())?;
+        let judging = judging(&gates, &recipe::TargetSection::default())?;
         let told = |done, of| progress.checking(done, of);
         let result = check_as(&self.teacher, &self.student, &data, &normalise, &judging, &told);
         progress.ends();

@@ -40,7 +40,7 @@ impl DataArgs {
     ///
     /// # Errors
     /// If a number is none.
-    pub fn tell(&self, recipe: &mut recipe::Data) -> Result<()> {
+    pub fn tell(&self, recipe: &mut recipe::DataSection) -> Result<()> {
         self.scale.as_deref().map_or(Ok(1.0), parse_scale).map_err(|e| e.at("--scale"))?;
         let color = |color: &Color| match color {
             Color::Grey => "grey".to_string(),

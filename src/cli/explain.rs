@@ -8,7 +8,7 @@ use crate::passes::{self, budget, by_layer, find};
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE, names};
 #[cfg(feature = "exec")]
-use crate::recipe::{Cascade, EarlyExit};
+use crate::recipe::{CascadeStage, EarlyExit};
 use std::process::ExitCode;
 
 /// The page on what the budgets of passes have in common.
@@ -54,7 +54,9 @@ impl Args {
                 super::print(&format!("{}\n\n{}", EarlyExit::NAME, EarlyExit::manual()))
             }
             #[cfg(feature = "exec")]
-            None if self.pass == Cascade::NAME => super::print(&format!("{}\n\n{}", Cascade::NAME, Cascade::manual())),
+            None if self.pass == CascadeStage::NAME => {
+                super::print(&format!("{}\n\n{}", CascadeStage::NAME, CascadeStage::manual()))
+            }
             Some(entry) => super::print(&format!("{}\n\n{}", entry.name, entry.manual())),
             None => match words::topic(&self.pass) {
                 Some(topic) => super::print(topic.page),

@@ -7,7 +7,7 @@ use crate::passes::{Fidelity, Phase, REGISTRY};
 use crate::recipe::Distill;
 use crate::recipe::{CLEAN, NONE};
 #[cfg(feature = "exec")]
-use crate::recipe::{Cascade, EarlyExit};
+use crate::recipe::{CascadeStage, EarlyExit};
 use std::process::ExitCode;
 
 /// List the passes: when each may run, whether it is exact, and what it does
@@ -43,7 +43,7 @@ impl Args {
             add([Distill::NAME, "stage", "approximate", &summary]);
         }
         #[cfg(feature = "exec")]
-        for (name, manual) in [(EarlyExit::NAME, EarlyExit::manual()), (Cascade::NAME, Cascade::manual())] {
+        for (name, manual) in [(EarlyExit::NAME, EarlyExit::manual()), (CascadeStage::NAME, CascadeStage::manual())] {
             add([name, "stage", "approximate", &crate::passes::summary(&manual)]);
         }
         if self.json {

@@ -150,7 +150,7 @@ impl PlanArgs {
                 .because("jobs run on machines that are not alike, and the answer is to be the same")
                 .help("give a table of costs (`tutee explain search`), or aim at --target-macs"));
         }
-        let mut data = recipe::Data { train: self.train.clone(), ..recipe::Data::default() };
+        let mut data = recipe::DataSection { train: self.train.clone(), ..recipe::DataSection::default() };
         let calib = self.calib.calib.clone().or(self.train);
         CalibArgs { calib, ..self.calib }.tell(&mut data)?;
         self.reading.tell(&mut data)?;
@@ -227,7 +227,7 @@ impl MergeArgs {
         let ([fit, choose], Setting { model, data, sizes, gates }) = (plan.samples(), plan.setting());
         let max_drop = gates.max_drop.filter(|_| self.test.is_some());
         let gates = Gates { max_drop, ..gates };
-        let data = recipe::Data { calib_samples: Some(fit), test: self.test, ..data };
+        let data = recipe::DataSection { calib_samples: Some(fit), test: self.test, ..data };
         let steps = found.best.steps.iter().map(|step| Step::parse(step)).collect::<Result<_>>()?;
         let recipe = Recipe { data, steps, ..Recipe::default() };
         let mut answer = Answer { recipe, found, choose, seconds: began.elapsed().as_secs_f64(), table: None };

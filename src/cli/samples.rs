@@ -60,7 +60,7 @@ impl CalibArgs {
     ///
     /// # Errors
     /// If samples of no data are to be used.
-    pub fn tell(&self, recipe: &mut recipe::Data) -> Result<()> {
+    pub fn tell(&self, recipe: &mut recipe::DataSection) -> Result<()> {
         recipe.calib = self.calib.clone().or(recipe.calib.take());
         if recipe.calib.is_none() && self.calib_samples.is_some() {
             return Err(Error::input("--calib-samples without calibration data").help("give --calib DATA too"));
@@ -128,7 +128,7 @@ impl TestArgs {
     ///
     /// # Errors
     /// As [`DataArgs::tell`].
-    pub fn tell(&self, recipe: &mut recipe::Data) -> Result<()> {
+    pub fn tell(&self, recipe: &mut recipe::DataSection) -> Result<()> {
         recipe.test = self.test.clone().or(recipe.test.take());
         self.reading.tell(recipe)
     }

@@ -184,12 +184,12 @@ impl SearchArgs {
         if let Some(table) = &self.goal.latency_table {
             places::check(&outputs.written(), &[("the table of costs", table)])?;
         }
-        let mut data = recipe::Data { train: train.train.clone(), ..recipe::Data::default() };
+        let mut data = recipe::DataSection { train: train.train.clone(), ..recipe::DataSection::default() };
         calib.tell(&mut data)?;
         check.test.reading.tell(&mut data)?;
         let gates = check.gates.gates(&check.test_output);
         let setting = Setting { model: model.to_path_buf(), data, sizes: sizes.input_shape.clone(), gates };
-        let written: Vec<places::Named<'_>> = self.state.iter().map(|p| ("the state", p.as_path())).collect();
+        let written: Vec<places::NamedFile<'_>> = self.state.iter().map(|p| ("the state", p.as_path())).collect();
         let bench = setting.open(&written)?;
         let loaded = &bench.teacher;
         let teacher = timed(bench.size, options.clock.as_ref(), &loaded.model, &bench.sizes)?;

@@ -57,10 +57,10 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let form = self.report.as_deref().map(form).transpose()?;
         start_threads(self.threads)?;
-        let mut said = recipe::Data::default();
+        let mut said = recipe::DataSection::default();
         self.calib.tell(&mut said)?;
         self.reading.tell(&mut said)?;
-        let written: Vec<places::Named<'_>> = self.report.iter().map(|p| ("the report", p.as_path())).collect();
+        let written: Vec<places::NamedFile<'_>> = self.report.iter().map(|p| ("the report", p.as_path())).collect();
         let without = Error::input("what layers can do without is measured, and there is no data to do it on")
             .help("give --calib DATA: some hundred inputs, without labels or with them");
         let bench = Bench::open(("the model", &self.model), &said, &self.sizes.input_shape, &written, without)?;

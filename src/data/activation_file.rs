@@ -1,7 +1,7 @@
 //! Arrays on disk: a value that networks make, for every sample or chunk of the data.
 
 use super::array::{Array, Dtype};
-use super::stored::{Access, Form, Rows, Stored};
+use super::stored::{Access, ArrayLayout, RowSource, Stored};
 use crate::error::{Error, Result, io};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -110,11 +110,11 @@ impl From<ActivationFile> for Stored {
     fn from(file: ActivationFile) -> Stored {
         let shape = [&[file.arrays.len()], file.shape(0)].concat();
         let dtype = file.dtype().unwrap_or(Dtype::F32);
-        Stored::new(Form { dtype, shape, big_endian: false, fortran: false }, Box::new(file))
+        Stored::new(ArrayLayout { dtype, shape, big_endian: false, fortran: false }, Box::new(file))
     }
 }
 
-impl Rows for ActivationFile {
+impl RowSource for ActivationFile {
     fn access(&self) -> Access {
         Access::Quick
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::Dataset;
 use super::array::{Array, Dtype, describe, dims, from_f64, from_int, to_f64, to_int};
-use super::normalise::{Channels, Normalise};
+use super::normalise::{ChannelLayout, Normalise};
 use super::portion;
 use super::stored::Stored;
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ struct Input<'a> {
     layout: FeedLayout,
     /// Of one chunk, for every shape that its samples have.
     shapes: Vec<Vec<usize>>,
-    channels: Vec<Option<Channels>>,
+    channels: Vec<Option<ChannelLayout>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::array::{Array, Dtype};
 use super::classes::{self, ordered};
 use super::parts;
-use super::stored::{Access, Rows, Sizes, Stored};
+use super::stored::{Access, RowShapes, RowSource, Stored};
 use super::{Color, Dataset, PictureSize, Pictures};
 use crate::error::{Error, Result, io, reading};
 
@@ -107,7 +107,7 @@ pub(super) fn open_folder(folder: &Path, pictures: &Pictures) -> Result<Dataset>
     };
     let channels = if color == Color::Grey { 1 } else { 3 };
     let shapes = sizes.iter().map(|size| vec![channels, size.height as usize, size.width as usize]);
-    let (count, shapes) = (files.len(), Sizes::new(shapes));
+    let (count, shapes) = (files.len(), RowShapes::new(shapes));
     let rows = Folder { files, sizes, resize: pictures.resize.is_some(), color };
     let x = Stored::mixed(Dtype::U8, count, shapes, Box::new(rows));
     data.arrays.push(("x".into(), Ok(Arc::new(x))));
@@ -218,7 +218,7 @@ struct Folder {
     color: Color,
 }
 
-impl Rows for Folder {
+impl RowSource for Folder {
     fn access(&self) -> Access {
         Access::Slow
     }

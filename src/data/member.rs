@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flate2::CrcReader;
 use flate2::read::DeflateDecoder;
 
-use super::stored::{Access, Form, Rows};
+use super::stored::{Access, ArrayLayout, RowSource};
 
 /// Deflate makes no more of a byte.
 const MOST: u64 = 1032;
@@ -58,7 +58,7 @@ impl Member {
     }
 
     /// The rows of an array behind so many bytes.
-    pub fn rows(self, skip: u64, form: &Form) -> Box<dyn Rows> {
+    pub fn rows(self, skip: u64, form: &ArrayLayout) -> Box<dyn RowSource> {
         let row = form.row_len() as u64;
         match self.deflated || (self.crc.is_some() && self.len <= CHECKED) {
             true => Box::new(InOrder { member: self, skip, row, open: Mutex::new(None) }),
@@ -96,7 +96,7 @@ struct AtPlace {
     row: u64,
 }
 
-impl Rows for AtPlace {
+impl RowSource for AtPlace {
     fn access(&self) -> Access {
         Access::Quick
     }
@@ -124,7 +124,7 @@ struct Cursor {
     done: u64,
 }
 
-impl Rows for InOrder {
+impl RowSource for InOrder {
     fn access(&self) -> Access {
         Access::InOrder
     }

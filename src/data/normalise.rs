@@ -52,7 +52,7 @@ pub fn parse_scale(text: &str) -> Result<f64> {
 }
 
 /// Where the channel of an element is: `element / inner % mean.len()`.
-pub(super) struct Channels {
+pub(super) struct ChannelLayout {
     scale: f64,
     mean: Vec<f64>,
     std: Vec<f64>,
@@ -62,7 +62,7 @@ pub(super) struct Channels {
 impl Normalise {
     /// For an input of each of these shapes, of which all have their channels along the same axis; `None` if nothing changes.
     /// Fails if the lengths do not fit its channels.
-    pub(super) fn channels(&self, shapes: &[Vec<usize>]) -> Result<Vec<Option<Channels>>, String> {
+    pub(super) fn channels(&self, shapes: &[Vec<usize>]) -> Result<Vec<Option<ChannelLayout>>, String> {
         let Normalise { scale, mean, std } = self;
         let n = mean.len().max(std.len());
         if [mean.len(), std.len()].iter().any(|&len| len > 1 && len != n) {
@@ -88,7 +88,7 @@ impl Normalise {
             [one] => vec![f64::from(*one); n.max(1)],
             _ => values.iter().map(|&v| f64::from(v)).collect(),
         };
-        let channels = |shape: &Vec<usize>| Channels {
+        let channels = |shape: &Vec<usize>| ChannelLayout {
             scale: *scale,
             mean: fill(mean, 0.0),
             std: fill(std, 1.0),
@@ -98,9 +98,9 @@ impl Normalise {
     }
 }
 
-impl Channels {
+impl ChannelLayout {
     pub(super) fn normalise(&self, values: &mut [f64]) {
-        let Channels { scale, mean, std, inner } = self;
+        let ChannelLayout { scale, mean, std, inner } = self;
         for (i, v) in values.iter_mut().enumerate() {
             let c = i / inner % mean.len();
             *v = (*v * scale - mean[c]) / std[c];

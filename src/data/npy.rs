@@ -9,7 +9,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::NUMPY;
 use super::array::Dtype;
 use super::member::Member;
-use super::stored::{Form, Stored};
+use super::stored::{ArrayLayout, Stored};
 use crate::error::{Error, Result};
 
 /// Longest header that is believed; NumPy itself stops at 10,000 bytes unless told otherwise.
@@ -85,7 +85,7 @@ pub(super) fn is_npz(file: &mut File) -> std::io::Result<Option<bool>> {
 }
 
 /// Parses the Python dict that NumPy writes: `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
-fn parse(text: &str) -> Result<Form, String> {
+fn parse(text: &str) -> Result<ArrayLayout, String> {
     let damaged = || format!("its header is damaged: {}", text.trim_end().chars().take(80).collect::<String>());
     let field = |key: &str| {
         ['\'', '"'].iter().find_map(|quote| {
@@ -107,7 +107,7 @@ fn parse(text: &str) -> Result<Form, String> {
         shape.map(|d| d.trim_end_matches('L').parse()).collect::<Result<_, _>>().map_err(|_| damaged())?;
     // An array of one axis or none is the same in both orders.
     let fortran = fortran && shape.len() > 1;
-    Ok(Form { dtype, shape, big_endian, fortran })
+    Ok(ArrayLayout { dtype, shape, big_endian, fortran })
 }
 
 /// `<f4` is little-endian f32. Returns whether it is big-endian, and the dtype.

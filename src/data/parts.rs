@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::array::{Array, Dtype};
 use super::member::Member;
-use super::stored::{Access, Rows, Sizes, Stored};
+use super::stored::{Access, RowShapes, RowSource, Stored};
 use super::{Dataset, NUMPY, npy, portion};
 use crate::error::{Error, Result, io};
 
@@ -153,7 +153,7 @@ fn joined(parts: Vec<DataPart>) -> Result<Stored, String> {
         let row = |shape: &Vec<usize>| if by_file { shape.clone() } else { shape[1..].to_vec() };
         let mut starts = vec![0];
         forms.iter().for_each(|f| starts.push(starts[starts.len() - 1] + rows(&f.1)));
-        let sizes = Sizes::new(forms.iter().flat_map(|f| std::iter::repeat_n(row(&f.1), rows(&f.1))));
+        let sizes = RowShapes::new(forms.iter().flat_map(|f| std::iter::repeat_n(row(&f.1), rows(&f.1))));
         let count = starts[starts.len() - 1];
         let rows = JoinedParts { parts: parts.clone(), starts, by_file, open: Mutex::default(), access };
         Stored::mixed(dtype, count, sizes, Box::new(rows))
@@ -207,7 +207,7 @@ impl JoinedParts {
     }
 }
 
-impl Rows for JoinedParts {
+impl RowSource for JoinedParts {
     fn access(&self) -> Access {
         self.access
     }

@@ -16,7 +16,7 @@ const RUN: usize = 1 << 24;
 
 /// How an array lies in its file. A row is a slice of the first axis; an array without axes is one row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Form {
+pub(super) struct ArrayLayout {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub big_endian: bool,
@@ -24,7 +24,7 @@ pub(super) struct Form {
     pub fortran: bool,
 }
 
-impl Form {
+impl ArrayLayout {
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
@@ -39,7 +39,7 @@ impl Form {
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for ArrayLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&describe(self.dtype, self.shape.iter().copied()))
     }
@@ -47,16 +47,16 @@ impl fmt::Display for Form {
 
 /// The shapes of rows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sizes {
+pub(super) struct RowShapes {
     /// Those that there are, each once, in the order they first come.
     pub shapes: Vec<Vec<usize>>,
     /// Which of them each row has; empty if all rows have the same.
     of: Vec<u32>,
 }
 
-impl Sizes {
+impl RowShapes {
     /// Of rows with these shapes.
-    pub fn new(rows: impl IntoIterator<Item = Vec<usize>>) -> Sizes {
+    pub fn new(rows: impl IntoIterator<Item = Vec<usize>>) -> RowShapes {
         let (mut places, mut shapes, mut of) = (HashMap::new(), Vec::new(), Vec::new());
         for shape in rows {
             let next = shapes.len() as u32;
@@ -67,7 +67,7 @@ impl Sizes {
             of.push(place);
         }
         of.truncate(if shapes.len() > 1 { of.len() } else { 0 });
-        Sizes { shapes, of }
+        RowShapes { shapes, of }
     }
 
     /// The place of a row's shape among all shapes.
@@ -100,7 +100,7 @@ pub(super) enum Access {
 }
 
 /// Where rows come from.
-pub(super) trait Rows: Send + Sync {
+pub(super) trait RowSource: Send + Sync {
     fn access(&self) -> Access;
 
     /// Appends the bytes of some rows, one after the other.
@@ -118,9 +118,9 @@ pub(super) trait Rows: Send + Sync {
 /// An array that is in memory as far as it was asked for.
 pub(super) struct Stored {
     /// Of all rows that have the same shape; else with the shape of the first.
-    form: Form,
-    sizes: Sizes,
-    rows: Box<dyn Rows>,
+    form: ArrayLayout,
+    sizes: RowShapes,
+    rows: Box<dyn RowSource>,
     at_once: usize,
     whole: OnceLock<Array>,
     held: Mutex<BTreeMap<usize, Vec<u8>>>,
@@ -128,8 +128,8 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub fn new(form: Form, rows: Box<dyn Rows>) -> Stored {
-        let sizes = Sizes { shapes: vec![form.shape.get(1..).unwrap_or_default().to_vec()], of: Vec::new() };
+    pub fn new(form: ArrayLayout, rows: Box<dyn RowSource>) -> Stored {
+        let sizes = RowShapes { shapes: vec![form.shape.get(1..).unwrap_or_default().to_vec()], of: Vec::new() };
         Stored {
             form,
             sizes,
@@ -142,10 +142,10 @@ impl Stored {
     }
 
     /// Rows of these shapes, which all have as many axes.
-    pub fn mixed(dtype: Dtype, count: usize, sizes: Sizes, rows: Box<dyn Rows>) -> Stored {
+    pub fn mixed(dtype: Dtype, count: usize, sizes: RowShapes, rows: Box<dyn RowSource>) -> Stored {
         let first = sizes.shapes.first().map_or(&[][..], Vec::as_slice);
         let shape = [&[count], first].concat();
-        let form = Form { dtype, shape, big_endian: false, fortran: false };
+        let form = ArrayLayout { dtype, shape, big_endian: false, fortran: false };
         Stored { sizes, ..Stored::new(form, rows) }
     }
 
@@ -160,7 +160,7 @@ impl Stored {
     }
 
     /// The shapes of rows.
-    pub fn sizes(&self) -> &Sizes {
+    pub fn sizes(&self) -> &RowShapes {
         &self.sizes
     }
 
@@ -332,7 +332,7 @@ impl From<Array> for Stored {
     fn from(array: Array) -> Stored {
         /// Of an array that is in memory, nothing is left to be read.
         struct Nowhere;
-        impl Rows for Nowhere {
+        impl RowSource for Nowhere {
             fn access(&self) -> Access {
                 Access::Quick
             }
@@ -340,7 +340,8 @@ impl From<Array> for Stored {
                 Err("it lies nowhere".into())
             }
         }
-        let form = Form { dtype: array.dtype(), shape: array.shape().to_vec(), big_endian: false, fortran: false };
+        let form =
+            ArrayLayout { dtype: array.dtype(), shape: array.shape().to_vec(), big_endian: false, fortran: false };
         Stored { whole: OnceLock::from(array), ..Stored::new(form, Box::new(Nowhere)) }
     }
 }
@@ -389,7 +390,7 @@ mod tests {
     /// Two bytes a row, which says its number; counts the rows that were read.
     struct Counted(Access, Arc<AtomicUsize>);
 
-    impl Rows for Counted {
+    impl RowSource for Counted {
         fn access(&self) -> Access {
             self.0
         }
@@ -401,7 +402,7 @@ mod tests {
     }
 
     fn stored(access: Access) -> (Stored, impl Fn() -> usize) {
-        let form = Form { dtype: Dtype::U16, shape: vec![100], big_endian: false, fortran: false };
+        let form = ArrayLayout { dtype: Dtype::U16, shape: vec![100], big_endian: false, fortran: false };
         let read = Arc::new(AtomicUsize::new(0));
         (Stored::new(form, Box::new(Counted(access, read.clone()))), move || read.load(Ordering::Relaxed))
     }

@@ -1,6 +1,6 @@
 //! Normalization for networks that had theirs folded: they train far better with it. (Ioffe, Szegedy 2015.)
 
-use super::train::{Batch, Network, Samples};
+use super::train::{Batch, Samples, TrainingNetwork};
 use crate::autodiff::Mode;
 use crate::error::Result;
 use crate::ir::op::norm::BatchNorm;
@@ -25,7 +25,7 @@ pub fn insert_batch_norm(graph: &mut Graph, samples: &dyn Samples, batch: usize)
         return Ok(0);
     }
     let names: Vec<String> = sites.iter().map(|s| graph.value(s.1).name.clone()).collect();
-    let mut network = Network::new(graph, samples, batch, &names, &BTreeSet::new())?;
+    let mut network = TrainingNetwork::new(graph, samples, batch, &names, &BTreeSet::new())?;
     let first = usize::from(network.logits.is_some());
     let channels = network.tape.outputs().skip(first).map(|(_, shape)| shape.get(1).copied().unwrap_or(1));
     let mut moments: Vec<Vec<BatchMoments>> = channels.map(|c| vec![BatchMoments::default(); c]).collect();

@@ -9,7 +9,7 @@ use crate::analysis::evaluate::Evaluator;
 use crate::autodiff::{Tape, Variables};
 use crate::error::Result;
 use crate::ir::{DType, Graph, Patch, Tensor, ValueId};
-use crate::math::vectors::Rows;
+use crate::math::vectors::CodebookRows;
 use find::coded;
 use half::f16;
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ struct Coded {
     centroids: Vec<f32>,
     code_of: Vec<u8>,
     /// Of each codebook, where it has vectors.
-    rows: Vec<Rows>,
+    rows: Vec<CodebookRows>,
 }
 
 /// A graph whose codebooks are out of the way: the weights are constants, which train.
@@ -186,7 +186,7 @@ impl Coded {
 
     /// After centroids have changed.
     fn look_up(&mut self) {
-        let of_book = |book: &[f32]| Rows::new(book, self.levels);
+        let of_book = |book: &[f32]| CodebookRows::new(book, self.levels);
         let books = self.centroids.chunks(self.levels * self.length);
         self.rows = if self.length == 1 { Vec::new() } else { books.map(of_book).collect() };
     }

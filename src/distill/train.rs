@@ -10,10 +10,10 @@ mod state;
 pub use network::{Ends, LogitLayout, Teacher, ends, teacher};
 pub use options::{Length, Options};
 pub use samples::{Augment, Memory, Samples, divide};
-pub use score::{Answers, Epoch, Score};
+pub use score::{Answers, Epoch, HeldBackScore};
 pub use state::TrainingState;
 
-pub(super) use network::Network;
+pub(super) use network::TrainingNetwork;
 pub(super) use samples::Batch;
 
 use super::codebooks::{self, Codebooks, Freed};
@@ -25,12 +25,12 @@ use crate::autodiff::{Mode, Variables};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
 use crate::ir::random::noise;
-use range::Range;
+use range::RateRange;
 use std::time::Instant;
 
 /// What came out.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct TrainingOutcome {
     pub epochs: Vec<Epoch>,
     /// Which of them the student is from.
     pub best: usize,
@@ -51,12 +51,12 @@ pub struct Outcome {
 pub type TeacherAnswers = Vec<Option<Vec<f32>>>;
 
 /// Somebody who follows the training, may end it, and may keep what it takes to go on with it.
-pub trait Watch {
+pub trait TrainingWatch {
     /// Before it begins: gives `take` the bytes of the [`TrainingState`] to go on with, if there is one, of the same student,
     /// samples, teachers and options.
     ///
     /// # Errors
-    /// Whatever prevents it from being read or taken; it ends the training, as do those of [`Watch::keep`].
+    /// Whatever prevents it from being read or taken; it ends the training, as do those of [`TrainingWatch::keep`].
     fn resume(&mut self, _take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         Ok(())
     }
@@ -74,7 +74,7 @@ pub trait Watch {
 
     fn epoch(&mut self, _epoch: &Epoch) {}
 
-    /// What the teachers said of the same samples in a training before, if [`Watch::asked`] was told.
+    /// What the teachers said of the same samples in a training before, if [`TrainingWatch::asked`] was told.
     fn known(&mut self) -> Option<TeacherAnswers> {
         None
     }
@@ -94,7 +94,7 @@ pub trait Watch {
 /// Nobody.
 pub struct Unwatched;
 
-impl Watch for Unwatched {}
+impl TrainingWatch for Unwatched {}
 
 /// A rate is lowered by this factor when training diverges,
 const LOWER: f64 = 0.3;
@@ -120,8 +120,8 @@ pub fn train(
     samples: &dyn Samples,
     teachers: &mut [Teacher<'_>],
     options: &Options,
-    watch: &mut dyn Watch,
-) -> Result<Outcome> {
+    watch: &mut dyn TrainingWatch,
+) -> Result<TrainingOutcome> {
     let mut freed = if options.reassign { codebooks::free(graph, &options.frozen)? } else { Freed::nothing(graph) };
     let mut run = TrainingRun::new(&mut freed, samples, teachers, options)?;
     let course = run.train(watch)?;
@@ -135,7 +135,16 @@ pub fn train(
     run.codebooks.store(graph)?;
     let (trained, zeros) = (run.student.tape.parameters().len(), run.zeros.count());
     let TrainingState { epochs, best, peak: rate, .. } = course;
-    Ok(Outcome { epochs, best, rate, trained, zeros, makers: run.makers, answers: run.answers, ended: run.ended })
+    Ok(TrainingOutcome {
+        epochs,
+        best,
+        rate,
+        trained,
+        zeros,
+        makers: run.makers,
+        answers: run.answers,
+        ended: run.ended,
+    })
 }
 
 /// What the teachers say of a batch.
@@ -146,7 +155,7 @@ struct BatchTargets {
 }
 
 struct TrainingRun<'a, 't> {
-    student: Network,
+    student: TrainingNetwork,
     codebooks: Codebooks,
     zeros: SparsityMask,
     makers: Vec<String>,
@@ -207,7 +216,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
         let makers = makers.into_iter().chain(made.into_iter().filter_map(|v| graph.producer(v).map(|p| p.0)));
         let makers = makers.map(|n| format!("{} \"{}\"", graph.node(n).kind(), graph.label(n))).collect();
         let trainable = trainable.into_iter().filter(|&v| !options.frozen.contains(&graph.value(v).name)).collect();
-        let student = Network::new(graph, samples, batch, &values, &trainable)?;
+        let student = TrainingNetwork::new(graph, samples, batch, &values, &trainable)?;
         let single = student.logits.filter(|logits| logits.positions == 1).map(|logits| logits.classes);
         if single.is_none() && !options.exits.is_empty() {
             return refuse("only a classifier has exits");
@@ -267,7 +276,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
     }
 
     /// Where the watcher left off, or the beginning.
-    fn begin(&mut self, watch: &mut dyn Watch) -> Result<TrainingState> {
+    fn begin(&mut self, watch: &mut dyn TrainingWatch) -> Result<TrainingState> {
         let state = self.state();
         let &Options { method, weight_decay, .. } = self.options;
         let mut course = None;
@@ -306,7 +315,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
 
     /// Asks the teachers about all samples in one order, if they are to be asked about them as they are: the place in a
     /// batch can change the last bits of what is said, and a training that is gone on with has other batches first.
-    fn ask(&mut self, watch: &mut dyn Watch) -> Result<()> {
+    fn ask(&mut self, watch: &mut dyn TrainingWatch) -> Result<()> {
         let options = self.options;
         let all = match options.length {
             Length::Epochs(n) => n > 0,
@@ -364,7 +373,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
         self.trained.len() / self.batch
     }
 
-    fn train(&mut self, watch: &mut dyn Watch) -> Result<TrainingState> {
+    fn train(&mut self, watch: &mut dyn TrainingWatch) -> Result<TrainingState> {
         let mut course = self.begin(watch)?;
         let start = course.epochs[0].loss;
         let over = |run: &Self, course: &TrainingState| {
@@ -420,12 +429,12 @@ impl<'a, 't> TrainingRun<'a, 't> {
     }
 
     /// A peak for the learning rate: steps whose rates grow, and back to where they began.
-    fn range_test(&mut self, watch: &mut dyn Watch) -> Result<f64> {
+    fn range_test(&mut self, watch: &mut dyn TrainingWatch) -> Result<f64> {
         let (start, since, mut optimizer) = (self.state(), Instant::now(), self.optimizer());
         let mut random = noise(self.options.seed ^ RANGE_SEED);
         let mut order = self.trained.clone();
         samples::shuffle(&mut order, &mut random);
-        let mut range = Range::new(match self.options.method {
+        let mut range = RateRange::new(match self.options.method {
             Method::AdamW { .. } | Method::Lamb { .. } => 0.1,
             Method::Sgd { .. } => 10.0,
         });
@@ -555,7 +564,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
     }
 
     /// The student on what is held back.
-    fn judge(&mut self) -> Result<Score> {
+    fn judge(&mut self) -> Result<HeldBackScore> {
         let mut total = 0.0;
         let classes = self.student.logits.map_or(0, |logits| logits.classes);
         let mut answers = Answers { classes, ..Answers::default() };
@@ -591,7 +600,7 @@ impl<'a, 't> TrainingRun<'a, 't> {
         self.dead = same;
         let [accuracy, agreement] = [&answers.labels, &answers.teacher].map(|truth| answers.share_of(truth));
         self.answers = Some(answers).filter(|a| a.classes > 0);
-        Ok(Score { loss: total / self.held_back.len() as f64, accuracy, agreement })
+        Ok(HeldBackScore { loss: total / self.held_back.len() as f64, accuracy, agreement })
     }
 }
 
@@ -669,7 +678,7 @@ mod tests {
     #[test]
     fn a_watcher_ends_it() {
         struct Five(usize);
-        impl Watch for Five {
+        impl TrainingWatch for Five {
             fn step(&mut self, _: f64, _: usize) -> bool {
                 self.0 += 1;
                 self.0 < 5
@@ -689,7 +698,7 @@ mod tests {
         kept: Vec<u8>,
     }
 
-    impl Watch for Keeper {
+    impl TrainingWatch for Keeper {
         fn resume(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
             self.begins.take().map_or(Ok(()), |course| take(&course))
         }

@@ -1,11 +1,11 @@
 //! Cascades: a small network answers what it is sure of, a big one the rest.
 
-use super::observe::{Pool, Source, observe};
+use super::observe::{KeptAxes, SampleFeed, observe};
 use super::{asks, heads, judge};
 use crate::analysis::classifier;
 use crate::analysis::cost::cost;
 use crate::error::{Error, Result};
-use crate::ir::{DType, Exit, Graph, Model, NodeId, Patch, Source as From, Tensor, Value, ValueId};
+use crate::ir::{DType, Exit, Graph, Model, NodeId, Patch, Source, Tensor, Value, ValueId};
 use crate::math::thresholds::{ExitStatistics, ExitTrial};
 use std::collections::{HashMap, HashSet};
 
@@ -34,7 +34,7 @@ pub struct Cascade {
 pub fn cascade(
     small: &Model,
     big: &Model,
-    source: &Source<'_>,
+    source: &SampleFeed<'_>,
     max_drop: f64,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Cascade> {
@@ -52,7 +52,7 @@ pub fn cascade(
     let n = source.count();
     let see = |model: &Model, before: usize| {
         let (end, _) = heads::logits(&model.graph)?;
-        let seen = observe(model, &[(end, Pool::Nothing)], source, &|done| progress(before + done, 2 * n))?;
+        let seen = observe(model, &[(end, KeptAxes::Nothing)], source, &|done| progress(before + done, 2 * n))?;
         Ok::<_, Error>(seen.into_iter().next().unwrap_or_default().mapv(f64::from))
     };
     let (first, last) = (see(small, 0)?, see(big, n)?);
@@ -188,9 +188,9 @@ fn join(small: &Model, big: &Model, temperature: f32, threshold: f32) -> Result<
 /// Puts a graph's nodes into another that has the same inputs, and gives what its output became. Constants that the other
 /// has too are shared.
 fn copy(from: &Graph, to: &mut Graph) -> Result<ValueId> {
-    type Key = (DType, Vec<usize>, bytes::Bytes);
-    let key = |t: &Tensor| -> Option<Key> { Some((t.dtype(), t.shape().to_vec(), t.bytes()?.clone())) };
-    let mut known: HashMap<Key, ValueId> = HashMap::new();
+    type ConstantKey = (DType, Vec<usize>, bytes::Bytes);
+    let key = |t: &Tensor| -> Option<ConstantKey> { Some((t.dtype(), t.shape().to_vec(), t.bytes()?.clone())) };
+    let mut known: HashMap<ConstantKey, ValueId> = HashMap::new();
     for v in to.values().collect::<Vec<_>>() {
         if let Some(k) = to.value(v).constant().and_then(key) {
             known.entry(k).or_insert(v);
@@ -202,8 +202,8 @@ fn copy(from: &Graph, to: &mut Graph) -> Result<ValueId> {
     for v in from.values() {
         let value = from.value(v);
         let shared = match &value.source {
-            From::Constant(tensor, _) => key(tensor).and_then(|k| known.get(&k).copied()),
-            From::Input { .. } => to.find_value(&value.name),
+            Source::Constant(tensor, _) => key(tensor).and_then(|k| known.get(&k).copied()),
+            Source::Input { .. } => to.find_value(&value.name),
             _ => None,
         };
         let there = match shared {

@@ -1,6 +1,6 @@
 //! Heads: small classifiers on values of a network, fitted without training, and the exits that pay.
 
-use super::observe::{Pool, Source, observe};
+use super::observe::{KeptAxes, SampleFeed, observe};
 use super::places::{Place, SizedWalk};
 use super::{asks, judge, reduce};
 use crate::analysis::classifier;
@@ -8,8 +8,8 @@ use crate::analysis::paths::path_macs;
 use crate::data::evenly;
 use crate::error::{Error, Result};
 use crate::ir::op::gemm::Gemm;
-use crate::ir::op::pool::{Function as Pooling, GlobalPool};
-use crate::ir::op::reduce::Function;
+use crate::ir::op::pool::{GlobalPool, Pooling};
+use crate::ir::op::reduce::Reduction;
 use crate::ir::op::reshape::Flatten;
 use crate::ir::op::softmax::{self, Softmax};
 use crate::ir::{DType, Exit, Graph, Model, Patch, Ref, Tensor, ValueId};
@@ -29,7 +29,7 @@ const LABEL: f64 = 0.5;
 
 /// Where the exits are to be.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Where {
+pub enum ExitPlaces {
     /// After these nodes or values.
     After(Vec<String>),
     /// So many at most, where they save most.
@@ -38,7 +38,7 @@ pub enum Where {
 
 /// How sure is sure enough.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Goal {
+pub enum ExitGoal {
     /// As sure as it takes to lose at most this share of right answers.
     MaxDrop(f64),
     /// A probability of more than this.
@@ -61,7 +61,7 @@ pub struct ChosenExit {
 
 /// What was chosen, and what held-back samples say of it.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub struct ChosenExits {
     /// In the order they are reached; none if none pays.
     pub exits: Vec<ChosenExit>,
     pub course: ExitStatistics,
@@ -114,10 +114,10 @@ pub fn logits(graph: &Graph) -> Result<(ValueId, bool)> {
 pub fn choose(
     student: &Model,
     teacher: &Model,
-    source: &Source<'_>,
-    (wanted, goal, hold_back): (&Where, Goal, f64),
+    source: &SampleFeed<'_>,
+    (wanted, goal, hold_back): (&ExitPlaces, ExitGoal, f64),
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Choice> {
+) -> Result<ChosenExits> {
     let (end, _) = logits(&student.graph)?;
     let (taught, _) = logits(&teacher.graph).map_err(|e| e.at("the teacher"))?;
     let walk = SizedWalk::new(&student.graph, &source.shapes())?;
@@ -132,10 +132,10 @@ pub fn choose(
             fitted.len()
         )));
     }
-    let mut values: Vec<(ValueId, Pool)> = places.iter().map(|p| (p.value, p.pool)).collect();
-    values.push((end, Pool::Nothing));
+    let mut values: Vec<(ValueId, KeptAxes)> = places.iter().map(|p| (p.value, p.pool)).collect();
+    values.push((end, KeptAxes::Nothing));
     let mut seen = observe(student, &values, source, &|done| progress(done, 2 * n))?;
-    let told = observe(teacher, &[(taught, Pool::Nothing)], source, &|done| progress(n + done, 2 * n))?;
+    let told = observe(teacher, &[(taught, KeptAxes::Nothing)], source, &|done| progress(n + done, 2 * n))?;
     let wide = |a: Option<Array2<f32>>| a.unwrap_or_default().mapv(f64::from);
     let (own, told) = (wide(seen.pop()), wide(told.into_iter().next()));
     if own.dim() != told.dim() {
@@ -177,7 +177,7 @@ pub fn choose(
         cost: through.collect(),
         asking: places.iter().map(|p| p.features as f64 * classes).collect(),
     };
-    let chosen = matches!(goal, Goal::Threshold(_)) && matches!(wanted, Where::After(_));
+    let chosen = matches!(goal, ExitGoal::Threshold(_)) && matches!(wanted, ExitPlaces::After(_));
     let (kept, trial, thresholds) = pay(trial, most, goal, chosen);
     let share = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / held.len() as f64;
     let exits = kept.iter().zip(&thresholds).map(|(&e, &threshold)| {
@@ -185,7 +185,7 @@ pub fn choose(
         let right = share(right);
         ChosenExit { place: places[e], head: head.clone(), temperature: *temperature, error: *error, right, threshold }
     });
-    Ok(Choice {
+    Ok(ChosenExits {
         exits: exits.collect(),
         course: trial.course(&thresholds),
         whole: trial.right.last().map_or(0.0, |r| share(r)),
@@ -196,10 +196,10 @@ pub fn choose(
 
 /// At most so many exits of a trial, with their thresholds: from all that pay, or all where the caller has `chosen` them, the
 /// one that is missed least is left out until they are no more than that.
-fn pay(trial: ExitTrial, most: usize, goal: Goal, chosen: bool) -> (Vec<usize>, ExitTrial, Vec<f32>) {
+fn pay(trial: ExitTrial, most: usize, goal: ExitGoal, chosen: bool) -> (Vec<usize>, ExitTrial, Vec<f32>) {
     let thresholds = |trial: &ExitTrial| match goal {
-        Goal::MaxDrop(drop) => trial.thresholds(drop),
-        Goal::Threshold(t) => vec![t as f32; trial.confidence.len()],
+        ExitGoal::MaxDrop(drop) => trial.thresholds(drop),
+        ExitGoal::Threshold(t) => vec![t as f32; trial.confidence.len()],
     };
     let mut kept: Vec<usize> = (0..trial.confidence.len()).collect();
     loop {
@@ -226,16 +226,16 @@ fn pay(trial: ExitTrial, most: usize, goal: Goal, chosen: bool) -> (Vec<usize>, 
 }
 
 /// Places to probe, in the order they are reached, and how many of them may become exits.
-fn candidates(walk: &SizedWalk, wanted: &Where) -> Result<(Vec<Place>, usize)> {
+fn candidates(walk: &SizedWalk, wanted: &ExitPlaces) -> Result<(Vec<Place>, usize)> {
     match wanted {
-        Where::After(names) => {
+        ExitPlaces::After(names) => {
             let mut places = names.iter().map(|name| walk.named(name)).collect::<Result<Vec<_>>>()?;
             places.sort_by_key(|p| p.macs);
             places.dedup();
             let count = places.len();
             Ok((places, count))
         }
-        Where::Best(most) => {
+        ExitPlaces::Best(most) => {
             let all = walk.places();
             if all.is_empty() {
                 return Err(Error::target("the model cannot have exits").because(
@@ -270,7 +270,7 @@ fn targets(told: ArrayView2<'_, f64>, labels: Option<&[usize]>) -> Result<Array2
 /// If the data cannot be run through the model.
 pub fn reset(
     model: &mut Model,
-    source: &Source<'_>,
+    source: &SampleFeed<'_>,
     (drop, hold_back): (f64, f64),
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Option<(ExitStatistics, f64)>> {
@@ -280,8 +280,8 @@ pub fn reset(
     let (Some(asked), [output], Some(macs)) = (asked, g.outputs(), path_macs(&sized(g, source)?)) else {
         return Ok(None);
     };
-    let mut values: Vec<(ValueId, Pool)> = asked.iter().map(|a| (a.0, Pool::Number)).collect();
-    values.extend(asked.iter().map(|a| a.2).chain([*output]).map(|v| (v, Pool::Nothing)));
+    let mut values: Vec<(ValueId, KeptAxes)> = asked.iter().map(|a| (a.0, KeptAxes::Number)).collect();
+    values.extend(asked.iter().map(|a| a.2).chain([*output]).map(|v| (v, KeptAxes::Nothing)));
     let n = source.count();
     let seen = observe(model, &values, source, &|done| progress(done, n))?;
     let held: Vec<usize> = evenly((n as f64 * hold_back).round().max(1.0) as usize, n).collect();
@@ -309,7 +309,7 @@ pub fn reset(
     Ok(Some((course, whole)))
 }
 
-fn sized(graph: &Graph, source: &Source<'_>) -> Result<Graph> {
+fn sized(graph: &Graph, source: &SampleFeed<'_>) -> Result<Graph> {
     let names = graph.runtime_inputs().map(|v| graph.value(v).name.clone());
     graph.at_sizes(&names.zip(source.shapes()).collect::<Vec<_>>())
 }
@@ -318,7 +318,7 @@ fn sized(graph: &Graph, source: &Source<'_>) -> Result<Graph> {
 ///
 /// # Errors
 /// Internal ones only.
-pub fn attach(graph: &mut Graph, choice: &Choice) -> Result<()> {
+pub fn attach(graph: &mut Graph, choice: &ChosenExits) -> Result<()> {
     let (_, softmaxed) = logits(graph)?;
     for chosen in &choice.exits {
         let exit = attach_one(graph, chosen, softmaxed)?;
@@ -332,14 +332,14 @@ fn attach_one(graph: &mut Graph, chosen: &ChosenExit, softmaxed: bool) -> Result
     let Head { weight, bias } = &chosen.head;
     let mut x = Ref::from(chosen.place.value);
     match chosen.place.pool {
-        Pool::Nothing | Pool::Number => {}
-        Pool::Space => {
+        KeptAxes::Nothing | KeptAxes::Number => {}
+        KeptAxes::Space => {
             let pool = GlobalPool(Pooling::Average { count_include_pad: false });
             let pooled = patch.node("exit.pool", pool, &[Some(x)]);
             x = patch.node("exit.features", Flatten { axis: 1 }, &[Some(pooled)]);
         }
-        Pool::Sequence => {
-            let (op, axes) = reduce(graph, Function::Mean, Some(1));
+        KeptAxes::Sequence => {
+            let (op, axes) = reduce(graph, Reduction::Mean, Some(1));
             let axes = axes.map(|axes| patch.constant("exit.steps", axes));
             x = patch.node("exit.pool", op, &[Some(x), axes][..1 + usize::from(axes.is_some())]);
         }
@@ -353,7 +353,7 @@ fn attach_one(graph: &mut Graph, chosen: &ChosenExit, softmaxed: bool) -> Result
     let gemm = Gemm { trans_b: true, ..Gemm::default() };
     let mut answer = patch.node("exit.logits", gemm, &[Some(x), Some(w), Some(b)]);
     if softmaxed {
-        let op = Softmax { function: softmax::Function::Softmax, axis: 1, flatten: graph.opset < 13 };
+        let op = Softmax { function: softmax::SoftmaxKind::Softmax, axis: 1, flatten: graph.opset < 13 };
         answer = patch.node("exit.probabilities", op, &[Some(answer)]);
     }
     let sure = asks(graph, &mut patch, "exit", answer, softmaxed, 1.0, chosen.threshold);

@@ -10,17 +10,17 @@ use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Samples of a feed that takes one at a time.
-pub struct Source<'a> {
+pub struct SampleFeed<'a> {
     feed: &'a Feed<'a>,
     picks: Vec<usize>,
     /// Of the picked samples, where the data has labels.
     pub labels: Option<Vec<usize>>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> SampleFeed<'a> {
     /// # Errors
     /// If the model takes several samples at once.
-    pub fn new(feed: &'a Feed<'a>, picks: Vec<usize>) -> Result<Source<'a>> {
+    pub fn new(feed: &'a Feed<'a>, picks: Vec<usize>) -> Result<SampleFeed<'a>> {
         if feed.batch() != 1 {
             return Err(Error::target("the model cannot have exits")
                 .because(format!(
@@ -31,7 +31,7 @@ impl<'a> Source<'a> {
         }
         feed.hold(picks.iter().copied())?;
         let labels = feed.labels().map(|labels| picks.iter().map(|&i| labels[i]).collect());
-        Ok(Source { feed, picks, labels })
+        Ok(SampleFeed { feed, picks, labels })
     }
 
     pub fn count(&self) -> usize {
@@ -46,7 +46,7 @@ impl<'a> Source<'a> {
 
 /// Which axes of a value [`observe`] keeps besides that of the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pool {
+pub enum KeptAxes {
     /// [1, C, …] becomes C means.
     Space,
     /// [1, T, C] becomes C means.
@@ -57,22 +57,22 @@ pub enum Pool {
     Number,
 }
 
-impl Pool {
+impl KeptAxes {
     fn of(self, array: &Array) -> Option<Vec<f32>> {
         let (x, shape) = (array.to_f32(), array.shape());
         match (self, shape) {
-            (Pool::Space, [1, channels, ..]) => {
+            (KeptAxes::Space, [1, channels, ..]) => {
                 let size = x.len() / channels.max(&1);
                 let mean = |c: &[f32]| (c.iter().map(|&v| f64::from(v)).sum::<f64>() / size as f64) as f32;
                 Some(x.chunks(size.max(1)).map(mean).collect())
             }
-            (Pool::Sequence, &[1, steps, channels]) => {
+            (KeptAxes::Sequence, &[1, steps, channels]) => {
                 let mut sums = vec![0.0; channels];
                 x.chunks(channels.max(1))
                     .for_each(|row| sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v)));
                 Some(sums.into_iter().map(|s: f64| (s / steps as f64) as f32).collect())
             }
-            (Pool::Nothing, [1, ..]) | (Pool::Number, []) => Some(x),
+            (KeptAxes::Nothing, [1, ..]) | (KeptAxes::Number, []) => Some(x),
             _ => None,
         }
     }
@@ -84,8 +84,8 @@ impl Pool {
 /// If tract cannot run it, or a value is not finite.
 pub fn observe(
     model: &Model,
-    values: &[(ValueId, Pool)],
-    source: &Source<'_>,
+    values: &[(ValueId, KeptAxes)],
+    source: &SampleFeed<'_>,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Array2<f32>>> {
     let graph = &model.graph;
@@ -98,7 +98,7 @@ pub fn observe(
     let run = |runner: &Runner, i: usize| {
         let outputs = runner.run(&source.feed.chunk(i)?)?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-        let row = |(array, &(v, pool)): (&Array, &(ValueId, Pool))| {
+        let row = |(array, &(v, pool)): (&Array, &(ValueId, KeptAxes))| {
             let name = &graph.value(v).name;
             let row = pool.of(array).ok_or_else(|| Error::internal(format!("\"{name}\" is {array}")))?;
             match row.iter().all(|v| v.is_finite()) {

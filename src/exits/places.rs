@@ -1,6 +1,6 @@
 //! Where a network can be left: values through which everything passes that comes after.
 
-use super::observe::Pool;
+use super::observe::KeptAxes;
 use crate::analysis::cost::node_macs;
 use crate::error::{Error, Result};
 use crate::ir::{DType, Graph, NodeId, Op, Source, Use, ValueId};
@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 pub struct Place {
     pub node: NodeId,
     pub value: ValueId,
-    pub pool: Pool,
+    pub pool: KeptAxes,
     /// Numbers that a head gets of it.
     pub features: usize,
     /// Multiply-accumulates up to here, for one sample.
@@ -142,9 +142,9 @@ impl SizedWalk {
             return None;
         }
         let (pool, features) = match (&dims[..], self.channels_first(value)) {
-            (&[1, c], _) => (Pool::Nothing, c),
-            (&[1, c, ..], Some(true)) => (Pool::Space, c),
-            (&[1, _, c], Some(false)) => (Pool::Sequence, c),
+            (&[1, c], _) => (KeptAxes::Nothing, c),
+            (&[1, c, ..], Some(true)) => (KeptAxes::Space, c),
+            (&[1, _, c], Some(false)) => (KeptAxes::Sequence, c),
             _ => return None,
         };
         let features = usize::try_from(features).ok().filter(|&f| f > 0)?;

@@ -12,17 +12,17 @@ use std::path::{Path, PathBuf};
 const DIGITS: usize = 16;
 
 /// The data of the file that is to stand at a place, while it is written: nobody knows its name yet.
-pub struct Data {
+pub struct DataFile {
     place: PathBuf,
     file: Temporary,
 }
 
-impl Data {
+impl DataFile {
     /// # Errors
     /// If the folder of the place cannot be written to.
-    pub fn create(place: &Path) -> Result<Data> {
+    pub fn create(place: &Path) -> Result<DataFile> {
         let file = Temporary::create(place).map_err(|e| cannot_write(place, &e))?;
-        Ok(Data { place: place.to_path_buf(), file })
+        Ok(DataFile { place: place.to_path_buf(), file })
     }
 
     /// # Errors
@@ -51,7 +51,7 @@ fn cannot_write(place: &Path, e: &std::io::Error) -> crate::Error {
 pub struct Named {
     path: PathBuf,
     bytes: u64,
-    data: Data,
+    data: DataFile,
 }
 
 impl Named {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ir::attr::{Attr, AttrValue};
 use crate::ir::graph::{Graph, NodeId, ValueId};
 use crate::ir::names::{Taken, derived};
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::op::control::If;
 use crate::ir::op::unary::Unary;
 use crate::ir::value::{Form, Source, Value};
@@ -59,7 +59,7 @@ impl Graph {
     /// Confidence and threshold of an exit.
     pub fn threshold(&self, exit: Exit) -> Option<(ValueId, f32)> {
         let (n, _) = self.producer(exit.sure)?;
-        (self.node(n).op == Op::Binary(Binary(Kind::Greater))).then_some(())?;
+        (self.node(n).op == Op::Binary(Binary(BinaryKind::Greater))).then_some(())?;
         Some((self.input(n, 0)?, self.input_constant(n, 1)?.float_scalar()? as f32))
     }
 

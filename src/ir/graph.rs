@@ -16,7 +16,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::OnceLock;
 
 /// A map that hashes fast, and the same in every run. What it has is never listed: that order means nothing.
-type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// A dataflow graph: the model's, or the body of an `If`, `Loop` or `Scan`.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct Graph {
     pub(in crate::ir) exits: Vec<Exit>,
     /// Name of an output that says which exit is taken, where files are to have one.
     pub exit_output: Option<String>,
-    names: Map<String, ValueId>,
+    names: FastMap<String, ValueId>,
     /// The names in use in and around this graph, from when they are first asked for.
     pub(in crate::ir) taken: OnceLock<Taken>,
     created: u32,
@@ -58,7 +58,7 @@ impl Graph {
             captures: Vec::new(),
             exits: Vec::new(),
             exit_output: None,
-            names: Map::default(),
+            names: FastMap::default(),
             taken: OnceLock::new(),
             created: 0,
             edits: 0,

@@ -33,15 +33,15 @@ pub fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-type Counts = HashMap<u64, u32, foldhash::fast::FixedState>;
+type NameCounts = HashMap<u64, u32, foldhash::fast::FixedState>;
 
 /// The names in use in a model, known by their digests: if two ever had the same one, a free name would look taken.
 #[derive(Debug, Clone, Default)]
 pub(in crate::ir) struct Taken {
-    values: Counts,
-    nodes: Counts,
+    values: NameCounts,
+    nodes: NameCounts,
     /// For a wanted name that was taken, the number to try next.
-    next: Counts,
+    next: NameCounts,
 }
 
 impl Taken {
@@ -121,7 +121,7 @@ impl Taken {
     }
 }
 
-fn count(counts: &mut Counts, name: &str, add: bool) {
+fn count(counts: &mut NameCounts, name: &str, add: bool) {
     use std::collections::hash_map::Entry;
     match (counts.entry(digest(name.as_bytes())), add) {
         (Entry::Occupied(mut at), true) => *at.get_mut() += 1,

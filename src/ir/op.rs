@@ -66,7 +66,7 @@ pub trait Operator {
     }
 
     /// The inputs that are weights where they are constant, in the order in which a layer's weight is looked for.
-    fn weights(&self, _cx: &Infer<'_>) -> Vec<Weight> {
+    fn weights(&self, _cx: &Infer<'_>) -> Vec<WeightInput> {
         Vec::new()
     }
 
@@ -83,7 +83,7 @@ pub trait Operator {
 
 /// An input that is a weight where it is constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weight {
+pub struct WeightInput {
     pub slot: usize,
     pub role: Role,
     /// The axis that counts outputs (of a table: entries; of a transposed convolution: the outputs of one group).

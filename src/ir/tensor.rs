@@ -18,7 +18,7 @@ const LONG: usize = 1 << 12;
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    data: Data,
+    data: Elements,
     /// Whether a file may have it in ONNX's typed fields, where integers take as many bytes as they need.
     typed: bool,
     /// The file that the bytes are mapped from, if they are.
@@ -36,9 +36,9 @@ impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
         let content = || match (&self.data, &other.data) {
             // Clones share their bytes: these need not be read to be the same.
-            (Data::Bytes(a), Data::Bytes(b)) if (a.as_ptr(), a.len()) == (b.as_ptr(), b.len()) => true,
+            (Elements::Bytes(a), Elements::Bytes(b)) if (a.as_ptr(), a.len()) == (b.as_ptr(), b.len()) => true,
             // There is one way to pack numbers.
-            (Data::Packed(a), Data::Packed(b)) => a.list == b.list,
+            (Elements::Packed(a), Elements::Packed(b)) => a.list == b.list,
             _ => self.bytes() == other.bytes() && self.as_strings() == other.as_strings(),
         };
         (self.dtype, &self.shape) == (other.dtype, &other.shape) && content()
@@ -48,7 +48,7 @@ impl PartialEq for Tensor {
 impl Eq for Tensor {}
 
 #[derive(Debug, Clone)]
-enum Data {
+enum Elements {
     /// Row-major, little-endian; sub-byte types packed as in ONNX `raw_data`.
     Bytes(Bytes),
     Packed(Arc<Packed>),
@@ -70,7 +70,7 @@ impl Tensor {
         (byte_len(dtype, &shape)? == data.len()).then_some(Tensor {
             dtype,
             shape,
-            data: Data::Bytes(data),
+            data: Elements::Bytes(data),
             typed,
             backing: None,
         })
@@ -94,7 +94,7 @@ impl Tensor {
         })?;
         let need = byte_len(dtype, &shape).filter(|&need| numbers * width == need)?;
         if shortest && (LONG..need).contains(&list.len()) {
-            let data = Data::Packed(Arc::new(Packed { list, bytes: OnceLock::new() }));
+            let data = Elements::Packed(Arc::new(Packed { list, bytes: OnceLock::new() }));
             return Some(Tensor { dtype, shape, data, typed: true, backing });
         }
         Some(Tensor::new(dtype, shape, unpacked(&list, width, need, read))?.with_typed(true))
@@ -105,7 +105,7 @@ impl Tensor {
         (elements(&shape)? == data.len()).then(|| Tensor {
             dtype: DType::STRING,
             shape,
-            data: Data::Strings(Arc::new(data)),
+            data: Elements::Strings(Arc::new(data)),
             typed: true,
             backing: None,
         })
@@ -214,15 +214,15 @@ impl Tensor {
     /// Bytes of the elements.
     pub fn byte_len(&self) -> usize {
         match &self.data {
-            Data::Bytes(b) => b.len(),
-            Data::Packed(_) => byte_len(self.dtype, &self.shape).unwrap_or(0),
-            Data::Strings(s) => s.iter().map(Bytes::len).sum(),
+            Elements::Bytes(b) => b.len(),
+            Elements::Packed(_) => byte_len(self.dtype, &self.shape).unwrap_or(0),
+            Elements::Strings(s) => s.iter().map(Bytes::len).sum(),
         }
     }
 
     /// The elements as a list of numbers of variable length, if a file has them so: if it may, and that is the shorter form.
     pub fn packed(&self) -> Option<Bytes> {
-        if let Data::Packed(packed) = &self.data {
+        if let Elements::Packed(packed) = &self.data {
             return Some(packed.list.clone());
         }
         let numbers = self.numbers().filter(|_| self.stored_len() < self.byte_len())?;
@@ -234,7 +234,7 @@ impl Tensor {
     /// Bytes of the elements in a file.
     pub fn stored_len(&self) -> usize {
         let packed = match (&self.data, self.numbers()) {
-            (Data::Packed(packed), _) => packed.list.len(),
+            (Elements::Packed(packed), _) => packed.list.len(),
             (_, Some(numbers)) if self.typed => numbers.map(varints::len).sum(),
             _ => usize::MAX,
         };
@@ -244,7 +244,7 @@ impl Tensor {
     fn numbers(&self) -> Option<impl Iterator<Item = u64> + '_> {
         let dtype = self.dtype;
         number(dtype, &[0; 8])?;
-        let Data::Bytes(bytes) = &self.data else { return None };
+        let Elements::Bytes(bytes) = &self.data else { return None };
         Some(bytes.chunks_exact(dtype.bytes()?).map(move |b| number(dtype, b).unwrap_or(0)))
     }
 
@@ -256,19 +256,19 @@ impl Tensor {
     /// The raw bytes; `None` for strings.
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.data {
-            Data::Bytes(b) => Some(b),
-            Data::Packed(p) => {
+            Elements::Bytes(b) => Some(b),
+            Elements::Packed(p) => {
                 let raw = || unpacked(&p.list, self.dtype.bytes().unwrap_or(1), self.byte_len(), || self.release());
                 Some(p.bytes.get_or_init(raw))
             }
-            Data::Strings(_) => None,
+            Elements::Strings(_) => None,
         }
     }
 
     /// The bytes in the form in which they are kept; `None` for strings.
     pub fn kept(&self) -> Option<&Bytes> {
         match &self.data {
-            Data::Packed(p) => Some(&p.list),
+            Elements::Packed(p) => Some(&p.list),
             _ => self.bytes(),
         }
     }
@@ -276,7 +276,7 @@ impl Tensor {
     /// Its elements, if they are strings.
     pub fn as_strings(&self) -> Option<&[Bytes]> {
         match &self.data {
-            Data::Strings(s) => Some(s),
+            Elements::Strings(s) => Some(s),
             _ => None,
         }
     }

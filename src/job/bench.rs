@@ -1,6 +1,6 @@
 //! A model with data that its students are fitted to and judged by, as searches and measurements of layers take it.
 
-use super::places::{self, Named};
+use super::places::{self, NamedFile};
 use super::{Gates, input_sizes, judging, load};
 use crate::analysis::sizes::InputSizes;
 use crate::calibrate::{self, Calibration, available};
@@ -63,16 +63,16 @@ impl Bench {
     /// If something cannot be read or would be written over, if sizes or data do not fit the model, and `without` if no
     /// calibration data is named.
     pub fn open(
-        (what, model): Named<'_>,
-        said: &recipe::Data,
+        (what, model): NamedFile<'_>,
+        said: &recipe::DataSection,
         sizes: &[(String, Vec<usize>)],
-        written: &[Named<'_>],
+        written: &[NamedFile<'_>],
         without: Error,
     ) -> Result<Bench> {
         let teacher = onnx::load(model)?;
         let path = said.calib.clone().ok_or(without)?;
         let (data, normalise) = load(&path, said)?;
-        let mut read: Vec<Named<'_>> = teacher.files.iter().map(|f| (what, f.as_path())).collect();
+        let mut read: Vec<NamedFile<'_>> = teacher.files.iter().map(|f| (what, f.as_path())).collect();
         read.extend(data.files().iter().map(|f| ("the calibration data", f.as_path())));
         let training = said.train.as_ref().map(|path| Ok::<_, Error>(load(path, said)?.0)).transpose()?;
         let same = said.train.as_ref().is_some_and(|train| is_same(train, &path));
@@ -130,7 +130,7 @@ impl Bench {
     /// # Errors
     /// If `gates` say of an output what it cannot be, or as [`Judge::new`].
     pub fn judge(&self, samples: &[usize], gates: &Gates) -> Result<Judge<'_>> {
-        let judging = judging(gates, &recipe::Target::default())?;
+        let judging = judging(gates, &recipe::TargetSection::default())?;
         Judge::new(&self.teacher.model, &self.data, &self.normalise, samples, &judging)
     }
 }

@@ -1,12 +1,12 @@
 //! What stands in for `samples.rs` where networks cannot be run: there is no data.
 
-use super::places::Named;
+use super::places::NamedFile;
 use super::watched::Watched;
 use super::{Job, Listener};
 use crate::analysis::sizes::InputSizes;
 use crate::error::{Error, Result};
 use crate::ir::Model;
-use crate::recipe::{Action, Data, Target};
+use crate::recipe::{Action, DataSection, TargetSection};
 use crate::report::{DataUse, Report};
 use crate::session;
 use std::path::Path;
@@ -23,11 +23,11 @@ impl Samples {
     /// # Errors
     /// If the recipe counts on data, or sets targets that data has to show to be met.
     pub fn open(job: &Job, _: &[(String, Action)], _: &Model, _: &dyn Listener) -> Result<Samples> {
-        let Data { calib, train, test, .. } = &job.recipe.data;
+        let DataSection { calib, train, test, .. } = &job.recipe.data;
         let data = [("calib", calib), ("train", train), ("test", test)].into_iter().find(|d| d.1.is_some());
         let what = match data {
             Some((key, _)) => format!("`{key}` under [data]"),
-            None if job.recipe.target != Target::default() => "what is under [target]".into(),
+            None if job.recipe.target != TargetSection::default() => "what is under [target]".into(),
             None => return Ok(Samples),
         };
         let place = job.recipe.path.iter().map(|p| p.display().to_string());
@@ -41,7 +41,7 @@ impl Samples {
         None
     }
 
-    pub fn files(&self) -> Vec<Named<'_>> {
+    pub fn files(&self) -> Vec<NamedFile<'_>> {
         Vec::new()
     }
 

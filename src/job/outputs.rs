@@ -68,7 +68,7 @@ impl Outputs {
     }
 
     /// What is written, by name.
-    pub(crate) fn written(&self) -> Vec<places::Named<'_>> {
+    pub(crate) fn written(&self) -> Vec<places::NamedFile<'_>> {
         let student = if self.to_stdout() { None } else { Some(("the student", self.student.as_path())) };
         let reports = self.reports.iter().map(|p| ("the report", p.as_path()));
         let recipe = self.save_recipe.iter().map(|p| ("the recipe as run", p.as_path()));
@@ -78,7 +78,7 @@ impl Outputs {
 
     /// Checks that nothing is written over what is read, but, if it may, the student over the model, and no two things in one
     /// place.
-    pub(super) fn check_places(&self, model: &Path, read: &[places::Named<'_>]) -> Result<()> {
+    pub(super) fn check_places(&self, model: &Path, read: &[places::NamedFile<'_>]) -> Result<()> {
         if self.to_stdout() && self.depfile.is_some() {
             return Err(Error::input("a make rule needs a student with a name")
                 .because("it says which file depends on which")
@@ -97,7 +97,7 @@ impl Outputs {
             places::check(student, &others)?;
         }
         let stages = self.stage_files();
-        let mut written: Vec<places::Named<'_>> = if over { Vec::new() } else { student.to_vec() };
+        let mut written: Vec<places::NamedFile<'_>> = if over { Vec::new() } else { student.to_vec() };
         written.extend(self.written().into_iter().filter(|w| w.0 != "the student"));
         written.extend(self.golden.written().map(|p| ("the structure", p)));
         if let Some((what, path)) = written.iter().find(|w| files::is_called_data_of(w.1, &self.student)) {

@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Files by what they are to the run.
-pub type Named<'a> = (&'static str, &'a Path);
+pub type NamedFile<'a> = (&'static str, &'a Path);
 
 /// Checks that no file of `written` is one of `read` or another of `written`, whatever it is called.
 ///
 /// # Errors
 /// If one is: names both.
-pub fn check(written: &[Named<'_>], read: &[Named<'_>]) -> Result<()> {
+pub fn check(written: &[NamedFile<'_>], read: &[NamedFile<'_>]) -> Result<()> {
     let mut taken: HashMap<Identity, &str> = HashMap::new();
     for (what, path) in read {
         taken.entry(Identity::of(path)).or_insert(what);

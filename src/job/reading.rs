@@ -14,7 +14,7 @@ const SHOWN: usize = 20;
 ///
 /// # Errors
 /// If a number is none, or of no use.
-pub fn normalise(data: &recipe::Data) -> Result<Normalise> {
+pub fn normalise(data: &recipe::DataSection) -> Result<Normalise> {
     let place = |e: Error| e.at("`scale` under [data] in the recipe");
     let scale = data.scale.as_ref().map_or(Ok(1.0), |scale| parse_scale(scale).map_err(place))?;
     Normalise::new(scale, data.mean.clone(), data.std.clone())
@@ -24,7 +24,7 @@ pub fn normalise(data: &recipe::Data) -> Result<Normalise> {
 ///
 /// # Errors
 /// If a size or a colour is none.
-pub fn pictures(data: &recipe::Data) -> Result<Pictures> {
+pub fn pictures(data: &recipe::DataSection) -> Result<Pictures> {
     Ok(Pictures {
         classes: data.classes.clone(),
         resize: parsed(&data.resize, "resize")?,
@@ -36,7 +36,7 @@ pub fn pictures(data: &recipe::Data) -> Result<Pictures> {
 ///
 /// # Errors
 /// If streams have a length that is none, or nothing is fed back in them.
-pub fn stream(data: &recipe::Data) -> Result<SampleStream> {
+pub fn stream(data: &recipe::DataSection) -> Result<SampleStream> {
     SampleStream::new(data.feedback.clone(), data.stream_length)
 }
 
@@ -50,13 +50,13 @@ fn parsed<T: std::str::FromStr<Err = String>>(text: &Option<String>, key: &str) 
 ///
 /// # Errors
 /// If the file cannot be read, or what is said of it makes no sense.
-pub fn load(path: &Path, how: &recipe::Data) -> Result<(Dataset, Normalise)> {
+pub fn load(path: &Path, how: &recipe::DataSection) -> Result<(Dataset, Normalise)> {
     let normalise = normalise(how)?;
     Ok((Dataset::load_as(path, &pictures(how)?)?.in_streams(stream(how)?), normalise))
 }
 
 /// The targets on data; gates come before the recipe.
-pub fn targets(gates: &Gates, recipe: &recipe::Target) -> Targets {
+pub fn targets(gates: &Gates, recipe: &recipe::TargetSection) -> Targets {
     Targets {
         max_drop: gates.max_drop.or(recipe.max_drop.map(|s| s.0)),
         min_agreement: gates.min_agreement.or(recipe.min_agreement.map(|s| s.0)),
@@ -68,7 +68,7 @@ pub fn targets(gates: &Gates, recipe: &recipe::Target) -> Targets {
 ///
 /// # Errors
 /// If a kind or a metric is none.
-pub fn judging(gates: &Gates, recipe: &recipe::Target) -> Result<Judging> {
+pub fn judging(gates: &Gates, recipe: &recipe::TargetSection) -> Result<Judging> {
     let mut judging = Judging::default();
     let place = |e: Error| e.at("[target] of the recipe");
     for (name, kind) in &recipe.output {

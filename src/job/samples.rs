@@ -3,7 +3,7 @@
 
 pub(super) use crate::exits::staged;
 
-use super::places::Named;
+use super::places::NamedFile;
 use super::reading::{classes, judging, normalise, pictures, stream, targets};
 use super::watched::Watched;
 use super::{Job, Listener};
@@ -100,8 +100,8 @@ impl Samples {
     }
 
     /// Files that are read, by what they are.
-    pub fn files(&self) -> Vec<Named<'_>> {
-        let mut files: Vec<Named<'_>> = Vec::new();
+    pub fn files(&self) -> Vec<NamedFile<'_>> {
+        let mut files: Vec<NamedFile<'_>> = Vec::new();
         let test = self.test.as_ref().map(|t| &t.data);
         let data = [("the calibration data", self.calibration.as_ref()), ("the test data", test)];
         for (what, data) in data.into_iter().chain([("the training data", self.training.as_ref())]) {

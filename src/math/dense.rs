@@ -11,12 +11,12 @@ use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
 
 /// `f32` or `f64`.
-pub trait Real: RealField + Copy + Send + Sync + 'static {
+pub trait Float: RealField + Copy + Send + Sync + 'static {
     fn of(x: f64) -> Self;
     fn wide(self) -> f64;
 }
 
-impl Real for f32 {
+impl Float for f32 {
     fn of(x: f64) -> Self {
         x as f32
     }
@@ -25,7 +25,7 @@ impl Real for f32 {
     }
 }
 
-impl Real for f64 {
+impl Float for f64 {
     fn of(x: f64) -> Self {
         x
     }
@@ -37,21 +37,21 @@ impl Real for f64 {
 /// Columns of a product, or rows, that one task computes.
 const COLUMNS: usize = 128;
 
-pub(super) fn finite<T: Real>(a: ArrayView2<'_, T>) -> bool {
+pub(super) fn finite<T: Float>(a: ArrayView2<'_, T>) -> bool {
     a.iter().all(|x| x.wide().is_finite())
 }
 
 /// A faer view of a row-major array.
-pub(super) fn view<'a, T: Real>(a: &'a CowArray<'_, T, Ix2>) -> Option<MatRef<'a, T>> {
+pub(super) fn view<'a, T: Float>(a: &'a CowArray<'_, T, Ix2>) -> Option<MatRef<'a, T>> {
     Some(MatRef::from_row_major_slice(a.as_slice()?, a.nrows(), a.ncols()))
 }
 
-pub(super) fn array<T: Real>(a: MatRef<'_, T>) -> Array2<T> {
+pub(super) fn array<T: Float>(a: MatRef<'_, T>) -> Array2<T> {
     Array2::from_shape_fn((a.nrows(), a.ncols()), |(i, j)| a[(i, j)])
 }
 
 /// `a · b`, by blocks of columns in parallel.
-pub(super) fn product<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Mat<T> {
+pub(super) fn product<T: Float>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Mat<T> {
     let mut out = Mat::zeros(a.nrows(), b.ncols());
     out.par_col_chunks_mut(COLUMNS).zip(b.par_col_chunks(COLUMNS)).for_each(|(out, b)| {
         matmul(out, Accum::Replace, a, b, T::of(1.0), Par::Seq);
@@ -60,7 +60,7 @@ pub(super) fn product<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Mat<T> {
 }
 
 /// `a · b`, row-major, into `out`, by blocks of rows in parallel.
-pub(super) fn product_rows<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>, out: &mut [T]) {
+pub(super) fn product_rows<T: Float>(a: MatRef<'_, T>, b: MatRef<'_, T>, out: &mut [T]) {
     let (rows, columns) = (COLUMNS.min(a.nrows().max(1)), b.ncols());
     out.par_chunks_mut((rows * columns).max(1)).enumerate().for_each(|(block, out)| {
         let count = out.len() / columns;
@@ -71,7 +71,7 @@ pub(super) fn product_rows<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>, out: &mu
 }
 
 /// Q (m × r) with orthonormal columns and upper triangular R (r × n), r = min(m, n), with Q R = `a`.
-pub(super) fn qr<T: Real>(mut a: Mat<T>) -> (Mat<T>, Mat<T>) {
+pub(super) fn qr<T: Float>(mut a: Mat<T>) -> (Mat<T>, Mat<T>) {
     use qr::no_pivoting::factor;
     let (m, n) = a.shape();
     let size = m.min(n);

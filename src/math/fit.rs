@@ -34,7 +34,7 @@ pub struct LayerMoments {
     /// About the means of each set.
     pub parts: Vec<GroupMoments>,
     /// Samples that have a bias of their own: one set, unless layers share a weight and not their bias.
-    sets: Vec<Set>,
+    sets: Vec<BiasGroup>,
     /// Columns of X that were fitted to.
     pub samples: usize,
     /// The λ that the first search found: other wanted outputs for the same inputs need no search of their own.
@@ -43,7 +43,7 @@ pub struct LayerMoments {
 
 /// Samples that have the same bias.
 #[derive(Debug, Clone)]
-struct Set {
+struct BiasGroup {
     /// How many are fitted to and held back.
     samples: [usize; 2],
     /// Whether they can have a bias.
@@ -84,7 +84,7 @@ impl LayerMoments {
     fn of_one_set(parts: Vec<GroupMoments>, samples: [usize; 2], intercept: bool) -> LayerMoments {
         let mean = |x: &Array1<f64>, y: &Array1<f64>| Mean { x: x.clone(), y: y.clone() };
         let means = parts.iter().map(|p| [mean(&p.fit.x, &p.fit.y), mean(&p.held.x, &p.held.y)]).collect();
-        let sets = vec![Set { samples, intercept, means }];
+        let sets = vec![BiasGroup { samples, intercept, means }];
         LayerMoments { parts, sets, samples: samples[FIT], lambda: OnceLock::new() }
     }
 
@@ -167,7 +167,7 @@ impl LayerMoments {
 
     /// The inputs of a set with other wanted outputs. `None` if they are not as many, or not finite.
     pub fn retarget(&self, set: usize, parts: Vec<[TargetMoments; 2]>) -> Option<LayerMoments> {
-        let &Set { samples, intercept, .. } = self.sets.get(set)?;
+        let &BiasGroup { samples, intercept, .. } = self.sets.get(set)?;
         let part = |(old, [fit, held]): (&GroupMoments, [TargetMoments; 2])| {
             Some(GroupMoments { fit: fit.replace(&old.fit, !intercept)?, held: held.replace(&old.held, !intercept)? })
         };
@@ -221,7 +221,7 @@ impl LayerMoments {
 
     /// The weights with the bias that makes means agree: b = ȳ − W x̄.
     pub fn with_bias(&self, w: Vec<Array2<f64>>) -> Fit {
-        let of_set = |set: &Set| -> Vec<f64> {
+        let of_set = |set: &BiasGroup| -> Vec<f64> {
             let biases =
                 set.means.iter().zip(&w).flat_map(|(means, w)| (&means[FIT].y - &w.dot(&means[FIT].x)).to_vec());
             if set.intercept { biases.collect() } else { vec![0.0; self.outputs() * w.len()] }

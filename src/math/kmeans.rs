@@ -11,7 +11,7 @@ mod side;
 #[cfg(test)]
 mod tests;
 
-use radix::Item;
+use radix::SortItem;
 use side::LloydSide;
 
 /// The largest codebook.
@@ -71,7 +71,7 @@ pub fn kmeans_1d(values: &[f32], weights: Option<&[f32]>, k: usize, pin_zero: bo
     Some(Clustering { centroids, codes, sse })
 }
 
-fn place<T: Item>(items: Vec<T>, least: f64, k: usize, pin_zero: bool) -> Vec<f64> {
+fn place<T: SortItem>(items: Vec<T>, least: f64, k: usize, pin_zero: bool) -> Vec<f64> {
     let sorted = radix::sort(items);
     let cells = CELLS.min(WORK / k);
     if !pin_zero {

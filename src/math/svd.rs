@@ -9,7 +9,7 @@ use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::{Mat, MatRef, Par};
 use ndarray::{Array1, Array2, ArrayView2, CowArray, Ix2, s};
 
-use super::dense::{self, Real, product, qr, view};
+use super::dense::{self, Float, product, qr, view};
 
 /// Up to this many rows or columns an `f32` matrix is decomposed in `f64`.
 const SMALL: usize = 64;
@@ -31,7 +31,7 @@ pub struct Svd<T> {
     pub vt: Array2<T>,
 }
 
-impl<T: Real> Svd<T> {
+impl<T: Float> Svd<T> {
     /// The thin decomposition of `a` (m × n), r = min(m, n). `None` if an entry or the result is not finite, or in the
     /// rare case that the iteration does not converge. O(m n min(m, n)): 0.4 s at 1024², 28 s at 4096².
     pub fn thin(a: ArrayView2<'_, T>) -> Option<Self> {
@@ -67,7 +67,7 @@ impl<T: Real> Svd<T> {
 }
 
 /// All singular values of `a`, descending, without the vectors: a fraction of the time. `None` as for [`Svd::thin`].
-pub fn singular_values<T: Real>(a: ArrayView2<'_, T>) -> Option<Array1<f64>> {
+pub fn singular_values<T: Float>(a: ArrayView2<'_, T>) -> Option<Array1<f64>> {
     let a: CowArray<'_, T, Ix2> = a.as_standard_layout();
     let mut sigma = Diag::zeros(a.nrows().min(a.ncols()));
     run(view(&a)?, &mut sigma, None)?;
@@ -76,7 +76,7 @@ pub fn singular_values<T: Real>(a: ArrayView2<'_, T>) -> Option<Array1<f64>> {
 
 /// The smallest rank whose Σσ² is at least `share` of the whole; `sigma` descending. At least 1 where there is any energy
 /// to keep, 0 for `share` ≤ 0, all for `share` ≥ 1 or NaN (zeros at the end are never needed).
-pub fn rank_for_energy<'a, T: Real>(sigma: impl IntoIterator<Item = &'a T>, share: f64) -> usize {
+pub fn rank_for_energy<'a, T: Float>(sigma: impl IntoIterator<Item = &'a T>, share: f64) -> usize {
     let squares: Vec<f64> = sigma.into_iter().map(|x| x.wide() * x.wide()).collect();
     let total: f64 = squares.iter().sum();
     if share <= 0.0 {
@@ -99,9 +99,9 @@ struct Raw<T> {
     v: Mat<T>,
 }
 
-impl<T: Real> Raw<T> {
+impl<T: Float> Raw<T> {
     /// Fixes the signs and converts.
-    fn finish<S: Real>(mut self) -> Svd<S> {
+    fn finish<S: Float>(mut self) -> Svd<S> {
         for (u, v) in self.u.col_iter_mut().zip(self.v.col_iter_mut()) {
             let largest = u.as_ref().iter().fold(0.0f64, |a, x| if x.wide().abs() > a.abs() { x.wide() } else { a });
             if largest < 0.0 {
@@ -119,7 +119,7 @@ impl<T: Real> Raw<T> {
 }
 
 /// `None` also where finite entries overflow on the way.
-fn run<T: Real>(a: MatRef<'_, T>, sigma: &mut Diag<T>, vectors: Option<(&mut Mat<T>, &mut Mat<T>)>) -> Option<()> {
+fn run<T: Float>(a: MatRef<'_, T>, sigma: &mut Diag<T>, vectors: Option<(&mut Mat<T>, &mut Mat<T>)>) -> Option<()> {
     if a.nrows() == 0 || a.ncols() == 0 {
         return Some(());
     }
@@ -135,7 +135,7 @@ fn run<T: Real>(a: MatRef<'_, T>, sigma: &mut Diag<T>, vectors: Option<(&mut Mat
     sigma.column_vector().iter().all(|x| x.wide().is_finite()).then_some(())
 }
 
-fn decompose<T: Real>(a: MatRef<'_, T>) -> Option<Raw<T>> {
+fn decompose<T: Float>(a: MatRef<'_, T>) -> Option<Raw<T>> {
     let size = a.nrows().min(a.ncols());
     let mut raw = Raw { u: Mat::zeros(a.nrows(), size), sigma: Diag::zeros(size), v: Mat::zeros(a.ncols(), size) };
     run(a, &mut raw.sigma, Some((&mut raw.u, &mut raw.v)))?;
@@ -144,7 +144,7 @@ fn decompose<T: Real>(a: MatRef<'_, T>) -> Option<Raw<T>> {
 
 /// At least `rank` leading terms. With Q an orthonormal basis of A's approximate range and Q_b R = AᵀQ, the terms are those
 /// of Rᵀ between Q and Q_b; the next Q spans A Q_b.
-fn sketched<T: Real>(a: MatRef<'_, T>, rank: usize) -> Option<Raw<T>> {
+fn sketched<T: Float>(a: MatRef<'_, T>, rank: usize) -> Option<Raw<T>> {
     let width = (rank + (rank / 4).max(32)).min(a.nrows()).min(a.ncols());
     let total: f64 = (0..a.ncols()).map(|j| a.col(j).iter().map(|x| x.wide() * x.wide()).sum::<f64>()).sum();
     let (mut q, _) = qr(product(a, signs(a.ncols(), width).as_ref()));
@@ -170,7 +170,7 @@ fn sketched<T: Real>(a: MatRef<'_, T>, rank: usize) -> Option<Raw<T>> {
 }
 
 /// A matrix of ±1 from a counter (SplitMix64): as good a sketch as a Gaussian one, and the same on every machine.
-fn signs<T: Real>(rows: usize, columns: usize) -> Mat<T> {
+fn signs<T: Float>(rows: usize, columns: usize) -> Mat<T> {
     Mat::from_fn(rows, columns, |i, j| {
         let mut x = ((j * rows + i) as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use ndarray::array;
 
-    fn rebuilt<T: Real + ndarray::LinalgScalar>(svd: &Svd<T>) -> Array2<f64> {
+    fn rebuilt<T: Float + ndarray::LinalgScalar>(svd: &Svd<T>) -> Array2<f64> {
         (&svd.u * &svd.sigma).dot(&svd.vt).mapv(|x| x.wide())
     }
 

@@ -18,18 +18,18 @@ const POWER: usize = 12;
 const TASK: usize = 1 << 10;
 
 /// Rows of a codebook, to find the nearest one of.
-pub struct Rows {
+pub struct CodebookRows {
     count: usize,
     /// Number after number of all rows.
     columns: Vec<f32>,
 }
 
-impl Rows {
+impl CodebookRows {
     /// Of `count` rows that follow each other, 256 at most.
-    pub fn new(rows: &[f32], count: usize) -> Rows {
+    pub fn new(rows: &[f32], count: usize) -> CodebookRows {
         let length = rows.len() / count.max(1);
         let columns = (0..length).flat_map(|j| (0..count).map(move |e| rows[e * length + j])).collect();
-        Rows { count, columns }
+        CodebookRows { count, columns }
     }
 
     /// The first of the rows that are nearest to a vector, by the numbers that the vector has.
@@ -72,7 +72,7 @@ pub fn kmeans(vectors: &[f32], weights: Option<&[f32]>, length: usize, k: usize)
     let weights = if weights.iter().any(|w| *w > 0.0) { weights } else { vec![1.0; chosen.len()] };
     let mut rows = Splitting::of(&sample, &weights, length, k);
     for _ in 0..STEPS {
-        let codes = Rows::new(&rows, rows.len() / length).codes(&sample, length);
+        let codes = CodebookRows::new(&rows, rows.len() / length).codes(&sample, length);
         let before = rows.clone();
         centre(&mut rows, &sample, &weights, &codes, length);
         if rows == before {
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     fn lost(vectors: &[f32], weights: &[f32], rows: &[f32], length: usize) -> f64 {
-        let table = Rows::new(rows, rows.len() / length);
+        let table = CodebookRows::new(rows, rows.len() / length);
         let each = vectors.chunks(length).zip(weights).map(|(v, &w)| {
             let row = &rows[table.nearest(v.iter().copied()) * length..][..length];
             let off: f32 = v.iter().zip(row).map(|(v, r)| (v - r) * (v - r)).sum();

@@ -84,8 +84,15 @@ fn decode_with(bytes: Bytes, path: Option<&Path>, pages: Pages) -> Result<Loaded
     })?;
     let training = proto.training_info.iter_mut().flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
     training.into_iter().try_for_each(|g| tensors::in_graph(g, &mut |t| data.inline(t)))?;
-    let mut decoder =
-        Decoder { ir_version, opset, functions, data: &mut data, pin_all: trains, symbols: HashSet::new(), depth: 0 };
+    let mut decoder = GraphDecoder {
+        ir_version,
+        opset,
+        functions,
+        data: &mut data,
+        pin_all: trains,
+        symbols: HashSet::new(),
+        depth: 0,
+    };
     let mut graph = decoder.graph(&graph)?;
     if let Some(&lost) = graph.captures().first() {
         return Err(undefined(&graph, lost));
@@ -147,7 +154,7 @@ fn spelled(proto: &NodeProto, output: Option<&str>) -> String {
     format!("{} \"{}\"", proto.op_type(), name.unwrap_or_default())
 }
 
-struct Decoder<'a> {
+struct GraphDecoder<'a> {
     ir_version: i64,
     opset: i64,
     /// Local functions, which take precedence over operators of the same name.
@@ -161,7 +168,7 @@ struct Decoder<'a> {
     depth: usize,
 }
 
-impl Decoder<'_> {
+impl GraphDecoder<'_> {
     /// Decodes a graph; names it does not define become captures, for whoever encloses it to resolve.
     fn graph(&mut self, fields: &[Bytes]) -> Result<Graph> {
         let mut proto: GraphProto = message(&merged(fields), "GraphProto")?;

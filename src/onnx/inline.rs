@@ -14,7 +14,7 @@ use std::mem::take;
 const CALLS: usize = 10_000;
 
 /// Domain, name and overload.
-type Key = (String, String, String);
+type FunctionId = (String, String, String);
 
 /// What became of the functions of a model.
 pub struct Inlined {
@@ -61,7 +61,7 @@ pub fn inline_functions(model: &Model) -> Result<Option<Inlined>> {
 }
 
 struct Inliner {
-    functions: HashMap<Key, FunctionProto>,
+    functions: HashMap<FunctionId, FunctionProto>,
     /// Names of values and nodes that are in use.
     names: HashSet<String>,
     opsets: Vec<(String, i64)>,
@@ -84,7 +84,7 @@ impl Inliner {
     }
 
     /// Nodes with what they call in their place; `callers` are the functions that they are of.
-    fn nodes(&mut self, nodes: Vec<NodeProto>, callers: &[Key]) -> Vec<NodeProto> {
+    fn nodes(&mut self, nodes: Vec<NodeProto>, callers: &[FunctionId]) -> Vec<NodeProto> {
         let mut out = Vec::with_capacity(nodes.len());
         for mut node in nodes {
             for g in node.attribute.iter_mut().flat_map(graphs) {

@@ -3,7 +3,7 @@
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto};
 use super::{encode, external, tensors};
 use crate::error::{Error, Result, io};
-use crate::files::{self, Atomic, Data};
+use crate::files::{self, Atomic, DataFile};
 use crate::ir::Model;
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
@@ -118,7 +118,7 @@ fn create(path: &Path) -> Result<Atomic> {
 
 /// Moves the data of every large tensor of the graph and of its bodies into a file of their own.
 fn externalize(proto: &mut ModelProto, path: &Path) -> Result<files::Named> {
-    let mut data = Data::create(path)?;
+    let mut data = DataFile::create(path)?;
     let mut end = 0;
     let mut graphs = proto.graph.iter_mut();
     graphs.try_for_each(|g| tensors::in_graph(g, &mut |t| externalize_tensor(t, &mut end, &mut data)))?;
@@ -134,7 +134,7 @@ fn externalize(proto: &mut ModelProto, path: &Path) -> Result<files::Named> {
     }
 }
 
-fn externalize_tensor(t: &mut TensorProto, end: &mut u64, data: &mut Data) -> Result<()> {
+fn externalize_tensor(t: &mut TensorProto, end: &mut u64, data: &mut DataFile) -> Result<()> {
     let Some(raw) = t.raw_data.take_if(|r| r.len() >= MIN_EXTERNAL) else { return Ok(()) };
     let offset = end.next_multiple_of(ALIGN);
     let padding = vec![0; (offset - *end) as usize];

@@ -2,7 +2,7 @@
 
 use crate::analysis::bytes;
 use crate::ir::names::derived;
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::op::conv::{AutoPad, Window};
 use crate::ir::tensor::byte_len;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
@@ -172,7 +172,7 @@ fn has_padding(w: &Window) -> bool {
 }
 
 /// Which channel each element of a row-major weight belongs to.
-struct Channel {
+struct ChannelIndex {
     channels: usize,
     /// Channels of one group.
     per_group: usize,
@@ -182,7 +182,7 @@ struct Channel {
     group: usize,
 }
 
-impl Channel {
+impl ChannelIndex {
     /// The channel of every element, in order, without end.
     fn each(&self) -> impl Iterator<Item = usize> {
         let of = |run: usize| run * self.stride / self.group * self.per_group + run % self.per_group;
@@ -190,47 +190,47 @@ impl Channel {
     }
 
     /// `channels` along an axis after which there are `stride` elements, in one group.
-    fn along(channels: usize, stride: usize) -> Option<Channel> {
-        let one = Channel { channels, per_group: channels, stride, group: usize::MAX };
+    fn along(channels: usize, stride: usize) -> Option<ChannelIndex> {
+        let one = ChannelIndex { channels, per_group: channels, stride, group: usize::MAX };
         (channels > 0 && stride > 0).then_some(one)
     }
 }
 
-fn channel_of(op: &Op, w: &[usize]) -> Option<Channel> {
+fn channel_of(op: &Op, w: &[usize]) -> Option<ChannelIndex> {
     let after = |axis: usize| w.get(axis + 1..).map(|d| d.iter().product::<usize>());
     match op {
         Op::ConvTranspose(c) => {
             let (groups, per_group, stride) = (usize::try_from(c.group).ok()?, *w.get(1)?, after(1)?);
             let group = w[0].checked_div(groups)?.checked_mul(per_group * stride)?;
             let positive = per_group > 0 && stride > 0 && group > 0;
-            positive.then_some(Channel { channels: groups * per_group, per_group, stride, group })
+            positive.then_some(ChannelIndex { channels: groups * per_group, per_group, stride, group })
         }
         Op::Gemm(gemm) if w.len() == 2 => {
             let axis = if gemm.trans_b { 0 } else { 1 };
-            Channel::along(w[axis], after(axis)?)
+            ChannelIndex::along(w[axis], after(axis)?)
         }
-        Op::Conv(_) | Op::BatchNorm(_) => Channel::along(*w.first()?, after(0)?),
+        Op::Conv(_) | Op::BatchNorm(_) => ChannelIndex::along(*w.first()?, after(0)?),
         _ => None,
     }
 }
 
 /// Input and output channel of each element of the weight.
-fn input_channels(op: &Op, w: &[usize]) -> Option<(Channel, Channel)> {
+fn input_channels(op: &Op, w: &[usize]) -> Option<(ChannelIndex, ChannelIndex)> {
     let after = |axis: usize| w.get(axis + 1..).map(|d| d.iter().product::<usize>());
     match op {
         Op::Conv(c) => {
             let (groups, per_group, stride) = (usize::try_from(c.group).ok()?, *w.get(1)?, after(1)?);
             let group = w[0].checked_div(groups)?.checked_mul(per_group * stride)?;
             let positive = per_group > 0 && stride > 0 && group > 0;
-            let input = Channel { channels: groups * per_group, per_group, stride, group };
+            let input = ChannelIndex { channels: groups * per_group, per_group, stride, group };
             positive.then_some((input, channel_of(op, w)?))
         }
-        Op::ConvTranspose(_) => Some((Channel::along(*w.first()?, after(0)?)?, channel_of(op, w)?)),
+        Op::ConvTranspose(_) => Some((ChannelIndex::along(*w.first()?, after(0)?)?, channel_of(op, w)?)),
         Op::Gemm(gemm) if w.len() == 2 && !gemm.trans_a => {
             let axis = if gemm.trans_b { 1 } else { 0 };
-            Some((Channel::along(w[axis], after(axis)?)?, channel_of(op, w)?))
+            Some((ChannelIndex::along(w[axis], after(axis)?)?, channel_of(op, w)?))
         }
-        Op::MatMul(_) if w.len() == 2 => Some((Channel::along(w[0], w[1])?, Channel::along(w[1], 1)?)),
+        Op::MatMul(_) if w.len() == 2 => Some((ChannelIndex::along(w[0], w[1])?, ChannelIndex::along(w[1], 1)?)),
         _ => None,
     }
 }
@@ -267,7 +267,7 @@ fn set_bias(g: &Graph, patch: &mut Patch, layer: NodeId, slot: usize, bias: Tens
 }
 
 /// The weight with each element multiplied by the scale of its channel.
-fn scaled(weight: &Tensor, channel: &Channel, affine: &Affine) -> Result<Tensor, String> {
+fn scaled(weight: &Tensor, channel: &ChannelIndex, affine: &Affine) -> Result<Tensor, String> {
     let values = weight.iter_floats().ok_or("the layer's weight is not of a float type")?;
     rounded(weight.dtype(), weight.shape(), values.zip(channel.each()).map(|(v, c)| v * affine.scale(c)))
 }
@@ -296,7 +296,7 @@ fn rounded(dtype: DType, shape: &[usize], values: impl Iterator<Item = f64>) -> 
 }
 
 /// The addition or multiplication by channel that a node does to one of its inputs.
-pub struct Step {
+pub struct ChannelStep {
     /// The slot that is not constant.
     pub slot: usize,
     pub affine: Affine,
@@ -318,7 +318,7 @@ pub fn operand(g: &Graph, n: NodeId) -> Option<usize> {
 
 /// Reads a node as a map by channel of its one input that is not constant; `axis` gives the axis of the channels for
 /// the input's rank. `None` if it is something else.
-pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Option<Step> {
+pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Option<ChannelStep> {
     let Op::Binary(Binary(kind)) = &g.node(n).op else { return None };
     let slot = operand(g, n)?;
     let (x, c) = (g.value(g.input(n, slot)?).ty.as_ref()?, g.input_constant(n, 1 - slot)?);
@@ -337,12 +337,12 @@ pub fn step(g: &Graph, n: NodeId, axis: impl Fn(usize) -> Option<usize>) -> Opti
     }
     let numbers = c.floats()?;
     let affine = match (kind, slot) {
-        (Kind::Add | Kind::Sum, _) => Affine { scale: Vec::new(), shift: numbers },
-        (Kind::Sub, 0) => Affine { scale: Vec::new(), shift: numbers.iter().map(|v| -v).collect() },
-        (Kind::Sub, _) => Affine { scale: vec![-1.0], shift: numbers },
-        (Kind::Mul, _) => Affine { scale: numbers, shift: Vec::new() },
-        (Kind::Div, 0) => Affine { scale: numbers.iter().map(|v| 1.0 / v).collect(), shift: Vec::new() },
+        (BinaryKind::Add | BinaryKind::Sum, _) => Affine { scale: Vec::new(), shift: numbers },
+        (BinaryKind::Sub, 0) => Affine { scale: Vec::new(), shift: numbers.iter().map(|v| -v).collect() },
+        (BinaryKind::Sub, _) => Affine { scale: vec![-1.0], shift: numbers },
+        (BinaryKind::Mul, _) => Affine { scale: numbers, shift: Vec::new() },
+        (BinaryKind::Div, 0) => Affine { scale: numbers.iter().map(|v| 1.0 / v).collect(), shift: Vec::new() },
         _ => return None,
     };
-    Some(Step { slot, affine })
+    Some(ChannelStep { slot, affine })
 }

@@ -150,7 +150,7 @@ pub enum Measure {
 }
 
 /// What calibration data said of layers, by layer and measure, or why it says nothing.
-pub type Sensitivity = HashMap<(NodeId, Measure), Result<Vec<f64>, String>>;
+pub type LayerAnswers = HashMap<(NodeId, Measure), Result<Vec<f64>, String>>;
 
 /// What a pass asks calibration data of the layers as they are, before it decides anything.
 pub struct SensitivityQuery<'a> {

@@ -1,6 +1,6 @@
 //! What a pass may look at: the student, what the recipe selects, and what calibration data says of its layers.
 
-use super::choice::{Measure, Sensitivity};
+use super::choice::{LayerAnswers, Measure};
 use super::options::Selected;
 use crate::analysis::cost::{Cost, cost};
 use crate::analysis::linear::Linear;
@@ -24,7 +24,7 @@ pub struct Context<'a> {
     /// The share of a layer's output that a budget may cost it at most.
     pub max_loss: f64,
     /// What calibration data said to the pass's queries, if there is any and the pass has some.
-    pub sensitivity: Option<&'a Sensitivity>,
+    pub sensitivity: Option<&'a LayerAnswers>,
     /// What calibration data says of the layer at the site, if there is any.
     pub fitted: Option<Fitted<'a>>,
 }

@@ -1,11 +1,11 @@
 //! What the passes that split kernels need of a convolution, be it transposed or not.
 
-use crate::ir::op::conv::{Conv, Kernel, Window};
+use crate::ir::op::conv::{Conv, KernelShape, Window};
 use crate::ir::op::conv_transpose::ConvTranspose;
 use crate::ir::{Graph, NodeId, Op, Tensor};
 use crate::passes::budget::spread;
 use crate::passes::sharing;
-use crate::passes::split::Weight;
+use crate::passes::split::WeightMatrix;
 use std::borrow::Cow;
 
 /// A convolution.
@@ -20,8 +20,8 @@ pub struct ConvLayer<'g> {
     pub node: NodeId,
     pub conv: Convolution<'g>,
     /// Laid out as Conv has it: outputs, inputs of a group, taps.
-    pub weight: Weight<'g>,
-    pub kernel: Kernel,
+    pub weight: WeightMatrix<'g>,
+    pub kernel: KernelShape,
 }
 
 /// The convolution of a node and those that share its weight, if all are such as `fits` takes.
@@ -52,7 +52,7 @@ fn at(graph: &Graph, node: NodeId) -> Result<ConvLayer<'_>, String> {
         Op::ConvTranspose(conv) => Convolution::Transposed(conv),
         _ => return Err("it is no convolution".into()),
     };
-    let mut weight = Weight::at(graph, node, 1)?;
+    let mut weight = WeightMatrix::at(graph, node, 1)?;
     let kernel = match conv {
         Convolution::Forward(conv) => conv.kernel(weight.tensor.shape()),
         Convolution::Transposed(conv) => conv.kernel(weight.tensor.shape()),
@@ -92,7 +92,7 @@ impl Convolution<'_> {
     }
 
     /// The same window in another number of groups.
-    pub fn grouped(&self, kernel: &Kernel, group: usize) -> Op {
+    pub fn grouped(&self, kernel: &KernelShape, group: usize) -> Op {
         match self {
             Convolution::Forward(conv) => conv.grouped(kernel, group).into(),
             Convolution::Transposed(conv) => {
@@ -103,7 +103,7 @@ impl Convolution<'_> {
     }
 
     /// The part of the window that lies along one of two axes, in one group.
-    pub fn along(&self, kernel: &Kernel, axis: usize) -> Op {
+    pub fn along(&self, kernel: &KernelShape, axis: usize) -> Op {
         let window = Conv { window: self.window().clone(), group: 1 }.grouped(kernel, 1).window.along(axis, 2);
         match self {
             Convolution::Forward(_) => Conv { window, group: 1 }.into(),

@@ -54,16 +54,16 @@
 
 use crate::analysis::likely;
 use crate::error::Result;
-use crate::ir::op::conv::{Conv, Kernel};
+use crate::ir::op::conv::{Conv, KernelShape};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::GroupMoments;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
-use crate::passes::budget::{self, Budget, Split};
+use crate::passes::budget::{self, Budget, SplitOffer};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::convolution::{self, ConvLayer, Convolution};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst};
-use crate::passes::split::{self, Factor, RankOrBudget, Reader, SizeOptions, Weight, convs, factorize};
+use crate::passes::split::{self, Factor, RankOrBudget, SizeOptions, SplitReader, WeightMatrix, convs, factorize};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, Scheme, SensitivityQuery, Site, Verdict, refit,
     sharing,
@@ -110,7 +110,7 @@ impl Wanted {
 }
 
 /// How it reads in the report, the two factors, and the bias if it is another.
-type Found = (String, [Factor; 2], Option<Vec<f64>>);
+type FoundFactors = (String, [Factor; 2], Option<Vec<f64>>);
 
 impl TryFrom<Options> for FactorizeConvs {
     type Error = String;
@@ -261,7 +261,7 @@ fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<ConvLayer<'_>>, String> {
 }
 
 /// The two that take the place of a convolution.
-fn ops(scheme: Scheme, conv: Convolution<'_>, kernel: &Kernel) -> [Op; 2] {
+fn ops(scheme: Scheme, conv: Convolution<'_>, kernel: &KernelShape) -> [Op; 2] {
     match scheme {
         Scheme::Spatial => [conv.along(kernel, 0), conv.along(kernel, 1)],
         Scheme::Channel => [conv.grouped(kernel, 1), Conv::pointwise(kernel.size.len(), 1).into()],
@@ -296,7 +296,7 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Re
     let lost = budget::losses(cx, (n, measure(scheme)), full, plain).ok_or(split::NO_SVD)?;
     let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
     let more = split::second_nodes(graph, readers.iter().map(|r| r.0));
-    let split = Split { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols(), indices: 0, more };
+    let split = SplitOffer { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols(), indices: 0, more };
     Ok(split.offers(sized, &lost, |rank| Choice::Factored { scheme, rank }))
 }
 
@@ -335,7 +335,7 @@ impl FactorizeConvs {
             if let Some(why) = scheme_refused(scheme, conv) {
                 return Err(why);
             }
-            Ok(Reader { node, slot: 1, ops: ops(scheme, conv, kernel), turned: false })
+            Ok(SplitReader { node, slot: 1, ops: ops(scheme, conv, kernel), turned: false })
         };
         let readers = layers.iter().map(reader).collect::<Result<_, String>>()?;
         Ok((split::patch(cx.graph, readers, factors, bias)?, what))
@@ -343,7 +343,7 @@ impl FactorizeConvs {
 }
 
 /// The weight as a matrix C·k_h × k_w·M.
-fn tall(kernel: &Kernel, weight: &Weight<'_>) -> Result<Array2<f32>, String> {
+fn tall(kernel: &KernelShape, weight: &WeightMatrix<'_>) -> Result<Array2<f32>, String> {
     let (outputs, width) = (kernel.outputs, kernel.size.last().copied().unwrap_or(1));
     let rows = weight.tensor.len() / (outputs * width).max(1);
     // Input channel and height are one axis as the weight lies.
@@ -353,7 +353,7 @@ fn tall(kernel: &Kernel, weight: &Weight<'_>) -> Result<Array2<f32>, String> {
 }
 
 /// The weight as a matrix M × C·k….
-fn flat<'a>(kernel: &Kernel, weight: &'a Weight<'_>) -> Result<ArrayView2<'a, f32>, String> {
+fn flat<'a>(kernel: &KernelShape, weight: &'a WeightMatrix<'_>) -> Result<ArrayView2<'a, f32>, String> {
     let shape = (kernel.outputs, kernel.inputs * kernel.taps());
     ArrayView2::from_shape(shape, &weight.data).map_err(|e| e.to_string())
 }
@@ -370,7 +370,13 @@ fn spatial_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> 
 }
 
 /// By the rank of the weight as a matrix C·k_h × k_w·M.
-fn spatial(cx: &Context<'_>, n: NodeId, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
+fn spatial(
+    cx: &Context<'_>,
+    n: NodeId,
+    rank: Rank,
+    kernel: &KernelShape,
+    weight: &WeightMatrix<'_>,
+) -> Result<FoundFactors, String> {
     let w = tall(kernel, weight)?;
     let (outputs, rows, width) = (kernel.outputs, w.nrows(), w.ncols() / kernel.outputs);
     let (factors, mut what) = factorize(rank, w.view(), weight)?;
@@ -398,8 +404,14 @@ fn spatial(cx: &Context<'_>, n: NodeId, rank: Rank, kernel: &Kernel, weight: &We
 }
 
 /// By the rank of the weight as a matrix M × C·k…: a convolution to as many channels as there are terms, then a 1×1.
-fn channel(cx: &Context<'_>, n: NodeId, rank: Rank, kernel: &Kernel, weight: &Weight<'_>) -> Result<Found, String> {
-    let Kernel { outputs, inputs, ref size, .. } = *kernel;
+fn channel(
+    cx: &Context<'_>,
+    n: NodeId,
+    rank: Rank,
+    kernel: &KernelShape,
+    weight: &WeightMatrix<'_>,
+) -> Result<FoundFactors, String> {
+    let KernelShape { outputs, inputs, ref size, .. } = *kernel;
     let (Factors { mut left, mut right, .. }, mut what) = factorize(rank, flat(kernel, weight)?, weight)?;
     let (terms, axes) = (left.ncols(), size.len());
     let mut bias = None;

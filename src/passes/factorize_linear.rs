@@ -61,10 +61,10 @@ use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::Rank;
-use crate::passes::budget::{self, Budget, Split};
+use crate::passes::budget::{self, Budget, SplitOffer};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Selection, Share};
-use crate::passes::split::{self, Factor, RankOrBudget, Reader, SizeOptions, Weight, factorize};
+use crate::passes::split::{self, Factor, RankOrBudget, SizeOptions, SplitReader, WeightMatrix, factorize};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Pass, Phase, SensitivityQuery, Site, Verdict, options, sharing,
 };
@@ -210,7 +210,7 @@ fn linear(g: &Graph) -> Vec<NodeId> {
 /// A layer whose weight can be split.
 struct Matrix<'a> {
     node: NodeId,
-    weight: Weight<'a>,
+    weight: WeightMatrix<'a>,
     slot: usize,
     rows: usize,
     columns: usize,
@@ -229,7 +229,7 @@ impl FactorizeLinear {
 
     fn matrix<'a>(&self, graph: &'a Graph, n: NodeId) -> Result<Matrix<'a>, String> {
         let (slot, _) = options::weight(graph, n).ok_or("it has no constant weight")?;
-        let weight = Weight::at(graph, n, slot)?;
+        let weight = WeightMatrix::at(graph, n, slot)?;
         let &[rows, columns, ref rest @ ..] = weight.tensor.shape() else {
             return Err("its weight is a vector".into());
         };
@@ -276,7 +276,7 @@ impl FactorizeLinear {
         let lost = budget::losses(cx, (n, Measure::LowRank), rows.min(columns), plain).ok_or(split::NO_SVD)?;
         let readers = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
         let more = split::second_nodes(graph, matrices.iter().map(|m| m.node));
-        let split = Split { readers, weight: weight.tensor, a_term: rows + columns, indices: 0, more };
+        let split = SplitOffer { readers, weight: weight.tensor, a_term: rows + columns, indices: 0, more };
         Ok(split.offers(sized, &lost, Choice::LowRank))
     }
 
@@ -310,7 +310,7 @@ impl FactorizeLinear {
         let factors = [Factor { suffix: "down", weight: down }, Factor { suffix: "up", weight: up }];
         let what = what + &sharing::note(matrices.len());
         let reader =
-            |m: Matrix<'_>| Reader { node: m.node, slot: m.slot, ops: m.ops, turned: m.sums_rows != sums_rows };
+            |m: Matrix<'_>| SplitReader { node: m.node, slot: m.slot, ops: m.ops, turned: m.sums_rows != sums_rows };
         let readers = matrices.into_iter().map(reader).collect();
         Ok((split::patch(graph, readers, factors, bias)?, what))
     }

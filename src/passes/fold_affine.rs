@@ -33,7 +33,7 @@
 use crate::analysis::bytes;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Use, ValueId};
-use crate::passes::absorb::{CHANNELS, Step, into_consumer, into_producer, operand, slots, step};
+use crate::passes::absorb::{CHANNELS, ChannelStep, into_consumer, into_producer, operand, slots, step};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
 
@@ -88,7 +88,7 @@ impl Pass for FoldAffine {
 }
 
 /// The layer whose output this node changes by channel, that output, and the change.
-fn after_layer(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, Step)> {
+fn after_layer(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, ChannelStep)> {
     let x = g.input(n, operand(g, n)?)?;
     let (layer, out) = g.producer(x)?;
     slots(&g.node(layer).op).filter(|_| out == 0)?;
@@ -97,7 +97,7 @@ fn after_layer(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, Step)> {
 }
 
 /// The layer that alone reads what this node makes of a value by channel, that value, and the change.
-fn before_layer(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, Step)> {
+fn before_layer(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, ChannelStep)> {
     let Some(Use::Input(layer, 0)) = g.sole_use(g.output(n)?) else { return None };
     g.input_constant(layer, 1)?;
     let last = match g.node(layer).op {

@@ -26,8 +26,8 @@
 use crate::error::Result;
 use crate::ir::infer::Infer;
 use crate::ir::op::conv::{AutoPad, Conv, Window};
-use crate::ir::op::pad::{Mode, Pad};
-use crate::ir::op::pool::{Function, Pool};
+use crate::ir::op::pad::{Pad, PadMode};
+use crate::ir::op::pool::{Pool, Pooling};
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Use};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
 use serde::Deserialize;
@@ -69,7 +69,7 @@ fn reader(g: &Graph, n: NodeId) -> Option<NodeId> {
     let Some(Use::Input(layer, 0)) = g.sole_use(g.output(n)?) else { return None };
     let takes = match &g.node(layer).op {
         Op::Conv(_) => true,
-        Op::Pool(p) => matches!(p.function, Function::Average { .. }),
+        Op::Pool(p) => matches!(p.function, Pooling::Average { .. }),
         _ => false,
     };
     (takes && !g.node(n).inconsistent && !g.node(layer).inconsistent).then_some(layer)
@@ -83,7 +83,7 @@ fn fold(g: &Graph, n: NodeId) -> Result<(Patch, NodeId), String> {
     let op: Op = match &g.node(layer).op {
         Op::Conv(c) => Conv { window: padded(&c.window, &pads)?, ..c.clone() }.into(),
         Op::Pool(p) => {
-            if p.function != (Function::Average { count_include_pad: true }) && p.window.pads.iter().any(|&p| p != 0) {
+            if p.function != (Pooling::Average { count_include_pad: true }) && p.window.pads.iter().any(|&p| p != 0) {
                 return Err("the pool pads with what it does not count".into());
             }
             let window = padded(&p.window, &pads)?;
@@ -95,7 +95,7 @@ fn fold(g: &Graph, n: NodeId) -> Result<(Patch, NodeId), String> {
             if p.window.ceil || !(0..axes).all(narrow) {
                 return Err("the pool would count other windows".into());
             }
-            Pool { window, function: Function::Average { count_include_pad: true } }.into()
+            Pool { window, function: Pooling::Average { count_include_pad: true } }.into()
         }
         _ => return Err("no layer is after it by now".into()),
     };
@@ -113,7 +113,7 @@ fn zeros_around(g: &Graph, n: NodeId, pad: &Pad) -> Result<Vec<(i64, i64)>, Stri
         Some(_) => g.input_constant(n, 2).and_then(|c| c.float_scalar()) == Some(0.0),
         None => pad.value == 0.0,
     };
-    if pad.mode != Mode::Constant || !zero {
+    if pad.mode != PadMode::Constant || !zero {
         return Err("it does not pad with zeros".into());
     }
     let cx = Infer::new(g, n);

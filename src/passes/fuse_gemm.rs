@@ -25,7 +25,7 @@
 //! ```
 
 use crate::error::Result;
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::op::gemm::Gemm;
 use crate::ir::{DType, Dim, Graph, NodeId, Op, Patch, Shape, ValueId};
 use crate::passes::{Context, Fidelity, Pass, Phase, Site, Verdict};
@@ -77,7 +77,7 @@ impl Pass for FuseGemm {
 /// The MatMul of matrices that an Add adds to, its result, and what is added.
 fn find(g: &Graph, n: NodeId) -> Option<(NodeId, ValueId, ValueId)> {
     let node = g.node(n);
-    if node.op != Op::Binary(Binary(Kind::Add)) || node.inconsistent || node.arity.0 != 2 {
+    if node.op != Op::Binary(Binary(BinaryKind::Add)) || node.inconsistent || node.arity.0 != 2 {
         return None;
     }
     let (a, b) = (g.input(n, 0)?, g.input(n, 1)?);

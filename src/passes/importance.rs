@@ -8,7 +8,7 @@ use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, Op, Tensor, ValueId};
 use crate::math::worth;
 use crate::passes::refit::current;
-use crate::passes::{Fitted, Measure, Sensitivity, SensitivityQuery};
+use crate::passes::{Fitted, LayerAnswers, Measure, SensitivityQuery};
 use ndarray::s;
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
@@ -157,7 +157,7 @@ pub struct Scored {
 }
 
 impl<'a> Scores<'a> {
-    pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, told: Option<&Sensitivity>) -> Self {
+    pub fn of(graph: &'a Graph, channels: &'a Channels, importance: Importance, told: Option<&LayerAnswers>) -> Self {
         let norm = if importance == Importance::L2 { WeightNorm::L2 } else { WeightNorm::L1 };
         let mut said: HashMap<u32, Vec<(NodeId, f64)>> = HashMap::new();
         let mut silent = HashMap::new();

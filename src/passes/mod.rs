@@ -42,7 +42,7 @@ mod verdict;
 use crate::error::Result;
 use crate::ir::Graph;
 use budget::{Budget, Reach};
-pub use choice::{Choice, Measure, Offer, Offers, Order, Scheme, Sensitivity, SensitivityQuery};
+pub use choice::{Choice, LayerAnswers, Measure, Offer, Offers, Order, Scheme, SensitivityQuery};
 pub use context::{Context, Fitted, Judged, Retarget};
 use options::{OptionsError, Selection};
 pub use site::Site;

@@ -60,7 +60,7 @@ use std::collections::HashSet;
 pub struct PruneWeights {
     sparsity: ByLayer<Share>,
     scope: Scope,
-    importance: Importance,
+    importance: WeightImportance,
 }
 
 /// Shares of zeros that are offered.
@@ -80,14 +80,14 @@ enum Scope {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Importance {
+enum WeightImportance {
     L1,
     L2,
 }
 
 impl Default for PruneWeights {
     fn default() -> Self {
-        PruneWeights { sparsity: ByLayer::All(Share(0.5)), scope: Scope::Global, importance: Importance::L2 }
+        PruneWeights { sparsity: ByLayer::All(Share(0.5)), scope: Scope::Global, importance: WeightImportance::L2 }
     }
 }
 
@@ -142,8 +142,8 @@ impl Pass for PruneWeights {
         };
         let tensors: Vec<(ValueId, &Tensor)> = places(cx.graph).into_iter().filter_map(given).collect();
         let scale = match self.importance {
-            Importance::L1 => Scale::Absolute,
-            Importance::L2 => Scale::Remaining,
+            WeightImportance::L1 => Scale::Absolute,
+            WeightImportance::L2 => Scale::Remaining,
         };
         let zeros = (share.0 * tensors.iter().map(|t| t.1.len()).sum::<usize>() as f64).round() as usize;
         let counts = magnitude::spread(tensors.len(), zeros, |i, each| {

@@ -57,16 +57,16 @@ use crate::ir::{Graph, NodeId, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
-use crate::passes::budget::{self, Budget, Split};
+use crate::passes::budget::{self, Budget, SplitOffer};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::convolution::{self, ConvLayer};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, not_zero};
-use crate::passes::split::{self, NO_SVD, RankOrBudget, Reader, convs, note};
+use crate::passes::split::{self, NO_SVD, RankOrBudget, SplitReader, convs, note};
 use crate::passes::{
     Choice, Context, Fidelity, Fitted, Measure, Offers, Order, Pass, Phase, SensitivityQuery, Site, Verdict, refit,
     sharing,
 };
-use form::{Form, decompose};
+use form::{Separation, decompose};
 use ndarray::{Array3, Axis};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -83,8 +83,8 @@ const STRONG_RANK: usize = 4;
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Options")]
 pub struct SeparateConvs {
-    size: RankOrBudget<Terms>,
-    order: ByLayer<Wanted>,
+    size: RankOrBudget<TermCount>,
+    order: ByLayer<WantedOrder>,
     style: Style,
 }
 
@@ -95,12 +95,12 @@ struct Options {
     energy: Option<ByLayer<Share>>,
     params: Option<Share>,
     macs: Option<Share>,
-    order: Option<ByLayer<Wanted>>,
+    order: Option<ByLayer<WantedOrder>>,
     style: Style,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Terms {
+enum TermCount {
     Rank(usize),
     Energy(f64),
 }
@@ -108,7 +108,7 @@ enum Terms {
 /// The order, or `auto` where the pass finds out which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Wanted {
+enum WantedOrder {
     DepthwiseFirst,
     PointwiseFirst,
     Auto,
@@ -127,27 +127,27 @@ impl TryFrom<Options> for SeparateConvs {
 
     fn try_from(o: Options) -> Result<Self, String> {
         not_zero(o.energy.iter().flat_map(ByLayer::values).map(|&share| ("energy", Some(share))))?;
-        let rank = o.rank.map(|ranks| ranks.map(|r| Terms::Rank(r.get())));
-        let energy = o.energy.map(|shares| shares.map(|s| Terms::Energy(s.0)));
-        let order = o.order.unwrap_or(ByLayer::All(Wanted::Auto));
+        let rank = o.rank.map(|ranks| ranks.map(|r| TermCount::Rank(r.get())));
+        let energy = o.energy.map(|shares| shares.map(|s| TermCount::Energy(s.0)));
+        let order = o.order.unwrap_or(ByLayer::All(WantedOrder::Auto));
         if o.style == Style::Plain {
             let ranks = vec![("rank", rank), ("energy", energy)];
             return Ok(SeparateConvs {
-                size: RankOrBudget::of(ranks, o.params, o.macs, Terms::Rank(2))?,
+                size: RankOrBudget::of(ranks, o.params, o.macs, TermCount::Rank(2))?,
                 order,
                 style: o.style,
             });
         }
-        let ones = rank.iter().flat_map(ByLayer::values).all(|terms| matches!(terms, Terms::Rank(1)));
+        let ones = rank.iter().flat_map(ByLayer::values).all(|terms| matches!(terms, TermCount::Rank(1)));
         if !ones
             || energy.is_some()
             || o.params.or(o.macs).is_some()
-            || order.values().any(|o| *o == Wanted::PointwiseFirst)
+            || order.values().any(|o| *o == WantedOrder::PointwiseFirst)
         {
             return Err("`style` = \"mobilenet\" is of rank 1, depthwise first".into());
         }
-        let size = RankOrBudget::of(vec![("rank", rank)], None, None, Terms::Rank(1))?;
-        Ok(SeparateConvs { size, order: order.map(|_| Wanted::DepthwiseFirst), style: o.style })
+        let size = RankOrBudget::of(vec![("rank", rank)], None, None, TermCount::Rank(1))?;
+        Ok(SeparateConvs { size, order: order.map(|_| WantedOrder::DepthwiseFirst), style: o.style })
     }
 }
 
@@ -179,8 +179,8 @@ impl Pass for SeparateConvs {
 
     fn is_strong(&self) -> bool {
         self.size.is_strong(|terms| match terms {
-            Terms::Rank(rank) => *rank <= STRONG_RANK,
-            Terms::Energy(kept) => *kept < split::STRONG_ENERGY,
+            TermCount::Rank(rank) => *rank <= STRONG_RANK,
+            TermCount::Energy(kept) => *kept < split::STRONG_ENERGY,
         })
     }
 
@@ -203,12 +203,12 @@ impl Pass for SeparateConvs {
             _ => None,
         });
         let wanted = |order| match order {
-            Order::DepthwiseFirst => Wanted::DepthwiseFirst,
-            Order::PointwiseFirst => Wanted::PointwiseFirst,
+            Order::DepthwiseFirst => WantedOrder::DepthwiseFirst,
+            Order::PointwiseFirst => WantedOrder::PointwiseFirst,
         };
         let orders = separable.clone().map(|(name, order, _)| (name, wanted(order)));
         let order = ByLayer::filled(orders, budget::WHOLE);
-        let size = self.size.decided("rank", separable.map(|(name, _, terms)| (name, Terms::Rank(terms))));
+        let size = self.size.decided("rank", separable.map(|(name, _, terms)| (name, TermCount::Rank(terms))));
         Some(Box::new(SeparateConvs { size, order, style: self.style }))
     }
 
@@ -216,7 +216,7 @@ impl Pass for SeparateConvs {
         let (g, selected) = (cx.graph, cx.selected);
         let ours = |n: &NodeId| {
             let site = Site::Layer(*n);
-            let depthwise = self.wanted(g, &site).is_ok_and(|wanted| wanted != Wanted::PointwiseFirst);
+            let depthwise = self.wanted(g, &site).is_ok_and(|wanted| wanted != WantedOrder::PointwiseFirst);
             depthwise && selected.refuses(g, &site).is_none() && same_convs(g, *n).is_ok()
         };
         let layers = convs(g).into_iter().filter(ours).collect();
@@ -264,7 +264,7 @@ fn same_convs(graph: &Graph, n: NodeId) -> Result<Vec<ConvLayer<'_>>, String> {
 }
 
 impl SeparateConvs {
-    fn wanted(&self, graph: &Graph, site: &Site) -> Result<Wanted, String> {
+    fn wanted(&self, graph: &Graph, site: &Site) -> Result<WantedOrder, String> {
         self.order.at(graph, "order", &site.names(graph)).copied()
     }
 
@@ -293,7 +293,7 @@ impl SeparateConvs {
         }
         let parameters = (weight.tensor.len(), form.parameters());
         let mut what = note(&format!("{order}, "), rank, full, form.separable.error(rank), parameters);
-        let reader = |l: &ConvLayer<'_>| Reader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
+        let reader = |l: &ConvLayer<'_>| SplitReader { node: l.node, slot: 1, ops: form.ops(l.conv), turned: false };
         let readers = layers.iter().map(reader).collect();
         let Some(fitted) = cx.fitted.filter(|_| form.first == Order::DepthwiseFirst) else {
             if !cx.repairs {
@@ -317,7 +317,7 @@ impl SeparateConvs {
         if let Some(why) = cx.selected.refuses(graph, site) {
             return Err(why);
         }
-        let form = form(self.wanted(graph, site)?, Terms::Rank(1), &layers, true).ok_or(NO_SVD)?;
+        let form = form(self.wanted(graph, site)?, TermCount::Rank(1), &layers, true).ok_or(NO_SVD)?;
         let full = form.separable.full();
         let plain = || Some((0..=full).map(|t| form.separable.error(t).powi(2)).collect());
         let lost = match form.first {
@@ -343,35 +343,35 @@ impl SeparateConvs {
         let weight = layers.first().ok_or("it is no layer")?.weight.tensor;
         let choice = |terms| Choice::Separable { order: form.first, terms };
         let more = split::second_nodes(graph, readers.iter().map(|r| r.0));
-        let split = Split { readers, weight, a_term, indices: 0, more };
+        let split = SplitOffer { readers, weight, a_term, indices: 0, more };
         Ok(split.offers(sized, &lost.ok_or(NO_SVD)?, choice))
     }
 }
 
 /// The form that the options ask for; `sees` says whether its filters are to be found from moments. `None` if the decomposition
 /// fails.
-fn form<'a>(wanted: Wanted, terms: Terms, layers: &'a [ConvLayer<'_>], sees: bool) -> Option<Form<'a>> {
+fn form<'a>(wanted: WantedOrder, terms: TermCount, layers: &'a [ConvLayer<'_>], sees: bool) -> Option<Separation<'a>> {
     let ConvLayer { kernel, weight, .. } = layers.first()?;
     let form = |first| {
         let separable = decompose(first, kernel, &weight.data)?;
         let terms = match terms {
-            Terms::Rank(rank) => rank.min(separable.full()),
-            Terms::Energy(share) => separable.terms_for_energy(share),
+            TermCount::Rank(rank) => rank.min(separable.full()),
+            TermCount::Energy(share) => separable.terms_for_energy(share),
         };
-        Some(Form { first, kernel, separable, terms })
+        Some(Separation { first, kernel, separable, terms })
     };
     let strided = layers.iter().any(|l| !l.conv.is_transposed() && l.conv.window().strides.iter().any(|&s| s > 1));
     match wanted {
-        Wanted::PointwiseFirst => return form(Order::PointwiseFirst),
-        Wanted::DepthwiseFirst => return form(Order::DepthwiseFirst),
+        WantedOrder::PointwiseFirst => return form(Order::PointwiseFirst),
+        WantedOrder::DepthwiseFirst => return form(Order::DepthwiseFirst),
         // Pointwise first, the 1×1 would run at all positions, also those between the strides.
-        Wanted::Auto if strided || sees => return form(Order::DepthwiseFirst),
-        Wanted::Auto => {}
+        WantedOrder::Auto if strided || sees => return form(Order::DepthwiseFirst),
+        WantedOrder::Auto => {}
     }
     let (depthwise, mut pointwise) = (form(Order::DepthwiseFirst)?, form(Order::PointwiseFirst)?);
     let better = match terms {
-        Terms::Energy(_) => pointwise.parameters() < depthwise.parameters(),
-        Terms::Rank(_) => {
+        TermCount::Energy(_) => pointwise.parameters() < depthwise.parameters(),
+        TermCount::Rank(_) => {
             let (budget, a_term) = (depthwise.parameters(), pointwise.parameters_a_term());
             let nearest = (2 * budget + a_term) / (2 * a_term);
             pointwise.terms = nearest.min(pointwise.separable.full());
@@ -392,7 +392,12 @@ fn lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
 /// The filters and mixes that the data asks for, depthwise first, and the bias that goes with them; plain ones if those
 /// are no better on what was held back. (Sequential repair toward the teacher's outputs, as in He et al. 2017, Channel
 /// Pruning, for separable filters.)
-fn fit(graph: &Graph, fitted: &Fitted<'_>, form: &Form<'_>, what: &mut String) -> Result<(Mixed, Vec<f64>), String> {
+fn fit(
+    graph: &Graph,
+    fitted: &Fitted<'_>,
+    form: &Separation<'_>,
+    what: &mut String,
+) -> Result<(Mixed, Vec<f64>), String> {
     let linear = fitted.linear;
     let current = refit::current(graph, linear)?;
     let (taps, terms, channels) = (linear.taps, form.terms, linear.inputs / linear.taps);

@@ -29,18 +29,18 @@ pub fn convs(g: &Graph) -> Vec<NodeId> {
 }
 
 /// A weight that can be computed with.
-pub struct Weight<'a> {
+pub struct WeightMatrix<'a> {
     pub tensor: &'a Tensor,
     /// Its elements, row-major.
     pub data: Cow<'a, [f32]>,
 }
 
-impl<'a> Weight<'a> {
+impl<'a> WeightMatrix<'a> {
     /// The weight at an input slot of a node.
     ///
     /// # Errors
     /// Why it cannot be computed with.
-    pub fn at(graph: &'a Graph, node: NodeId, slot: usize) -> Result<Weight<'a>, String> {
+    pub fn at(graph: &'a Graph, node: NodeId, slot: usize) -> Result<WeightMatrix<'a>, String> {
         let value = graph.input(node, slot).ok_or("it has no weight")?;
         let tensor = graph.value(value).constant().ok_or("its weight is not constant")?;
         let reads = graph.input(node, usize::from(slot == 0)).and_then(|x| graph.value(x).ty.as_ref()?.shape());
@@ -54,7 +54,7 @@ impl<'a> Weight<'a> {
         if !data.iter().all(|x| x.is_finite()) {
             return Err("its weight is not finite".into());
         }
-        Ok(Weight { tensor, data })
+        Ok(WeightMatrix { tensor, data })
     }
 
     /// Why factors of this rank, each term of which takes `a_term` parameters, are no gain, if they are not.
@@ -223,7 +223,7 @@ pub fn low_rank_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, Str
 }
 
 /// Why factors of a weight of m × n are no gain, as far as its singular values are not needed to say.
-pub fn no_gain(rank: Rank, m: usize, n: usize, weight: &Weight<'_>) -> Option<String> {
+pub fn no_gain(rank: Rank, m: usize, n: usize, weight: &WeightMatrix<'_>) -> Option<String> {
     let terms = match rank {
         Rank::Energy(_) => return None,
         fixed => fixed.terms(ArrayView2::from_shape((m, n), &weight.data).ok()?)?,
@@ -235,7 +235,7 @@ pub fn no_gain(rank: Rank, m: usize, n: usize, weight: &Weight<'_>) -> Option<St
 ///
 /// # Errors
 /// Why they are no gain, or cannot be found.
-pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &Weight<'_>) -> Result<(Factors, String), String> {
+pub fn factorize(rank: Rank, w: ArrayView2<'_, f32>, weight: &WeightMatrix<'_>) -> Result<(Factors, String), String> {
     let (m, n) = w.dim();
     let terms = rank.terms(w).ok_or(NO_SVD)?;
     if let Some(why) = weight.refuses(terms, m.min(n), m + n) {
@@ -288,7 +288,7 @@ pub fn low_rank(terms: usize) -> impl Fn(&GroupMoments, ArrayView2<'_, f64>, f64
 }
 
 /// A layer that is split.
-pub struct Reader {
+pub struct SplitReader {
     pub node: NodeId,
     /// The input slot of its weight.
     pub slot: usize,
@@ -323,7 +323,7 @@ pub struct Factor {
 /// If a malformed node lacks its input or output, or so many nodes take more bytes than the factors save.
 pub fn patch(
     graph: &Graph,
-    readers: Vec<Reader>,
+    readers: Vec<SplitReader>,
     factors: [Factor; 2],
     bias: Option<(&Linear, &[f64])>,
 ) -> Result<Patch, String> {
@@ -358,7 +358,7 @@ pub fn patch(
     let zero = (is_gemm && graph.opset < 11)
         .then(|| patch.constant(&format!("{}.bias", suffixes[0]), Tensor::from_floats(dtype, [1], [0.0])));
     let weights = [down, patch.constant(&format!("{}.weight", up.suffix), up.weight)];
-    for Reader { node, slot, ops, turned } in readers {
+    for SplitReader { node, slot, ops, turned } in readers {
         let mut data = Ref::Old(graph.input(node, 1 - slot).ok_or("it has no input")?);
         let bias = biases.get(&node).copied().or(graph.input(node, 2).map(Ref::Old));
         for (i, op) in ops.into_iter().enumerate() {

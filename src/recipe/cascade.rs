@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 /// The stage `cascade`.
 #[derive(Debug, Clone)]
-pub struct Cascade {
+pub struct CascadeStage {
     /// The model that is asked first.
     pub small: PathBuf,
     /// Share of the samples that may be lost.
@@ -45,7 +45,7 @@ impl Default for Options {
     }
 }
 
-impl Cascade {
+impl CascadeStage {
     /// What recipes call it.
     pub const NAME: &str = "cascade";
 
@@ -53,14 +53,14 @@ impl Cascade {
     ///
     /// # Errors
     /// If an option is unknown or has a value it cannot have, or there is no small network.
-    pub(super) fn read(step: &Step, folder: &Path) -> Result<Cascade, OptionsError> {
+    pub(super) fn read(step: &Step, folder: &Path) -> Result<CascadeStage, OptionsError> {
         let o: Options = read(step.options.clone())?;
         let small = o.small.ok_or_else(|| OptionsError {
             key: None,
             what: "`cascade` needs a small network".into(),
             help: Some("give `small`, the path of its file".into()),
         })?;
-        Ok(Cascade { small: folder.join(small), max_drop: o.max_drop.0, samples: o.samples.get() })
+        Ok(CascadeStage { small: folder.join(small), max_drop: o.max_drop.0, samples: o.samples.get() })
     }
 
     /// The manual page: the doc comment that heads this file.

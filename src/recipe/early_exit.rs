@@ -28,7 +28,7 @@
 //! no exit is taken in the end, the target is missed.
 
 use super::{OneOrMore, Step};
-use crate::exits::heads::{Goal, MOST_EXITS, Where};
+use crate::exits::heads::{ExitGoal, ExitPlaces, MOST_EXITS};
 use crate::passes::options::{OptionsError, Share, one_of, read};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -37,9 +37,9 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Clone)]
 pub struct EarlyExit {
     /// Where exits are put.
-    pub places: Where,
+    pub places: ExitPlaces,
     /// What thresholds are set for.
-    pub goal: Goal,
+    pub goal: ExitGoal,
     /// Share of the samples that thresholds are set by, and heads learn nothing from.
     pub hold_back: f64,
     /// Samples that are used, at most.
@@ -96,14 +96,14 @@ impl EarlyExit {
         if !(o.hold_back.0 > 0.0 && o.hold_back.0 < 1.0) {
             return Err(wrong("hold-back", "a share above 0 and below 1"));
         }
-        let places = [("after", after.map(Where::After)), ("exits", o.exits.map(|n| Where::Best(n.get())))];
+        let places = [("after", after.map(ExitPlaces::After)), ("exits", o.exits.map(|n| ExitPlaces::Best(n.get())))];
         let goals = [
-            ("max-drop", o.max_drop.map(|s| Goal::MaxDrop(s.0))),
-            ("threshold", o.threshold.map(|s| Goal::Threshold(s.0))),
+            ("max-drop", o.max_drop.map(|s| ExitGoal::MaxDrop(s.0))),
+            ("threshold", o.threshold.map(|s| ExitGoal::Threshold(s.0))),
         ];
         Ok(EarlyExit {
-            places: one_of(places).map_err(excluded)?.unwrap_or(Where::Best(EXITS)),
-            goal: one_of(goals).map_err(excluded)?.unwrap_or(Goal::MaxDrop(MAX_DROP)),
+            places: one_of(places).map_err(excluded)?.unwrap_or(ExitPlaces::Best(EXITS)),
+            goal: one_of(goals).map_err(excluded)?.unwrap_or(ExitGoal::MaxDrop(MAX_DROP)),
             hold_back: o.hold_back.0,
             samples: o.samples.get(),
         })

@@ -1,8 +1,8 @@
 //! Recipes as text: the TOML that they are read from.
 
 #[cfg(feature = "exec")]
-use super::{Cascade, Distill};
-use super::{Data, Recipe, Step};
+use super::{CascadeStage, Distill};
+use super::{DataSection, Recipe, Step};
 use crate::error::{Error, Result};
 use crate::passes;
 use serde::{Serialize, Serializer};
@@ -17,8 +17,8 @@ impl Recipe {
     pub fn to_toml(&self) -> Result<String> {
         let mut out = String::from("version = 1\n");
         for (name, given, default) in [
-            ("data", table(&self.data)?, table(&Data::default())?),
-            ("target", table(&self.target)?, table(&super::Target::default())?),
+            ("data", table(&self.data)?, table(&DataSection::default())?),
+            ("target", table(&self.target)?, table(&super::TargetSection::default())?),
         ] {
             let said: Vec<_> = given.iter().filter(|(key, value)| default.get(key.as_str()) != Some(value)).collect();
             if !said.is_empty() {
@@ -39,7 +39,7 @@ impl Recipe {
     #[must_use]
     pub fn moved_to(&self, folder: &Path) -> Recipe {
         let mut moved = Recipe { path: None, ..self.clone() };
-        let Data { calib, train, test, classes, .. } = &mut moved.data;
+        let DataSection { calib, train, test, classes, .. } = &mut moved.data;
         [calib, train, test, classes].into_iter().flatten().for_each(|path| *path = seen_from(folder, path));
         for step in &mut moved.steps {
             let from = std::mem::take(&mut step.folder);
@@ -74,7 +74,7 @@ impl Step {
             #[cfg(feature = "exec")]
             Distill::NAME => &["teachers"],
             #[cfg(feature = "exec")]
-            Cascade::NAME => &["small"],
+            CascadeStage::NAME => &["small"],
             _ => &[],
         }
     }
@@ -119,7 +119,7 @@ pub(super) fn decimals<S: Serializer>(values: &[f32], to: S) -> std::result::Res
 
 #[cfg(test)]
 mod tests {
-    use super::super::Target;
+    use super::super::TargetSection;
     use super::*;
     use crate::passes::options::Share;
 
@@ -183,7 +183,7 @@ mod tests {
             let path = |r: &mut Random| PathBuf::from(r.word());
             let singles = |r: &mut Random| (0..r.below(4)).map(|_| r.below(1 << 20) as f32 / 977.0).collect();
             Recipe {
-                data: Data {
+                data: DataSection {
                     calib: self.often(path),
                     calib_samples: self.often(|r| r.below(5000)),
                     train: self.often(path),
@@ -197,7 +197,7 @@ mod tests {
                     feedback: (0..self.below(3)).map(|_| (self.word(), self.word())).collect(),
                     stream_length: self.often(|r| r.below(5000)),
                 },
-                target: Target {
+                target: TargetSection {
                     max_drop: self.often(Self::share),
                     min_agreement: self.often(Self::share),
                     max_error: self.often(Self::share),

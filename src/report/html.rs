@@ -94,7 +94,7 @@ impl Report {
     fn curves(&self, page: &mut Page) {
         for step in self.steps.iter().filter(|s| !s.curve.is_empty()) {
             page.put(&format!("<section>\n<h2>Training: {}</h2>\n", plain::html(&step.name)));
-            let series = |name, of: &dyn Fn(&super::Point) -> Option<f64>| Series {
+            let series = |name, of: &dyn Fn(&super::EpochPoint) -> Option<f64>| Series {
                 name,
                 points: step.curve.iter().filter_map(|p| Some((p.epoch as f64, of(p)?))).collect(),
             };

@@ -1,6 +1,6 @@
 //! Layers of teacher and student, side by side.
 
-use super::{Repair, StepReport};
+use super::{FitResult, StepReport};
 use crate::analysis::weights::LayerCost;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub struct LayerReport {
     pub done: Vec<(String, String)>,
     /// The last fit to calibration data.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Repair>,
+    pub error: Option<FitResult>,
 }
 
 impl LayerReport {

@@ -142,7 +142,7 @@ impl Report {
     fn fits(&self) -> Option<String> {
         let fits: Vec<_> = self.steps.iter().flat_map(|s| &s.rows).filter_map(|r| r.error).collect();
         let kept: Vec<_> = fits.iter().filter(|f| f.kept).collect();
-        let mean = |of: fn(&super::Repair) -> f64| kept.iter().map(|f| of(f)).sum::<f64>() / kept.len() as f64;
+        let mean = |of: fn(&super::FitResult) -> f64| kept.iter().map(|f| of(f)).sum::<f64>() / kept.len() as f64;
         (!kept.is_empty()).then(|| {
             let rest = match fits.len() - kept.len() {
                 0 => String::new(),
@@ -193,7 +193,7 @@ mod tests {
     use crate::analysis::cost::Cost;
     use crate::analysis::weights::LayerCost;
     use crate::passes::Reason;
-    use crate::report::{ModelSize, Point, Repair, Row, StepReport, layers};
+    use crate::report::{EpochPoint, FitResult, ModelSize, Row, StepReport, layers};
 
     fn report(name: &str) -> Report {
         let size = |nodes, weights, bytes| ModelSize {
@@ -206,8 +206,8 @@ mod tests {
         let (before, after) = (size(47, 100_000, 400_000), size(23, 100_000, 100_000));
         let mut left = Row { pass: "cluster-weights".into(), site: name.into(), weights: 2_000, ..Row::default() };
         left.leave(Reason::new(Why::NoGain, "codes would take no fewer bytes"));
-        let fit = Row { done: true, error: Some(Repair { before: 0.2, after: 0.1, kept: true }), ..left.clone() };
-        let point = |epoch, loss| Point {
+        let fit = Row { done: true, error: Some(FitResult { before: 0.2, after: 0.1, kept: true }), ..left.clone() };
+        let point = |epoch, loss| EpochPoint {
             epoch,
             loss: Some(loss),
             held_back: Some(loss),

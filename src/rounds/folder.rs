@@ -4,7 +4,7 @@ use super::inputs::KeptInput;
 use super::setting::{BoundSetting, Setting};
 use crate::error::{Error, Result, io, read_text};
 use crate::files::{Atomic, digest};
-use crate::job::places::{Named, same};
+use crate::job::places::{NamedFile, same};
 use crate::plain;
 use crate::search::{
     CandidateTask, Found, Goal, Inputs, Options, Question, Store, Trials, Walked, Watch, differs, timed,
@@ -102,7 +102,7 @@ pub fn plan(
     observer: &dyn Observer,
 ) -> Result<(Vec<PathBuf>, Vec<String>)> {
     let (plan, round) = (folder.join(PLAN), folder.join(ROUND));
-    let written: [Named<'_>; 2] = [("the plan", &plan), ("the list of jobs", &round)];
+    let written: [NamedFile<'_>; 2] = [("the plan", &plan), ("the list of jobs", &round)];
     let bench = setting.open(&written)?;
     let size = timed(bench.size, options.clock.as_ref(), &bench.teacher.model, &bench.sizes)?;
     let limits = goal.limits(&size)?;

@@ -4,7 +4,7 @@ use crate::check::Judge;
 use crate::data::Normalise;
 use crate::error::{Error, Result, io};
 use crate::files::digest;
-use crate::job::places::Named;
+use crate::job::places::NamedFile;
 use crate::job::{Bench, CalibrationSplit, Gates};
 use crate::recipe::{self, Recipe, Step};
 use crate::search::{Inputs, TrainingData};
@@ -24,7 +24,7 @@ pub struct Setting {
     /// The teacher.
     pub model: PathBuf,
     /// Calibration and training data.
-    pub data: recipe::Data,
+    pub data: recipe::DataSection,
     /// Dims of inputs by name, where the model leaves them open.
     pub sizes: Vec<(String, Vec<usize>)>,
     /// How outputs are judged.
@@ -52,7 +52,7 @@ impl Setting {
     ///
     /// # Errors
     /// As [`Bench::open`].
-    pub fn open(&self, written: &[Named<'_>]) -> Result<Bench> {
+    pub fn open(&self, written: &[NamedFile<'_>]) -> Result<Bench> {
         let without = Error::input("a search measures its candidates, and there is no data to do it on")
             .help("give --calib DATA: some hundred inputs, without labels or with them");
         Bench::open(("the teacher", &self.model), &self.data, &self.sizes, written, without)
@@ -92,14 +92,14 @@ impl Setting {
     /// If a step is none.
     pub fn recipe(&self, steps: &[String], fit: usize, normalise: &Normalise) -> Result<Recipe> {
         let Normalise { scale, mean, std, .. } = normalise.clone();
-        let data = recipe::Data {
+        let data = recipe::DataSection {
             calib_samples: Some(fit),
             scale: (scale != 1.0).then(|| scale.to_string()),
             mean,
             std,
             feedback: self.data.feedback.clone(),
             stream_length: self.data.stream_length,
-            ..recipe::Data::default()
+            ..recipe::DataSection::default()
         };
         let steps = steps.iter().map(|s| Step::parse(s)).collect::<Result<_>>()?;
         Ok(Recipe { data, steps, ..Recipe::default() })

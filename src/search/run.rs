@@ -62,7 +62,7 @@ pub struct SearchRun<'s, 'a> {
 
 /// What is searched for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Mode {
+pub(super) enum SearchMode {
     /// The least loss of a file of so many bytes,
     Size(u64),
     /// of a network within other limits,
@@ -106,12 +106,12 @@ impl<'s, 'a> SearchRun<'s, 'a> {
         }
     }
 
-    pub(super) fn mode(&self) -> Mode {
+    pub(super) fn mode(&self) -> SearchMode {
         match (self.limits.size, self.limits.max_drop) {
-            (Some(bytes), _) => Mode::Size(bytes),
-            _ if self.limits.has_cost() => Mode::Cost,
-            (None, Some(drop)) => Mode::Drop(drop),
-            (None, None) => Mode::Knee,
+            (Some(bytes), _) => SearchMode::Size(bytes),
+            _ if self.limits.has_cost() => SearchMode::Cost,
+            (None, Some(drop)) => SearchMode::Drop(drop),
+            (None, None) => SearchMode::Knee,
         }
     }
 
@@ -175,10 +175,10 @@ impl<'s, 'a> SearchRun<'s, 'a> {
     /// layers weighed otherwise.
     fn next(&mut self) -> Option<Aim> {
         let plan = match self.mode() {
-            Mode::Size(bytes) => self.within(Some(bytes)),
-            Mode::Cost => self.within(None),
-            Mode::Drop(drop) => self.smaller(drop),
-            Mode::Knee => self.ladder(),
+            SearchMode::Size(bytes) => self.within(Some(bytes)),
+            SearchMode::Cost => self.within(None),
+            SearchMode::Drop(drop) => self.smaller(drop),
+            SearchMode::Knee => self.ladder(),
         };
         if plan.is_some() {
             return plan;
@@ -257,12 +257,12 @@ impl<'s, 'a> SearchRun<'s, 'a> {
         let by_bytes = |c: &&Candidate| c.size.bytes;
         let by_loss = |a: &&Candidate, b: &&Candidate| a.score.loss.total_cmp(&b.score.loss);
         match self.mode() {
-            Mode::Knee => self.knee(),
-            Mode::Drop(_) => {
+            SearchMode::Knee => self.knee(),
+            SearchMode::Drop(_) => {
                 let kept = self.tried.iter().filter(|c| self.limits.keeps(&c.score)).min_by_key(by_bytes);
                 kept.or_else(|| self.tried.iter().min_by(by_loss))
             }
-            Mode::Size(_) | Mode::Cost => {
+            SearchMode::Size(_) | SearchMode::Cost => {
                 let fitting = || self.tried.iter().filter(|c| self.limits.fits(&c.size));
                 let kept = fitting().filter(|c| self.limits.keeps(&c.score)).min_by(by_loss);
                 let excess = |c: &&Candidate| self.limits.excess(&c.size);

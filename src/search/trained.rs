@@ -3,7 +3,7 @@
 use super::ladder::{Ladder, Trainee, apart, shifted};
 use super::plan::{DistillSteps, Plan, TrainingLength, WHOLE};
 use super::round::OpenCandidate;
-use super::run::{CLOSE, Mode, SearchRun};
+use super::run::{CLOSE, SearchMode, SearchRun};
 use crate::error::Result;
 use std::time::Instant;
 
@@ -69,7 +69,7 @@ impl SearchRun<'_, '_> {
             augment: 0,
         };
         let mut starts = Vec::new();
-        if let Mode::Drop(_) = self.mode() {
+        if let SearchMode::Drop(_) = self.mode() {
             let own = self.aims.get(self.best_index()?)?;
             for times in if self.limits.keeps(&best.score) { SMALLER } else { LARGER } {
                 let bytes = (best.size.bytes as f64 / times) as u64;
@@ -79,9 +79,9 @@ impl SearchRun<'_, '_> {
             }
         } else {
             let bytes = match self.mode() {
-                Mode::Size(bytes) => Some(bytes),
-                Mode::Knee => Some(best.size.bytes),
-                Mode::Cost | Mode::Drop(_) => None,
+                SearchMode::Size(bytes) => Some(bytes),
+                SearchMode::Knee => Some(best.size.bytes),
+                SearchMode::Cost | SearchMode::Drop(_) => None,
             };
             let near = |other: Option<u64>| match (bytes, other) {
                 (Some(a), Some(b)) => (a as f64 / b as f64).max(b as f64 / a as f64) < 2.0,
@@ -102,7 +102,7 @@ impl SearchRun<'_, '_> {
         }
         let changes = self.options.training.as_ref().map_or(0, |t| t.augment.len());
         let (product, prunes, splits) = (self.space.product, self.space.prunes, self.space.splits);
-        Some(Ladder { starts, changes, product, prunes, splits, sizes: matches!(self.mode(), Mode::Drop(_)) })
+        Some(Ladder { starts, changes, product, prunes, splits, sizes: matches!(self.mode(), SearchMode::Drop(_)) })
     }
 
     /// Samples, each as often as it is seen, of the training of weights, and in all.
@@ -168,10 +168,10 @@ impl SearchRun<'_, '_> {
         }
         if done && let Some(last) = self.tried.last() {
             let value = match self.mode() {
-                Mode::Drop(_) if self.limits.keeps(&last.score) => {
+                SearchMode::Drop(_) if self.limits.keeps(&last.score) => {
                     last.size.bytes as f64 / self.limits.teacher.bytes.max(1) as f64
                 }
-                Mode::Drop(_) => 1.0 + last.score.drop,
+                SearchMode::Drop(_) => 1.0 + last.score.drop,
                 _ => last.score.loss,
             };
             self.trained.push((trainee, value));

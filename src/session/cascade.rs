@@ -5,12 +5,12 @@ use super::visit::StepRun;
 use super::{Effect, State};
 use crate::error::{Error, Kind, Result};
 use crate::exits::cascade::{self, cascade};
-use crate::exits::heads::Goal;
-use crate::recipe::Cascade;
+use crate::exits::heads::ExitGoal;
+use crate::recipe::CascadeStage;
 
 impl StepRun<'_, '_> {
     /// Puts the small network in front, if that saves anything.
-    pub fn cascade(&mut self, state: &mut State<'_>, stage: &Cascade) -> Result<Effect> {
+    pub fn cascade(&mut self, state: &mut State<'_>, stage: &CascadeStage) -> Result<Effect> {
         let (data, student) = (&self.session.data, &mut state.student);
         let small = data.smalls.iter().find(|s| s.0 == stage.small).map(|s| &s.1);
         let small = small.ok_or_else(|| Error::internal(format!("{} was not loaded", stage.small.display())))?;
@@ -23,16 +23,16 @@ impl StepRun<'_, '_> {
         match made {
             Ok((made, labels)) => {
                 self.note(&stage.small.display().to_string(), &told(&made, labels), true);
-                self.warn_of_few(Cascade::NAME, Goal::MaxDrop(stage.max_drop), made.samples);
+                self.warn_of_few(CascadeStage::NAME, ExitGoal::MaxDrop(stage.max_drop), made.samples);
                 if made.course.shares[0] == 1.0 {
-                    self.note(Cascade::NAME, "the small network answers everything: it would do alone", true);
+                    self.note(CascadeStage::NAME, "the small network answers everything: it would do alone", true);
                 }
                 *student = made.model;
                 Ok(Effect::default())
             }
             // The two do not go together: that is an answer, not a fault of the recipe.
             Err(e) if e.kind() == Kind::Target => {
-                self.note(Cascade::NAME, &e.advice(), false);
+                self.note(CascadeStage::NAME, &e.advice(), false);
                 Ok(Effect { missed: Some(e.advice()), ..Effect::default() })
             }
             Err(e) => Err(e),

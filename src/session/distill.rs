@@ -9,7 +9,7 @@ use super::{Effect, Observer, State};
 use crate::analysis::classifier::logits;
 use crate::distill;
 use crate::distill::train::{
-    self, Ends, Epoch, Options, Outcome, Samples, Teacher, TeacherAnswers, TrainingState, Watch,
+    self, Ends, Epoch, Options, Samples, Teacher, TeacherAnswers, TrainingOutcome, TrainingState, TrainingWatch,
 };
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, ValueId};
@@ -17,7 +17,7 @@ use crate::math::chance;
 use crate::onnx;
 use crate::passes::{self, options};
 use crate::recipe::Distill;
-use crate::report::Point;
+use crate::report::EpochPoint;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -140,7 +140,7 @@ impl StepRun<'_, '_> {
             self.note(Distill::NAME, &format!("{normalised} {were} normalised while training"), true);
         }
         let finite = |v: f64| v.is_finite().then_some(v);
-        let point = |e: &Epoch| Point {
+        let point = |e: &Epoch| EpochPoint {
             epoch: e.number,
             loss: finite(e.loss),
             held_back: finite(e.held_back.loss),
@@ -153,8 +153,8 @@ impl StepRun<'_, '_> {
     }
 
     /// Rows of what came out.
-    fn account(&mut self, outcome: &Outcome, options: &Options) {
-        let &Outcome { ref epochs, best, rate, trained, zeros, ref makers, ref answers, ref ended } = outcome;
+    fn account(&mut self, outcome: &TrainingOutcome, options: &Options) {
+        let &TrainingOutcome { ref epochs, best, rate, trained, zeros, ref makers, ref answers, ref ended } = outcome;
         let (last, best) = (epochs.len() - 1, &epochs[best]);
         let found = if options.rate.is_none() { ", found by a range test" } else { "" };
         let told = shares(best).map(|t| format!(", {t}")).unwrap_or_default();
@@ -275,7 +275,7 @@ impl Follower<'_> {
     }
 }
 
-impl Watch for Follower<'_> {
+impl TrainingWatch for Follower<'_> {
     fn resume(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.checkpoint.map_or(Ok(()), |c| c.read(take))
     }

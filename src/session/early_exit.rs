@@ -3,10 +3,10 @@
 use super::visit::StepRun;
 use super::{Data, Effect, Observer, State};
 use crate::error::{Error, Kind, Result};
-use crate::exits::heads::{self, Choice, Goal, Where};
-use crate::exits::observe::Source;
+use crate::exits::heads::{self, ChosenExits, ExitGoal, ExitPlaces};
+use crate::exits::observe::SampleFeed;
 use crate::ir::Model;
-use crate::recipe::{Action, Cascade, EarlyExit, Step};
+use crate::recipe::{Action, CascadeStage, EarlyExit, Step};
 use std::sync::mpsc;
 
 /// What thresholds are set by.
@@ -21,11 +21,11 @@ impl Settings {
     /// Those of a stage that sets thresholds; `None` if it does not.
     pub fn of(action: &Action) -> Option<Settings> {
         match action {
-            Action::EarlyExit(EarlyExit { goal: Goal::MaxDrop(drop), hold_back, samples, .. }) => {
+            Action::EarlyExit(EarlyExit { goal: ExitGoal::MaxDrop(drop), hold_back, samples, .. }) => {
                 Some(Settings { drop: *drop, hold_back: *hold_back, samples: *samples })
             }
             // No weights are fitted here: the threshold can be set on all samples.
-            Action::Cascade(Cascade { max_drop, samples, .. }) => {
+            Action::Cascade(CascadeStage { max_drop, samples, .. }) => {
                 Some(Settings { drop: *max_drop, hold_back: 1.0, samples: *samples })
             }
             _ => None,
@@ -38,7 +38,7 @@ impl StepRun<'_, '_> {
     pub fn early_exit(&mut self, state: &mut State<'_>, stage: &EarlyExit) -> Result<Effect> {
         let (session, student) = (self.session, &mut state.student);
         let missed = |why: String| Effect {
-            missed: Some(why).filter(|_| matches!(stage.goal, Goal::MaxDrop(_))),
+            missed: Some(why).filter(|_| matches!(stage.goal, ExitGoal::MaxDrop(_))),
             ..Effect::default()
         };
         let chosen = source(&session.data, stage.samples).and_then(|source| {
@@ -60,8 +60,11 @@ impl StepRun<'_, '_> {
         };
         self.describe(student, &choice, stage, labels);
         if choice.exits.is_empty() {
-            let within =
-                if matches!(stage.goal, Goal::MaxDrop(_)) { "within the allowed drop" } else { "at that threshold" };
+            let within = if matches!(stage.goal, ExitGoal::MaxDrop(_)) {
+                "within the allowed drop"
+            } else {
+                "at that threshold"
+            };
             let why = format!("no exit saves anything {within}: the model stays as it was");
             self.note(EarlyExit::NAME, &why, false);
             return Ok(missed(why));
@@ -124,7 +127,7 @@ impl StepRun<'_, '_> {
     }
 
     /// A row for every exit, and one of all together.
-    fn describe(&mut self, student: &Model, choice: &Choice, stage: &EarlyExit, labels: bool) {
+    fn describe(&mut self, student: &Model, choice: &ChosenExits, stage: &EarlyExit, labels: bool) {
         let g = &student.graph;
         let right = if labels { "right" } else { "as the whole network's" };
         for (exit, share) in choice.exits.iter().zip(&choice.course.shares) {
@@ -142,7 +145,7 @@ impl StepRun<'_, '_> {
             );
             self.note(g.label(exit.place.node), &what, true);
         }
-        if let Where::After(names) = &stage.places {
+        if let ExitPlaces::After(names) = &stage.places {
             for name in names {
                 let taken = |node| {
                     g.label(node) == name
@@ -168,8 +171,8 @@ impl StepRun<'_, '_> {
     }
 
     /// A row if a loss that is allowed could not be seen on so few samples: of n without any, 3 / n of all may be lost.
-    pub(super) fn warn_of_few(&mut self, site: &str, goal: Goal, samples: usize) {
-        let Goal::MaxDrop(drop) = goal else { return };
+    pub(super) fn warn_of_few(&mut self, site: &str, goal: ExitGoal, samples: usize) {
+        let ExitGoal::MaxDrop(drop) = goal else { return };
         let unseen = 3.0 / samples.max(1) as f64;
         if unseen > drop {
             let what = format!(
@@ -183,7 +186,7 @@ impl StepRun<'_, '_> {
 }
 
 /// Training data if there is any, as it may have labels, else calibration data.
-pub(super) fn source<'a>(data: &Data<'a>, samples: usize) -> Result<Source<'a>> {
+pub(super) fn source<'a>(data: &Data<'a>, samples: usize) -> Result<SampleFeed<'a>> {
     #[cfg(feature = "exec")]
     if let Some(training) = data.training {
         return training.source(samples);

@@ -6,7 +6,7 @@ use crate::analysis::weights;
 use crate::error::{Error, Result};
 use crate::ir::{Graph, Model, Type};
 use crate::onnx;
-use crate::report::{ModelSize, Packed};
+use crate::report::{BeforeAfter, ModelSize};
 
 /// Models of more bytes are not compressed for the report: at this size it takes some ten seconds.
 const LARGEST_PACKED: u64 = 1 << 28;
@@ -36,9 +36,9 @@ pub(super) fn packed(model: &Model, size: &ModelSize) -> Result<Option<u64>> {
 }
 
 /// How many weights of teacher and student are not zero, where some are.
-pub(super) fn nonzero(teacher: (&Model, &ModelSize), student: (&Model, &ModelSize)) -> Option<Packed> {
+pub(super) fn nonzero(teacher: (&Model, &ModelSize), student: (&Model, &ModelSize)) -> Option<BeforeAfter> {
     let count = |model: &Model| weights::count_nonzero(&model.graph);
-    let found = Packed { teacher: count(teacher.0)?, student: count(student.0)? };
+    let found = BeforeAfter { teacher: count(teacher.0)?, student: count(student.0)? };
     (found.teacher < teacher.1.weights || found.student < student.1.weights).then_some(found)
 }
 

@@ -15,8 +15,8 @@ use crate::math::LayerMoments;
 use crate::math::fit::Fit;
 use crate::passes::options;
 use crate::passes::refit::refit;
-use crate::passes::{Fitted, Reason, Retarget, Sensitivity, Site, Why, sharing};
-use crate::report::Repair;
+use crate::passes::{Fitted, LayerAnswers, Reason, Retarget, Site, Why, sharing};
+use crate::report::FitResult;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -58,7 +58,7 @@ impl Reference {
 }
 
 /// Calibration data as a source of moments, for one step.
-pub(super) struct Fitting<'s> {
+pub(super) struct StepMoments<'s> {
     data: &'s Calibration<'s>,
     reference: &'s mut Reference,
     teacher: Arc<TeacherRun>,
@@ -69,20 +69,20 @@ pub(super) struct Fitting<'s> {
     visited: HashSet<NodeId>,
 }
 
-impl<'s> Fitting<'s> {
+impl<'s> StepMoments<'s> {
     /// For a student whose layers are to give what those of the reference do: of itself, if there is none yet.
     pub fn new(
         session: &Session<'_>,
         data: &'s Calibration<'s>,
         reference: &'s mut Reference,
         student: &Graph,
-    ) -> Result<Fitting<'s>> {
+    ) -> Result<StepMoments<'s>> {
         let teacher = match &reference.teacher {
             Some(teacher) => teacher.clone(),
             None => reference.teacher.insert(session.teacher_run(data, student)?).clone(),
         };
         let (later, visited) = (HashSet::new(), HashSet::new());
-        Ok(Fitting { data, reference, teacher, layerwise: None, work: Work::default(), later, visited })
+        Ok(StepMoments { data, reference, teacher, layerwise: None, work: Work::default(), later, visited })
     }
 
     /// Goes back to the inputs.
@@ -123,7 +123,7 @@ impl StepRun<'_, '_> {
         graph: &mut Graph,
         task: Task<'_>,
     ) -> Result<()> {
-        let mut fitting = Fitting::new(self.session, data, reference, graph)?;
+        let mut fitting = StepMoments::new(self.session, data, reference, graph)?;
         if task.pass.only_repairs() && !fitting.reference.changed {
             self.note(task.pass.name(), "nothing to do: nothing was lost before it", false);
             self.passed_by(graph, task.pass, Vec::new());
@@ -133,14 +133,14 @@ impl StepRun<'_, '_> {
     }
 }
 
-impl MomentSource for Fitting<'_> {
-    fn survey(&mut self, run: &StepRun<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>> {
+impl MomentSource for StepMoments<'_> {
+    fn survey(&mut self, run: &StepRun<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<LayerAnswers>> {
         let cx = task.context(graph, None);
         let queries = task.pass.queries(&cx);
         if queries.is_empty() {
             return Ok(None);
         }
-        let mut told = Sensitivity::new();
+        let mut told = LayerAnswers::new();
         if queries.iter().all(|query| query.layers.is_empty()) {
             return Ok(Some(told));
         }
@@ -160,7 +160,7 @@ impl MomentSource for Fitting<'_> {
                 family.retain(|n| self.later.contains(n));
                 // Of layers that use a weight in other ways, each answers for itself.
                 let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
-                let seen = Seen::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
+                let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
                 for query in open {
                     let answer = seen.tell(|fitted| (query.note)(&fitted?))?;
                     let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
@@ -211,7 +211,7 @@ impl MomentSource for Fitting<'_> {
         match site {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
-                let seen = Seen::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
+                let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
                 if !seen.is_finite {
                     run.not_finite.push(graph.label(n).to_string());
                 }
@@ -265,13 +265,13 @@ impl Work {
 }
 
 /// What was seen of a layer, or why nothing was.
-struct Seen<'w> {
+struct ObservedLayer<'w> {
     what: Result<(&'w Linear, LayerMoments, LayerSamples<'w>), String>,
     is_finite: bool,
     place: String,
 }
 
-impl<'w> Seen<'w> {
+impl<'w> ObservedLayer<'w> {
     /// Looks at the layer of a node and sums up what it reads and should give.
     fn at(
         layerwise: &'w mut Option<LayerwiseRun<'_>>,
@@ -280,7 +280,7 @@ impl<'w> Seen<'w> {
         linear: &'w Result<Linear, String>,
         map: &'w TeacherMap,
         later: &HashSet<NodeId>,
-    ) -> Result<Seen<'w>> {
+    ) -> Result<ObservedLayer<'w>> {
         let place = format!("calibrating \"{}\"", graph.label(node));
         let layerwise = layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
         let look = linear.as_ref().map_err(|why| Failure::Unsupported(why.clone()));
@@ -291,7 +291,7 @@ impl<'w> Seen<'w> {
             Err(Failure::NotFinite(why)) => (Err(why.into()), false),
             Err(Failure::Error(e)) => return Err(e.at(place)),
         };
-        Ok(Seen { what, is_finite, place })
+        Ok(ObservedLayer { what, is_finite, place })
     }
 
     /// Tells it as passes hear it.
@@ -373,8 +373,8 @@ fn refit_layer(
 }
 
 /// What came of a fit, for the report: none is kept at a site where nothing is `done`.
-fn repair(fitted: &Fitted<'_>, done: bool) -> Option<Repair> {
-    fitted.judged.get().map(|j| Repair { before: j.before, after: j.after, kept: j.kept && done })
+fn repair(fitted: &Fitted<'_>, done: bool) -> Option<FitResult> {
+    fitted.judged.get().map(|j| FitResult { before: j.before, after: j.after, kept: j.kept && done })
 }
 
 /// A warning of a layer with more unknowns for each of its outputs than samples: the ridge decides what they do not.

@@ -8,7 +8,7 @@ use crate::data::{Array, Dataset, Feed, InputSpec, Normalise, evenly};
 use crate::distill::train::{self, Ends, Samples, Teacher};
 use crate::error::{Error, Kind, Result};
 use crate::exec::Runner;
-use crate::exits::observe::Source;
+use crate::exits::observe::SampleFeed;
 use crate::ir::{Graph, Model};
 use std::path::{Path, PathBuf};
 
@@ -88,14 +88,14 @@ impl<'a> Training<'a> {
     }
 
     /// At most so many of the samples, evenly chosen, for exits.
-    pub(super) fn source(&self, samples: usize) -> Result<Source<'_>> {
-        Source::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
+    pub(super) fn source(&self, samples: usize) -> Result<SampleFeed<'_>> {
+        SampleFeed::new(&self.feed, evenly(samples, self.feed.chunks()).collect())
     }
 
     /// The samples that a training with these options judges by and learns nothing from.
-    pub(super) fn held_back(&self, options: &train::Options) -> Result<Source<'_>> {
+    pub(super) fn held_back(&self, options: &train::Options) -> Result<SampleFeed<'_>> {
         let apart = train::divide(self.feed.samples(), options.hold_back, options.seed);
-        Source::new(&self.feed, apart.map_or_else(Vec::new, |[_, held_back]| held_back))
+        SampleFeed::new(&self.feed, apart.map_or_else(Vec::new, |[_, held_back]| held_back))
     }
 
     /// The samples that a training judges by where nothing else is said.
@@ -138,7 +138,7 @@ impl<'a> Training<'a> {
 
     /// The samples, with or without their labels.
     pub(super) fn samples(&self, labelled: bool) -> impl Samples + '_ {
-        View { training: self, labels: self.labels().filter(|_| labelled) }
+        TrainingView { training: self, labels: self.labels().filter(|_| labelled) }
     }
 }
 
@@ -173,12 +173,12 @@ impl StepRun<'_, '_> {
     }
 }
 
-struct View<'a> {
+struct TrainingView<'a> {
     training: &'a Training<'a>,
     labels: Option<&'a [usize]>,
 }
 
-impl Samples for View<'_> {
+impl Samples for TrainingView<'_> {
     fn inputs(&self) -> &[(String, Vec<usize>)] {
         &self.training.inputs
     }

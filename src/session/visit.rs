@@ -1,7 +1,7 @@
 //! One step: a pass goes over its sites, each of which gets a patch or a reason, and a row.
 
 #[cfg(feature = "exec")]
-use super::repairs::Fitting;
+use super::repairs::StepMoments;
 use super::{Effect, Observer, Offered, Session, State};
 use crate::analysis::cost::{Cost, Costs};
 use crate::analysis::readers::{self, Unmentioned};
@@ -13,7 +13,7 @@ use crate::onnx::{self, Inlined};
 use crate::passes::options::{self, Selected, Selection};
 use crate::passes::storage::Storage;
 use crate::passes::{
-    self, Context, Fitted, JointVerdict, Pass, Phase, Reason, Sensitivity, Site, Verdict, Why, sharing,
+    self, Context, Fitted, JointVerdict, LayerAnswers, Pass, Phase, Reason, Site, Verdict, Why, sharing,
 };
 use crate::recipe::{Action, Step};
 use crate::report::Row;
@@ -32,7 +32,7 @@ pub(super) struct Task<'a> {
     pub selected: &'a Selected<'a>,
     /// Whether it is to be fitted to calibration data.
     pub repairs: bool,
-    pub sensitivity: Option<&'a Sensitivity>,
+    pub sensitivity: Option<&'a LayerAnswers>,
     /// What the model's inputs are where costs are counted.
     pub sizes: &'a InputSizes,
     /// Where the step is written.
@@ -91,7 +91,7 @@ pub(super) type Cuts = Vec<(ValueId, usize, Vec<usize>)>;
 /// Where what layers see comes from, and what they are fitted to.
 pub(super) trait MomentSource {
     /// The answers to what a pass asks, if it asks anything.
-    fn survey(&mut self, run: &StepRun<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<Sensitivity>>;
+    fn survey(&mut self, run: &StepRun<'_, '_>, graph: &Graph, task: Task<'_>) -> Result<Option<LayerAnswers>>;
 
     /// Hears what a patch shortened.
     fn changed(&mut self, cuts: Cuts);
@@ -242,11 +242,13 @@ impl<'s, 'a> StepRun<'s, 'a> {
         let task = Task { pass, selected, repairs: false, sensitivity: None, sizes, place: step.place() };
         #[cfg(feature = "exec")]
         let told = match self.session.data.calibration {
-            Some(data) => Fitting::new(self.session, data, &mut state.reference, graph)?.survey(self, graph, task)?,
+            Some(data) => {
+                StepMoments::new(self.session, data, &mut state.reference, graph)?.survey(self, graph, task)?
+            }
             None => None,
         };
         #[cfg(not(feature = "exec"))]
-        let told: Option<Sensitivity> = None;
+        let told: Option<LayerAnswers> = None;
         let task = Task { sensitivity: told.as_ref(), ..task };
         let cx = task.context(graph, None);
         let sites = pass.sites(&cx);

@@ -8,7 +8,7 @@ use tutee::analysis::removal::Removal;
 use tutee::compress::{Outcome, measure};
 use tutee::data::Array;
 use tutee::exec::Network;
-use tutee::ir::op::binary::{Binary, Kind};
+use tutee::ir::op::binary::{Binary, BinaryKind};
 use tutee::ir::{Model, Patch, Ref, Tensor};
 use tutee::onnx::{self, SaveOptions, Target};
 use tutee::passes::options::Selection;
@@ -44,7 +44,7 @@ fn masked(teacher: &Model, channels: &Channels, gone: &Units) -> Result<Model, S
             model.graph.node_inputs(c.node).into_iter().map(|v| v.map(Ref::Old)).collect();
         let mut patch = Patch::at_node(&model.graph, c.node);
         let mask = patch.constant("mask", Tensor::f32(shape, &mask));
-        inputs[c.slot] = Some(patch.node("masked", Binary(Kind::Mul), &[inputs[c.slot], Some(mask)]));
+        inputs[c.slot] = Some(patch.node("masked", Binary(BinaryKind::Mul), &[inputs[c.slot], Some(mask)]));
         patch.set_inputs(c.node, &inputs);
         model.graph.apply(patch).map_err(|e| format!("mask: {e}"))?;
     }

@@ -22,7 +22,7 @@ pub struct Group {
     pub rest: Option<(usize, Freeze)>,
 }
 
-type Set<T> = HashSet<T, FixedState>;
+type FastSet<T> = HashSet<T, FixedState>;
 
 /// What makes channels stand or fall together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,8 +68,8 @@ impl Channels {
             }
         }
         let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-        let mut producers: Set<(u32, NodeId)> = Set::default();
-        let mut weights: Set<(u32, (ValueId, usize))> = Set::default();
+        let mut producers: FastSet<(u32, NodeId)> = FastSet::default();
+        let mut weights: FastSet<(u32, (ValueId, usize))> = FastSet::default();
         // A unit is in one group.
         let mut told = vec![false; self.classes.len()];
         for (i, made) in self.produced.iter().enumerate() {
@@ -114,7 +114,7 @@ impl Channels {
         let mut ties: Vec<&Tied> = self.ties.iter().collect();
         ties.sort_by_key(|t| graph.node(t.node).order);
         let mut out = vec![Vec::new(); groups.len()];
-        let mut told: Set<(usize, Tie)> = Set::default();
+        let mut told: FastSet<(usize, Tie)> = FastSet::default();
         let mut here: Vec<usize> = Vec::new();
         for tied in ties {
             // The groups in each list, once a list.

@@ -1,19 +1,19 @@
 //! What the windows of convolutions see of their input: im2col.
 
 use super::GATHERED;
-use crate::ir::op::conv::{Conv, Kernel};
+use crate::ir::op::conv::{Conv, KernelShape};
 use crate::ir::op::conv_transpose::ConvTranspose;
 use crate::ir::{Dim, Op};
 
 /// For one spatial axis, the position of the input that each tap of each window meets; none where it meets padding or, in a
 /// transposed convolution, nothing.
-type Axis = Vec<Vec<Option<usize>>>;
+type TapPositions = Vec<Vec<Option<usize>>>;
 
 /// A convolution or a transposed one: each position of its result is a sum over a window of its input.
 #[derive(Debug, Clone)]
 pub enum Windows {
-    Conv(Conv, Kernel),
-    Transposed(ConvTranspose, Kernel),
+    Conv(Conv, KernelShape),
+    Transposed(ConvTranspose, KernelShape),
 }
 
 impl Windows {
@@ -26,13 +26,13 @@ impl Windows {
         }
     }
 
-    pub fn kernel(&self) -> &Kernel {
+    pub fn kernel(&self) -> &KernelShape {
         let (Windows::Conv(_, kernel) | Windows::Transposed(_, kernel)) = self;
         kernel
     }
 
     /// Along one of `axes` axes, of `n` elements. `None` if no result has this size.
-    fn axis(&self, axis: usize, axes: usize, n: usize) -> Option<Axis> {
+    fn axis(&self, axis: usize, axes: usize, n: usize) -> Option<TapPositions> {
         let k = self.kernel().size[axis];
         let (window, count, begin) = match self {
             Windows::Conv(conv, _) => {
@@ -74,7 +74,7 @@ impl Windows {
             return None;
         }
         let area: usize = size.iter().product();
-        let along: Vec<Axis> =
+        let along: Vec<TapPositions> =
             size.iter().enumerate().map(|(axis, &n)| self.axis(axis, axes, n)).collect::<Option<_>>()?;
         let windows: usize = along.iter().map(Vec::len).product();
         let taps: usize = kernel.size.iter().product();
@@ -107,7 +107,7 @@ impl Windows {
 }
 
 /// Adds the offset in a channel of each tap of a window, beyond its end where a tap meets nothing.
-fn met(along: &[Axis], size: &[usize], window: usize, offsets: &mut Vec<usize>) {
+fn met(along: &[TapPositions], size: &[usize], window: usize, offsets: &mut Vec<usize>) {
     let start = offsets.len();
     offsets.push(0);
     // From the last axis on, so that each tap of an axis is followed by all of the axes behind it.

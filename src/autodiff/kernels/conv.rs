@@ -11,14 +11,14 @@ use crate::autodiff::kernel::{Backward, Keeps, Kernel, Mode, Scratch};
 use crate::autodiff::program::Lowering;
 use crate::autodiff::real::{Grad, Real, sums_of};
 use crate::autodiff::window::Window2d;
-use crate::ir::op::conv::{AutoPad, Conv as ConvOp};
+use crate::ir::op::conv::{AutoPad, Conv};
 use crate::ir::op::conv_transpose::ConvTranspose;
-use axis::Axis;
+use axis::TapAxis;
 use direct::{DirectConv, Start};
 use pointwise::Pointwise;
 use rayon::prelude::*;
 
-pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &ConvOp) -> Result<(), String> {
+pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Conv) -> Result<(), String> {
     let (x, w, y) = (node.dims(0)?, node.dims(1)?, node.out(0)?);
     let kernel = op.kernel(&w).ok_or("its weight does not fit its groups")?;
     let geometry = Window2d::new(&op.window, &x, &y, &kernel.size)?;
@@ -35,7 +35,7 @@ pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &ConvOp) -> Result<(),
     {
         return node.emit(pointwise, &inputs);
     }
-    node.emit(Conv::new(&geometry, x[0], kernel.groups, channels, false)?, &inputs)
+    node.emit(ConvKernel::new(&geometry, x[0], kernel.groups, channels, false)?, &inputs)
 }
 
 /// The transpose of the convolution that has its input and output the other way round, with the same weight.
@@ -51,26 +51,32 @@ pub fn build_transpose<T: Real>(node: &mut Lowering<'_, '_, T>, op: &ConvTranspo
     if node.has(2) {
         inputs.push(node.read(2)?);
     }
-    node.emit(Conv::new(&geometry, x[0], groups, [w[1], x[1] / groups], true)?, &inputs)
+    node.emit(ConvKernel::new(&geometry, x[0], groups, [w[1], x[1] / groups], true)?, &inputs)
 }
 
 /// Y[N, M, …] = X[N, C, …] ∗ W[M, C/groups, k…] + B[M]; transposed, from Y to X, with a bias for X.
-struct Conv {
+struct ConvKernel {
     forward: DirectConv,
     backward: DirectConv,
     /// Elements of a plane that has the bias.
     plane: usize,
 }
 
-impl Conv {
+impl ConvKernel {
     /// `channels` are those of X and of Y in a group.
-    fn new(s: &Window2d, images: usize, groups: usize, [x, y]: [usize; 2], transposed: bool) -> Result<Conv, String> {
-        let axes = [0, 1].map(|axis| Axis::forward(s, axis));
-        let turned = [0, 1].map(|axis| Axis::back(s, axis));
+    fn new(
+        s: &Window2d,
+        images: usize,
+        groups: usize,
+        [x, y]: [usize; 2],
+        transposed: bool,
+    ) -> Result<ConvKernel, String> {
+        let axes = [0, 1].map(|axis| TapAxis::forward(s, axis));
+        let turned = [0, 1].map(|axis| TapAxis::back(s, axis));
         let there = DirectConv::new(axes, [images, groups, x, y], [x * s.taps(), s.taps()])?;
         let back = DirectConv::new(turned, [images, groups, y, x], [s.taps(), x * s.taps()])?;
         let (forward, backward) = if transposed { (back, there) } else { (there, back) };
-        Ok(Conv { forward, backward, plane: if transposed { s.plane() } else { s.windows() } })
+        Ok(ConvKernel { forward, backward, plane: if transposed { s.plane() } else { s.windows() } })
     }
 }
 
@@ -83,7 +89,7 @@ pub fn channel_sums<T: Real>(dy: &[T], db: Grad<'_, T>, plane: usize) {
     });
 }
 
-impl<T: Real> Kernel<T> for Conv {
+impl<T: Real> Kernel<T> for ConvKernel {
     fn keeps(&self) -> Keeps {
         Keeps { inputs: 0b11, output: false }
     }

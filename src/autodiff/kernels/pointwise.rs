@@ -5,7 +5,7 @@ use crate::autodiff::kernel::{Backward, Keeps, Kernel, Mode};
 use crate::autodiff::program::Lowering;
 use crate::autodiff::real::{Grad, Real, map, sums};
 use crate::ir::op::activation::{Activation, Clip, Gelu};
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::op::unary::Unary;
 use crate::ir::tensor::Tensor;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
@@ -78,13 +78,18 @@ pub fn binary<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Binary) -> Result<()
     let y = node.out(0)?;
     let len = y.iter().product();
     let kind = match op.0 {
-        Kind::Sum | Kind::Mean => Kind::Add,
-        kind @ (Kind::Add | Kind::Sub | Kind::Mul | Kind::Div | Kind::Pow | Kind::Min | Kind::Max | Kind::PRelu) => {
-            kind
-        }
+        BinaryKind::Sum | BinaryKind::Mean => BinaryKind::Add,
+        kind @ (BinaryKind::Add
+        | BinaryKind::Sub
+        | BinaryKind::Mul
+        | BinaryKind::Div
+        | BinaryKind::Pow
+        | BinaryKind::Min
+        | BinaryKind::Max
+        | BinaryKind::PRelu) => kind,
         _ => return Err("it has no slope that would teach anything".into()),
     };
-    if let (Kind::Pow, Some(p)) = (kind, node.content(1).as_ref().and_then(exponent)) {
+    if let (BinaryKind::Pow, Some(p)) = (kind, node.content(1).as_ref().and_then(exponent)) {
         return emit(node, Function::Power(T::of(p)));
     }
     let (mut slot, mut shape) = (node.read(0)?, node.dims(0)?);
@@ -95,10 +100,10 @@ pub fn binary<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Binary) -> Result<()
         slot = pair(node, kind, [(slot, &shape), (b, &other)], &whole)?;
         shape = whole;
     }
-    if op.0 == Kind::Mean {
+    if op.0 == BinaryKind::Mean {
         slot = node.push(Map(Function::scale(1.0 / n as f64)), &[slot], len);
     }
-    if n == 1 && op.0 != Kind::Mean {
+    if n == 1 && op.0 != BinaryKind::Mean {
         return node.same();
     }
     node.bind(0, slot);
@@ -122,12 +127,12 @@ pub fn add<T: Real>(
     inputs: [(usize, &[usize]); 2],
     y: &[usize],
 ) -> Result<usize, String> {
-    pair(node, Kind::Add, inputs, y)
+    pair(node, BinaryKind::Add, inputs, y)
 }
 
 fn pair<T: Real>(
     node: &mut Lowering<'_, '_, T>,
-    kind: Kind,
+    kind: BinaryKind,
     [a, b]: [(usize, &[usize]); 2],
     y: &[usize],
 ) -> Result<usize, String> {
@@ -314,7 +319,7 @@ impl<T: Real> Kernel<T> for Map<T> {
 
 /// y = f(a, b), both broadcast to y; a sum of two as large as it is clamped if there are `limits`.
 struct PairKernel<T> {
-    kind: Kind,
+    kind: BinaryKind,
     runs: BroadcastRuns<2>,
     /// Neither is smaller than y.
     whole: bool,
@@ -386,25 +391,25 @@ fn by_exponent<T: Real>(a: T, b: T) -> T {
 
 impl<T: Real> Kernel<T> for PairKernel<T> {
     fn keeps(&self) -> Keeps {
-        let linear = matches!(self.kind, Kind::Add | Kind::Sub);
+        let linear = matches!(self.kind, BinaryKind::Add | BinaryKind::Sub);
         Keeps { inputs: if linear { 0 } else { 0b11 }, output: self.limits.is_some() }
     }
 
     fn clamp(&mut self, low: T, high: T) -> bool {
-        let can = self.kind == Kind::Add && self.whole && self.limits.is_none();
+        let can = self.kind == BinaryKind::Add && self.whole && self.limits.is_none();
         self.limits = if can { Some([low, high]) } else { self.limits };
         can
     }
 
     fn forward(&mut self, x: &[&[T]], y: &mut [T], _: &mut [T], _: Mode) {
         match self.kind {
-            Kind::Sub => self.apply(x, y, |a, b| a - b),
-            Kind::Mul => self.apply(x, y, |a, b| a * b),
-            Kind::Div => self.apply(x, y, |a, b| a / b),
-            Kind::Pow => self.apply(x, y, T::powf),
-            Kind::Min => self.apply(x, y, |a, b| if b < a { b } else { a }),
-            Kind::Max => self.apply(x, y, |a, b| if b > a { b } else { a }),
-            Kind::PRelu => self.apply(x, y, |a, b| if a < T::ZERO { a * b } else { a }),
+            BinaryKind::Sub => self.apply(x, y, |a, b| a - b),
+            BinaryKind::Mul => self.apply(x, y, |a, b| a * b),
+            BinaryKind::Div => self.apply(x, y, |a, b| a / b),
+            BinaryKind::Pow => self.apply(x, y, T::powf),
+            BinaryKind::Min => self.apply(x, y, |a, b| if b < a { b } else { a }),
+            BinaryKind::Max => self.apply(x, y, |a, b| if b > a { b } else { a }),
+            BinaryKind::PRelu => self.apply(x, y, |a, b| if a < T::ZERO { a * b } else { a }),
             _ => match self.limits {
                 Some([low, high]) => self.apply(x, y, |a, b| (a + b).within(low, high)),
                 None => self.apply(x, y, |a, b| a + b),
@@ -421,20 +426,20 @@ impl<T: Real> Kernel<T> for PairKernel<T> {
                 continue;
             }
             match (self.kind, k) {
-                (Kind::Add | Kind::Sub, _) => {
-                    let sign = if self.kind == Kind::Sub && k == 1 { -T::ONE } else { T::ONE };
+                (BinaryKind::Add | BinaryKind::Sub, _) => {
+                    let sign = if self.kind == BinaryKind::Sub && k == 1 { -T::ONE } else { T::ONE };
                     self.linear(k, dy, to, sign);
                 }
-                (Kind::Mul, 0) => self.back(k, x, dy, to, |_, b, d| d * b),
-                (Kind::Mul, _) => self.back(k, x, dy, to, |a, _, d| d * a),
-                (Kind::Div, 0) => self.back(k, x, dy, to, |_, b, d| d / b),
-                (Kind::Div, _) => self.back(k, x, dy, to, |a, b, d| -d * a / (b * b)),
-                (Kind::Pow, 0) => self.back(k, x, dy, to, |a, b, d| d * b * a.powf(b - T::ONE)),
-                (Kind::Pow, _) => self.back(k, x, dy, to, |a, b, d| d * by_exponent(a, b)),
-                (Kind::Min, 0) => self.back(k, x, dy, to, |a, b, d| if b < a { zero } else { d }),
-                (Kind::Min, _) => self.back(k, x, dy, to, |a, b, d| if b < a { d } else { zero }),
-                (Kind::Max, 0) => self.back(k, x, dy, to, |a, b, d| if b > a { zero } else { d }),
-                (Kind::Max, _) => self.back(k, x, dy, to, |a, b, d| if b > a { d } else { zero }),
+                (BinaryKind::Mul, 0) => self.back(k, x, dy, to, |_, b, d| d * b),
+                (BinaryKind::Mul, _) => self.back(k, x, dy, to, |a, _, d| d * a),
+                (BinaryKind::Div, 0) => self.back(k, x, dy, to, |_, b, d| d / b),
+                (BinaryKind::Div, _) => self.back(k, x, dy, to, |a, b, d| -d * a / (b * b)),
+                (BinaryKind::Pow, 0) => self.back(k, x, dy, to, |a, b, d| d * b * a.powf(b - T::ONE)),
+                (BinaryKind::Pow, _) => self.back(k, x, dy, to, |a, b, d| d * by_exponent(a, b)),
+                (BinaryKind::Min, 0) => self.back(k, x, dy, to, |a, b, d| if b < a { zero } else { d }),
+                (BinaryKind::Min, _) => self.back(k, x, dy, to, |a, b, d| if b < a { d } else { zero }),
+                (BinaryKind::Max, 0) => self.back(k, x, dy, to, |a, b, d| if b > a { zero } else { d }),
+                (BinaryKind::Max, _) => self.back(k, x, dy, to, |a, b, d| if b > a { d } else { zero }),
                 (_, 0) => self.back(k, x, dy, to, |a, b, d| if a < zero { d * b } else { d }),
                 (..) => self.back(k, x, dy, to, |a, _, d| if a < zero { d * a } else { zero }),
             }

@@ -1,6 +1,6 @@
 //! Pooling. (ONNX Operators: MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool.)
 
-use super::pointwise::{Function as Pointwise, Map};
+use super::pointwise::{Function, Map};
 use super::reduce::sum;
 use crate::autodiff::kernel::{Backward, Kernel, Mode, Scratch};
 use crate::autodiff::program::Lowering;
@@ -9,7 +9,7 @@ use crate::autodiff::simd::strided_copy::{Lines, copy};
 use crate::autodiff::vectors::widest;
 use crate::autodiff::window::Window2d;
 use crate::ir::op::conv::Window;
-use crate::ir::op::pool::{Function, GlobalPool, Pool};
+use crate::ir::op::pool::{GlobalPool, Pool, Pooling};
 use rayon::prelude::*;
 
 pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Pool) -> Result<(), String> {
@@ -18,9 +18,9 @@ pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Pool) -> Result<(), S
     let geometry = Window2d::new(&op.window, &x, &y, &kernel.ok_or("its window does not fit")?)?;
     let slot = node.read(0)?;
     match op.function {
-        Function::Max { .. } => node.emit(MaxPool::new(geometry, y.iter().product()), &[slot]),
-        Function::Average { count_include_pad } => node.emit(AveragePool { geometry, count_include_pad }, &[slot]),
-        Function::Lp { .. } => Err("its slope is not known here".into()),
+        Pooling::Max { .. } => node.emit(MaxPool::new(geometry, y.iter().product()), &[slot]),
+        Pooling::Average { count_include_pad } => node.emit(AveragePool { geometry, count_include_pad }, &[slot]),
+        Pooling::Lp { .. } => Err("its slope is not known here".into()),
     }
 }
 
@@ -28,15 +28,15 @@ pub fn global<T: Real>(node: &mut Lowering<'_, '_, T>, op: &GlobalPool) -> Resul
     let (x, y) = (node.dims(0)?, node.out(0)?);
     let (slot, n) = (node.read(0)?, y.iter().product::<usize>());
     match op.0 {
-        Function::Max { .. } => {
+        Pooling::Max { .. } => {
             let geometry = Window2d::new(&Window::default(), &x, &y, &x[2..])?;
             node.emit(MaxPool::new(geometry, n), &[slot])
         }
-        Function::Average { .. } => {
+        Pooling::Average { .. } => {
             let total = sum(node, slot, &x, &y)?;
-            node.emit(Map(Pointwise::scale(n as f64 / x.iter().product::<usize>() as f64)), &[total])
+            node.emit(Map(Function::scale(n as f64 / x.iter().product::<usize>() as f64)), &[total])
         }
-        Function::Lp { .. } => Err("its slope is not known here".into()),
+        Pooling::Lp { .. } => Err("its slope is not known here".into()),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::autodiff::broadcast::BroadcastRuns;
 use crate::autodiff::kernel::{Backward, Kernel, Mode};
 use crate::autodiff::program::Lowering;
 use crate::autodiff::real::{Real, sums};
-use crate::ir::op::reduce::{Function as F, Reduce};
+use crate::ir::op::reduce::{Reduce, Reduction};
 use rayon::prelude::*;
 
 pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Reduce) -> Result<(), String> {
@@ -18,14 +18,14 @@ pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Reduce) -> Result<(),
     let kept: Vec<usize> = x.iter().zip(&reduced).map(|(&n, &gone)| if gone { 1 } else { n }).collect();
     let (len, n): (usize, usize) = (x.iter().product(), y.iter().product());
     let (before, after) = match op.function {
-        F::Sum => (None, None),
-        F::Mean => (None, Some(Function::scale(n as f64 / len as f64))),
-        F::SumSquare => (Some(Function::Power(T::of(2.0))), None),
-        F::L2 => (Some(Function::Power(T::of(2.0))), Some(Function::Sqrt)),
-        F::L1 => (Some(Function::Abs), None),
-        F::LogSum => (None, Some(Function::Log)),
-        F::LogSumExp => (Some(Function::Exp), Some(Function::Log)),
-        F::Max | F::Min | F::Prod => return Err("its slope is not known here".into()),
+        Reduction::Sum => (None, None),
+        Reduction::Mean => (None, Some(Function::scale(n as f64 / len as f64))),
+        Reduction::SumSquare => (Some(Function::Power(T::of(2.0))), None),
+        Reduction::L2 => (Some(Function::Power(T::of(2.0))), Some(Function::Sqrt)),
+        Reduction::L1 => (Some(Function::Abs), None),
+        Reduction::LogSum => (None, Some(Function::Log)),
+        Reduction::LogSumExp => (Some(Function::Exp), Some(Function::Log)),
+        Reduction::Max | Reduction::Min | Reduction::Prod => return Err("its slope is not known here".into()),
     };
     let mut slot = node.read(0)?;
     if let Some(before) = before {

@@ -4,7 +4,7 @@ use crate::autodiff::kernel::{Backward, Keeps, Kernel, Mode};
 use crate::autodiff::program::Lowering;
 use crate::autodiff::real::Real;
 use crate::ir::infer::axis;
-use crate::ir::op::softmax::{Function, Softmax as Op};
+use crate::ir::op::softmax::{Softmax as Op, SoftmaxKind};
 use rayon::prelude::*;
 use std::iter::StepBy;
 use std::ops::Range;
@@ -12,9 +12,9 @@ use std::ops::Range;
 pub fn build<T: Real>(node: &mut Lowering<'_, '_, T>, op: &Op) -> Result<(), String> {
     let x = node.dims(0)?;
     let log = match op.function {
-        Function::Softmax => false,
-        Function::LogSoftmax => true,
-        Function::Hardmax => return Err("it has no slope that would teach anything".into()),
+        SoftmaxKind::Softmax => false,
+        SoftmaxKind::LogSoftmax => true,
+        SoftmaxKind::Hardmax => return Err("it has no slope that would teach anything".into()),
     };
     let at = if op.flatten && op.axis == x.len() as i64 { x.len() } else { axis(op.axis, x.len())? };
     let (len, inner) = match op.flatten {

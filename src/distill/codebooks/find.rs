@@ -2,7 +2,7 @@
 
 use super::Coded;
 use crate::analysis::evaluate::Evaluator;
-use crate::ir::op::binary::Kind;
+use crate::ir::op::binary::BinaryKind;
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, Use, ValueId};
 
 /// What a lookup decodes, if it is one, and the last value that only has its numbers, in another order perhaps.
@@ -65,7 +65,7 @@ fn cast_of(graph: &Graph, v: ValueId) -> Option<ValueId> {
 
 /// The codes that an index is made of, and of how many groups they are.
 fn codes(graph: &Graph, index: ValueId) -> Option<(ValueId, usize)> {
-    let Some(add) = made_by(graph, index, |op| matches!(op, Op::Binary(op) if op.0 == Kind::Add)) else {
+    let Some(add) = made_by(graph, index, |op| matches!(op, Op::Binary(op) if op.0 == BinaryKind::Add)) else {
         return Some((bytes(graph, index)?, 1));
     };
     Some((bytes(graph, graph.input(add, 0)?)?, graph.input_constant(add, 1)?.len()))

@@ -97,7 +97,7 @@ pub struct Ends {
 }
 
 /// A tape for batches of samples.
-pub struct Network {
+pub struct TrainingNetwork {
     pub tape: Tape<f32>,
     /// Which input of the samples each input of the tape takes.
     ports: Vec<usize>,
@@ -105,7 +105,7 @@ pub struct Network {
     pub logits: Option<LogitLayout>,
 }
 
-impl Network {
+impl TrainingNetwork {
     /// From the inputs to the logits of a classifier and to these values.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl Network {
         batch: usize,
         features: &[String],
         trainable: &BTreeSet<ValueId>,
-    ) -> Result<Network> {
+    ) -> Result<TrainingNetwork> {
         let Ends { shapes, ports, values, logits } = ends(graph, samples, batch, features)?;
         if values.is_empty() {
             let described = |&v: &ValueId| {
@@ -133,7 +133,7 @@ impl Network {
         let tape = Tape::new(graph, &shapes, &values, trainable)?;
         let port = |(name, _): (&str, &[usize])| Some(ports[shapes.iter().position(|s| s.0 == name)?]);
         let ports = tape.inputs().filter_map(port).collect();
-        Ok(Network { tape, ports, logits })
+        Ok(TrainingNetwork { tape, ports, logits })
     }
 
     /// Runs on a batch of each input of the samples.
@@ -152,9 +152,9 @@ impl Network {
 /// A network as a teacher of batches of samples, with what it has at these values beside the logits.
 ///
 /// # Errors
-/// As [`Network::new`].
+/// As [`TrainingNetwork::new`].
 pub fn teacher(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Teacher<'static>> {
-    let mut network = Network::new(graph, samples, batch, features, &BTreeSet::new())?;
+    let mut network = TrainingNetwork::new(graph, samples, batch, features, &BTreeSet::new())?;
     Ok(Box::new(move |x| {
         network.forward(x, Mode::Infer);
         Ok(network.outputs().into_iter().map(<[f32]>::to_vec).collect())

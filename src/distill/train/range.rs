@@ -14,7 +14,7 @@ const ENOUGH: f64 = 2.5;
 const BELOW: f64 = 5.0;
 
 /// Collects the losses of steps whose rates grow.
-pub struct Range {
+pub struct RateRange {
     last: f64,
     mean: f64,
     lowest: f64,
@@ -23,10 +23,10 @@ pub struct Range {
     done: usize,
 }
 
-impl Range {
+impl RateRange {
     /// Up to a rate of `last`.
-    pub fn new(last: f64) -> Range {
-        Range { last, mean: 0.0, lowest: f64::INFINITY, edge: 0, done: 0 }
+    pub fn new(last: f64) -> RateRange {
+        RateRange { last, mean: 0.0, lowest: f64::INFINITY, edge: 0, done: 0 }
     }
 
     fn at(&self, step: usize) -> f64 {
@@ -71,7 +71,7 @@ mod tests {
     /// Of ½ a x², along gradients that are off by as much to either side in turn, as those of batches are: rates above 2 / a
     /// drive it up.
     fn peak(a: f64) -> f64 {
-        let (mut range, mut x, mut off) = (Range::new(10.0), 1.0f64, 0.3);
+        let (mut range, mut x, mut off) = (RateRange::new(10.0), 1.0f64, 0.3);
         while let Some(rate) = range.next() {
             range.note(0.5 * a * x * x + 0.1);
             x -= rate * a * (x + off);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn losses_that_are_no_numbers_end_it() {
-        let mut range = Range::new(1.0);
+        let mut range = RateRange::new(1.0);
         range.note(1.0);
         assert!(range.next().is_some());
         range.note(f64::NAN);

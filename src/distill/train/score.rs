@@ -2,7 +2,7 @@
 
 /// How a student does on what is held back.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Score {
+pub struct HeldBackScore {
     pub loss: f64,
     /// Share of samples for which the class is the label.
     pub accuracy: Option<f64>,
@@ -10,7 +10,7 @@ pub struct Score {
     pub agreement: Option<f64>,
 }
 
-impl Score {
+impl HeldBackScore {
     /// Whether the loss is a number, and no larger.
     pub(super) fn is_within(&self, loss: f64) -> bool {
         self.loss.is_finite() && self.loss <= loss
@@ -18,8 +18,8 @@ impl Score {
 
     /// With a teacher the lower loss is better, which says more of a few samples than their classes; else the higher
     /// accuracy, and of equals the lower loss.
-    pub(super) fn better_than(&self, other: &Score) -> bool {
-        let key = |s: &Score| s.accuracy.filter(|_| s.agreement.is_none()).unwrap_or(0.0);
+    pub(super) fn better_than(&self, other: &HeldBackScore) -> bool {
+        let key = |s: &HeldBackScore| s.accuracy.filter(|_| s.agreement.is_none()).unwrap_or(0.0);
         let order = key(self).total_cmp(&key(other)).then(other.loss.total_cmp(&self.loss));
         self.loss.is_finite() && (order.is_gt() || !other.loss.is_finite())
     }
@@ -51,7 +51,7 @@ pub struct Epoch {
     pub number: usize,
     /// Mean over the steps; of epoch 0, that of what is held back.
     pub loss: f64,
-    pub held_back: Score,
+    pub held_back: HeldBackScore,
     /// The loss was no number any more, or far above that of a student that knows nothing, or the student gave the same
     /// for every sample, so that training went back to the best one, at a lower rate.
     pub diverged: bool,

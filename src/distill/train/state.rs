@@ -1,6 +1,6 @@
 //! How far a training is: what it takes to go on with it later as if it had never stopped.
 
-use super::{Epoch, Score};
+use super::{Epoch, HeldBackScore};
 use crate::autodiff::Variables;
 use crate::distill::optimizer::{Method, Optimizer};
 use crate::error::Error;
@@ -33,7 +33,7 @@ impl TrainingState {
         [done, restarts, best, self.epochs.len() as u64].into_iter().for_each(|n| put(n.to_le_bytes()));
         [self.peak, self.seconds].into_iter().for_each(|v| put(v.to_le_bytes()));
         for epoch in &self.epochs {
-            let Score { loss, accuracy, agreement } = epoch.held_back;
+            let HeldBackScore { loss, accuracy, agreement } = epoch.held_back;
             // A share that nobody measured is below 0.
             let shares = [accuracy, agreement].map(|s| s.unwrap_or(-1.0));
             let numbers = [epoch.loss, loss, shares[0], shares[1], f64::from(u8::from(epoch.diverged))];
@@ -78,7 +78,7 @@ impl TrainingState {
                 *v = f64::from_le_bytes(take()?);
             }
             let share = |v: f64| (v >= 0.0).then_some(v);
-            let held_back = Score { loss: v[1], accuracy: share(v[2]), agreement: share(v[3]) };
+            let held_back = HeldBackScore { loss: v[1], accuracy: share(v[2]), agreement: share(v[3]) };
             epochs.push(Epoch { number, loss: v[0], held_back, diverged: v[4] != 0.0 });
         }
         epochs.get(best)?;
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn bytes_and_back() {
-        let held_back = Score { loss: 0.1, accuracy: Some(0.0), agreement: None };
+        let held_back = HeldBackScore { loss: 0.1, accuracy: Some(0.0), agreement: None };
         let moments = vec![[vec![1.0], vec![0.5]], [vec![], vec![]]];
         let course = TrainingState {
             epochs: vec![Epoch { number: 0, loss: 1.0 / 3.0, held_back, diverged: true }],

@@ -2,17 +2,17 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, MAX_EXACT, broadcast};
-use crate::ir::op::{Operator, Role, Weight, kernel};
+use crate::ir::op::{Operator, Role, WeightInput, kernel};
 use crate::ir::shape::{DType, Dim};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{self, Axis, Ties};
 
 /// y = f(a, b), element by element; `Min`, `Max`, `Sum` and `Mean` take one or more inputs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Binary(pub Kind);
+pub struct Binary(pub BinaryKind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum BinaryKind {
     Add,
     Sub,
     Mul,
@@ -44,10 +44,10 @@ pub enum Kind {
     BitwiseXor,
 }
 
-use Kind::*;
+use BinaryKind::*;
 
 /// ONNX name and the first opset that has it as we know it, by kind.
-const NAMES: &[(&str, i64, Kind)] = &[
+const NAMES: &[(&str, i64, BinaryKind)] = &[
     ("Add", 7, Add),
     ("Sub", 7, Sub),
     ("Mul", 7, Mul),
@@ -75,7 +75,7 @@ const NAMES: &[(&str, i64, Kind)] = &[
     ("BitwiseXor", 18, BitwiseXor),
 ];
 
-impl Kind {
+impl BinaryKind {
     /// Whether the result is bool whatever the inputs are.
     pub fn compares(self) -> bool {
         matches!(self, Equal | Less | LessOrEqual | Greater | GreaterOrEqual)
@@ -189,7 +189,7 @@ impl Operator for Binary {
     }
 
     /// What is added is a weight if it is a matrix or more, no vector.
-    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+    fn weights(&self, cx: &Infer<'_>) -> Vec<WeightInput> {
         if self.0 != Add {
             return Vec::new();
         }
@@ -204,7 +204,7 @@ impl Operator for Binary {
         }
         let added = |slot: usize| {
             let outputs = wide(slot)?;
-            Some(Weight { slot, role: Role::Added, outputs, inputs: None, bias: None })
+            Some(WeightInput { slot, role: Role::Added, outputs, inputs: None, bias: None })
         };
         weights.into_iter().filter_map(added).collect()
     }

@@ -2,7 +2,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
-use crate::ir::op::{Operator, Role, Sizes, Weight};
+use crate::ir::op::{Operator, Role, Sizes, WeightInput};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
@@ -185,7 +185,7 @@ pub struct Conv {
 
 /// The sizes in the shape [M, C/group, k…] of a convolution's weight; none is 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kernel {
+pub struct KernelShape {
     /// M, of all groups together.
     pub outputs: usize,
     /// C/group: of one group.
@@ -195,7 +195,7 @@ pub struct Kernel {
     pub size: Vec<usize>,
 }
 
-impl Kernel {
+impl KernelShape {
     /// Weights between one input channel and one output channel.
     pub fn taps(&self) -> usize {
         self.size.iter().product()
@@ -232,17 +232,17 @@ impl Conv {
     }
 
     /// This convolution's window, with its kernel size spelled out, in another number of groups.
-    pub fn grouped(&self, kernel: &Kernel, group: usize) -> Conv {
+    pub fn grouped(&self, kernel: &KernelShape, group: usize) -> Conv {
         let size = kernel.size.iter().map(|&k| k as i64).collect();
         Conv { window: Window { kernel: size, ..self.window.clone() }, group: group as i64 }
     }
 
     /// Reads the shape of a weight; `None` if it is empty, has no spatial axes or does not divide into the groups.
-    pub fn kernel(&self, weight: &[usize]) -> Option<Kernel> {
+    pub fn kernel(&self, weight: &[usize]) -> Option<KernelShape> {
         let [outputs, inputs, size @ ..] = weight else { return None };
         let groups = usize::try_from(self.group).ok()?;
         let fits = !size.is_empty() && weight.iter().all(|&d| d > 0) && outputs.is_multiple_of(groups);
-        fits.then(|| Kernel { outputs: *outputs, inputs: *inputs, groups, size: size.to_vec() })
+        fits.then(|| KernelShape { outputs: *outputs, inputs: *inputs, groups, size: size.to_vec() })
     }
 }
 
@@ -295,8 +295,8 @@ impl Operator for Conv {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(self.output(x, w)?))])
     }
 
-    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
-        vec![Weight { slot: 1, role: Role::Layer, outputs: 0, inputs: Some(1), bias: Some(2) }]
+    fn weights(&self, _: &Infer<'_>) -> Vec<WeightInput> {
+        vec![WeightInput { slot: 1, role: Role::Layer, outputs: 0, inputs: Some(1), bias: Some(2) }]
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

@@ -2,8 +2,8 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
-use crate::ir::op::conv::{AutoPad, Conv, Kernel, Window, product};
-use crate::ir::op::{Operator, Role, Sizes, Weight};
+use crate::ir::op::conv::{AutoPad, Conv, KernelShape, Window, product};
+use crate::ir::op::{Operator, Role, Sizes, WeightInput};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
@@ -65,11 +65,16 @@ impl ConvTranspose {
     }
 
     /// Reads the shape of a weight; `None` if it is empty, has no spatial axes or does not divide into the groups.
-    pub fn kernel(&self, weight: &[usize]) -> Option<Kernel> {
+    pub fn kernel(&self, weight: &[usize]) -> Option<KernelShape> {
         let [channels, per_group, size @ ..] = weight else { return None };
         let groups = usize::try_from(self.group).ok().filter(|&g| g > 0 && channels.is_multiple_of(g))?;
         let fits = !size.is_empty() && weight.iter().all(|&d| d > 0);
-        fits.then(|| Kernel { outputs: per_group * groups, inputs: channels / groups, groups, size: size.to_vec() })
+        fits.then(|| KernelShape {
+            outputs: per_group * groups,
+            inputs: channels / groups,
+            groups,
+            size: size.to_vec(),
+        })
     }
 }
 
@@ -139,8 +144,8 @@ impl Operator for ConvTranspose {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y)))])
     }
 
-    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
-        vec![Weight { slot: 1, role: Role::Layer, outputs: 1, inputs: Some(0), bias: Some(2) }]
+    fn weights(&self, _: &Infer<'_>) -> Vec<WeightInput> {
+        vec![WeightInput { slot: 1, role: Role::Layer, outputs: 1, inputs: Some(0), bias: Some(2) }]
     }
 
     fn macs(&self, sizes: &Sizes) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
-use crate::ir::op::{Operator, Role, Sizes, Weight};
+use crate::ir::op::{Operator, Role, Sizes, WeightInput};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::Ties;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub struct Einsum {
 #[derive(Debug, Clone, PartialEq)]
 struct Term(Vec<char>, Option<Vec<char>>);
 
-type Axes = Vec<(char, usize)>;
+type Subscripts = Vec<(char, usize)>;
 
 impl Term {
     fn parse(text: &str) -> Option<Term> {
@@ -37,7 +37,7 @@ impl Term {
     }
 
     /// The axis of a tensor of that rank that each index names, and the axes of the ellipsis.
-    fn bind(&self, rank: usize) -> Option<(Axes, Range<usize>)> {
+    fn bind(&self, rank: usize) -> Option<(Subscripts, Range<usize>)> {
         let after = self.1.as_deref().unwrap_or_default();
         let ellipsis = self.0.len()..rank.checked_sub(after.len())?;
         let fits = if self.1.is_some() { ellipsis.start <= ellipsis.end } else { ellipsis.start == ellipsis.end };
@@ -100,7 +100,7 @@ impl Operator for Einsum {
     }
 
     /// Of two factors, either: its first index that the output has and the other has not counts outputs.
-    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+    fn weights(&self, cx: &Infer<'_>) -> Vec<WeightInput> {
         let [left, right] = &self.terms[..] else { return Vec::new() };
         let factor = |(slot, own, other): (usize, &Term, &Term)| {
             let (axes, _) = own.bind(cx.shape(slot)?.rank())?;
@@ -110,7 +110,7 @@ impl Operator for Einsum {
                 axes.iter().find(|(letter, _)| fits(*letter)).map(|a| a.1)
             };
             let (outputs, inputs) = (find(true, false)?, find(false, true)?);
-            Some(Weight { slot, role: Role::Einsum, outputs, inputs: Some(inputs), bias: None })
+            Some(WeightInput { slot, role: Role::Einsum, outputs, inputs: Some(inputs), bias: None })
         };
         [(1, right, left), (0, left, right)].into_iter().filter_map(factor).collect()
     }
@@ -147,11 +147,11 @@ impl Operator for Einsum {
         let [Some((left, left_rest)), Some((right, right_rest)), Some((output, output_rest))] = bound else {
             return false;
         };
-        let twice = |axes: &Axes| axes.iter().any(|(c, at)| axes.iter().any(|(d, other)| c == d && at != other));
+        let twice = |axes: &Subscripts| axes.iter().any(|(c, at)| axes.iter().any(|(d, other)| c == d && at != other));
         if [&left, &right, &output].into_iter().any(twice) {
             return false;
         }
-        let find = |axes: &Axes, letter: char| axes.iter().find(|a| a.0 == letter).map(|a| a.1);
+        let find = |axes: &Subscripts, letter: char| axes.iter().find(|a| a.0 == letter).map(|a| a.1);
         let weight = [1, 0].into_iter().find(|&slot| t.is_weight(slot));
         let factors = [(0, &left, &right, left_rest), (1, &right, &left, right_rest)];
         for (slot, own, other, rest) in factors {

@@ -4,8 +4,8 @@
 
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, axis};
-use crate::ir::op::pick::{self, Axis, input, pick, place, strides};
-use crate::ir::op::{Operator, Role, Weight};
+use crate::ir::op::pick::{self, AxisOffsets, input, pick, place, strides};
+use crate::ir::op::{Operator, Role, WeightInput};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::tensor::Tensor;
 use crate::ir::ties::{Change, Kept, Ties};
@@ -49,9 +49,9 @@ impl Operator for Gather {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(dims))).with_ints(ints.filter(|_| indices.rank() <= 1))])
     }
 
-    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+    fn weights(&self, cx: &Infer<'_>) -> Vec<WeightInput> {
         let at = cx.shape(0).and_then(|x| axis(self.axis, x.rank()).ok());
-        let table = |outputs| Weight { slot: 0, role: Role::Table, outputs, inputs: None, bias: None };
+        let table = |outputs| WeightInput { slot: 0, role: Role::Table, outputs, inputs: None, bias: None };
         at.map(table).into_iter().collect()
     }
 
@@ -60,7 +60,7 @@ impl Operator for Gather {
         let at = axis(self.axis, x.rank()).ok()?;
         let mut axes = pick::axes(x)?;
         let taken = indices.ints()?.into_iter().map(|i| Some(axes[at][place(i, x.shape()[at])?]));
-        axes[at] = taken.collect::<Option<Axis>>()?;
+        axes[at] = taken.collect::<Option<AxisOffsets>>()?;
         let shape = [&x.shape()[..at], indices.shape(), &x.shape()[at + 1..]].concat();
         Some(vec![pick(x, &axes, &[])?.reshaped(shape)?])
     }
@@ -156,7 +156,7 @@ impl Operator for GatherElements {
             };
             (0..x.rank()).map(along).sum::<Option<usize>>().map(Some)
         };
-        let offsets = indices.ints()?.into_iter().enumerate().map(offset).collect::<Option<Axis>>()?;
+        let offsets = indices.ints()?.into_iter().enumerate().map(offset).collect::<Option<AxisOffsets>>()?;
         Some(vec![pick(x, &[offsets], &[])?.reshaped(indices.shape().to_vec())?])
     }
 }
@@ -237,7 +237,7 @@ impl Operator for Compress {
         };
         let mut axes = pick::axes(&x)?;
         let places = kept.iter().enumerate().filter(|k| *k.1 != 0);
-        axes[at] = places.map(|(i, _)| axes[at].get(i).copied()).collect::<Option<Axis>>()?;
+        axes[at] = places.map(|(i, _)| axes[at].get(i).copied()).collect::<Option<AxisOffsets>>()?;
         Some(vec![pick(&x, &axes, &[])?])
     }
 }

@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer, broadcast};
 use crate::ir::op::conv::product;
-use crate::ir::op::{Operator, Role, Sizes, Weight};
+use crate::ir::op::{Operator, Role, Sizes, WeightInput};
 use crate::ir::shape::Shape;
 use crate::ir::ties::Ties;
 
@@ -68,9 +68,9 @@ impl Operator for Gemm {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(vec![m.clone(), n.clone()])))])
     }
 
-    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
+    fn weights(&self, _: &Infer<'_>) -> Vec<WeightInput> {
         let [on_right, on_left] = [self.trans_b, !self.trans_a].map(usize::from);
-        let layer = |slot, inputs: usize, bias| Weight {
+        let layer = |slot, inputs: usize, bias| WeightInput {
             slot,
             role: Role::Layer,
             outputs: 1 - inputs,
@@ -141,12 +141,12 @@ impl Operator for MatMul {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(matmul(a, b)?))])
     }
 
-    fn weights(&self, cx: &Infer<'_>) -> Vec<Weight> {
+    fn weights(&self, cx: &Infer<'_>) -> Vec<WeightInput> {
         // A vector has one output.
         let layer = |(slot, outputs, inputs)| {
             let rank = cx.shape(slot).map(Shape::rank).filter(|&rank| rank > 0)?;
             let [outputs, inputs] = [outputs, inputs].map(|from_end: usize| rank.saturating_sub(from_end));
-            Some(Weight { slot, role: Role::Layer, outputs, inputs: Some(inputs), bias: None })
+            Some(WeightInput { slot, role: Role::Layer, outputs, inputs: Some(inputs), bias: None })
         };
         [(1, 1, 2), (0, 2, 1)].into_iter().filter_map(layer).collect()
     }

@@ -81,18 +81,18 @@ pub fn spread<'t>(t: &'t Tensor, shape: &[usize]) -> Option<Box<dyn Iterator<Ite
 
 /// Sequences along an axis of a row-major tensor: `len` elements, `stride` apart, one sequence a start; none if they
 /// would be empty, however many.
-pub struct Lanes {
+pub struct Sequences {
     pub len: usize,
     pub stride: usize,
     outer: usize,
 }
 
-impl Lanes {
+impl Sequences {
     /// Along `axis`, below the rank.
-    pub fn new(shape: &[usize], axis: usize) -> Option<Lanes> {
+    pub fn new(shape: &[usize], axis: usize) -> Option<Sequences> {
         let len = *shape.get(axis)?;
         let (outer, stride) = (elements(shape.get(..axis)?)?, elements(shape.get(axis + 1..)?)?);
-        Some(Lanes { len, stride, outer: if len == 0 || stride == 0 { 0 } else { outer } })
+        Some(Sequences { len, stride, outer: if len == 0 || stride == 0 { 0 } else { outer } })
     }
 
     /// Index of the first element of every sequence.
@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn lanes_of_nothing_take_no_time() {
         for (shape, axis) in [([1 << 40, 3, 0], 1), ([1 << 40, 0, 3], 1), ([0, 3, 1 << 40], 1)] {
-            assert_eq!(Lanes::new(&shape, axis).unwrap().starts().count(), 0, "{shape:?}");
+            assert_eq!(Sequences::new(&shape, axis).unwrap().starts().count(), 0, "{shape:?}");
         }
-        assert!(Lanes::new(&[0, 1 << 40, 1 << 40], 0).is_none(), "a stride beyond 64 bits");
-        assert_eq!(Lanes::new(&[2, 3, 2], 1).unwrap().starts().collect::<Vec<_>>(), [0, 1, 6, 7]);
+        assert!(Sequences::new(&[0, 1 << 40, 1 << 40], 0).is_none(), "a stride beyond 64 bits");
+        assert_eq!(Sequences::new(&[2, 3, 2], 1).unwrap().starts().collect::<Vec<_>>(), [0, 1, 6, 7]);
     }
 }

@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::Operator;
-use crate::ir::op::pick::{self, Axis, input, pick, room};
+use crate::ir::op::pick::{self, AxisOffsets, input, pick, room};
 use crate::ir::op::reshape::axes;
 use crate::ir::shape::{DType, Dim, Shape};
 use crate::ir::tensor::Tensor;
@@ -12,16 +12,16 @@ use crate::ir::ties::Ties;
 /// Elements added before and after each axis; negative numbers take away.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pad {
-    pub mode: Mode,
+    pub mode: PadMode,
     /// Begin of every axis, then end of every axis: an attribute before opset 11; from then on `None`, and input 1 has
     /// them (for the axes that input 3 lists, if it is there).
     pub pads: Option<Vec<i64>>,
-    /// What is added in `Mode::Constant`: an attribute before opset 11; from then on 0, and input 2 may have another.
+    /// What is added in `PadMode::Constant`: an attribute before opset 11; from then on 0, and input 2 may have another.
     pub value: f32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum PadMode {
     #[default]
     Constant,
     Reflect,
@@ -30,8 +30,8 @@ pub enum Mode {
     Wrap,
 }
 
-const MODES: [(Mode, &str); 4] =
-    [(Mode::Constant, "constant"), (Mode::Reflect, "reflect"), (Mode::Edge, "edge"), (Mode::Wrap, "wrap")];
+const MODES: [(PadMode, &str); 4] =
+    [(PadMode::Constant, "constant"), (PadMode::Reflect, "reflect"), (PadMode::Edge, "edge"), (PadMode::Wrap, "wrap")];
 
 /// Padding before and after each of `rank` axes, from the list of `axes` begins and ends.
 fn by_axis<T: Clone>(pads: &[T], listed: Option<&[i64]>, rank: usize, none: T) -> Result<Vec<(T, T)>, String> {
@@ -68,7 +68,7 @@ impl Operator for Pad {
     fn parse(_: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
         let mode = attrs.str("mode");
         let mode = MODES.iter().find(|m| m.1 == mode.as_deref().unwrap_or("constant"))?.0;
-        if mode == Mode::Wrap && opset < 19 {
+        if mode == PadMode::Wrap && opset < 19 {
             return None;
         }
         if opset >= 11 {
@@ -82,7 +82,7 @@ impl Operator for Pad {
     }
 
     fn attrs(&self, _: i64) -> Vec<Attr> {
-        let name = MODES.iter().find(|m| m.0 == self.mode && m.0 != Mode::Constant).map(|m| Attr::str("mode", m.1));
+        let name = MODES.iter().find(|m| m.0 == self.mode && m.0 != PadMode::Constant).map(|m| Attr::str("mode", m.1));
         let value = (self.value != 0.0).then(|| Attr::float("value", self.value));
         name.into_iter().chain(self.pads.iter().map(|p| Attr::ints("pads", p))).chain(value).collect()
     }
@@ -141,7 +141,7 @@ impl Operator for Pad {
 }
 
 impl Pad {
-    fn pad(&self, axis: Axis, begin: i64, end: i64) -> Option<Axis> {
+    fn pad(&self, axis: AxisOffsets, begin: i64, end: i64) -> Option<AxisOffsets> {
         let n = i64::try_from(axis.len()).ok()?;
         let (from, to) = (begin.checked_neg()?, n.checked_add(end)?);
         let inner = |i: i64| usize::try_from(i).ok().and_then(|i| axis.get(i).copied());
@@ -152,10 +152,12 @@ impl Pad {
         let simple = begin >= 0 && end >= 0;
         let at = |i: i64| match self.mode {
             _ if begin <= 0 && end <= 0 => inner(i),
-            Mode::Constant => Some(inner(i).flatten()),
-            Mode::Edge if simple => inner(i.clamp(0, n.checked_sub(1)?.max(0))),
-            Mode::Reflect if simple && begin < n && end < n => inner(if i < 0 { -i } else { i.min(2 * (n - 1) - i) }),
-            Mode::Wrap if simple => inner(i.rem_euclid(n.max(1))),
+            PadMode::Constant => Some(inner(i).flatten()),
+            PadMode::Edge if simple => inner(i.clamp(0, n.checked_sub(1)?.max(0))),
+            PadMode::Reflect if simple && begin < n && end < n => {
+                inner(if i < 0 { -i } else { i.min(2 * (n - 1) - i) })
+            }
+            PadMode::Wrap if simple => inner(i.rem_euclid(n.max(1))),
             _ => None,
         };
         (from..to).map(at).collect()

@@ -11,7 +11,7 @@ const MAX_AXIS: usize = 1 << 28;
 
 /// Where the elements along one axis of a result lie in the source: offsets in elements, which add up over the axes.
 /// `None` is an element that the source does not have.
-pub type Axis = Vec<Option<usize>>;
+pub type AxisOffsets = Vec<Option<usize>>;
 
 /// A constant input of a kernel.
 pub fn input<'a>(inputs: &[Option<&'a Tensor>], slot: usize) -> Option<&'a Tensor> {
@@ -27,7 +27,7 @@ pub fn room(dtype: DType, shape: &[usize]) -> Option<usize> {
 }
 
 /// `n` elements that lie `stride` apart, from the source's first on.
-pub fn along(n: usize, stride: usize) -> Axis {
+pub fn along(n: usize, stride: usize) -> AxisOffsets {
     (0..n).map(|i| Some(i * stride)).collect()
 }
 
@@ -47,17 +47,17 @@ pub fn place(index: i64, n: usize) -> Option<usize> {
 }
 
 /// The axes of a tensor as they are: picking them copies it.
-pub fn axes(x: &Tensor) -> Option<Vec<Axis>> {
+pub fn axes(x: &Tensor) -> Option<Vec<AxisOffsets>> {
     room(x.dtype(), x.shape())?;
     Some(x.shape().iter().zip(strides(x.shape())).map(|(&n, s)| along(n, s)).collect())
 }
 
 /// The axes of `x` repeated where they are 1, so that it has shape `to`. ONNX Broadcasting, unidirectional.
-pub fn broadcast_axes(x: &Tensor, to: &[usize]) -> Option<Vec<Axis>> {
+pub fn broadcast_axes(x: &Tensor, to: &[usize]) -> Option<Vec<AxisOffsets>> {
     room(x.dtype(), to)?;
     let own = axes(x)?;
     let lead = to.len().checked_sub(own.len())?;
-    let mut out: Vec<Axis> = to[..lead].iter().map(|&n| along(n, 0)).collect();
+    let mut out: Vec<AxisOffsets> = to[..lead].iter().map(|&n| along(n, 0)).collect();
     for (axis, &n) in own.into_iter().zip(&to[lead..]) {
         out.push(match axis.len() {
             len if len == n => axis,
@@ -70,7 +70,7 @@ pub fn broadcast_axes(x: &Tensor, to: &[usize]) -> Option<Vec<Axis>> {
 
 /// The tensor whose element at (i, j, …) is that of `x` at offset `axes[0][i] + axes[1][j] + …`, or else `fill`, the
 /// bytes of one element. `None` if the type has no whole bytes, the result is too large or an offset out of range.
-pub fn pick(x: &Tensor, axes: &[Axis], fill: &[u8]) -> Option<Tensor> {
+pub fn pick(x: &Tensor, axes: &[AxisOffsets], fill: &[u8]) -> Option<Tensor> {
     let shape: Vec<usize> = axes.iter().map(Vec::len).collect();
     let width = x.dtype().bytes()?;
     let size = room(x.dtype(), &shape)?;

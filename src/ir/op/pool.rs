@@ -12,11 +12,11 @@ use crate::ir::ties::Ties;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pool {
     pub window: Window,
-    pub function: Function,
+    pub function: Pooling,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
+pub enum Pooling {
     /// A second output has the places of the maxima, counted along the last axis first if `column_major`.
     Max {
         column_major: bool,
@@ -35,9 +35,9 @@ impl Operator for Pool {
         let mut window = Window::parse(attrs)?;
         window.ceil = attrs.flag("ceil_mode");
         let (function, ceil_since, dilations_since) = match op_type {
-            "MaxPool" => (Function::Max { column_major: attrs.flag("storage_order") }, 10, 10),
-            "AveragePool" => (Function::Average { count_include_pad: attrs.flag("count_include_pad") }, 10, 19),
-            "LpPool" => (Function::Lp { p: attrs.int_or("p", 2) }, 18, 18),
+            "MaxPool" => (Pooling::Max { column_major: attrs.flag("storage_order") }, 10, 10),
+            "AveragePool" => (Pooling::Average { count_include_pad: attrs.flag("count_include_pad") }, 10, 19),
+            "LpPool" => (Pooling::Lp { p: attrs.int_or("p", 2) }, 18, 18),
             _ => return None,
         };
         let known = (!window.ceil || opset >= ceil_since)
@@ -48,9 +48,9 @@ impl Operator for Pool {
 
     fn op_type(&self) -> &'static str {
         match self.function {
-            Function::Max { .. } => "MaxPool",
-            Function::Average { .. } => "AveragePool",
-            Function::Lp { .. } => "LpPool",
+            Pooling::Max { .. } => "MaxPool",
+            Pooling::Average { .. } => "AveragePool",
+            Pooling::Lp { .. } => "LpPool",
         }
     }
 
@@ -61,9 +61,9 @@ impl Operator for Pool {
             out.push(Attr::int("ceil_mode", 1));
         }
         match self.function {
-            Function::Max { column_major: true } => out.push(Attr::int("storage_order", 1)),
-            Function::Average { count_include_pad: true } => out.push(Attr::int("count_include_pad", 1)),
-            Function::Lp { p } if p != 2 => out.push(Attr::int("p", p)),
+            Pooling::Max { column_major: true } => out.push(Attr::int("storage_order", 1)),
+            Pooling::Average { count_include_pad: true } => out.push(Attr::int("count_include_pad", 1)),
+            Pooling::Lp { p } if p != 2 => out.push(Attr::int("p", p)),
             _ => {}
         }
         out.sort_by(|a, b| a.name.cmp(&b.name));
@@ -103,29 +103,29 @@ impl Operator for Pool {
 
 /// Y[N, C, 1, …]: one number for every channel of X[N, C, …].
 #[derive(Debug, Clone, PartialEq)]
-pub struct GlobalPool(pub Function);
+pub struct GlobalPool(pub Pooling);
 
 impl Operator for GlobalPool {
     fn parse(op_type: &str, _: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
         Some(GlobalPool(match op_type {
-            "GlobalMaxPool" => Function::Max { column_major: false },
-            "GlobalAveragePool" => Function::Average { count_include_pad: false },
-            "GlobalLpPool" => Function::Lp { p: attrs.int_or("p", 2) },
+            "GlobalMaxPool" => Pooling::Max { column_major: false },
+            "GlobalAveragePool" => Pooling::Average { count_include_pad: false },
+            "GlobalLpPool" => Pooling::Lp { p: attrs.int_or("p", 2) },
             _ => return None,
         }))
     }
 
     fn op_type(&self) -> &'static str {
         match self.0 {
-            Function::Max { .. } => "GlobalMaxPool",
-            Function::Average { .. } => "GlobalAveragePool",
-            Function::Lp { .. } => "GlobalLpPool",
+            Pooling::Max { .. } => "GlobalMaxPool",
+            Pooling::Average { .. } => "GlobalAveragePool",
+            Pooling::Lp { .. } => "GlobalLpPool",
         }
     }
 
     fn attrs(&self, _: i64) -> Vec<Attr> {
         match self.0 {
-            Function::Lp { p } if p != 2 => vec![Attr::int("p", p)],
+            Pooling::Lp { p } if p != 2 => vec![Attr::int("p", p)],
             _ => Vec::new(),
         }
     }

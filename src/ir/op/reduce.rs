@@ -10,7 +10,7 @@ use crate::ir::ties::Ties;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reduce {
-    pub function: Function,
+    pub function: Reduction,
     /// The axes below opset 18 (13 for the sum), where given; later they are input 1. None given means all.
     pub axes: Option<Vec<i64>>,
     /// Reduced axes stay, with size 1.
@@ -20,7 +20,7 @@ pub struct Reduce {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
+pub enum Reduction {
     Sum,
     Mean,
     Max,
@@ -33,9 +33,9 @@ pub enum Function {
     LogSumExp,
 }
 
-use Function::*;
+use Reduction::*;
 
-const NAMES: &[(&str, Function)] = &[
+const NAMES: &[(&str, Reduction)] = &[
     ("ReduceSum", Sum),
     ("ReduceMean", Mean),
     ("ReduceMax", Max),
@@ -48,7 +48,7 @@ const NAMES: &[(&str, Function)] = &[
     ("ReduceLogSumExp", LogSumExp),
 ];
 
-impl Function {
+impl Reduction {
     /// The first opset in which the axes are an input.
     pub fn axes_input_since(self) -> i64 {
         if self == Sum { 13 } else { 18 }
@@ -239,7 +239,7 @@ impl Operator for ArgExtreme {
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = (*inputs.first()?)?;
         let at = axis(self.axis, x.rank()).ok()?;
-        let lanes = kernel::Lanes::new(x.shape(), at)?;
+        let lanes = kernel::Sequences::new(x.shape(), at)?;
         let mut shape = x.shape().to_vec();
         if self.keepdims {
             shape[at] = 1;
@@ -255,7 +255,7 @@ impl Operator for ArgExtreme {
 
 impl ArgExtreme {
     /// `None` for an empty axis and where elements have no order.
-    fn places<T: PartialOrd>(&self, lanes: &kernel::Lanes, x: &[T]) -> Option<Vec<i64>> {
+    fn places<T: PartialOrd>(&self, lanes: &kernel::Sequences, x: &[T]) -> Option<Vec<i64>> {
         let place = |start: usize| {
             let mut best = 0;
             for (k, i) in lanes.lane(start).enumerate() {
@@ -307,7 +307,7 @@ impl Operator for Cumulate {
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
         let x = (*inputs.first()?)?;
         let at = axis((*inputs.get(1)?)?.int_scalar()?, x.rank()).ok()?;
-        let lanes = kernel::Lanes::new(x.shape(), at)?;
+        let lanes = kernel::Sequences::new(x.shape(), at)?;
         let (d, shape) = (x.dtype(), x.shape());
         Some(vec![if d.is_float() {
             let mut y = x.floats()?;
@@ -328,7 +328,7 @@ impl Operator for Cumulate {
 }
 
 impl Cumulate {
-    fn run<T: Copy>(&self, lanes: &kernel::Lanes, y: &mut [T], zero: T, f: fn(T, T) -> T) {
+    fn run<T: Copy>(&self, lanes: &kernel::Sequences, y: &mut [T], zero: T, f: fn(T, T) -> T) {
         for start in lanes.starts() {
             let mut places: Vec<usize> = lanes.lane(start).collect();
             if self.reverse {

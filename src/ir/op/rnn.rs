@@ -3,7 +3,7 @@
 use crate::ir::attr::{Attr, AttrReader};
 use crate::ir::infer::{Fact, Infer};
 use crate::ir::op::conv::product;
-use crate::ir::op::{Operator, Role, Sizes, Weight};
+use crate::ir::op::{Operator, Role, Sizes, WeightInput};
 use crate::ir::shape::{Dim, Shape};
 use crate::ir::ties::{Change, Kept, Ties, open_weight};
 
@@ -134,8 +134,8 @@ impl Operator for Rnn {
         Ok(vec![Fact::tensor(cx.dtype(0), Some(Shape(y))), state.clone(), state])
     }
 
-    fn weights(&self, _: &Infer<'_>) -> Vec<Weight> {
-        let gates = |slot| Weight { slot, role: Role::Recurrent, outputs: 1, inputs: Some(2), bias: Some(3) };
+    fn weights(&self, _: &Infer<'_>) -> Vec<WeightInput> {
+        let gates = |slot| WeightInput { slot, role: Role::Recurrent, outputs: 1, inputs: Some(2), bias: Some(3) };
         vec![gates(1), gates(2)]
     }
 

@@ -8,7 +8,7 @@ use crate::ir::op::Operator;
 /// Input 0 with the elements (or, for ScatterND, slices) of input 2 at the indices of input 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scatter {
-    pub kind: Kind,
+    pub kind: ScatterKind,
     /// 0 for ScatterND.
     pub axis: i64,
     /// What becomes of the old element: `None` if it is replaced. Since opset 16.
@@ -16,7 +16,7 @@ pub struct Scatter {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ScatterKind {
     /// Scatter, to opset 10.
     Old,
     Elements,
@@ -26,9 +26,9 @@ pub enum Kind {
 impl Operator for Scatter {
     fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
         let kind = match op_type {
-            "Scatter" if (9..11).contains(&opset) => Kind::Old,
-            "ScatterElements" if opset >= 11 => Kind::Elements,
-            "ScatterND" if opset >= 11 => Kind::Nd,
+            "Scatter" if (9..11).contains(&opset) => ScatterKind::Old,
+            "ScatterElements" if opset >= 11 => ScatterKind::Elements,
+            "ScatterND" if opset >= 11 => ScatterKind::Nd,
             _ => return None,
         };
         let reductions: &[&str] = if opset < 18 { &["add", "mul"] } else { &["add", "mul", "max", "min"] };
@@ -36,15 +36,15 @@ impl Operator for Scatter {
         if reduction.as_deref().is_some_and(|r| !reductions.contains(&r)) {
             return None;
         }
-        let axis = if kind == Kind::Nd { 0 } else { attrs.int_or("axis", 0) };
+        let axis = if kind == ScatterKind::Nd { 0 } else { attrs.int_or("axis", 0) };
         Some(Scatter { kind, axis, reduction })
     }
 
     fn op_type(&self) -> &'static str {
         match self.kind {
-            Kind::Old => "Scatter",
-            Kind::Elements => "ScatterElements",
-            Kind::Nd => "ScatterND",
+            ScatterKind::Old => "Scatter",
+            ScatterKind::Elements => "ScatterElements",
+            ScatterKind::Nd => "ScatterND",
         }
     }
 

@@ -8,14 +8,14 @@ use crate::ir::ties::Ties;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Softmax {
-    pub function: Function,
+    pub function: SoftmaxKind,
     pub axis: i64,
     /// Below opset 13: not along `axis` alone, but over it and all axes after it together.
     pub flatten: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
+pub enum SoftmaxKind {
     Softmax,
     LogSoftmax,
     /// 1 at the first maximum, 0 elsewhere.
@@ -25,9 +25,9 @@ pub enum Function {
 impl Operator for Softmax {
     fn parse(op_type: &str, opset: i64, attrs: &mut AttrReader<'_>) -> Option<Self> {
         let function = match op_type {
-            "Softmax" => Function::Softmax,
-            "LogSoftmax" => Function::LogSoftmax,
-            "Hardmax" => Function::Hardmax,
+            "Softmax" => SoftmaxKind::Softmax,
+            "LogSoftmax" => SoftmaxKind::LogSoftmax,
+            "Hardmax" => SoftmaxKind::Hardmax,
             _ => return None,
         };
         let flatten = opset < 13;
@@ -36,9 +36,9 @@ impl Operator for Softmax {
 
     fn op_type(&self) -> &'static str {
         match self.function {
-            Function::Softmax => "Softmax",
-            Function::LogSoftmax => "LogSoftmax",
-            Function::Hardmax => "Hardmax",
+            SoftmaxKind::Softmax => "Softmax",
+            SoftmaxKind::LogSoftmax => "LogSoftmax",
+            SoftmaxKind::Hardmax => "Hardmax",
         }
     }
 
@@ -67,9 +67,9 @@ impl Operator for Softmax {
         let at = axis(self.axis, x.rank()).ok()?;
         let lanes = if self.flatten {
             let (rows, columns) = x.shape().split_at(at);
-            kernel::Lanes::new(&[elements(rows)?, elements(columns)?], 1)?
+            kernel::Sequences::new(&[elements(rows)?, elements(columns)?], 1)?
         } else {
-            kernel::Lanes::new(x.shape(), at)?
+            kernel::Sequences::new(x.shape(), at)?
         };
         let mut y = x.floats()?;
         if y.iter().any(|v| v.is_nan()) {
@@ -81,9 +81,9 @@ impl Operator for Softmax {
             let total: f64 = lanes.lane(start).map(|i| (y[i] - max).exp()).sum();
             for i in lanes.lane(start) {
                 y[i] = match self.function {
-                    Function::Softmax => (y[i] - max).exp() / total,
-                    Function::LogSoftmax => y[i] - max - total.ln(),
-                    Function::Hardmax => f64::from(Some(i) == first),
+                    SoftmaxKind::Softmax => (y[i] - max).exp() / total,
+                    SoftmaxKind::LogSoftmax => y[i] - max - total.ln(),
+                    SoftmaxKind::Hardmax => f64::from(Some(i) == first),
                 };
             }
         }

@@ -108,12 +108,12 @@ pub fn permute(x: &Tensor, order: &[usize]) -> Option<Tensor> {
 pub struct DepthSpace {
     pub to_space: bool,
     pub block: i64,
-    pub mode: Mode,
+    pub mode: BlockOrder,
 }
 
 /// How a channel index divides into a place in the block and the channel of the spatial side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum BlockOrder {
     /// The place is the slow part.
     #[default]
     Dcr,
@@ -146,8 +146,8 @@ impl Operator for DepthSpace {
         let block = attrs.int("blocksize").filter(|&b| b > 0)?;
         let mode = if opset >= if to_space { 11 } else { 28 } { attrs.str("mode") } else { None };
         let mode = match mode.as_deref() {
-            None | Some("DCR") => Mode::Dcr,
-            Some("CRD") => Mode::Crd,
+            None | Some("DCR") => BlockOrder::Dcr,
+            Some("CRD") => BlockOrder::Crd,
             Some(_) => return None,
         };
         Some(DepthSpace { to_space, block, mode })
@@ -159,7 +159,7 @@ impl Operator for DepthSpace {
 
     fn attrs(&self, _: i64) -> Vec<Attr> {
         let mut out = vec![Attr::int("blocksize", self.block)];
-        if self.mode == Mode::Crd {
+        if self.mode == BlockOrder::Crd {
             out.push(Attr::str("mode", "CRD"));
         }
         out
@@ -176,10 +176,10 @@ impl Operator for DepthSpace {
         let ([n, c, h, w], [_, d, oh, ow]) = (x.shape(), &y[..]) else { return None };
         let b = usize::try_from(self.block).ok()?;
         let (split, order) = match (self.to_space, self.mode) {
-            (true, Mode::Dcr) => (vec![*n, b, b, *d, *h, *w], [0, 3, 4, 1, 5, 2]),
-            (true, Mode::Crd) => (vec![*n, *d, b, b, *h, *w], [0, 1, 4, 2, 5, 3]),
-            (false, Mode::Dcr) => (vec![*n, *c, *oh, b, *ow, b], [0, 3, 5, 1, 2, 4]),
-            (false, Mode::Crd) => (vec![*n, *c, *oh, b, *ow, b], [0, 1, 3, 5, 2, 4]),
+            (true, BlockOrder::Dcr) => (vec![*n, b, b, *d, *h, *w], [0, 3, 4, 1, 5, 2]),
+            (true, BlockOrder::Crd) => (vec![*n, *d, b, b, *h, *w], [0, 1, 4, 2, 5, 3]),
+            (false, BlockOrder::Dcr) => (vec![*n, *c, *oh, b, *ow, b], [0, 3, 5, 1, 2, 4]),
+            (false, BlockOrder::Crd) => (vec![*n, *c, *oh, b, *ow, b], [0, 1, 3, 5, 2, 4]),
         };
         Some(vec![permute(&x.reshaped(split)?, &order)?.reshaped(y)?])
     }
@@ -193,8 +193,8 @@ impl Operator for DepthSpace {
             return true;
         }
         let area = many / few;
-        let of = |i: usize| if self.mode == Mode::Dcr { i % few } else { i / area };
-        let first = |i: usize| if self.mode == Mode::Dcr { i } else { i.saturating_mul(area) };
+        let of = |i: usize| if self.mode == BlockOrder::Dcr { i % few } else { i / area };
+        let first = |i: usize| if self.mode == BlockOrder::Dcr { i } else { i.saturating_mul(area) };
         t.pass((0, 0), (0, 0));
         if self.to_space {
             t.tie((0, 1), (0, 1), &|i| first(of(i)));
@@ -232,8 +232,11 @@ mod tests {
             let body =
                 format!("const %x : i64[1,8,1,1] = {{0,1,2,3,4,5,6,7}} %y : ? = DepthToSpace<blocksize=2{mode}>(%x)");
             let y = fold(28, &body).unwrap();
-            let back =
-                DepthSpace { to_space: false, block: 2, mode: if mode.is_empty() { Mode::Dcr } else { Mode::Crd } };
+            let back = DepthSpace {
+                to_space: false,
+                block: 2,
+                mode: if mode.is_empty() { BlockOrder::Dcr } else { BlockOrder::Crd },
+            };
             let x = &back.eval(&[Some(&y)]).unwrap()[0];
             assert_eq!(x.ints().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
             let first = if mode.is_empty() { [0, 2, 4, 6] } else { [0, 1, 2, 3] };

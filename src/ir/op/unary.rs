@@ -11,10 +11,10 @@ use crate::ir::ties::{self, Axis, Ties};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unary(pub &'static str);
 
-type Real = fn(f64) -> f64;
+type RealFunction = fn(f64) -> f64;
 
 /// Names this file knows, with the first opset that has them and the function on reals, where they have one.
-const FUNCTIONS: &[(&str, i64, Option<Real>)] = &[
+const FUNCTIONS: &[(&str, i64, Option<RealFunction>)] = &[
     ("Identity", 1, Some(|x| x)),
     ("Relu", 1, Some(|x| if x < 0.0 { 0.0 } else { x })),
     ("Sigmoid", 1, Some(sigmoid)),

@@ -1,6 +1,6 @@
 //! The moments of a layer as bytes: large ones wait on disk until they are asked for again.
 
-use super::{GroupMoments, LayerMoments, Mean, Set};
+use super::{BiasGroup, GroupMoments, LayerMoments, Mean};
 use crate::math::factored::Factored;
 use crate::math::moments::Centred;
 use crate::math::packed_moment::PackedMoment;
@@ -30,7 +30,7 @@ impl LayerMoments {
             others(to, &part.held)?;
         }
         count(to, self.sets.len())?;
-        for Set { samples, intercept, means } in &self.sets {
+        for BiasGroup { samples, intercept, means } in &self.sets {
             samples.iter().try_for_each(|&n| count(to, n))?;
             count(to, usize::from(*intercept))?;
             means
@@ -63,10 +63,10 @@ impl LayerMoments {
         };
         let parts = (0..groups).map(|_| part(from)).collect::<Result<_>>()?;
         let mean = |from: &mut dyn Read| -> Result<Mean> { Ok(Mean { x: vector_from(from)?, y: vector_from(from)? }) };
-        let set = |from: &mut dyn Read| -> Result<Set> {
+        let set = |from: &mut dyn Read| -> Result<BiasGroup> {
             let (samples, intercept) = ([counted(from)?, counted(from)?], counted(from)? != 0);
             let means = (0..groups).map(|_| Ok([mean(from)?, mean(from)?])).collect::<Result<Vec<_>>>()?;
-            Ok(Set { samples, intercept, means })
+            Ok(BiasGroup { samples, intercept, means })
         };
         let sets = (0..counted(from)?).map(|_| set(from)).collect::<Result<_>>()?;
         Ok(LayerMoments { parts, sets, samples, lambda: OnceLock::new() })

@@ -5,13 +5,13 @@ const DIGIT: u32 = 11;
 const PASSES: usize = 3;
 
 /// What is sorted: a value alone, or a value with the weight that travels with it.
-pub(super) trait Item: Copy + Default {
+pub(super) trait SortItem: Copy + Default {
     fn value(self) -> f32;
     fn weight(self) -> f64;
     fn negated(self) -> Self;
 }
 
-impl Item for f32 {
+impl SortItem for f32 {
     fn value(self) -> f32 {
         self
     }
@@ -23,7 +23,7 @@ impl Item for f32 {
     }
 }
 
-impl Item for (f32, f32) {
+impl SortItem for (f32, f32) {
     fn value(self) -> f32 {
         self.0
     }
@@ -45,7 +45,7 @@ fn digit(x: f32, pass: usize) -> usize {
     (key(x) >> (DIGIT * pass as u32)) as usize & ((1 << DIGIT) - 1)
 }
 
-pub(super) fn sort<T: Item>(mut items: Vec<T>) -> Vec<T> {
+pub(super) fn sort<T: SortItem>(mut items: Vec<T>) -> Vec<T> {
     let mut counts = vec![[0usize; 1 << DIGIT]; PASSES];
     for item in &items {
         for (pass, count) in counts.iter_mut().enumerate() {

@@ -4,7 +4,7 @@
 //! negative ones, each with a cluster of its own whose centre is fixed at zero and that takes what lies next to zero.
 
 use super::dp::{Grid, Layers};
-use super::radix::Item;
+use super::radix::SortItem;
 
 /// Values between two stored prefix sums.
 const STRIDE: usize = 64;
@@ -22,7 +22,7 @@ pub(super) struct LloydSide<T> {
     anchored: bool,
 }
 
-impl<T: Item> LloydSide<T> {
+impl<T: SortItem> LloydSide<T> {
     /// `items` ascending. `least` is the smallest weight among them.
     pub(super) fn new(items: Vec<T>, least: f64, anchored: bool) -> Self {
         let mut centre = 0.0;

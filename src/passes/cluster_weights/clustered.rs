@@ -4,7 +4,7 @@ use crate::ir::{DType, Tensor};
 use crate::math::codes::{self, Layout};
 use crate::math::kmeans_1d;
 use crate::math::sparsity::pruned;
-use crate::math::vectors::{self, Rows};
+use crate::math::vectors::{self, CodebookRows};
 use crate::passes::refit::PRUNED;
 use rayon::prelude::*;
 
@@ -53,7 +53,7 @@ pub struct Clustered {
 /// Part of a tensor: some of its rows or, where one row is too large, a run of its weights.
 pub struct CodedPart {
     pub shape: Vec<usize>,
-    pub vectors: Vectors,
+    pub vectors: VectorLayout,
     /// Which codebook each vector uses.
     pub layout: Layout,
     /// [groups, levels · length].
@@ -64,13 +64,13 @@ pub struct CodedPart {
 
 /// How vectors lie in a tensor: along an axis, the last one of a line perhaps beyond its end.
 #[derive(Debug, Clone, Copy)]
-pub struct Vectors {
+pub struct VectorLayout {
     /// Elements before, along and behind the axis.
     pub around: [usize; 3],
     pub length: usize,
 }
 
-impl Vectors {
+impl VectorLayout {
     /// Vectors before, along and behind the axis.
     pub fn counts(&self) -> [usize; 3] {
         let [outer, dim, inner] = self.around;
@@ -144,7 +144,7 @@ impl Clustered {
             let of_vector = |w: &[f32]| w.iter().sum::<f32>() / length as f32;
             let weights: Option<Vec<f32>> = weights.map(|w| w.chunks(length).map(of_vector).collect());
             let rows = vectors::kmeans(&values, weights.as_deref(), length, levels)?;
-            let codes: Vec<u8> = Rows::new(&rows, rows.len() / length).codes(&values, length);
+            let codes: Vec<u8> = CodebookRows::new(&rows, rows.len() / length).codes(&values, length);
             Some((rows.into_iter().map(f64::from).collect::<Vec<f64>>(), codes))
         };
         let found: Vec<_> = jobs.par_iter().map(cluster).collect::<Option<_>>()?;
@@ -171,7 +171,7 @@ impl Clustered {
         let part = |shape: Vec<usize>| {
             let axis = cut.axis.min(shape.len() - 1);
             let around = [shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product()];
-            let vectors = Vectors { around, length };
+            let vectors = VectorLayout { around, length };
             let counts = vectors.counts();
             let affordable = counts.iter().product::<usize>().div_ceil(per_byte) / (16 * a_book);
             let layout = Layout::new(counts, per_byte, groups.min(affordable));

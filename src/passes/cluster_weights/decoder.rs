@@ -2,7 +2,7 @@
 
 use super::clustered::{Clustered, CodedPart};
 use crate::ir::names::short;
-use crate::ir::op::binary::{Binary, Kind};
+use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::op::cast::Cast;
 use crate::ir::op::concat::Concat;
 use crate::ir::op::gather::Gather;
@@ -76,7 +76,7 @@ impl<'a> Decoder<'a> {
             let bytes = self.node(&format!("{tag}.bytes"), Gather { axis: 0 }, &[stored, ids.into()]);
             let mut index = self.node(&format!("{tag}.index"), Cast::new(DType::I32), &[bytes]);
             if let Some(offsets) = offsets {
-                index = self.node(&format!("{tag}.row"), Binary(Kind::Add), &[index, offsets]);
+                index = self.node(&format!("{tag}.row"), Binary(BinaryKind::Add), &[index, offsets]);
             }
             if m == 1 && clustered.length == 1 {
                 return Some((y, self.node(&name, Gather { axis: 0 }, &[table, index])));
@@ -110,7 +110,7 @@ impl<'a> Decoder<'a> {
             let step = if m == 1 { levels } else { 256 };
             let offsets = Tensor::from_ints(DType::I32, [groups, 1], (0..groups).map(|g| (g * step) as i64));
             let offsets = self.constant(format!("offsets.{groups}x{step}"), offsets);
-            index = self.node(&format!("{tag}.row"), Binary(Kind::Add), &[index, offsets]);
+            index = self.node(&format!("{tag}.row"), Binary(BinaryKind::Add), &[index, offsets]);
         }
         let table = self.table(tag, part, clustered);
         let mut w = self.node(&format!("{tag}.decoded"), Gather { axis: 0 }, &[table, index]);

@@ -6,7 +6,7 @@ use crate::ir::{DType, Graph, Tensor};
 use crate::math::feedback::feedback_of_vectors;
 use crate::math::fit::Fit;
 use crate::math::sparsity::pruned;
-use crate::math::vectors::Rows;
+use crate::math::vectors::CodebookRows;
 use crate::math::{LayerMoments, books};
 use crate::passes::{Fitted, refit};
 use ndarray::{Array2, Axis};
@@ -107,7 +107,7 @@ struct Books {
     levels: usize,
     length: usize,
     /// Those of each codebook, where they are vectors.
-    rows: Vec<Rows>,
+    rows: Vec<CodebookRows>,
 }
 
 impl Books {
@@ -117,7 +117,7 @@ impl Books {
         let rows = if length == 1 {
             Vec::new()
         } else {
-            single.chunks(levels * length).map(|c| Rows::new(c, levels)).collect()
+            single.chunks(levels * length).map(|c| CodebookRows::new(c, levels)).collect()
         };
         Books { numbers, levels, length, rows }
     }

@@ -11,20 +11,20 @@ use crate::ir::op::transpose::Transpose;
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Use, ValueId};
 use crate::math::Rank;
 use crate::passes::budget::Budget;
-use crate::passes::split::{self, Weight, factorize};
+use crate::passes::split::{self, WeightMatrix, factorize};
 use crate::passes::{Choice, Offer, Offers, Site};
 use ndarray::{Array2, ArrayView2};
 
 /// A weight that can be split, seen as a matrix.
 pub struct Other<'a> {
     value: ValueId,
-    weight: Weight<'a>,
+    weight: WeightMatrix<'a>,
     rows: usize,
     columns: usize,
-    kind: Kind,
+    kind: OtherReader,
 }
 
-enum Kind {
+enum OtherReader {
     /// Nodes that look up rows, and layers that multiply by the same table, transposed: a head that shares it.
     Table(Vec<NodeId>, Vec<TiedHead>),
     /// A node that sums over the columns.
@@ -64,7 +64,7 @@ impl<'a> Other<'a> {
     pub fn at(graph: &'a Graph, site: &Site, min_side: usize) -> Result<Other<'a>, String> {
         let Site::Weight(value) = *site else { return Err("it is not a layer".into()) };
         let (kind, node, slot) = kind(graph, value)?;
-        let weight = Weight::at(graph, node, slot)?;
+        let weight = WeightMatrix::at(graph, node, slot)?;
         let (rows, columns) = match *weight.tensor.shape() {
             [rows, columns] => (rows, columns),
             [directions, gates, columns] => (directions * gates, columns),
@@ -96,7 +96,7 @@ impl<'a> Other<'a> {
         let tensor = |shape: &[usize], f: &Array2<f32>| self.weight.like(shape, f.iter().copied());
         let (left, right) = (factors.left, factors.right);
         match &self.kind {
-            Kind::Table(nodes, heads) => {
+            OtherReader::Table(nodes, heads) => {
                 let thin = patch.constant_named(derived(name, "down"), tensor(left.shape(), &left));
                 let wide = patch.constant_named(derived(name, "up"), tensor(right.shape(), &right));
                 for &n in nodes {
@@ -113,7 +113,7 @@ impl<'a> Other<'a> {
                     head.split(graph, &mut patch, thin, wide)?;
                 }
             }
-            Kind::Recurrent(n) => {
+            OtherReader::Recurrent(n) => {
                 let shape = [&self.weight.tensor.shape()[..2], &[left.ncols()]].concat();
                 let up = patch.constant_named(derived(name, "up"), tensor(&shape, &left));
                 let right = right.reversed_axes();
@@ -135,16 +135,16 @@ impl<'a> Other<'a> {
     pub fn offers(&self, sized: &Graph, budget: Option<Budget>, any: bool) -> Result<Offers, String> {
         let (whole, term) = (self.weight.tensor.len(), self.rows + self.columns);
         let (before, after) = match (&self.kind, budget) {
-            (Kind::Table(_, heads), Some(Budget::Macs(_))) if heads.is_empty() => {
+            (OtherReader::Table(_, heads), Some(Budget::Macs(_))) if heads.is_empty() => {
                 return Err("rows of it are looked up: factors take more multiply-accumulates, not fewer".into());
             }
-            (Kind::Table(nodes, heads), _) => {
+            (OtherReader::Table(nodes, heads), _) => {
                 let looked = nodes.iter().map(|&n| positions(sized, sized.input(n, 1)?, 0)).sum::<Option<u64>>();
                 let fed = heads.iter().map(|h| positions(sized, sized.input(h.node(), 0)?, 1)).sum::<Option<u64>>();
                 let after = looked.zip(fed).map(|(looked, fed)| looked * self.columns as u64 + fed * term as u64);
                 (fed.map(|fed| fed * whole as u64), after)
             }
-            (Kind::Recurrent(n), _) => {
+            (OtherReader::Recurrent(n), _) => {
                 let steps = sized.input(*n, 0).and_then(|x| positions(sized, x, 1));
                 (steps.map(|p| p * whole as u64), steps.map(|p| p * term as u64))
             }
@@ -212,7 +212,7 @@ fn products(graph: &Graph, n: NodeId) -> Option<Vec<TiedHead>> {
 }
 
 /// What reads a weight, with the first node and the slot where it does.
-fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> {
+fn kind(graph: &Graph, value: ValueId) -> Result<(OtherReader, NodeId, usize), String> {
     if graph.is_held(value) {
         return Err("it is an output of the model, or named outside the graph".into());
     }
@@ -256,8 +256,8 @@ fn kind(graph: &Graph, value: ValueId) -> Result<(Kind, NodeId, usize), String> 
     }
     let &(first, slot) = places.first().ok_or("nothing reads it")?;
     match graph.node(first).op {
-        Op::Rnn(_) => Ok((Kind::Recurrent(first), first, slot)),
-        _ => Ok((Kind::Table(places.into_iter().map(|p| p.0).collect(), heads), first, slot)),
+        Op::Rnn(_) => Ok((OtherReader::Recurrent(first), first, slot)),
+        _ => Ok((OtherReader::Table(places.into_iter().map(|p| p.0).collect(), heads), first, slot)),
     }
 }
 

@@ -1,24 +1,24 @@
 //! The two ways to split a convolution, and the layers that they make.
 
 use crate::ir::Op;
-use crate::ir::op::conv::{Conv, Kernel};
+use crate::ir::op::conv::{Conv, KernelShape};
 use crate::math::Separable;
 use crate::passes::Order;
 use crate::passes::convolution::Convolution;
-use crate::passes::split::{Factor, Weight};
+use crate::passes::split::{Factor, WeightMatrix};
 use ndarray::{Array2, ArrayView3, ArrayView4};
 
 /// One way to split a convolution.
-pub struct Form<'a> {
+pub struct Separation<'a> {
     pub first: Order,
-    pub kernel: &'a Kernel,
+    pub kernel: &'a KernelShape,
     pub separable: Separable,
     pub terms: usize,
 }
 
 /// The weight by input channel (outputs of its group × taps) or by output channel (inputs of its group × taps).
-pub fn decompose(first: Order, kernel: &Kernel, weight: &[f32]) -> Option<Separable> {
-    let Kernel { outputs, inputs, groups, .. } = *kernel;
+pub fn decompose(first: Order, kernel: &KernelShape, weight: &[f32]) -> Option<Separable> {
+    let KernelShape { outputs, inputs, groups, .. } = *kernel;
     let (a_group, taps) = (outputs / groups, kernel.taps());
     match first {
         Order::DepthwiseFirst => {
@@ -29,7 +29,7 @@ pub fn decompose(first: Order, kernel: &Kernel, weight: &[f32]) -> Option<Separa
     }
 }
 
-impl Form<'_> {
+impl Separation<'_> {
     pub fn order(&self) -> &'static str {
         match self.first {
             Order::DepthwiseFirst => "depthwise first",
@@ -63,7 +63,7 @@ impl Form<'_> {
         let (filters, mixes) = (self.separable.filters(self.terms), self.separable.mixes(self.terms));
         let slices: Vec<Array2<f32>> =
             mixes.outer_iter().zip(filters.outer_iter()).map(|(mixes, filters)| mixes.dot(&filters)).collect();
-        let Kernel { outputs, inputs, groups, .. } = *self.kernel;
+        let KernelShape { outputs, inputs, groups, .. } = *self.kernel;
         let (a_group, taps) = (outputs / groups, self.kernel.taps());
         let of = |group: usize| {
             Array2::from_shape_fn((a_group, inputs * taps), |(o, i)| {
@@ -95,12 +95,12 @@ impl Form<'_> {
     /// `filters` are channels × terms × taps, `mixes` channels × what they mix to or from × terms.
     pub fn factors(
         &self,
-        weight: &Weight<'_>,
+        weight: &WeightMatrix<'_>,
         filters: ArrayView3<'_, f32>,
         mixes: ArrayView3<'_, f32>,
     ) -> Option<[Factor; 2]> {
         let (kernel, terms, channels) = (self.kernel, self.terms, self.channels());
-        let Kernel { outputs, inputs, groups, .. } = *kernel;
+        let KernelShape { outputs, inputs, groups, .. } = *kernel;
         let shape = |to: usize, from: usize, size: &[usize]| [&[to, from], size].concat();
         let ones = vec![1; kernel.size.len()];
         let (spatial_weight, mixing_weight) = match self.first {
@@ -142,13 +142,13 @@ mod tests {
         let graph = parse::model(text).unwrap().graph;
         let n = graph.nodes().next().unwrap();
         let Op::Conv(conv) = &graph.node(n).op else { panic!("a Conv") };
-        let weight = Weight::at(&graph, n, 1).unwrap();
+        let weight = WeightMatrix::at(&graph, n, 1).unwrap();
         let kernel = conv.kernel(weight.tensor.shape()).unwrap();
         for first in [Order::DepthwiseFirst, Order::PointwiseFirst] {
             let separable = decompose(first, &kernel, &weight.data).unwrap();
             let terms = separable.full();
             let (filters, mixes) = (separable.filters(terms), separable.mixes(terms));
-            let form = Form { first, kernel: &kernel, separable, terms };
+            let form = Separation { first, kernel: &kernel, separable, terms };
             let factors = form.factors(&weight, filters.view(), mixes.view()).unwrap();
             let [a, b] = factors.map(|f| f.weight.as_f32().unwrap().into_owned());
             for (at, w) in weight.data.iter().enumerate() {

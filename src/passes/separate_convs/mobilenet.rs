@@ -2,7 +2,7 @@
 
 use crate::analysis::cost::node_macs;
 use crate::ir::op::activation::Clip;
-use crate::ir::op::binary::Kind;
+use crate::ir::op::binary::BinaryKind;
 use crate::ir::op::norm::BatchNorm;
 use crate::ir::{Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::passes::absorb;
@@ -116,7 +116,7 @@ fn activation(graph: &Graph, y: ValueId) -> Option<ValueId> {
     let joins = |n: NodeId, made: &[ValueId]| {
         let number = |slot, v| {
             let constant = graph.value(v).constant();
-            let slope = slot == 1 && matches!(&graph.node(n).op, Op::Binary(op) if op.0 == Kind::PRelu);
+            let slope = slot == 1 && matches!(&graph.node(n).op, Op::Binary(op) if op.0 == BinaryKind::PRelu);
             constant.is_some_and(|t| t.len() == 1 || slope)
         };
         let mut inputs = graph.node_inputs(n).into_iter().enumerate();
@@ -147,8 +147,13 @@ fn bends(op: &Op) -> Option<bool> {
         Op::Unary(op) if op.0 == "Identity" => Some(false),
         Op::Unary(op) => ACTIVATIONS.contains(&op.0).then_some(true),
         Op::Binary(op) => match op.0 {
-            Kind::PRelu | Kind::Max | Kind::Min => Some(true),
-            Kind::Add | Kind::Sub | Kind::Mul | Kind::Div | Kind::Pow | Kind::Sum => Some(false),
+            BinaryKind::PRelu | BinaryKind::Max | BinaryKind::Min => Some(true),
+            BinaryKind::Add
+            | BinaryKind::Sub
+            | BinaryKind::Mul
+            | BinaryKind::Div
+            | BinaryKind::Pow
+            | BinaryKind::Sum => Some(false),
             _ => None,
         },
         _ => None,

@@ -11,7 +11,7 @@ const MAX_CLASSES: usize = 16;
 /// integer of `from` or more. Forward, `input_stride` is 1; for the gradient, `stride` is 1 and `input_stride` the
 /// convolution's stride.
 #[derive(Debug, Clone)]
-pub struct Axis {
+pub struct TapAxis {
     /// Bands that all outputs are cut into: neighbouring ones, as many in each. The last bands may have outputs that there
     /// are none of.
     pub bands: usize,
@@ -48,34 +48,40 @@ pub struct Taps {
     pub count: usize,
 }
 
-impl Axis {
+impl TapAxis {
     /// Windows, and what they see of the input.
-    pub fn forward(s: &Window2d, axis: usize) -> Axis {
+    pub fn forward(s: &Window2d, axis: usize) -> TapAxis {
         let first = -(s.pad[axis] as isize);
         let whole = [s.output[axis], s.input[axis]];
-        Axis::new(s.kernel[axis], whole, first, s.dilation[axis] as isize, [s.stride[axis], 1])
+        TapAxis::new(s.kernel[axis], whole, first, s.dilation[axis] as isize, [s.stride[axis], 1])
     }
 
     /// The way back: elements of the input, and the windows that see them.
-    pub fn back(s: &Window2d, axis: usize) -> Axis {
+    pub fn back(s: &Window2d, axis: usize) -> TapAxis {
         let first = s.pad[axis] as isize;
         let whole = [s.input[axis], s.output[axis]];
-        Axis::new(s.kernel[axis], whole, first, -(s.dilation[axis] as isize), [1, s.stride[axis]])
+        TapAxis::new(s.kernel[axis], whole, first, -(s.dilation[axis] as isize), [1, s.stride[axis]])
     }
 
-    fn new(taps: usize, whole: [usize; 2], first: isize, dilation: isize, [stride, input_stride]: [usize; 2]) -> Axis {
+    fn new(
+        taps: usize,
+        whole: [usize; 2],
+        first: isize,
+        dilation: isize,
+        [stride, input_stride]: [usize; 2],
+    ) -> TapAxis {
         let [outputs, elements] = whole;
         let (bands, from) = (1, 0);
         let phases = Vec::new();
         let mut axis =
-            Axis { bands, outputs, elements, taps, whole, from, first, dilation, stride, input_stride, phases };
+            TapAxis { bands, outputs, elements, taps, whole, from, first, dilation, stride, input_stride, phases };
         let reads = |output| (0..taps).filter_map(|tap| Some((tap, axis.element(output, tap)?))).collect();
         axis.phases = (0..input_stride).map(reads).collect();
         if axis.alike().len() > MAX_CLASSES { axis.banded(1) } else { axis }
     }
 
     /// The same, in bands, which read zeros for padding.
-    pub fn banded(&self, bands: usize) -> Axis {
+    pub fn banded(&self, bands: usize) -> TapAxis {
         // Every band begins with the same phase.
         let outputs = match bands {
             1 => self.whole[0],
@@ -86,7 +92,7 @@ impl Axis {
         let last = |phase: usize| ((outputs - 1 - phase) / self.input_stride * self.stride) as isize;
         let ends = (0..self.input_stride.min(outputs)).flat_map(|p| self.phases[p].iter().map(move |r| r.1 + last(p)));
         let (from, end) = (read().min().unwrap_or(0), ends.max().map_or(0, |last| last + 1));
-        Axis { bands, outputs, elements: (end - from).max(0) as usize, from, ..self.clone() }
+        TapAxis { bands, outputs, elements: (end - from).max(0) as usize, from, ..self.clone() }
     }
 
     /// Whether input_stride output reads the element of its number.
@@ -95,8 +101,8 @@ impl Axis {
     }
 
     /// Two axes that do the same, with the longer one as the first if one of them does nothing.
-    pub fn ordered([rows, columns]: [Axis; 2]) -> [Axis; 2] {
-        let of = |n| Axis::new(1, [n; 2], 0, 1, [1, 1]);
+    pub fn ordered([rows, columns]: [TapAxis; 2]) -> [TapAxis; 2] {
+        let of = |n| TapAxis::new(1, [n; 2], 0, 1, [1, 1]);
         match (rows.plain(), columns.plain()) {
             (true, true) => [of(rows.whole[0] * columns.whole[0]), of(1)],
             (true, _) if rows.whole[0] == 1 => [columns, rows],
@@ -230,7 +236,7 @@ mod tests {
     }
 
     /// Those of a band's reads that are given, as the whole axis counts them.
-    fn given(axis: &Axis, reads: impl Iterator<Item = [usize; 3]>) -> Vec<[usize; 3]> {
+    fn given(axis: &TapAxis, reads: impl Iterator<Item = [usize; 3]>) -> Vec<[usize; 3]> {
         let of_band = |[place, tap, element]: [usize; 3]| {
             (0..axis.bands).filter_map(move |band| {
                 let (place, element) =
@@ -259,7 +265,7 @@ mod tests {
         ] {
             let s = geometry(input, kernel, stride, dilation, pad);
             for back in [false, true] {
-                let whole = if back { Axis::back(&s, 1) } else { Axis::forward(&s, 1) };
+                let whole = if back { TapAxis::back(&s, 1) } else { TapAxis::forward(&s, 1) };
                 let banded = [1, 2, 4, 8].map(|bands| whole.banded(bands));
                 assert!(banded[0].classes().len() <= stride);
                 assert_eq!([whole.outputs, banded[0].outputs], [whole.whole[0]; 2]);
@@ -292,10 +298,10 @@ mod tests {
     #[test]
     fn axes_that_do_nothing() {
         let [plain, other] = [geometry(5, 1, 1, 1, 0), geometry(7, 3, 1, 1, 1)];
-        let sizes = |axes: [Axis; 2]| axes.map(|axis| (axis.outputs, axis.taps));
-        let of = |axis| Axis::forward(&plain, axis);
-        assert_eq!(sizes(Axis::ordered([of(1), of(1)])), [(25, 1), (1, 1)]);
-        assert_eq!(sizes(Axis::ordered([of(0), Axis::back(&other, 1)])), [(7, 3), (1, 1)]);
-        assert_eq!(sizes(Axis::ordered([of(1), Axis::back(&other, 1)])), [(5, 1), (7, 3)]);
+        let sizes = |axes: [TapAxis; 2]| axes.map(|axis| (axis.outputs, axis.taps));
+        let of = |axis| TapAxis::forward(&plain, axis);
+        assert_eq!(sizes(TapAxis::ordered([of(1), of(1)])), [(25, 1), (1, 1)]);
+        assert_eq!(sizes(TapAxis::ordered([of(0), TapAxis::back(&other, 1)])), [(7, 3), (1, 1)]);
+        assert_eq!(sizes(TapAxis::ordered([of(1), TapAxis::back(&other, 1)])), [(5, 1), (7, 3)]);
     }
 }

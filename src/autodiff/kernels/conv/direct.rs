@@ -4,10 +4,10 @@
 mod plan;
 mod weights;
 
-use super::axis::{Axis, Taps};
+use super::axis::{TapAxis, Taps};
 use crate::autodiff::real::Real;
 use crate::autodiff::simd::interleave::{Lane, Lanes};
-use crate::autodiff::simd::{Columns, ROWS, Terms, WIDE, tile};
+use crate::autodiff::simd::{Columns, ProductTerms, ROWS, WIDE, tile};
 use crate::autodiff::vectors::LANES;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub struct DirectConv {
     /// Channels and outputs of a group.
     channels: usize,
     outputs: usize,
-    axes: [Axis; 2],
+    axes: [TapAxis; 2],
     /// Which places of a row read by each of its taps.
     columns: Vec<Option<Taps>>,
     /// Taps of a window.
@@ -35,7 +35,7 @@ pub struct DirectConv {
     pitch: usize,
     spread: usize,
     /// What places of every class read.
-    classes: Vec<Terms>,
+    classes: Vec<ProductTerms>,
     blocks: Vec<RowBlock>,
 }
 

@@ -1,20 +1,24 @@
 //! Passes against naive loops, in whole numbers, so that every order of the sums gives the same.
 
-use super::axis::Axis;
+use super::axis::TapAxis;
 use super::direct::{DirectConv, Start};
 use crate::autodiff::real::{Grad, Real};
 use crate::autodiff::window::Window2d;
 
 /// Images, groups, channels and outputs of a group.
 #[derive(Clone, Copy)]
-struct Shape([usize; 4]);
+struct ConvDims([usize; 4]);
 
 fn numbers<T: Real>(n: usize, salt: usize) -> Vec<T> {
     (0..n).map(|i| T::of(((i + salt) * 29 % 13) as f64 - 6.0)).collect()
 }
 
 /// Calls `f` with the places of x, w and y for every term of a convolution.
-fn terms(s: &Window2d, Shape([images, groups, channels, outputs]): Shape, mut f: impl FnMut(usize, usize, usize)) {
+fn terms(
+    s: &Window2d,
+    ConvDims([images, groups, channels, outputs]): ConvDims,
+    mut f: impl FnMut(usize, usize, usize),
+) {
     let inside = |axis: usize, o: usize, k: usize| {
         (o * s.stride[axis] + k * s.dilation[axis]).checked_sub(s.pad[axis]).filter(|&i| i < s.input[axis])
     };
@@ -37,11 +41,11 @@ fn terms(s: &Window2d, Shape([images, groups, channels, outputs]): Shape, mut f:
     }
 }
 
-fn check<T: Real + std::fmt::Debug>(s: &Window2d, shape: Shape) {
-    let Shape([images, groups, channels, outputs]) = shape;
+fn check<T: Real + std::fmt::Debug>(s: &Window2d, shape: ConvDims) {
+    let ConvDims([images, groups, channels, outputs]) = shape;
     let taps = s.taps();
-    let axes = [0, 1].map(|axis| Axis::forward(s, axis));
-    let turned = [0, 1].map(|axis| Axis::back(s, axis));
+    let axes = [0, 1].map(|axis| TapAxis::forward(s, axis));
+    let turned = [0, 1].map(|axis| TapAxis::back(s, axis));
     let there = DirectConv::new(axes, shape.0, [channels * taps, taps]).unwrap();
     let back = DirectConv::new(turned, [images, groups, outputs, channels], [taps, channels * taps]).unwrap();
 
@@ -118,7 +122,7 @@ fn random_windows() {
         let Some(s) = fitted(s) else { continue };
         // Few images, where they are cut into bands, and many.
         let images = if tried % 10 == 0 { 300 } else { 20 };
-        let shape = Shape([1 + draw(images), 1 + draw(2), 1 + draw(5), 1 + draw(9)]);
+        let shape = ConvDims([1 + draw(images), 1 + draw(2), 1 + draw(5), 1 + draw(9)]);
         check::<f32>(&s, shape);
         check::<f64>(&s, shape);
         tried += 1;
@@ -136,19 +140,19 @@ fn planes_of_one_element_and_many_rows() {
         pad: [pad; 2],
         pad_end: [pad; 2],
     };
-    check::<f32>(&plain([1, 1], 1, 0), Shape([3, 1, 1, 1]));
-    check::<f32>(&plain([1, 1], 1, 0), Shape([33, 1, 7, 5]));
-    check::<f32>(&plain([2, 2], 1, 0), Shape([130, 2, 3, 4]));
-    check::<f32>(&plain([3, 2], 3, 1), Shape([290, 1, 2, 3]));
+    check::<f32>(&plain([1, 1], 1, 0), ConvDims([3, 1, 1, 1]));
+    check::<f32>(&plain([1, 1], 1, 0), ConvDims([33, 1, 7, 5]));
+    check::<f32>(&plain([2, 2], 1, 0), ConvDims([130, 2, 3, 4]));
+    check::<f32>(&plain([3, 2], 3, 1), ConvDims([290, 1, 2, 3]));
     let nothing = Window2d { output: [1, 2], stride: [4, 1], pad: [1, 0], pad_end: [2, 0], ..plain([2, 2], 1, 0) };
-    check::<f32>(&nothing, Shape([290, 1, 1, 1]));
-    check::<f32>(&plain([70, 40], 1, 0), Shape([2, 1, 2, 5]));
-    check::<f32>(&plain([24, 20], 19, 9), Shape([5, 1, 3, 3]));
+    check::<f32>(&nothing, ConvDims([290, 1, 1, 1]));
+    check::<f32>(&plain([70, 40], 1, 0), ConvDims([2, 1, 2, 5]));
+    check::<f32>(&plain([24, 20], 19, 9), ConvDims([5, 1, 3, 3]));
     for stride in [2, 3, 4] {
         let s = Window2d { stride: [stride; 2], ..plain([23, 25], 21, 10) };
-        check::<f32>(&fitted(s).unwrap(), Shape([3, 1, 2, 1]));
+        check::<f32>(&fitted(s).unwrap(), ConvDims([3, 1, 2, 1]));
     }
-    check::<f32>(&plain([9, 40], 17, 8), Shape([130, 2, 1, 2]));
-    check::<f32>(&plain([70, 40], 3, 1), Shape([2, 1, 2, 5]));
-    check::<f64>(&plain([3, 1500], 3, 1), Shape([1, 1, 1, 4]));
+    check::<f32>(&plain([9, 40], 17, 8), ConvDims([130, 2, 1, 2]));
+    check::<f32>(&plain([70, 40], 3, 1), ConvDims([2, 1, 2, 5]));
+    check::<f64>(&plain([3, 1500], 3, 1), ConvDims([1, 1, 1, 4]));
 }

@@ -1,9 +1,9 @@
 //! How a pass is cut: into pieces of images, bands and blocks of rows, and tiles.
 
 use super::{DirectConv, PlaceTile, RowBlock};
-use crate::autodiff::kernels::conv::axis::{Axis, Class};
+use crate::autodiff::kernels::conv::axis::{Class, TapAxis};
 use crate::autodiff::real::PIECES;
-use crate::autodiff::simd::{Terms, WIDE, spans};
+use crate::autodiff::simd::{ProductTerms, WIDE, spans};
 use crate::autodiff::vectors::LANES;
 use std::ops::Range;
 
@@ -25,9 +25,9 @@ impl DirectConv {
     ///
     /// # Errors
     /// If the images are too large.
-    pub fn new(axes: [Axis; 2], shape: [usize; 4], weights: [usize; 2]) -> Result<DirectConv, String> {
+    pub fn new(axes: [TapAxis; 2], shape: [usize; 4], weights: [usize; 2]) -> Result<DirectConv, String> {
         let [images, groups, channels, outputs] = shape;
-        let [rows, columns] = Axis::ordered(axes);
+        let [rows, columns] = TapAxis::ordered(axes);
         let axes = [cut(rows, images), columns];
         let taps = axes[0].taps * axes[1].taps;
         let (width, ranges) = blocks_of(&axes, shape);
@@ -52,7 +52,7 @@ impl DirectConv {
             classes,
             blocks,
         };
-        let classes = pass.axes.each_ref().map(Axis::classes);
+        let classes = pass.axes.each_ref().map(TapAxis::classes);
         let pairs = || classes[0].iter().flat_map(|y| classes[1].iter().map(move |x| [y, x]));
         pass.classes = pairs().map(|of| pass.terms(of)).collect::<Result<_, _>>()?;
         let block = |[rows, seen]: [Range<usize>; 2]| {
@@ -64,7 +64,7 @@ impl DirectConv {
     }
 
     /// What places of two classes read of every channel, and by which weights.
-    fn terms(&self, [y, x]: [&Class; 2]) -> Result<Terms, String> {
+    fn terms(&self, [y, x]: [&Class; 2]) -> Result<ProductTerms, String> {
         let reads = || y.reads.iter().flat_map(|y| x.reads.iter().map(move |x| [y, x]));
         let channel = |channel| {
             reads().map(move |[y, x]| {
@@ -72,7 +72,7 @@ impl DirectConv {
                 [channel * self.pitch + far, channel * self.taps + y[0] * self.axes[1].taps + x[0]]
             })
         };
-        Terms::new((0..self.channels).flat_map(channel))
+        ProductTerms::new((0..self.channels).flat_map(channel))
     }
 
     /// The places of two classes in some rows.
@@ -100,8 +100,8 @@ pub fn piece(images: usize, bands: usize) -> usize {
 
 /// Rows in bands that fill vectors and cores where images do not: as many as take the least time, which is one for the
 /// results of a row and one for what is read of it, over all numbers of cores.
-fn cut(rows: Axis, images: usize) -> Axis {
-    let time = |axis: &Axis| {
+fn cut(rows: TapAxis, images: usize) -> TapAxis {
+    let time = |axis: &TapAxis| {
         let piece = piece(images, axis.bands);
         let pieces = images.div_ceil(piece);
         let turns: usize = CORES.iter().map(|&cores| pieces.next_multiple_of(cores)).sum();
@@ -112,7 +112,7 @@ fn cut(rows: Axis, images: usize) -> Axis {
 }
 
 /// Lanes that are worked on together, the rows of each block, and what those see.
-fn blocks_of([y, x]: &[Axis; 2], [images, _, channels, outputs]: [usize; 4]) -> (usize, Vec<[Range<usize>; 2]>) {
+fn blocks_of([y, x]: &[TapAxis; 2], [images, _, channels, outputs]: [usize; 4]) -> (usize, Vec<[Range<usize>; 2]>) {
     // As many images as fit, then as many rows.
     let row = (LANES * (channels * x.elements + outputs * x.outputs)).max(1);
     let all = y.elements.max(y.outputs).max(1);

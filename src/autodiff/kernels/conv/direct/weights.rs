@@ -4,7 +4,7 @@
 use super::super::axis::Taps;
 use super::{DirectConv, LINE, RowBlock, Start, aligned};
 use crate::autodiff::real::{Grad, Real};
-use crate::autodiff::simd::{PAIRS, Rows, dots, spans};
+use crate::autodiff::simd::{PAIRS, VectorRows, dots, spans};
 use crate::autodiff::vectors::LANES;
 use rayon::prelude::*;
 
@@ -119,10 +119,10 @@ impl DirectConv {
         let [made_apart, read_apart] = [0, 1].map(|end| levels.map(|l| l.apart[end]));
         for output in (0..self.outputs).step_by(PAIRS[0]) {
             let start = |i: usize| (output + i).min(self.outputs - 1) * self.spread + place * self.width;
-            let made = Rows { data: made, starts: std::array::from_fn(start), apart: made_apart };
+            let made = VectorRows { data: made, starts: std::array::from_fn(start), apart: made_apart };
             for (channel, width) in spans(self.channels, PAIRS[1]) {
                 let start = |k: usize| (channel + k).min(self.channels - 1) * self.pitch + element * self.width;
-                let read = Rows { data: read, starts: std::array::from_fn(start), apart: read_apart };
+                let read = VectorRows { data: read, starts: std::array::from_fn(start), apart: read_apart };
                 let found = dots(&made, &read, width, counts);
                 for (i, found) in found.iter().enumerate().take(self.outputs - output) {
                     for (k, &sum) in found.iter().enumerate().take(width) {
