@@ -13,7 +13,7 @@ use crate::onnx::{self, Inlined};
 use crate::passes::options::{self, Selected, Selection};
 use crate::passes::storage::Storage;
 use crate::passes::{
-    self, Context, Fitted, JointVerdict, LayerAnswers, Pass, Phase, Reason, Site, Verdict, Why, sharing,
+    self, Context, Fidelity, Fitted, JointVerdict, LayerAnswers, Pass, Phase, Reason, Site, Verdict, Why, sharing,
 };
 use crate::recipe::{Action, Step};
 use crate::report::Row;
@@ -176,6 +176,11 @@ impl<'s, 'a> StepRun<'s, 'a> {
         if pass.phase() == Phase::Clean {
             selection.resolve(&state.student.graph).map_err(located)?;
             return self.clean(&mut state.student.graph, &[pass], Some(selection));
+        }
+        if pass.fidelity() == Fidelity::Exact {
+            let graph = &mut state.student.graph;
+            let selected = &selection.resolve(graph).map_err(located)?;
+            return self.visit_without_data(graph, Task::without_data(pass, selected));
         }
         let put = |graph: &mut Graph, patch| self.put(graph, patch).map(drop);
         let storage = Storage::unpack(&mut state.student.graph, &put)?;
@@ -482,7 +487,7 @@ impl<'s, 'a> StepRun<'s, 'a> {
 
 /// The constants of a graph that a pass which changes the function has no site for, before it changes any.
 fn rest(graph: &Graph, task: Task<'_>, sites: &[Site]) -> Vec<Unmentioned> {
-    if task.pass.phase() == Phase::Clean || task.pass.only_repairs() {
+    if task.pass.fidelity() == Fidelity::Exact || task.pass.only_repairs() {
         return Vec::new();
     }
     let mentioned: HashSet<ValueId> = sites.iter().flat_map(|site| site.constants(graph)).collect();
