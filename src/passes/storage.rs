@@ -8,7 +8,7 @@ use crate::ir::names::derived;
 use crate::ir::op::Role;
 use crate::ir::op::cast::{Cast, convert};
 use crate::ir::op::quant::{DequantizeLinear, Scales};
-use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor, Use, ValueId};
 use std::collections::HashSet;
 
 /// A weight error that is none.
@@ -53,17 +53,21 @@ impl Storage {
     /// # Errors
     /// Internal ones.
     pub fn unpack(graph: &mut Graph, put: Put<'_>) -> Result<Storage> {
-        let mut found = Vec::new();
+        let mut found: Vec<StoredTensor> = Vec::new();
         for n in graph.topological()? {
-            let Some((y, form)) = form(graph, n) else { continue };
+            // One of several that read a weight may have taken the others with it.
+            let Some((y, form)) = graph.has_node(n).then(|| form(graph, n)).flatten() else { continue };
             let inputs: Vec<_> = graph.node_inputs(n).into_iter().map(|v| graph.value(v?).constant()).collect();
             let plain = graph.node(n).op.operator().and_then(|op| op.eval(&inputs)?.into_iter().next());
             let (Some(plain), Some(x)) = (plain, graph.input(n, 0)) else { continue };
+            // A weight that something reads as it is stored would be there twice.
+            let Some(others) = twins(graph, n) else { continue };
             let bytes = graph.input_constant(n, 0).map_or(0, Tensor::byte_len);
             let (node, name) = (graph.label(n).to_string(), graph.value(x).name.clone());
             let mut patch = Patch::at_node(graph, n);
             let new = patch.constant("plain", plain);
-            patch.replace(y, new);
+            // The last one that is replaced keeps its name.
+            others.into_iter().chain([y]).for_each(|y| patch.replace(y, new));
             put(graph, patch)?;
             graph.set_packed(y, Some(bytes));
             found.push(StoredTensor { value: y, form, node, name });
@@ -164,6 +168,20 @@ fn form(graph: &Graph, n: NodeId) -> Option<(ValueId, StorageForm)> {
     };
     let readers = readers::readers(graph, y).ok()?;
     (!readers.is_empty() && readers.iter().any(|r| r.role != Role::Einsum)).then_some((y, form))
+}
+
+/// What the other readers of a stored weight make of it, if all make the same of it as a node does.
+fn twins(graph: &Graph, n: NodeId) -> Option<Vec<ValueId>> {
+    let (x, op, rest) = (graph.input(n, 0)?, &graph.node(n).op, graph.node_inputs(n));
+    let uses = graph.uses(x);
+    let others = uses.iter().filter(|u| u.node() != n);
+    let twin = |u: &Use| {
+        let &Use::Input(other, 0) = u else { return None };
+        let y = graph.output(other)?;
+        let alike = graph.node(other).op == *op && graph.node_inputs(other) == rest && form(graph, other).is_some();
+        (alike && !graph.is_held(y) && !graph.is_held(x)).then_some(y)
+    };
+    others.map(twin).collect()
 }
 
 /// What the only reader of a stored weight makes of it, if that only moves its elements, and where its axis is then.

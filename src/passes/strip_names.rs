@@ -1,7 +1,7 @@
 //! Gives values inside of the model the shortest names there are, and takes those of nodes away.
 //!
-//! Names are a third of a small student: each is written where a value is made and wherever it is read. Inputs, outputs and
-//! what bodies of control flow are made of keep theirs. The last step of a recipe: layers cannot be named after it.
+//! Names are a third of a small student: each is written where a value is made and wherever it is read. Inputs, outputs,
+//! sparse initializers and what bodies of control flow are made of keep theirs. The last step of a recipe: layers cannot be named after it.
 //!
 //! ```text
 //! # run = [{ pass = "strip-names" }]
@@ -81,7 +81,8 @@ impl Names {
     /// Nothing, if names are as short as they can be.
     fn of(g: &Graph) -> Names {
         let captured = |v: ValueId| g.uses(v).iter().any(|u| matches!(u, Use::Capture { .. }));
-        let held = |v: ValueId| g.is_held(v) || captured(v) || matches!(g.value(v).source, Source::Input { .. });
+        let named = |v: ValueId| matches!(g.value(v).source, Source::Input { .. } | Source::Carried);
+        let held = |v: ValueId| g.is_held(v) || captured(v) || named(v);
         let (kept, open): (Vec<ValueId>, Vec<ValueId>) = g.values().partition(|&v| held(v));
         let mut taken: HashSet<String> =
             g.nodes().flat_map(|n| g.node(n).bodies()).flat_map(Graph::all_names).collect();
