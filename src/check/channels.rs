@@ -100,18 +100,29 @@ impl Channel {
         self.low >= 0.0 && self.high <= 1.0
     }
 
-    /// Mean square error as a share of the variance; the variance is taken to be at least `of_shares` for a channel of
-    /// numbers from 0 to 1, and at least `of_zeros` for another one that does not move.
+    /// Mean square error as a share of the variance; the variance is taken to be at least [`Channel::least`].
     fn lost(&self, of_shares: f64, of_zeros: f64) -> f64 {
-        let shares = self.shares();
-        let own = if self.moves() { self.variance() } else { self.square() / self.count.max(1.0) };
-        let least = if shares { of_zeros.max(of_shares) } else { of_zeros };
-        // A channel with a spread of its own is measured by that, however small.
-        let against = if self.moves() && !shares { own } else { own.max(least) };
+        let own = if self.moves() { self.variance() } else { self.mean_square() };
+        self.off(own.max(self.least(of_shares, of_zeros)))
+    }
+
+    /// Mean square error as a share of something.
+    fn off(&self, against: f64) -> f64 {
         match self.error / self.count.max(1.0) {
             0.0 => 0.0,
             error => error / against,
         }
+    }
+
+    fn mean_square(&self) -> f64 {
+        self.square() / self.count.max(1.0)
+    }
+
+    /// The least that an error is a share of: of a channel of numbers from 0 to 1 `of_shares`, of one that does not move
+    /// `of_zeros`. Another one is measured by what is its own, however small.
+    fn least(&self, of_shares: f64, of_zeros: f64) -> f64 {
+        let of_shares = if self.shares() { of_shares } else { 0.0 };
+        if self.moves() { of_shares } else { of_shares.max(of_zeros) }
     }
 }
 
@@ -179,19 +190,25 @@ impl ChannelTallies {
 
     /// The channel that is farthest off, with its mean square error as a share of its variance.
     pub fn worst(&self) -> Option<(usize, f64)> {
-        let mut moving: Vec<f64> = self.judged().iter().filter(|c| c.moves()).map(Channel::variance).collect();
-        moving.sort_by(f64::total_cmp);
-        let least = moving.get(moving.len() / 2).map_or(0.0, |v| v * LEAST_OF_ZEROS * LEAST_OF_ZEROS);
-        let shares: Vec<f64> =
-            self.judged().iter().filter(|c| c.count > 0.0 && c.shares()).map(Channel::variance).collect();
+        let (of_shares, of_zeros) = self.usual(Channel::variance, Channel::moves);
+        self.farthest(|c| c.lost(of_shares, of_zeros))
+    }
+
+    /// Of what channels have, the least for those of numbers from 0 to 1, and for those that do not move: see
+    /// [`Channel::least`].
+    fn usual(&self, of: impl Fn(&Channel) -> f64, counts: impl Fn(&Channel) -> bool) -> (f64, f64) {
+        let mut all: Vec<f64> = self.judged().iter().filter(|c| counts(c)).map(&of).collect();
+        all.sort_by(f64::total_cmp);
+        let of_zeros = all.get(all.len() / 2).map_or(0.0, |v| v * LEAST_OF_ZEROS * LEAST_OF_ZEROS);
+        let shares: Vec<f64> = self.judged().iter().filter(|c| c.count > 0.0 && c.shares()).map(of).collect();
         let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
-        let of_shares = mean.max(LEAST_OF_SHARES * LEAST_OF_SHARES);
+        (mean.max(LEAST_OF_SHARES * LEAST_OF_SHARES), of_zeros)
+    }
+
+    /// The first of the channels of which something is most.
+    fn farthest(&self, of: impl Fn(&Channel) -> f64) -> Option<(usize, f64)> {
         let seen = self.judged().iter().enumerate().filter(|(_, c)| c.count > 0.0);
-        let lost = seen.map(|(i, c)| (i, c.lost(of_shares, least)));
-        lost.fold(None, |worst, (i, lost)| match worst {
-            Some((_, most)) if most >= lost => worst,
-            _ => Some((i, lost)),
-        })
+        seen.map(|(i, c)| (i, of(c))).reduce(|worst, next| if worst.1 >= next.1 { worst } else { next })
     }
 
     pub fn count(&self) -> usize {
@@ -212,19 +229,10 @@ impl ChannelTallies {
         }
     }
 
-    /// The channel that is farthest off for its length, with ‖student − teacher‖² / ‖teacher‖² of it. One that is nearly
-    /// always 0 is taken to have a small share of the usual length of the others.
+    /// The channel that is farthest off for its length, with ‖student − teacher‖² / ‖teacher‖² of it.
     pub fn worst_relative(&self) -> Option<(usize, f64)> {
-        let square = |c: &Channel| c.square() / c.count.max(1.0);
-        let mut squares: Vec<f64> = self.judged().iter().map(square).filter(|&s| s > 0.0).collect();
-        squares.sort_by(f64::total_cmp);
-        let least = squares.get(squares.len() / 2).map_or(0.0, |s| s * LEAST_OF_ZEROS * LEAST_OF_ZEROS);
-        let seen = self.judged().iter().enumerate().filter(|(_, c)| c.count > 0.0);
-        let off = seen.map(|(i, c)| match c.error / c.count {
-            0.0 => (i, 0.0),
-            error => (i, error / square(c).max(least)),
-        });
-        off.reduce(|worst, next| if next.1 > worst.1 { next } else { worst })
+        let (of_shares, of_zeros) = self.usual(Channel::mean_square, |c| c.square() > 0.0);
+        self.farthest(|c| c.off(c.mean_square().max(c.least(of_shares, of_zeros))))
     }
 
     /// The cosine between both once the teacher's mean answer is taken from them. `None` if the teacher's numbers do not
@@ -259,6 +267,12 @@ mod tests {
         let (channel, lost) = channels(&[boxes, gone]).worst_relative().unwrap();
         assert!(channel == 1 && (lost - 1.0).abs() < 1e-12, "{channel} {lost}");
         assert!(channels(&[boxes, gone]).relative() < 1e-4);
+        let pixels = boxes.iter().map(|&(t, s)| (1000.0 * t, 1000.0 * s)).collect::<Vec<_>>();
+        let small = gone.iter().map(|&(t, _)| (0.01 * t, -0.01 * t)).collect::<Vec<_>>();
+        for all in [[&pixels, gone], [&pixels, &small], [boxes, &small]].map(|pair| channels(&pair)) {
+            assert!(all.worst().unwrap().0 == 1 && all.worst().unwrap().1 > 1.0, "{:?}", all.worst());
+            assert!(all.worst_relative().unwrap().1 > 0.99, "{:?}", all.worst_relative());
+        }
         let still: &[(f64, f64)] = &[(0.0, 0.0), (0.0, 1e-9), (0.0, 0.0), (0.0, 0.0)];
         assert!(channels(&[boxes, still]).worst_relative().unwrap().1 < 1e-6);
     }
