@@ -13,7 +13,7 @@ pub struct Ending {
     /// The same in ONNX's words; empty for an output that is an input or a constant.
     pub op_type: String,
     /// Where along the output the channels of the last layer lie.
-    pub channels: ClassAxis,
+    pub channels: ChannelAxis,
 }
 
 /// The kinds of last operators that say something of an output.
@@ -31,8 +31,9 @@ pub enum End {
     State,
 }
 
+/// Where the channels of an output are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ClassAxis {
+pub enum ChannelAxis {
     Axis(usize),
     /// There is one, without an axis.
     One,
@@ -76,7 +77,7 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
             if end.op_type.is_empty() {
                 (end.op, end.op_type) = (inner.op, inner.op_type);
             }
-            end.channels = if v == output { inner.channels } else { ClassAxis::Unknown };
+            end.channels = if v == output { inner.channels } else { ChannelAxis::Unknown };
             return end;
         }
         let step = step(graph, n);
@@ -86,9 +87,9 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
         }
         if let Some(axis) = step.channels {
             end.channels = match &axes {
-                Some(axes) => axes.get(axis).map_or(ClassAxis::Unknown, |&a| ClassAxis::Axis(a)),
-                None if size(graph, v, axis) == Some(1) => ClassAxis::One,
-                None => ClassAxis::Unknown,
+                Some(axes) => axes.get(axis).map_or(ChannelAxis::Unknown, |&a| ChannelAxis::Axis(a)),
+                None if size(graph, v, axis) == Some(1) => ChannelAxis::One,
+                None => ChannelAxis::Unknown,
             };
             return end;
         }
@@ -250,9 +251,9 @@ mod tests {
              output %x",
         );
         let got: Vec<_> = (0..4).map(|i| ending(&g, i)).map(|e| (e.op, e.channels)).collect();
-        assert_eq!(got[0], (Some(End::Linear), ClassAxis::Axis(3)));
-        assert_eq!(got[1], (Some(End::Softmax), ClassAxis::Axis(3)));
-        assert_eq!(got[2], (Some(End::Sigmoid), ClassAxis::One));
-        assert_eq!(got[3], (None, ClassAxis::Unknown));
+        assert_eq!(got[0], (Some(End::Linear), ChannelAxis::Axis(3)));
+        assert_eq!(got[1], (Some(End::Softmax), ChannelAxis::Axis(3)));
+        assert_eq!(got[2], (Some(End::Sigmoid), ChannelAxis::One));
+        assert_eq!(got[3], (None, ChannelAxis::Unknown));
     }
 }

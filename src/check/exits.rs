@@ -29,7 +29,7 @@ pub struct Exits {
     pub curve: Vec<Point>,
 }
 
-/// One way out.
+/// One way out, and who takes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExitUse {
     /// Name of the value that answers.

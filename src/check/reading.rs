@@ -1,7 +1,7 @@
 //! What an output is: found out from the graph, its shape, its name and the teacher's answers, or told by the user.
 
 use super::compare::SampleOutput;
-use crate::analysis::ending::{ClassAxis, End, Ending};
+use crate::analysis::ending::{ChannelAxis, End, Ending};
 use serde::Serialize;
 use std::fmt;
 
@@ -249,13 +249,13 @@ impl Facts<'_> {
     fn channel_axis(&self) -> Option<usize> {
         let wide = self.wide();
         match self.ending.channels {
-            ClassAxis::One => return None,
-            ClassAxis::Axis(a) => {
+            ChannelAxis::One => return None,
+            ChannelAxis::Axis(a) => {
                 if let Some(axis) = a.checked_sub(self.batch_axes).filter(|&a| a < self.shape().len()) {
                     return Some(axis);
                 }
             }
-            ClassAxis::Unknown => {}
+            ChannelAxis::Unknown => {}
         }
         match wide[..] {
             [] => None,

@@ -183,7 +183,7 @@ pub fn losses(
 }
 
 /// A layer that can be split, with those that share its weight.
-pub struct SplitOffer<'a> {
+pub struct SplitSite<'a> {
     /// Each with how often the parameters of the two that take its place are applied, as often as its own being 1: more where
     /// a part of them runs before a stride. `None` if that is not known.
     pub readers: Vec<(NodeId, Option<f64>)>,
@@ -197,7 +197,7 @@ pub struct SplitOffer<'a> {
     pub more: usize,
 }
 
-impl SplitOffer<'_> {
+impl SplitSite<'_> {
     /// Offers of the ranks from 1 on that take fewer parameters than the layer as it is, with what `lost` says of each, from 0
     /// on. `graph` has the sizes of its inputs.
     pub fn offers(&self, graph: &Graph, lost: &[f64], choice: impl Fn(usize) -> Choice) -> Offers {

@@ -59,7 +59,7 @@ use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::GroupMoments;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
-use crate::passes::budget::{self, Budget, SplitOffer};
+use crate::passes::budget::{self, Budget, SplitSite};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::convolution::{self, ConvLayer, Convolution};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst};
@@ -296,7 +296,7 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site, scheme: Scheme) -> Re
     let lost = budget::losses(cx, (n, measure(scheme)), full, plain).ok_or(split::NO_SVD)?;
     let readers: Vec<_> = layers.iter().map(|l| (l.node, positions(l.node))).collect();
     let more = split::second_nodes(graph, readers.iter().map(|r| r.0));
-    let split = SplitOffer { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols(), indices: 0, more };
+    let split = SplitSite { readers, weight: weight.tensor, a_term: w.nrows() + w.ncols(), indices: 0, more };
     Ok(split.offers(sized, &lost, |rank| Choice::Factored { scheme, rank }))
 }
 

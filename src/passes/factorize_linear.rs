@@ -61,7 +61,7 @@ use crate::ir::op::conv::Conv;
 use crate::ir::op::gemm::{Gemm, MatMul};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::Rank;
-use crate::passes::budget::{self, Budget, SplitOffer};
+use crate::passes::budget::{self, Budget, SplitSite};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Selection, Share};
 use crate::passes::split::{self, Factor, RankOrBudget, SizeOptions, SplitReader, WeightMatrix, factorize};
@@ -276,7 +276,7 @@ impl FactorizeLinear {
         let lost = budget::losses(cx, (n, Measure::LowRank), rows.min(columns), plain).ok_or(split::NO_SVD)?;
         let readers = matrices.iter().map(|m| (m.node, Some(1.0))).collect();
         let more = split::second_nodes(graph, matrices.iter().map(|m| m.node));
-        let split = SplitOffer { readers, weight: weight.tensor, a_term: rows + columns, indices: 0, more };
+        let split = SplitSite { readers, weight: weight.tensor, a_term: rows + columns, indices: 0, more };
         Ok(split.offers(sized, &lost, Choice::LowRank))
     }
 

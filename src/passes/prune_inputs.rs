@@ -52,7 +52,7 @@ use crate::ir::op::gather::Gather;
 use crate::ir::{DType, Graph, NodeId, Op, Patch, Ref, Tensor};
 use crate::math::fit::GroupMoments;
 use crate::math::{ridge, worth};
-use crate::passes::budget::{self, Budget, SplitOffer};
+use crate::passes::budget::{self, Budget, SplitSite};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::options::{OptionsError, Selection, Share, not_zero};
 use crate::passes::refit::{self, current};
@@ -257,7 +257,7 @@ fn offers_at(cx: &Context<'_>, sized: &Graph, site: &Site) -> Result<Offers, Str
     let one = patch(graph, &layer.with_inputs(1), &[0], Array2::zeros((layer.outputs, 1)), None)?;
     let data = one.constants().map(|(_, t)| t.byte_len()).sum::<usize>();
     let more = bytes::added(graph, &one).saturating_sub(data);
-    let split = SplitOffer { readers: vec![(n, Some(1.0))], weight, a_term: layer.outputs, indices: 1, more };
+    let split = SplitSite { readers: vec![(n, Some(1.0))], weight, a_term: layer.outputs, indices: 1, more };
     Ok(split.offers(sized, &lost, Choice::Inputs))
 }
 

@@ -57,7 +57,7 @@ use crate::ir::{Graph, NodeId, Patch};
 use crate::math::fit::Fit;
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
-use crate::passes::budget::{self, Budget, SplitOffer};
+use crate::passes::budget::{self, Budget, SplitSite};
 use crate::passes::by_layer::ByLayer;
 use crate::passes::convolution::{self, ConvLayer};
 use crate::passes::options::{OptionsError, Selection, Share, SkipFirst, not_zero};
@@ -99,6 +99,7 @@ struct Options {
     style: Style,
 }
 
+/// How many terms are kept: so many, or as few as have this share of the energy.
 #[derive(Debug, Clone, Copy)]
 enum TermCount {
     Rank(usize),
@@ -343,7 +344,7 @@ impl SeparateConvs {
         let weight = layers.first().ok_or("it is no layer")?.weight.tensor;
         let choice = |terms| Choice::Separable { order: form.first, terms };
         let more = split::second_nodes(graph, readers.iter().map(|r| r.0));
-        let split = SplitOffer { readers, weight, a_term, indices: 0, more };
+        let split = SplitSite { readers, weight, a_term, indices: 0, more };
         Ok(split.offers(sized, &lost.ok_or(NO_SVD)?, choice))
     }
 }

@@ -54,14 +54,19 @@ impl Storage {
     /// Internal ones.
     pub fn unpack(graph: &mut Graph, put: Put<'_>) -> Result<Storage> {
         let mut found: Vec<StoredTensor> = Vec::new();
+        // A weight that something reads as it is stored would be there twice.
+        let mut shared_as_stored = HashSet::new();
         for n in graph.topological()? {
             // One of several that read a weight may have taken the others with it.
             let Some((y, form)) = graph.has_node(n).then(|| form(graph, n)).flatten() else { continue };
+            let Some(x) = graph.input(n, 0).filter(|x| !shared_as_stored.contains(x)) else { continue };
+            let Some(others) = twins(graph, n) else {
+                shared_as_stored.insert(x);
+                continue;
+            };
             let inputs: Vec<_> = graph.node_inputs(n).into_iter().map(|v| graph.value(v?).constant()).collect();
             let plain = graph.node(n).op.operator().and_then(|op| op.eval(&inputs)?.into_iter().next());
-            let (Some(plain), Some(x)) = (plain, graph.input(n, 0)) else { continue };
-            // A weight that something reads as it is stored would be there twice.
-            let Some(others) = twins(graph, n) else { continue };
+            let Some(plain) = plain else { continue };
             let bytes = graph.input_constant(n, 0).map_or(0, Tensor::byte_len);
             let (node, name) = (graph.label(n).to_string(), graph.value(x).name.clone());
             let mut patch = Patch::at_node(graph, n);
@@ -170,18 +175,17 @@ fn form(graph: &Graph, n: NodeId) -> Option<(ValueId, StorageForm)> {
     (!readers.is_empty() && readers.iter().any(|r| r.role != Role::Einsum)).then_some((y, form))
 }
 
-/// What the other readers of a stored weight make of it, if all make the same of it as a node does.
+/// What the other readers of a stored weight make of it, if they all make the same of it as a node does, and nothing else
+/// needs what is stored.
 fn twins(graph: &Graph, n: NodeId) -> Option<Vec<ValueId>> {
-    let (x, op, rest) = (graph.input(n, 0)?, &graph.node(n).op, graph.node_inputs(n));
-    let uses = graph.uses(x);
-    let others = uses.iter().filter(|u| u.node() != n);
-    let twin = |u: &Use| {
-        let &Use::Input(other, 0) = u else { return None };
-        let y = graph.output(other)?;
-        let alike = graph.node(other).op == *op && graph.node_inputs(other) == rest && form(graph, other).is_some();
-        (alike && !graph.is_held(y) && !graph.is_held(x)).then_some(y)
+    let (op, inputs) = (&graph.node(n).op, graph.node_inputs(n));
+    let x = graph.input(n, 0).filter(|&x| !graph.is_held(x))?;
+    let twin = |u: Use| {
+        let Use::Input(other, 0) = u else { return None };
+        let alike = graph.node(other).op == *op && graph.node_inputs(other) == inputs && form(graph, other).is_some();
+        graph.output(other).filter(|&y| alike && !graph.is_held(y))
     };
-    others.map(twin).collect()
+    graph.uses(x).into_iter().filter(|u| u.node() != n).map(twin).collect()
 }
 
 /// What the only reader of a stored weight makes of it, if that only moves its elements, and where its axis is then.

@@ -1,7 +1,8 @@
 //! Gives values inside of the model the shortest names there are, and takes those of nodes away.
 //!
 //! Names are a third of a small student: each is written where a value is made and wherever it is read. Inputs, outputs,
-//! sparse initializers and what bodies of control flow are made of keep theirs. The last step of a recipe: layers cannot be named after it.
+//! sparse initializers and what bodies of control flow are made of keep theirs. The last step of a recipe: layers cannot be
+//! named after it.
 //!
 //! ```text
 //! # run = [{ pass = "strip-names" }]

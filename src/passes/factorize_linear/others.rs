@@ -21,10 +21,11 @@ pub struct Other<'a> {
     weight: WeightMatrix<'a>,
     rows: usize,
     columns: usize,
-    kind: OtherReader,
+    used_by: WeightUse,
 }
 
-enum OtherReader {
+/// Who reads a weight.
+enum WeightUse {
     /// Nodes that look up rows, and layers that multiply by the same table, transposed: a head that shares it.
     Table(Vec<NodeId>, Vec<TiedHead>),
     /// A node that sums over the columns.
@@ -63,7 +64,7 @@ impl<'a> Other<'a> {
     /// Why it stays whole.
     pub fn at(graph: &'a Graph, site: &Site, min_side: usize) -> Result<Other<'a>, String> {
         let Site::Weight(value) = *site else { return Err("it is not a layer".into()) };
-        let (kind, node, slot) = kind(graph, value)?;
+        let (used_by, node, slot) = used_by(graph, value)?;
         let weight = WeightMatrix::at(graph, node, slot)?;
         let (rows, columns) = match *weight.tensor.shape() {
             [rows, columns] => (rows, columns),
@@ -73,7 +74,7 @@ impl<'a> Other<'a> {
         if rows.min(columns) < min_side {
             return Err(format!("it is {rows} × {columns}, narrower than `min-side` = {min_side}"));
         }
-        Ok(Other { value, weight, rows, columns, kind })
+        Ok(Other { value, weight, rows, columns, used_by })
     }
 
     fn matrix(&self) -> Result<ArrayView2<'_, f32>, String> {
@@ -95,8 +96,8 @@ impl<'a> Other<'a> {
         let mut patch = Patch::at_value(graph, self.value);
         let tensor = |shape: &[usize], f: &Array2<f32>| self.weight.like(shape, f.iter().copied());
         let (left, right) = (factors.left, factors.right);
-        match &self.kind {
-            OtherReader::Table(nodes, heads) => {
+        match &self.used_by {
+            WeightUse::Table(nodes, heads) => {
                 let thin = patch.constant_named(derived(name, "down"), tensor(left.shape(), &left));
                 let wide = patch.constant_named(derived(name, "up"), tensor(right.shape(), &right));
                 for &n in nodes {
@@ -113,7 +114,7 @@ impl<'a> Other<'a> {
                     head.split(graph, &mut patch, thin, wide)?;
                 }
             }
-            OtherReader::Recurrent(n) => {
+            WeightUse::Recurrent(n) => {
                 let shape = [&self.weight.tensor.shape()[..2], &[left.ncols()]].concat();
                 let up = patch.constant_named(derived(name, "up"), tensor(&shape, &left));
                 let right = right.reversed_axes();
@@ -134,17 +135,17 @@ impl<'a> Other<'a> {
     /// Why there is nothing to choose.
     pub fn offers(&self, sized: &Graph, budget: Option<Budget>, any: bool) -> Result<Offers, String> {
         let (whole, term) = (self.weight.tensor.len(), self.rows + self.columns);
-        let (before, after) = match (&self.kind, budget) {
-            (OtherReader::Table(_, heads), Some(Budget::Macs(_))) if heads.is_empty() => {
+        let (before, after) = match (&self.used_by, budget) {
+            (WeightUse::Table(_, heads), Some(Budget::Macs(_))) if heads.is_empty() => {
                 return Err("rows of it are looked up: factors take more multiply-accumulates, not fewer".into());
             }
-            (OtherReader::Table(nodes, heads), _) => {
+            (WeightUse::Table(nodes, heads), _) => {
                 let looked = nodes.iter().map(|&n| positions(sized, sized.input(n, 1)?, 0)).sum::<Option<u64>>();
                 let fed = heads.iter().map(|h| positions(sized, sized.input(h.node(), 0)?, 1)).sum::<Option<u64>>();
                 let after = looked.zip(fed).map(|(looked, fed)| looked * self.columns as u64 + fed * term as u64);
                 (fed.map(|fed| fed * whole as u64), after)
             }
-            (OtherReader::Recurrent(n), _) => {
+            (WeightUse::Recurrent(n), _) => {
                 let steps = sized.input(*n, 0).and_then(|x| positions(sized, x, 1));
                 (steps.map(|p| p * whole as u64), steps.map(|p| p * term as u64))
             }
@@ -212,7 +213,7 @@ fn products(graph: &Graph, n: NodeId) -> Option<Vec<TiedHead>> {
 }
 
 /// What reads a weight, with the first node and the slot where it does.
-fn kind(graph: &Graph, value: ValueId) -> Result<(OtherReader, NodeId, usize), String> {
+fn used_by(graph: &Graph, value: ValueId) -> Result<(WeightUse, NodeId, usize), String> {
     if graph.is_held(value) {
         return Err("it is an output of the model, or named outside the graph".into());
     }
@@ -256,8 +257,8 @@ fn kind(graph: &Graph, value: ValueId) -> Result<(OtherReader, NodeId, usize), S
     }
     let &(first, slot) = places.first().ok_or("nothing reads it")?;
     match graph.node(first).op {
-        Op::Rnn(_) => Ok((OtherReader::Recurrent(first), first, slot)),
-        _ => Ok((OtherReader::Table(places.into_iter().map(|p| p.0).collect(), heads), first, slot)),
+        Op::Rnn(_) => Ok((WeightUse::Recurrent(first), first, slot)),
+        _ => Ok((WeightUse::Table(places.into_iter().map(|p| p.0).collect(), heads), first, slot)),
     }
 }
 
