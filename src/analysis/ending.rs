@@ -48,7 +48,7 @@ const FEATURES: u64 = 16;
 pub fn answers(graph: &Graph, node: NodeId) -> bool {
     let mut next = Some(node);
     // A graph with a cycle must not hold this up.
-    for _ in 0..graph.count_nodes() + 1 {
+    for _ in graph.nodes() {
         let Some(y) = next.and_then(|n| graph.output(n)) else { return false };
         if graph.outputs().contains(&y) {
             return true;
@@ -69,7 +69,7 @@ pub fn ending(graph: &Graph, index: usize) -> Ending {
     let mut axes: Option<Vec<usize>> = graph.value(output).rank().map(|r| (0..r).collect());
     let mut v = output;
     // A graph with a cycle must not hold this up.
-    for _ in 0..graph.count_nodes() + 1 {
+    for _ in graph.nodes() {
         let Some((n, slot)) = graph.producer(v) else { break };
         let node = graph.node(n);
         if let (Op::If(_), Some(body)) = (&node.op, node.bodies().next()) {
@@ -126,7 +126,7 @@ fn pools_scores(graph: &Graph, pool: NodeId) -> bool {
     }
     let (mut at, mut activated) = (graph.input(pool, 0), false);
     // A graph with a cycle must not hold this up.
-    for _ in 0..graph.count_nodes() {
+    for _ in graph.nodes() {
         let Some((n, _)) = at.and_then(|v| graph.producer(v)) else { return false };
         match &graph.node(n).op {
             Op::Unary(Unary("Identity")) | Op::Dropout(_) | Op::Cast(_) => {}

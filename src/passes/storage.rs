@@ -71,8 +71,8 @@ impl Storage {
             let (node, name) = (graph.label(n).to_string(), graph.value(x).name.clone());
             let mut patch = Patch::at_node(graph, n);
             let new = patch.constant("plain", plain);
-            // The last one that is replaced keeps its name.
-            others.into_iter().chain([y]).for_each(|y| patch.replace(y, new));
+            others.into_iter().for_each(|other| patch.replace(other, y));
+            patch.replace(y, new);
             put(graph, patch)?;
             graph.set_packed(y, Some(bytes));
             found.push(StoredTensor { value: y, form, node, name });
