@@ -29,7 +29,7 @@ use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::math::{self, knapsack};
 use crate::passes::options::{Share, weight};
-use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, cluster_weights, sharing, split};
+use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, cluster_weights, refit, sharing, split};
 pub use reach::{CostPart, Reach};
 use std::collections::{BTreeSet, HashMap};
 
@@ -317,12 +317,11 @@ fn parts(site: &Site, graph: &Graph, budget: Budget) -> Vec<CostPart> {
     }
 }
 
-/// What repair may add: biases, in layers that have none.
+/// What repair may add: biases, where a layer has none or one that something else reads.
 fn biases(cx: &Context<'_>) -> Cost {
     let g = cx.graph;
-    let all = sharing::first(g, |n| weight(g, n).is_some());
-    let without = all.into_iter().filter(|&n| cx.repairs && g.input(n, 2).is_none());
-    let outputs = without.filter_map(|n| Linear::of(g, n).ok()).map(|l| l.groups * l.outputs);
-    let parameters = outputs.sum::<usize>() as u64;
+    let layers = sharing::first(g, |n| cx.repairs && weight(g, n).is_some());
+    let fitted = layers.into_iter().filter_map(|n| Linear::of_all(g, &sharing::family(g, n)).ok());
+    let parameters = fitted.map(|linear| refit::new_biases(g, &linear)).sum::<usize>() as u64;
     Cost { parameters, macs: Some(0), stored: 4 * parameters }
 }

@@ -1,7 +1,7 @@
 //! What the passes share that fit weights to calibration data: how a fit becomes a patch.
 
 use crate::analysis::linear::{Bias, Linear};
-use crate::ir::{Graph, Patch, Ref, Tensor};
+use crate::ir::{Graph, NodeId, Patch, Ref, Tensor, ValueId};
 use crate::math::LayerMoments;
 use crate::math::feedback::feedback;
 use crate::math::fit::{Fit, GroupMoments, relative};
@@ -210,14 +210,12 @@ pub fn by_set<'a>(graph: &Graph, linear: &'a Linear, b: &'a [f64]) -> Vec<(Vec<&
 /// # Errors
 /// As [`set_bias`].
 pub fn set_bias_of(graph: &Graph, patch: &mut Patch, set: &[&Linear], b: &[f64]) -> Result<Option<Ref>, String> {
-    let places: Vec<_> = set
-        .iter()
-        .filter_map(|l| if let Bias::At { node, slot, value, .. } = l.bias { Some((node, slot, value)) } else { None })
-        .collect();
-    let Some(&(_, _, first)) = places.first() else { return Ok(None) };
+    let places = bias_places(set);
+    if places.is_empty() {
+        return Ok(None);
+    }
     let bias = finite(set[0].bias_tensor(graph, b).ok_or("its bias has no type")?)?;
-    let all = |v| places.iter().all(|p| p.2 == Some(v)) && graph.uses(v).len() == places.len() && !graph.is_held(v);
-    if let Some(v) = first.filter(|&v| all(v) && graph.value(v).rank() == Some(bias.rank())) {
+    if let Some(v) = bias_of_their_own(graph, set).filter(|&v| graph.value(v).rank() == Some(bias.rank())) {
         patch.set_constant(v, bias);
         return Ok(Some(Ref::Old(v)));
     }
@@ -229,6 +227,27 @@ pub fn set_bias_of(graph: &Graph, patch: &mut Patch, set: &[&Linear], b: &[f64])
         patch.set_inputs(node, &inputs);
     }
     Ok(Some(new))
+}
+
+/// Where layers can have a bias: node, input slot, and the bias that is there.
+fn bias_places(set: &[&Linear]) -> Vec<(NodeId, usize, Option<ValueId>)> {
+    let place = |l: &&Linear| if let Bias::At { node, slot, value, .. } = l.bias { Some((node, slot, value)) } else { None };
+    set.iter().filter_map(place).collect()
+}
+
+/// The bias that these layers, and nothing else, read.
+fn bias_of_their_own(graph: &Graph, set: &[&Linear]) -> Option<ValueId> {
+    let places = bias_places(set);
+    let bias = places.first()?.2?;
+    let same = places.iter().all(|p| p.2 == Some(bias));
+    (same && graph.uses(bias).len() == places.len() && !graph.is_held(bias)).then_some(bias)
+}
+
+/// How many numbers biases add, at most, where a layer and those that share its weight are fitted.
+pub fn new_biases(graph: &Graph, linear: &Linear) -> usize {
+    let sets = linear.sets(graph);
+    let new = sets.iter().filter(|set| !bias_places(set).is_empty() && bias_of_their_own(graph, set).is_none());
+    new.count() * linear.groups * linear.outputs
 }
 
 /// The tensor, if all its numbers are finite in its type: no other is ever written.
