@@ -231,7 +231,8 @@ pub fn set_bias_of(graph: &Graph, patch: &mut Patch, set: &[&Linear], b: &[f64])
 
 /// Where layers can have a bias: node, input slot, and the bias that is there.
 fn bias_places(set: &[&Linear]) -> Vec<(NodeId, usize, Option<ValueId>)> {
-    let place = |l: &&Linear| if let Bias::At { node, slot, value, .. } = l.bias { Some((node, slot, value)) } else { None };
+    let place =
+        |l: &&Linear| if let Bias::At { node, slot, value, .. } = l.bias { Some((node, slot, value)) } else { None };
     set.iter().filter_map(place).collect()
 }
 
