@@ -128,6 +128,14 @@ impl Atomic {
 /// # Errors
 /// If a file cannot be written to the disk or renamed.
 pub fn commit(files: Vec<Atomic>) -> Result<Vec<(PathBuf, u64)>> {
+    commit_and(files, || {})
+}
+
+/// As [`commit`]; `done` is called before a signal can end the process that came while files were renamed.
+///
+/// # Errors
+/// As there.
+pub fn commit_and(files: Vec<Atomic>, done: impl FnOnce()) -> Result<Vec<(PathBuf, u64)>> {
     let mut written = Vec::new();
     for file in &files {
         file.file.finish(&file.real).map_err(|e| file.cannot_write(&e))?;
@@ -142,12 +150,12 @@ pub fn commit(files: Vec<Atomic>) -> Result<Vec<(PathBuf, u64)>> {
     }
     let folders: BTreeSet<PathBuf> = files.iter().map(|f| folder_of(&f.real).to_path_buf()).collect();
     let whole = temporary::uninterrupted();
-    let mut done: Vec<(PathBuf, Option<Temporary>)> = Vec::new();
+    let mut placed: Vec<(PathBuf, Option<Temporary>)> = Vec::new();
     let (mut needs, mut replaces) = (Vec::new(), Vec::new());
     let mut kept = kept.into_iter();
     for file in files {
         if let Err(e) = file.file.rename(&file.real) {
-            for (real, old) in done {
+            for (real, old) in placed {
                 match old {
                     Some(old) => old.rename(&real).map_err(|e| io("put back", &real, &e))?,
                     None => drop(std::fs::remove_file(&real)),
@@ -155,15 +163,16 @@ pub fn commit(files: Vec<Atomic>) -> Result<Vec<(PathBuf, u64)>> {
             }
             return Err(io("write", &file.path, &e));
         }
-        done.push((file.real, kept.next().flatten()));
+        placed.push((file.real, kept.next().flatten()));
         needs.extend(file.needs);
         replaces.extend(file.replaces);
     }
     let now: Vec<PathBuf> = needs.into_iter().map(Placed::keep).collect();
-    drop(done);
+    drop(placed);
     // A folder that cannot be synced is no reason to fail: its files are.
     folders.iter().for_each(|f| drop(File::open(f).and_then(|f| f.sync_all())));
     replaces.iter().filter(|old| !now.contains(old)).for_each(|old| drop(std::fs::remove_file(old)));
+    done();
     drop(whole);
     Ok(written)
 }
