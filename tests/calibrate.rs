@@ -353,6 +353,35 @@ fn budgets_are_kept() {
     assert!(agreement(&ranks.student) > 0.8);
 }
 
+/// Fitting gives a layer a bias of its own where it has none, or one that another layer reads, too: that is counted before.
+#[test]
+fn budgets_are_kept_where_layers_share_their_biases() {
+    let text = "model \"shared\" opset 17 {
+        input %x : f32[N,16,5,5]
+        const %w : f32[16,16,3,3] = seed(1) const %v : f32[16,16,1,1] = seed(2) const %b : f32[16] = seed(3)
+        %a : f32[N,16,5,5] = Conv<pads=[1,1,1,1]>(%x, %w, %b)
+        %r : f32[N,16,5,5] = Relu(%a)
+        %c : f32[N,16,5,5] = Conv<pads=[1,1,1,1]>(%r, %w, %b)
+        %d : f32[N,16,5,5] = Conv(%c, %v, %b)
+        %y : f32[N,16,5,5] = Conv(%d, %v)
+        output %y
+    }";
+    let teacher = text::parse::model(text).unwrap();
+    let values: Vec<f32> = random::noise(9).map(|v| v as f32).take(60 * 16 * 25).collect();
+    let x = Array::from_f32(vec![60, 16, 5, 5], &values).unwrap();
+    let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
+    let mut own = 0;
+    for share in [0.9, 0.8, 0.7] {
+        let step = format!("[{{ pass = \"shrink\", params = {share}, skip-first = 0, max-loss = 1 }}]");
+        let done = run(&teacher, &data, &Normalise::default(), 60, &step).unwrap();
+        assert!(done.report.missed.is_empty(), "{share}: {:?}", done.report.missed);
+        let graph = &done.student.graph;
+        let vectors = graph.values().filter(|&v| graph.value(v).constant().is_some_and(|t| t.shape() == [16])).count();
+        own = own.max(vectors);
+    }
+    assert!(own > 1, "no layer got a bias of its own");
+}
+
 /// Four neurons: the third is never above zero, whatever its weights say, and the fourth says what the second says.
 const NEURONS: &str = r#"model "neurons" opset 17 {
   input %x : f32[N,2]

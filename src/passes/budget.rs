@@ -317,11 +317,11 @@ fn parts(site: &Site, graph: &Graph, budget: Budget) -> Vec<CostPart> {
     }
 }
 
-/// What repair may add: biases, where a layer has none or one that something else reads.
+/// What repair may add: biases, where a layer has none of its own.
 fn biases(cx: &Context<'_>) -> Cost {
     let g = cx.graph;
     let layers = sharing::first(g, |n| cx.repairs && weight(g, n).is_some());
-    let fitted = layers.into_iter().filter_map(|n| Linear::of_all(g, &sharing::family(g, n)).ok());
-    let parameters = fitted.map(|linear| refit::new_biases(g, &linear)).sum::<usize>() as u64;
+    let fitted = layers.into_iter().filter_map(|n| Linear::of_all(g, &sharing::readers(g, weight(g, n)?.1)).ok());
+    let parameters = fitted.map(|linear| refit::bias_growth(g, &linear)).sum::<usize>() as u64;
     Cost { parameters, macs: Some(0), stored: 4 * parameters }
 }

@@ -215,7 +215,7 @@ pub fn set_bias_of(graph: &Graph, patch: &mut Patch, set: &[&Linear], b: &[f64])
         return Ok(None);
     }
     let bias = finite(set[0].bias_tensor(graph, b).ok_or("its bias has no type")?)?;
-    if let Some(v) = bias_of_their_own(graph, set).filter(|&v| graph.value(v).rank() == Some(bias.rank())) {
+    if let Some(v) = replaceable_bias(graph, &places).filter(|&v| graph.value(v).rank() == Some(bias.rank())) {
         patch.set_constant(v, bias);
         return Ok(Some(Ref::Old(v)));
     }
@@ -229,26 +229,33 @@ pub fn set_bias_of(graph: &Graph, patch: &mut Patch, set: &[&Linear], b: &[f64])
     Ok(Some(new))
 }
 
-/// Where layers can have a bias: node, input slot, and the bias that is there.
-fn bias_places(set: &[&Linear]) -> Vec<(NodeId, usize, Option<ValueId>)> {
-    let place =
-        |l: &&Linear| if let Bias::At { node, slot, value, .. } = l.bias { Some((node, slot, value)) } else { None };
+/// How many numbers more than now the biases of a layer, and of those that share its weight, may be once it is fitted.
+pub fn bias_growth(graph: &Graph, linear: &Linear) -> usize {
+    let outputs = linear.groups * linear.outputs;
+    let growth = |set: Vec<&Linear>| {
+        let places = bias_places(&set);
+        let old = replaceable_bias(graph, &places).and_then(|v| graph.value(v).constant()).map_or(0, Tensor::len);
+        if places.is_empty() { 0 } else { outputs.saturating_sub(old) }
+    };
+    linear.sets(graph).into_iter().map(growth).sum()
+}
+
+/// Where a layer can have a bias: node, input slot, and the bias that is there.
+type BiasPlace = (NodeId, usize, Option<ValueId>);
+
+fn bias_places(set: &[&Linear]) -> Vec<BiasPlace> {
+    let place = |layer: &&Linear| match layer.bias {
+        Bias::At { node, slot, value, .. } => Some((node, slot, value)),
+        Bias::None => None,
+    };
     set.iter().filter_map(place).collect()
 }
 
-/// The bias that these layers, and nothing else, read.
-fn bias_of_their_own(graph: &Graph, set: &[&Linear]) -> Option<ValueId> {
-    let places = bias_places(set);
+/// The one bias at all these places, if nothing else reads it.
+fn replaceable_bias(graph: &Graph, places: &[BiasPlace]) -> Option<ValueId> {
     let bias = places.first()?.2?;
-    let same = places.iter().all(|p| p.2 == Some(bias));
-    (same && graph.uses(bias).len() == places.len() && !graph.is_held(bias)).then_some(bias)
-}
-
-/// How many numbers biases add, at most, where a layer and those that share its weight are fitted.
-pub fn new_biases(graph: &Graph, linear: &Linear) -> usize {
-    let sets = linear.sets(graph);
-    let new = sets.iter().filter(|set| !bias_places(set).is_empty() && bias_of_their_own(graph, set).is_none());
-    new.count() * linear.groups * linear.outputs
+    let everywhere = places.iter().all(|place| place.2 == Some(bias));
+    (everywhere && graph.uses(bias).len() == places.len() && !graph.is_held(bias)).then_some(bias)
 }
 
 /// The tensor, if all its numbers are finite in its type: no other is ever written.
