@@ -117,43 +117,36 @@ impl Atomic {
     /// # Errors
     /// As there.
     pub fn commit(self) -> Result<()> {
-        commit(vec![self]).map(drop)
+        commit(vec![self], || {}).map(drop)
     }
 }
 
 /// Renames files into place in this order, all or none: what stood there is put back if a later one cannot follow. All are on
-/// the disk before the first is renamed, so that a crash leaves old ones or new ones, each whole. Gives paths and bytes of
-/// these files and of those that they need.
+/// the disk before the first is renamed, so that a crash leaves old ones or new ones, each whole. `done` is called once they are
+/// in place, before a signal that came meanwhile ends the process. Gives paths and bytes of these files and of those that they
+/// need.
 ///
 /// # Errors
 /// If a file cannot be written to the disk or renamed.
-pub fn commit(files: Vec<Atomic>) -> Result<Vec<(PathBuf, u64)>> {
-    commit_and(files, || {})
-}
-
-/// As [`commit`]; `done` is called before a signal can end the process that came while files were renamed.
-///
-/// # Errors
-/// As there.
-pub fn commit_and(files: Vec<Atomic>, done: impl FnOnce()) -> Result<Vec<(PathBuf, u64)>> {
+pub fn commit(files: Vec<Atomic>, done: impl FnOnce()) -> Result<Vec<(PathBuf, u64)>> {
     let mut written = Vec::new();
     for file in &files {
         file.file.finish(&file.real).map_err(|e| file.cannot_write(&e))?;
         written.extend(file.needs.iter().map(|n| (n.path().to_path_buf(), n.bytes())));
         written.push((file.path.clone(), file.bytes()? - file.needs.iter().map(Placed::bytes).sum::<u64>()));
     }
-    // The last one stands or falls by itself.
+    // The last one stands or falls by itself, but if this process is killed, what it left of the old one names its data.
     let (mut kept, most) = (Vec::new(), files.len().saturating_sub(1));
-    for file in &files[..most] {
-        let old = file.real.exists().then(|| Temporary::link(&file.real)).transpose();
+    for (i, file) in files.iter().enumerate() {
+        let is_kept = file.real.exists() && (i < most || !file.replaces.is_empty());
+        let old = is_kept.then(|| Temporary::link(&file.real)).transpose();
         kept.push(old.map_err(|e| file.cannot_write(&e))?);
     }
     let folders: BTreeSet<PathBuf> = files.iter().map(|f| folder_of(&f.real).to_path_buf()).collect();
     let whole = temporary::uninterrupted();
     let mut placed: Vec<(PathBuf, Option<Temporary>)> = Vec::new();
     let (mut needs, mut replaces) = (Vec::new(), Vec::new());
-    let mut kept = kept.into_iter();
-    for file in files {
+    for (file, old) in files.into_iter().zip(kept) {
         if let Err(e) = file.file.rename(&file.real) {
             for (real, old) in placed {
                 match old {
@@ -163,16 +156,16 @@ pub fn commit_and(files: Vec<Atomic>, done: impl FnOnce()) -> Result<Vec<(PathBu
             }
             return Err(io("write", &file.path, &e));
         }
-        placed.push((file.real, kept.next().flatten()));
+        placed.push((file.real, old));
         needs.extend(file.needs);
         replaces.extend(file.replaces);
     }
+    done();
     let now: Vec<PathBuf> = needs.into_iter().map(Placed::keep).collect();
-    drop(placed);
     // A folder that cannot be synced is no reason to fail: its files are.
     folders.iter().for_each(|f| drop(File::open(f).and_then(|f| f.sync_all())));
     replaces.iter().filter(|old| !now.contains(old)).for_each(|old| drop(std::fs::remove_file(old)));
-    done();
+    drop(placed);
     drop(whole);
     Ok(written)
 }
@@ -210,12 +203,48 @@ mod tests {
                 std::fs::write(&first, old).unwrap();
             }
             std::fs::create_dir(&last).unwrap();
-            let error = commit(files).unwrap_err();
+            let error = commit(files, || panic!("not all are in place")).unwrap_err();
             assert!(error.to_string().contains("last"), "{error}");
             assert_eq!(std::fs::read_to_string(&first).ok().as_deref(), old);
             std::fs::remove_dir(&last).unwrap();
             assert_eq!(names(folder.path()).len(), usize::from(old.is_some()));
         }
+    }
+
+    /// A signal waits for this lock, so that it finds noted what is in place.
+    #[test]
+    fn what_is_in_place_is_noted_before_a_signal_acts() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("m");
+        let mut noted = false;
+        let done = || {
+            assert!(place.exists() && temporary::is_uninterrupted());
+            noted = true;
+        };
+        commit(vec![written(&place, "new")], done).unwrap();
+        assert!(noted);
+    }
+
+    /// A run that is killed before the old data is gone leaves what the next run finds it by.
+    #[test]
+    fn what_is_replaced_has_a_name_as_long_as_its_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, data) = (folder.path().join("m"), folder.path().join("data"));
+        std::fs::write(&place, "old").unwrap();
+        std::fs::write(&data, "weights").unwrap();
+        let mut new = written(&place, "new");
+        new.replaces(vec![data.clone()]);
+        let done = || {
+            let old = hidden(&folder);
+            assert!(data.exists() && old == ["old"], "{old:?}");
+        };
+        commit(vec![new], done).unwrap();
+        assert_eq!(names(folder.path()), ["m"]);
+    }
+
+    fn hidden(folder: &tempfile::TempDir) -> Vec<String> {
+        let names = names(folder.path()).into_iter().filter(|name| name.starts_with('.'));
+        names.map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap()).collect()
     }
 
     #[test]

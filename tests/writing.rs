@@ -342,6 +342,24 @@ mod ended {
         assert_eq!(litter(folder.path()), [""; 0]);
     }
 
+    /// A run can be killed when the new model is in place and the data of the old one is not gone yet.
+    #[test]
+    fn the_next_run_removes_the_data_of_what_a_killed_one_replaced() {
+        let folder = folder();
+        let student = folder.path().join("student.onnx");
+        std::fs::write(&student, "old").unwrap();
+        let mut killed = checking(folder.path(), "");
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let left = folder.path().join(&litter(folder.path())[0]);
+        compress(folder.path(), "-o student.onnx -p none --external-data");
+        std::fs::rename(&student, &left).unwrap();
+        std::fs::copy(folder.path().join("teacher.onnx"), &student).unwrap();
+        assert_eq!(litter(folder.path()).len(), 2);
+        compress(folder.path(), "-o student.onnx -p clean");
+        assert_eq!(litter(folder.path()), [""; 0]);
+    }
+
     #[test]
     fn a_training_that_is_interrupted_says_where() {
         let folder = folder();

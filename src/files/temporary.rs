@@ -25,6 +25,11 @@ pub fn uninterrupted() -> MutexGuard<'static, ()> {
     hold(&WHOLE)
 }
 
+#[cfg(test)]
+pub fn is_uninterrupted() -> bool {
+    WHOLE.try_lock().is_err()
+}
+
 /// Removes every file that is not in its place yet. Nothing more can be written by this process, which is to end.
 pub fn abandon() {
     let (whole, live) = (hold(&WHOLE), hold(&LIVE));

@@ -205,7 +205,7 @@ impl Prepared {
             onnx::save(student, &Target::Stdout, output.options())?;
         }
         beside.extend(file);
-        let written = files::commit_and(beside, || listener.unwritten(false))?;
+        let written = files::commit(beside, || listener.unwritten(false))?;
         Ok(staged::remove(earlier, &written).err().map(|e| e.reason()))
     }
 }

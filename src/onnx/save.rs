@@ -67,7 +67,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
 /// If writing fails, or the model is too large for standard output. What stood at the target then stands there still.
 pub fn save(model: &Model, target: &Target, options: SaveOptions) -> Result<Vec<(PathBuf, u64)>> {
     if let Target::File(path) = target {
-        return files::commit(vec![prepare(model, path, options)?]);
+        return files::commit(vec![prepare(model, path, options)?], || {});
     }
     let proto = encode::model(model)?;
     if proto.encoded_len() > MAX_FILE || options.external_data {
