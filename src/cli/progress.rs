@@ -81,15 +81,16 @@ impl Observer for Progress {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.began.elapsed();
         let seconds = now.left.after(done, all, since).map(|left| left.as_secs_f64());
-        let left = seconds.map_or(String::new(), |s| format!(", about {s:.0} s left"));
-        let line = plain::line(site);
-        self.bar.set_message(format!("{line}{left}"));
+        let left = seconds.map_or(String::new(), |s| format!("about {s:.0} s left: "));
+        // The time is first: a long name is cut.
+        let line = format!("{left}{}", plain::line(site));
+        self.bar.set_message(line.clone());
         let silent = self.quiet || !self.bar.is_hidden();
         if messages::is_json() && !silent && now.told.elapsed() >= PAUSE_JSON {
             messages::progress(done, all, site, seconds);
             now.told = Instant::now();
         } else if !messages::is_json() && !silent && seconds.is_some() && now.told.elapsed() >= PAUSE {
-            messages::say(&format!("  {:.0} %{left}: {line}", 100.0 * done as f64 / all as f64));
+            messages::say(&format!("  {:.0} %, {line}", 100.0 * done as f64 / all as f64));
             now.told = Instant::now();
         }
     }
