@@ -166,11 +166,16 @@ impl<'a> Calibration<'a> {
         (groups * (2.0 * positions * n * m + seen + solved)) as u64
     }
 
-    fn chunks(&self) -> usize {
+    /// How many chunks of samples there are.
+    pub fn chunks(&self) -> usize {
         self.picks.len()
     }
 
-    fn chunk(&self, i: usize) -> Result<Vec<Array>> {
+    /// The samples of a chunk, an array an input.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn chunk(&self, i: usize) -> Result<Vec<Array>> {
         self.feed.chunk(self.picks[i])
     }
 

@@ -30,6 +30,8 @@ mod early_exit;
 mod forecast;
 #[cfg(feature = "exec")]
 mod frozen;
+#[cfg(feature = "exec")]
+mod gradients;
 mod inputs;
 mod measure;
 mod observer;

@@ -13,9 +13,10 @@ use crate::data::ActivationFile;
 use crate::error::{Error, Result};
 use crate::ir::op::binary::{Binary, BinaryKind};
 use crate::ir::{Graph, Model, NodeId, Op, ValueId};
+use ndarray::Array2;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Bytes of values that are kept.
 const LIMIT: u64 = 1 << 30;
@@ -30,6 +31,8 @@ pub struct TeacherRun {
     makers: HashMap<ValueId, usize>,
     kept: Mutex<KeptValues>,
     pub(super) moments: KeptMoments,
+    /// Second moments of gradients by what its layers give, once somebody asked for them.
+    pub gradients: OnceLock<HashMap<ValueId, Array2<f64>>>,
 }
 
 /// Nodes that are run together.
@@ -60,7 +63,8 @@ impl TeacherRun {
         let (segments, makers) = segments(&graph)?;
         let kept = KeptValues { files: Files::new(), bytes: 0, limit: LIMIT, failed: BTreeMap::new() };
         let executor = Executor::new(shell, data.kinds());
-        Ok(TeacherRun { graph, executor, segments, makers, kept: Mutex::new(kept), moments: KeptMoments::default() })
+        let (moments, gradients) = (KeptMoments::default(), OnceLock::new());
+        Ok(TeacherRun { graph, executor, segments, makers, kept: Mutex::new(kept), moments, gradients })
     }
 
     /// Whether it is a run of this graph.

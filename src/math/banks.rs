@@ -1,6 +1,5 @@
 //! Filters, and how the outputs of a layer are mixed from what they give: Y ≈ P D X + b.
 
-use super::fit::GroupMoments;
 use super::moments::Centred;
 use super::solve::{explained, ridge, times};
 use ndarray::{Array2, ArrayView2, Axis, Slice, s};
@@ -15,17 +14,17 @@ pub struct Bank<'a> {
 
 /// P (outputs × filters of all banks) of least error, drawn to `prior`: P = P₀ + (C_yz − P₀ C_zz)(C_zz + λI)⁻¹ with Z = D X,
 /// λ = `lambda` · mean of the diagonal. `None` if that has no solution.
-pub fn mix(part: &GroupMoments, banks: &[Bank<'_>], prior: &Array2<f64>, lambda: f64) -> Option<Array2<f64>> {
-    let (zz, yz) = behind(&part.fit, banks);
+pub fn mix(c: &Centred, banks: &[Bank<'_>], prior: &Array2<f64>, lambda: f64) -> Option<Array2<f64>> {
+    let (zz, yz) = behind(c, banks);
     ridge(&zz, &yz, Some(prior), lambda)
 }
 
 /// E ‖Y − P Z − b‖² with the best P for the first k filters of `order`, for every k from 0; the ridge's own term is in it.
 /// `None` if a matrix has no factors.
-pub fn lost(part: &GroupMoments, banks: &[Bank<'_>], order: &[usize], lambda: f64) -> Option<Vec<f64>> {
-    let (zz, yz) = behind(&part.fit, banks);
+pub fn lost(c: &Centred, banks: &[Bank<'_>], order: &[usize], lambda: f64) -> Option<Vec<f64>> {
+    let (zz, yz) = behind(c, banks);
     let zz = zz.select(Axis(0), order).select(Axis(1), order);
-    let all = part.fit.yy.sum();
+    let all = c.yy.sum();
     let gains = explained(&zz, yz.select(Axis(1), order), lambda)?;
     let sums = gains.iter().scan(all, |left, gain| {
         *left -= gain;
@@ -70,8 +69,7 @@ mod tests {
         let y = &y + &noise(3, 8, 3).dot(&x);
         let mut moments = Moments::new(8, 3);
         moments.add(x.mapv(|v| v as f32).view(), y.mapv(|v| v as f32).view()).unwrap();
-        let held = moments.clone().centred(false).unwrap();
-        let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
+        let fit = moments.centred(false).unwrap();
         let (even, low, high) = (noise(2, 4, 4), noise(1, 4, 5), noise(2, 3, 6));
         let banks = [
             Bank { inputs: Slice::new(0, None, 2), filters: even.view() },
@@ -82,18 +80,18 @@ mod tests {
         d.slice_mut(s![..2, ..;2]).assign(&even);
         d.slice_mut(s![2..3, ..4]).assign(&low);
         d.slice_mut(s![3.., 5..]).assign(&high);
-        let p = mix(&part, &banks, &Array2::zeros((3, 5)), 0.0).unwrap();
+        let p = mix(&fit, &banks, &Array2::zeros((3, 5)), 0.0).unwrap();
         let whole = [Bank { inputs: Slice::from(..), filters: d.view() }];
-        let same = mix(&part, &whole, &Array2::zeros((3, 5)), 0.0).unwrap();
+        let same = mix(&fit, &whole, &Array2::zeros((3, 5)), 0.0).unwrap();
         assert!((&p - &same).iter().all(|v| v.abs() < 1e-9));
         // What the first filters leave over is what a fit of them alone leaves over.
         let order = [3, 0, 4, 2, 1];
-        let lost = lost(&part, &banks, &order, 0.0).unwrap();
+        let lost = lost(&fit, &banks, &order, 0.0).unwrap();
         for k in 0..=order.len() {
             let d = d.select(Axis(0), &order[..k]);
             let some = [Bank { inputs: Slice::from(..), filters: d.view() }];
-            let w = mix(&part, &some, &Array2::zeros((3, k)), 0.0).unwrap().dot(&d);
-            let left = super::super::fit::scatter(&part.fit, w.view()).sum();
+            let w = mix(&fit, &some, &Array2::zeros((3, k)), 0.0).unwrap().dot(&d);
+            let left = super::super::fit::scatter(&fit, w.view()).sum();
             assert!((lost[k] - left).abs() < 1e-9 * lost[0], "{k}: {} against {left}", lost[k]);
         }
     }
@@ -102,10 +100,9 @@ mod tests {
     fn nothing_seen_explains_nothing() {
         let mut moments = Moments::new(2, 1);
         moments.add(Array2::zeros((2, 2)).view(), ndarray::array![[2.0, -2.0]].view()).unwrap();
-        let held = moments.clone().centred(false).unwrap();
-        let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
+        let fit = moments.centred(false).unwrap();
         let filters = noise(2, 2, 1);
         let banks = [Bank { inputs: Slice::from(..), filters: filters.view() }];
-        assert_eq!(lost(&part, &banks, &[1, 0], 1e-4), Some(vec![4.0; 3]));
+        assert_eq!(lost(&fit, &banks, &[1, 0], 1e-4), Some(vec![4.0; 3]));
     }
 }

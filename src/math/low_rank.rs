@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2};
 
-use super::fit::GroupMoments;
+use super::moments::Centred;
 use super::solve::times;
 use super::svd::{Svd, rank_for_energy, singular_values};
 
@@ -73,8 +73,7 @@ pub struct Spectrum {
 impl Spectrum {
     /// The `most` leading terms, with `prior` as P₀ and λ = `lambda` · mean of the diagonal. `None` if something has no
     /// solution.
-    pub fn new(part: &GroupMoments, prior: ArrayView2<'_, f64>, most: usize, lambda: f64) -> Option<Spectrum> {
-        let c = &part.fit;
+    pub fn new(c: &Centred, prior: ArrayView2<'_, f64>, most: usize, lambda: f64) -> Option<Spectrum> {
         let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
         let root = c.xx.whitening(lambda)?;
         let Svd { u, sigma, vt } = Svd::leading(root.whiten(best.view())?.view(), most)?;
@@ -112,6 +111,18 @@ impl Spectrum {
             Array2::from_shape_fn((terms, self.right.ncols()), right),
         )
     }
+}
+
+/// Factors L (m × r) and R (r × n) at one scale, term by term.
+pub fn balanced_factors(mut left: Array2<f64>, mut right: Array2<f64>) -> (Array2<f64>, Array2<f64>) {
+    for (mut l, mut r) in left.columns_mut().into_iter().zip(right.rows_mut()) {
+        let (a, b) = (l.dot(&l).sqrt(), r.dot(&r).sqrt());
+        if a > 0.0 && b > 0.0 {
+            l *= (b / a).sqrt();
+            r *= (a / b).sqrt();
+        }
+    }
+    (left, right)
 }
 
 /// What a filter of this norm, and what it is mixed by, are multiplied with so that a term of singular value `sigma` has its
@@ -163,13 +174,12 @@ mod tests {
             let y = matrix(15, 21).slice(ndarray::s![.., 1..]).dot(&x).mapv(|v| v.max(0.0) + 0.3);
             let mut moments = Moments::new(20, 15);
             moments.add(x.view(), y.view()).unwrap();
-            let held = moments.clone().centred(false).unwrap();
-            let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
-            let spectrum = Spectrum::new(&part, prior.view(), 15, lambda).unwrap();
+            let fit = moments.centred(false).unwrap();
+            let spectrum = Spectrum::new(&fit, prior.view(), 15, lambda).unwrap();
             for terms in [0, 1, 7, 15] {
                 let (left, right) = spectrum.factors(terms);
                 let w = left.dot(&right);
-                let error = scatter(&part.fit, w.view()).sum();
+                let error = scatter(&fit, w.view()).sum();
                 let predicted = spectrum.lost(terms);
                 assert!((error - predicted).abs() < 1e-9 * spectrum.lost(0), "{terms}: {error}, {predicted}");
             }

@@ -17,6 +17,7 @@ pub mod logistic;
 pub mod low_rank;
 pub mod magnitude;
 pub mod moments;
+pub mod output_metric;
 pub mod packed_moment;
 pub mod separate;
 pub mod solve;
@@ -31,7 +32,7 @@ pub mod worth;
 
 pub use fit::{Fit, LayerMoments};
 pub use kmeans::{Clustering, kmeans_1d};
-pub use low_rank::{Factors, Rank, factorize};
+pub use low_rank::{Factors, Rank, balanced_factors, factorize};
 pub use moments::{Moments, cross, gram};
 pub use separate::Separable;
 pub use solve::{Whitening, cholesky_lower, ridge, rows_times};

@@ -2,8 +2,9 @@
 //! (Jaderberg et al., Speeding up Convolutional Neural Networks with Low Rank Expansions, BMVC 2014.)
 
 use super::banks::{self, Bank};
-use super::fit::GroupMoments;
 use super::low_rank::balanced;
+use super::moments::Centred;
+use super::output_metric::OutputMetric;
 use super::solve::{Whitening, times};
 use super::svd::Svd;
 use ndarray::{Array2, ArrayView2, Slice, s};
@@ -23,14 +24,7 @@ impl Spatial {
     /// The least-squares weights, drawn to `prior` (outputs × channels · k_h · k_w, `width` = k_w) by λ = `lambda` · mean of
     /// the diagonal, are truncated in the metric of the moments of what V reads, the mean over the k_w places where it reads
     /// it. `None` if something has no solution.
-    pub fn fitted(
-        part: &GroupMoments,
-        prior: ArrayView2<'_, f64>,
-        width: usize,
-        terms: usize,
-        lambda: f64,
-    ) -> Option<Spatial> {
-        let c = &part.fit;
+    pub fn fitted(c: &Centred, prior: ArrayView2<'_, f64>, width: usize, terms: usize, lambda: f64) -> Option<Spatial> {
         let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
         let (outputs, rows) = (best.nrows(), best.ncols().checked_div(width)?);
         let mut stacked = Array2::zeros((width * outputs, rows));
@@ -58,17 +52,22 @@ impl Spatial {
         Some(Spatial { down, across })
     }
 
+    /// The layers whose outputs were weighed, without that.
+    pub fn unweighed(self, metric: &OutputMetric) -> Option<Spatial> {
+        Some(Spatial { across: metric.unweigh(self.across.view())?, ..self })
+    }
+
     /// H solved for what V gives, toward the one there is.
-    pub fn mix(self, part: &GroupMoments, lambda: f64) -> Option<Spatial> {
-        let across = banks::mix(part, &self.banks(), &self.across, lambda)?;
+    pub fn mix(self, c: &Centred, lambda: f64) -> Option<Spatial> {
+        let across = banks::mix(c, &self.banks(), &self.across, lambda)?;
         Some(Spatial { across, ..self })
     }
 
     /// What is lost of E ‖Y − ȳ‖² with the first t terms and the best H for them, for every t from 0.
-    pub fn lost(&self, part: &GroupMoments, lambda: f64) -> Option<Vec<f64>> {
+    pub fn lost(&self, c: &Centred, lambda: f64) -> Option<Vec<f64>> {
         let (terms, width) = (self.down.nrows(), self.width());
         let order: Vec<usize> = (0..terms).flat_map(|t| (0..width).map(move |b| b * terms + t)).collect();
-        let lost = banks::lost(part, &self.banks(), &order, lambda)?;
+        let lost = banks::lost(c, &self.banks(), &order, lambda)?;
         Some(lost.into_iter().step_by(width).collect())
     }
 
@@ -109,22 +108,21 @@ mod tests {
         let w = noise(outputs, inputs, 2);
         let mut moments = Moments::new(inputs, outputs);
         moments.add(x.mapv(|v| v as f32).view(), w.dot(&x).mapv(|v| v as f32).view()).unwrap();
-        let held = moments.clone().centred(false).unwrap();
-        let part = GroupMoments { held, fit: moments.centred(false).unwrap() };
+        let fit = moments.centred(false).unwrap();
         let full = channels * height;
-        let error = |w: &Array2<f64>| scatter(&part.fit, w.view()).sum() / part.fit.yy.sum();
-        let all = Spatial::fitted(&part, w.view(), width, full, 0.0).unwrap();
-        let lost = all.lost(&part, 0.0).unwrap();
+        let error = |w: &Array2<f64>| scatter(&fit, w.view()).sum() / fit.yy.sum();
+        let all = Spatial::fitted(&fit, w.view(), width, full, 0.0).unwrap();
+        let lost = all.lost(&fit, 0.0).unwrap();
         assert_eq!(lost.len(), full + 1);
         let mut last = f64::INFINITY;
         for (terms, &lost) in lost.iter().enumerate().skip(1) {
-            let found = Spatial::fitted(&part, w.view(), width, terms, 0.0).unwrap();
+            let found = Spatial::fitted(&fit, w.view(), width, terms, 0.0).unwrap();
             let plain = error(&found.product());
-            let found = found.mix(&part, 0.0).unwrap();
+            let found = found.mix(&fit, 0.0).unwrap();
             assert_eq!((found.down.dim(), found.across.dim()), ((terms, 6), (outputs, width * terms)));
             let mixed = error(&found.product());
             assert!(mixed <= plain + 1e-9 && mixed < last, "{terms}: {plain}, {mixed} after {last}");
-            assert!((lost / part.fit.yy.sum() - mixed).abs() < 1e-6, "{terms}: {lost} not {mixed}");
+            assert!((lost / fit.yy.sum() - mixed).abs() < 1e-6, "{terms}: {lost} not {mixed}");
             last = mixed;
         }
         assert!(last < 1e-6, "{last}");

@@ -3,11 +3,13 @@
 //! A unit is a set of columns of W in every part of the layer: `units[part][unit]` are its columns there.
 
 use super::fit::{Fit, GroupMoments, LayerMoments};
+use super::moments::Centred;
 use super::solve::{cholesky_lower, inverse};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 use ndarray::Array2;
 use rayon::prelude::*;
+use std::borrow::Borrow;
 
 /// λ of the refit that makes up for a unit, as a share of the mean diagonal.
 const RIDGE: f64 = 1e-4;
@@ -61,11 +63,10 @@ pub fn fidelity(layer: &LayerMoments, fit: &Fit, units: &Units) -> Vec<f64> {
 /// The share of the outputs' variance that is lost when a unit goes and the weights of the others make up for it, as units
 /// go one after the other, the least loss first. `None` if the moments have no inverse.
 /// (Hassibi & Stork 1993, Optimal Brain Surgeon, by blocks: tr W_c ((G⁻¹)_cc)⁻¹ W_cᵀ.)
-pub fn removal(layer: &LayerMoments, fit: &Fit, units: &Units) -> Option<Vec<f64>> {
-    let parts = layer.parts.iter().zip(&fit.w).zip(units);
-    let mut states: Vec<PrunedPart<'_>> =
-        parts.map(|((p, w), units)| PrunedPart::new(p, w, units)).collect::<Option<_>>()?;
-    let all: f64 = layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
+pub fn removal<C: Borrow<Centred>, W: Borrow<Array2<f64>>>(parts: &[(C, W)], units: &Units) -> Option<Vec<f64>> {
+    let states = parts.iter().zip(units).map(|((c, w), units)| PrunedPart::new(c.borrow(), w.borrow(), units));
+    let mut states: Vec<PrunedPart<'_>> = states.collect::<Option<_>>()?;
+    let all: f64 = parts.iter().map(|(c, _)| c.borrow().yy.sum()).sum();
     let count = units.first().map_or(0, Vec::len);
     let mut scores = vec![0.0; count];
     let mut left: Vec<usize> = (0..count).collect();
@@ -98,10 +99,10 @@ struct PrunedPart<'a> {
 }
 
 impl<'a> PrunedPart<'a> {
-    fn new(part: &GroupMoments, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
+    fn new(c: &Centred, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
         let n = w.ncols();
-        let inverse = inverse(part.fit.xx.view(), RIDGE)?;
-        let lambda = RIDGE * part.fit.xx.diag().sum() / n.max(1) as f64;
+        let inverse = inverse(c.xx.view(), RIDGE)?;
+        let lambda = RIDGE * c.xx.diag().sum() / n.max(1) as f64;
         let w = Mat::from_fn(w.nrows(), n, |i, j| w[(i, j)]);
         Some(PrunedPart {
             units,
@@ -212,6 +213,10 @@ mod tests {
         LayerMoments::new(vec![moments], true).expect("finite")
     }
 
+    fn parts<'a>(layer: &'a LayerMoments, fit: &'a Fit) -> Vec<(&'a Centred, &'a Array2<f64>)> {
+        layer.parts.iter().map(|p| &p.fit).zip(&fit.w).collect()
+    }
+
     fn single(n: usize) -> Vec<Vec<Vec<usize>>> {
         vec![(0..n).map(|i| vec![i]).collect()]
     }
@@ -226,7 +231,7 @@ mod tests {
         assert!((nonzero(&layer, &units)[4] - 0.5).abs() < 0.1);
         assert!((energy(&layer, &units)[3] - 4.0 * energy(&layer, &units)[1]).abs() < 1e-6);
         assert_eq!(fidelity(&layer, &fit, &units)[2], 0.0);
-        assert!(removal(&layer, &fit, &units).expect("solvable")[2] < 1e-12);
+        assert!(removal(&parts(&layer, &fit), &units).expect("solvable")[2] < 1e-12);
     }
 
     #[test]
@@ -244,7 +249,7 @@ mod tests {
     fn one_of_two_alike_is_worth_nothing() {
         let w = ndarray::array![[1.0, 1.0, 3.0, 1.0, 1.0], [-1.0, 2.0, 1.0, 0.5, 1.0]];
         let (layer, fit) = (layer(&w), Fit { w: vec![w], b: vec![0.0; 2] });
-        let scores = removal(&layer, &fit, &single(5)).expect("solvable");
+        let scores = removal(&parts(&layer, &fit), &single(5)).expect("solvable");
         let mut alike = [scores[1], scores[3]];
         alike.sort_by(f64::total_cmp);
         assert!(alike[0] < 1e-3 && alike[1] > 0.05, "{scores:?}");
@@ -257,7 +262,7 @@ mod tests {
         let layer = layer(&w);
         let fit = Fit { w: vec![w.clone()], b: vec![0.0; 4] };
         let units = vec![vec![vec![0, 4], vec![1, 2, 3]]];
-        let scores = removal(&layer, &fit, &units).expect("solvable");
+        let scores = removal(&parts(&layer, &fit), &units).expect("solvable");
         let c = &layer.parts[0].fit;
         let without = |columns: &[usize]| {
             let keep: Vec<usize> = (0..5).filter(|i| !columns.contains(i)).collect();

@@ -2,6 +2,9 @@
 //! finds out for each layer how far to go, so that the layers together lose least.
 //!
 //! What a layer loses is predicted as a share of its output's variance: from calibration data, or else from the weights alone.
+//! Of a classifier, calibration data also says how errors of a layer's output move the answers (second moments of gradients, as
+//! in K-FAC): such errors are what factors, inputs and channels are chosen by, and a layer counts by how far the answers would
+//! move without it.
 //! No layer loses more than `max-loss` (0.5 unless set), however much the budget asks for.
 //!
 //! A budget that cannot be reached is an error (exit code 1), and nothing is written. If all that the pass can cut is not
@@ -27,9 +30,11 @@ use crate::analysis::cost::{Cost, batch_symbol, node_macs};
 use crate::analysis::ending;
 use crate::analysis::linear::Linear;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
-use crate::math::{self, knapsack};
+use crate::math::knapsack;
+use crate::math::moments::Centred;
 use crate::passes::options::{Share, weight};
-use crate::passes::{Choice, Context, Measure, Offer, Offers, Site, cluster_weights, refit, sharing, split};
+use crate::passes::{Choice, Context, Fitted, Measure, Offer, Offers, Site, cluster_weights, refit, sharing, split};
+use ndarray::{Array2, ArrayView2};
 pub use reach::{CostPart, Reach};
 use std::collections::{BTreeSet, HashMap};
 
@@ -152,16 +157,20 @@ pub fn spread(graph: &Graph, node: NodeId, first: usize) -> Option<f64> {
     (narrow > 0).then(|| wide as f64 / narrow as f64)
 }
 
-/// What is lost of E ‖Y − ȳ‖² in each group of a layer, as shares of the whole.
+/// What a layer with these weights loses, as a share of E ‖Y − ȳ‖², with so many terms, from 0 on: `lost` says it of a group. In
+/// the metric of the model's answers, where that is known.
 ///
 /// # Errors
 /// If that is not known.
 pub fn shares(
-    layer: &math::LayerMoments,
-    lost: impl IntoIterator<Item = Option<Vec<f64>>>,
+    fitted: &Fitted<'_>,
+    weights: &[Array2<f64>],
+    lost: impl Fn(&Centred, ArrayView2<'_, f64>) -> Option<Vec<f64>>,
 ) -> Result<Vec<f64>, String> {
-    let lost: Vec<Vec<f64>> = lost.into_iter().collect::<Option<_>>().ok_or("its moments have no decomposition")?;
-    let all: f64 = layer.parts.iter().map(|p| p.fit.yy.sum()).sum();
+    let no = "its moments have no decomposition";
+    let groups = fitted.in_metric(weights).ok_or(no)?;
+    let all: f64 = groups.iter().map(|(c, _)| c.yy.sum()).sum();
+    let lost: Vec<Vec<f64>> = groups.iter().map(|(c, w)| lost(c, w.view())).collect::<Option<_>>().ok_or(no)?;
     let terms = lost.iter().map(Vec::len).max().unwrap_or(0);
     let share = |t: usize| lost.iter().filter_map(|group| group.get(t).or(group.last())).sum::<f64>() / all;
     if all > 0.0 { Ok((0..terms).map(share).collect()) } else { Err("what it gives does not vary".into()) }
@@ -227,15 +236,19 @@ impl SplitSite<'_> {
     }
 }
 
-/// How many times the losses at a site count. What nobody weighs counts once; where codes are dealt out, layers that give the
-/// model's outputs count more: no layer is behind them that could do with less.
-fn counts(cx: &Context<'_>, budget: Budget, site: &Site) -> f64 {
+/// How many times the losses at each site count: as the recipe weighs them, or by what they do to the model's answers, if that is
+/// known of all. Otherwise once; where codes are dealt out, layers that give the model's outputs count more: no layer is behind
+/// them that could do with less.
+fn counts(cx: &Context<'_>, budget: Budget, sites: &[&Site]) -> Vec<f64> {
+    let g = cx.graph;
     if cx.selected.weighs() {
-        return cx.selected.sensitivity(cx.graph, &site.names(cx.graph));
+        return sites.iter().map(|site| cx.selected.sensitivity(g, &site.names(g))).collect();
     }
+    let known = sites.iter().map(|site| site.nodes(g).into_iter().find_map(|n| cx.divergence(n))).collect();
     let codes = matches!(budget, Budget::Size(_));
-    let answers = codes && site.nodes(cx.graph).into_iter().any(|n| ending::answers(cx.graph, n));
-    if answers { ANSWERS } else { 1.0 }
+    let answers = |site: &&Site| codes && site.nodes(g).into_iter().any(|n| ending::answers(g, n));
+    let alike = || sites.iter().map(|site| if answers(site) { ANSWERS } else { 1.0 }).collect();
+    Option::<Vec<f64>>::unwrap_or_else(known, alike)
 }
 
 /// What is offered at each of several sites.
@@ -251,10 +264,11 @@ pub fn choose(cx: &Context<'_>, budget: Budget, sites: &[Site], offers: All<'_>)
     let own: u64 = open.iter().map(|(_, offers)| budget.of(offers.whole)).sum::<Option<u64>>()?;
     let others = whole.saturating_sub(own);
     let item = |cost: Cost, loss: f64| Some(knapsack::Item { cost: budget.of(cost)?, loss });
+    let counts = counts(cx, budget, &open.iter().map(|o| o.0).collect::<Vec<_>>());
     let places: Vec<Vec<knapsack::Item>> = open
         .iter()
-        .map(|(site, offers)| {
-            let counts = counts(cx, budget, site);
+        .zip(counts)
+        .map(|((_, offers), counts)| {
             let smaller = offers.within(cx.max_loss).map(|offer| item(offer.cost, counts * offer.loss));
             std::iter::once(item(offers.whole, 0.0)).chain(smaller).collect()
         })

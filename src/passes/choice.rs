@@ -147,6 +147,8 @@ pub enum Measure {
     Sparsity,
     /// What each position of the input is worth to the layer.
     Saliency,
+    /// How far the model's answers would move if the layer gave its means alone, in nats.
+    Divergence,
 }
 
 /// What calibration data said of layers, by layer and measure, or why it says nothing.

@@ -1,5 +1,6 @@
 //! What a pass may look at: the student, what the recipe selects, and what calibration data says of its layers.
 
+use super::budget::RIDGE;
 use super::choice::{LayerAnswers, Measure};
 use super::options::Selected;
 use crate::analysis::cost::{Cost, cost};
@@ -8,8 +9,11 @@ use crate::analysis::sizes::InputSizes;
 use crate::ir::{Graph, NodeId};
 use crate::math::LayerMoments;
 use crate::math::fit::Fit;
+use crate::math::moments::Centred;
+use crate::math::output_metric::OutputMetric;
+use ndarray::Array2;
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 /// What a pass may look at.
 pub struct Context<'a> {
@@ -40,6 +44,11 @@ impl<'a> Context<'a> {
         cost(&self.sized())
     }
 
+    /// How far the model's answers would move if a layer gave its means alone, if that is known.
+    pub fn divergence(&self, node: NodeId) -> Option<f64> {
+        self.measured(node, Measure::Divergence)?.first().copied()
+    }
+
     /// What calibration data said of a layer.
     pub fn measured(&self, node: NodeId, measure: Measure) -> Option<&'a [f64]> {
         self.sensitivity?.get(&(node, measure))?.as_deref().ok()
@@ -59,8 +68,46 @@ pub struct Fitted<'a> {
     /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
     /// the teacher's own will do.
     pub retarget: Option<Retarget<'a>>,
+    /// What errors of its outputs do to the model's answers. Absent where that is not known.
+    pub metric: Option<&'a LayerMetric>,
     /// Where it is noted what a repair did to the layer's error, for the report.
     pub judged: &'a Cell<Option<Judged>>,
+}
+
+/// What errors of a layer's outputs do to the model's answers.
+pub struct LayerMetric {
+    outputs: OutputMetric,
+    /// The moments in that metric, once they were asked for.
+    moments: OnceCell<Option<Vec<Centred>>>,
+}
+
+impl LayerMetric {
+    /// Of a metric of its outputs.
+    pub fn new(outputs: OutputMetric) -> LayerMetric {
+        LayerMetric { outputs, moments: OnceCell::new() }
+    }
+}
+
+/// Moments of a layer's group that are fitted to, and its weights.
+pub type WeighedGroup<'m, 'w> = (Cow<'m, Centred>, Cow<'w, Array2<f64>>);
+
+impl<'a> Fitted<'a> {
+    /// The metric of its outputs, if it is known.
+    pub fn output_metric(&self) -> Option<&'a OutputMetric> {
+        self.metric.map(|metric| &metric.outputs)
+    }
+
+    /// The moments that are fitted to, and these weights: of outputs in the metric of the model's answers, where that is known.
+    /// `None` if something has no solution.
+    pub fn in_metric<'w>(&self, weights: &'w [Array2<f64>]) -> Option<Vec<WeighedGroup<'a, 'w>>> {
+        let plain = || self.layer.parts.iter().map(|part| &part.fit);
+        let Some(LayerMetric { outputs, moments }) = self.metric else {
+            return Some(plain().map(Cow::Borrowed).zip(weights.iter().map(Cow::Borrowed)).collect());
+        };
+        let moments = moments.get_or_init(|| plain().map(|c| outputs.moments(c, RIDGE)).collect());
+        let weighed = weights.iter().map(|w| outputs.weigh(w.view()).map(Cow::Owned)).collect::<Option<Vec<_>>>()?;
+        Some(moments.as_ref()?.iter().map(Cow::Borrowed).zip(weighed).collect())
+    }
 }
 
 /// What a repair did to a layer: relative output errors on held-back samples, and whether it was kept.

@@ -152,6 +152,10 @@ impl Pass for FactorizeConvs {
         self.size.fits(graph, &[])
     }
 
+    fn weighs_outputs(&self) -> bool {
+        true
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }
@@ -362,11 +366,10 @@ fn flat<'a>(kernel: &KernelShape, weight: &'a WeightMatrix<'_>) -> Result<ArrayV
 fn spatial_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
     let current = refit::current(graph, fitted.linear)?;
     let width = graph.value(fitted.linear.weight).constant().and_then(|t| t.shape().last().copied()).unwrap_or(1);
-    let lost = fitted.layer.parts.iter().zip(&current.w).map(|(part, w)| {
+    budget::shares(fitted, &current.w, |c, w| {
         let most = (w.ncols() / width.max(1)).min(w.nrows() * width);
-        Spatial::fitted(part, w.view(), width, most, budget::RIDGE)?.lost(part, budget::RIDGE)
-    });
-    budget::shares(fitted.layer, lost)
+        Spatial::fitted(c, w, width, most, budget::RIDGE)?.lost(c, budget::RIDGE)
+    })
 }
 
 /// By the rank of the weight as a matrix C·k_h × k_w·M.
@@ -387,7 +390,14 @@ fn spatial(
     let mut bias = None;
     if let Some(fitted) = &cx.fitted {
         let find = |part: &GroupMoments, prior: ArrayView2<'_, f64>, lambda| {
-            let found = Spatial::fitted(part, prior, width, terms, lambda)?.mix(part, lambda)?;
+            let found = match fitted.output_metric() {
+                Some(metric) => {
+                    let c = metric.targets(&part.fit)?;
+                    Spatial::fitted(&c, metric.weigh(prior)?.view(), width, terms, lambda)?.unweighed(metric)?
+                }
+                None => Spatial::fitted(&part.fit, prior, width, terms, lambda)?,
+            };
+            let found = found.mix(&part.fit, lambda)?;
             let w = found.product();
             Some((found, w))
         };
@@ -417,7 +427,7 @@ fn channel(
     let mut bias = None;
     let plain = left.dot(&right).mapv(f64::from);
     if let Some(fitted) = &cx.fitted {
-        let find = split::low_rank(terms);
+        let find = split::low_rank(terms, fitted.output_metric());
         let (better, b) = split::fit(cx.graph, fitted, plain, &mut what, find)?;
         bias = b;
         if let Some(better) = better {

@@ -132,6 +132,10 @@ impl Pass for FactorizeLinear {
         self.size.fits(graph, &tables)
     }
 
+    fn weighs_outputs(&self) -> bool {
+        true
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.size.budget()
     }
@@ -292,7 +296,7 @@ impl FactorizeLinear {
         let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
         let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
         if let Some(fitted) = &cx.fitted {
-            let find = split::low_rank(factors.left.ncols());
+            let find = split::low_rank(factors.left.ncols(), fitted.output_metric());
             let (better, b) = split::fit(graph, fitted, plain, &mut what, find)?;
             bias = b;
             if let Some((left, right)) = better {

@@ -89,7 +89,10 @@ impl Importance {
         let worth = match self {
             Importance::NonzeroShare => worth::nonzero(layer, &columns),
             Importance::Fidelity => worth::fidelity(layer, &fit, &columns),
-            Importance::Schur => worth::removal(layer, &fit, &columns).ok_or("its moments have no inverse")?,
+            Importance::Schur => {
+                let parts = fitted.in_metric(&fit.w);
+                parts.and_then(|parts| worth::removal(&parts, &columns)).ok_or("its moments have no inverse")?
+            }
             Importance::ActivationEnergy | Importance::L1 | Importance::L2 => worth::energy(layer, &columns),
         };
         Ok(units.iter().map(|u| number.get(u).map_or(0.0, |&u| worth[u] / sizes[u])).collect())

@@ -43,7 +43,7 @@ use crate::error::Result;
 use crate::ir::Graph;
 use budget::{Budget, Reach};
 pub use choice::{Choice, LayerAnswers, Measure, Offer, Offers, Order, Scheme, SensitivityQuery};
-pub use context::{Context, Fitted, Judged, Retarget};
+pub use context::{Context, Fitted, Judged, LayerMetric, Retarget};
 use options::{OptionsError, Selection};
 pub use site::Site;
 use std::fmt;
@@ -122,6 +122,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
     /// is so much smaller.
     fn remains(&self) -> f64 {
         1.0
+    }
+
+    /// Whether it weighs errors of a layer's outputs by what they do to the model's answers.
+    fn weighs_outputs(&self) -> bool {
+        false
     }
 
     /// Whether it does nothing but make up for what other steps lost.

@@ -194,6 +194,10 @@ impl Pass for PruneChannels {
         self.units.as_ref().map_or(Ok(()), |units| units.fits(graph, "units", &groups))
     }
 
+    fn weighs_outputs(&self) -> bool {
+        self.importance.unwrap_or(Importance::WITH_DATA) == Importance::Schur
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.target().ok().flatten()
     }

@@ -152,6 +152,10 @@ impl Pass for PruneInputs {
         Some(Box::new(PruneInputs { size: self.size.decided(INPUTS, chosen.iter().filter_map(kept)) }))
     }
 
+    fn weighs_outputs(&self) -> bool {
+        true
+    }
+
     fn queries<'a>(&'a self, cx: &Context<'a>) -> Vec<SensitivityQuery<'a>> {
         let (g, selected) = (cx.graph, cx.selected);
         let ours = |n: &NodeId| selected.refuses(g, &Site::Layer(*n)).is_none() && layer(g, *n).is_ok();
@@ -215,7 +219,8 @@ fn layer(graph: &Graph, n: NodeId) -> Result<Linear, String> {
 fn removal(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
     let single = vec![(0..fitted.linear.inputs).map(|i| vec![i]).collect()];
     let current = current(graph, fitted.linear)?;
-    worth::removal(fitted.layer, &current, &single).ok_or_else(|| "its moments have no inverse".into())
+    let parts = fitted.in_metric(&current.w);
+    parts.and_then(|parts| worth::removal(&parts, &single)).ok_or_else(|| "its moments have no inverse".into())
 }
 
 /// The share of the squared weights at each input.

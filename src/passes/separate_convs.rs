@@ -54,7 +54,7 @@
 use crate::analysis::likely;
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Patch};
-use crate::math::fit::Fit;
+use crate::math::fit::{Fit, GroupMoments};
 use crate::math::separate::fitted::Mixed;
 use crate::math::{self, separate};
 use crate::passes::budget::{self, Budget, SplitSite};
@@ -67,7 +67,7 @@ use crate::passes::{
     sharing,
 };
 use form::{Separation, decompose};
-use ndarray::{Array3, Axis};
+use ndarray::{Array2, Array3, Axis};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 
@@ -188,6 +188,10 @@ impl Pass for SeparateConvs {
     fn fits(&self, graph: &Graph) -> Result<(), OptionsError> {
         self.order.fits(graph, "order", &[])?;
         self.size.fits(graph, &[])
+    }
+
+    fn weighs_outputs(&self) -> bool {
+        true
     }
 
     fn budget(&self) -> Option<Budget> {
@@ -385,9 +389,7 @@ fn form<'a>(wanted: WantedOrder, terms: TermCount, layers: &'a [ConvLayer<'_>], 
 /// The share of a convolution's output that is lost with so many terms a channel, from 0 on.
 fn lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
     let current = refit::current(graph, fitted.linear)?;
-    let groups = fitted.layer.parts.iter().zip(&current.w);
-    let lost = groups.map(|(p, w)| separate::fitted::lost(p, w.view(), fitted.linear.taps));
-    budget::shares(fitted.layer, lost)
+    budget::shares(fitted, &current.w, |c, w| separate::fitted::lost(c, w, fitted.linear.taps))
 }
 
 /// The filters and mixes that the data asks for, depthwise first, and the bias that goes with them; plain ones if those
@@ -410,13 +412,18 @@ fn fit(
     let products = |mixed: &[Mixed]| mixed.iter().map(Mixed::product).collect::<Vec<_>>();
     let before = Fit { w: products(&plain), b: current.b.clone() };
     let solve = |layer: &math::LayerMoments, from: Option<&Vec<Mixed>>| {
-        let groups = layer.parts.iter().zip(&current.w).enumerate();
-        let found: Vec<Mixed> = groups
-            .map(|(g, (p, w))| separate::fitted::fitted(p, w.view(), taps, terms, SWEEPS, from.map(|f| &f[g])))
-            .collect::<Option<_>>()?;
+        let group = |(g, (p, w)): (usize, (&GroupMoments, &Array2<f64>))| {
+            let (c, w, from) = (&p.fit, w.view(), from.map(|f| &f[g]));
+            match fitted.output_metric() {
+                Some(metric) => separate::fitted::fitted_in(metric, c, w, taps, terms, SWEEPS, from),
+                None => separate::fitted::fitted(c, w, taps, terms, SWEEPS, from),
+            }
+        };
+        let found = layer.parts.iter().zip(&current.w).enumerate().map(group).collect::<Option<Vec<Mixed>>>()?;
         layer.best_ridge(|lambda| {
             let parts = layer.parts.iter().zip(&found);
-            let mixed: Vec<Mixed> = parts.map(|(p, m)| separate::fitted::mix(p, m, lambda)).collect::<Option<_>>()?;
+            let mixed: Vec<Mixed> =
+                parts.map(|(p, m)| separate::fitted::mix(&p.fit, m, lambda)).collect::<Option<_>>()?;
             let fit = layer.with_bias(products(&mixed));
             Some((mixed, fit))
         })

@@ -165,6 +165,10 @@ impl Pass for Shrink {
         self.techniques.iter().try_for_each(|t| t.0.fits(graph))
     }
 
+    fn weighs_outputs(&self) -> bool {
+        self.techniques.iter().any(|t| t.0.weighs_outputs())
+    }
+
     fn budget(&self) -> Option<Budget> {
         self.budget
     }

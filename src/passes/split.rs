@@ -5,6 +5,7 @@ use crate::ir::names::derived;
 use crate::ir::{Dim, Graph, NodeId, Op, Patch, Ref, Tensor, ValueId};
 use crate::math::fit::{Fit, GroupMoments};
 use crate::math::low_rank::Spectrum;
+use crate::math::output_metric::OutputMetric;
 use crate::math::svd::singular_values;
 use crate::math::{self, Factors, LayerMoments, Rank};
 use crate::passes::budget::{self, Budget};
@@ -214,12 +215,11 @@ pub fn plain_lost(w: ArrayView2<'_, f32>) -> Option<Vec<f64>> {
 /// If the data does not say.
 pub fn low_rank_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
     let current = refit::current(graph, fitted.linear)?;
-    let lost = fitted.layer.parts.iter().zip(&current.w).map(|(part, w)| {
+    budget::shares(fitted, &current.w, |c, w| {
         let terms = w.nrows().min(w.ncols());
-        let spectrum = Spectrum::new(part, w.view(), terms, budget::RIDGE)?;
+        let spectrum = Spectrum::new(c, w, terms, budget::RIDGE)?;
         Some((0..=terms).map(|t| spectrum.lost(t)).collect())
-    });
-    budget::shares(fitted.layer, lost)
+    })
 }
 
 /// Why factors of a weight of m × n are no gain, as far as its singular values are not needed to say.
@@ -278,10 +278,20 @@ pub fn fit<F>(
 /// L and R of W ≈ L R.
 pub type Pair = (Array2<f64>, Array2<f64>);
 
-/// The best factors of so many terms, for [`fit`].
-pub fn low_rank(terms: usize) -> impl Fn(&GroupMoments, ArrayView2<'_, f64>, f64) -> Option<(Pair, Array2<f64>)> {
+/// The best factors of so many terms, for [`fit`]: in the metric of the model's answers, if that is known.
+pub fn low_rank(
+    terms: usize,
+    metric: Option<&OutputMetric>,
+) -> impl Fn(&GroupMoments, ArrayView2<'_, f64>, f64) -> Option<(Pair, Array2<f64>)> {
     move |part, prior, lambda| {
-        let (left, right) = Spectrum::new(part, prior, terms, lambda)?.factors(terms);
+        let (left, right) = match metric {
+            Some(metric) => {
+                let c = metric.targets(&part.fit)?;
+                let (left, right) = Spectrum::new(&c, metric.weigh(prior)?.view(), terms, lambda)?.factors(terms);
+                math::balanced_factors(metric.unweigh(left.view())?, right)
+            }
+            None => Spectrum::new(&part.fit, prior, terms, lambda)?.factors(terms),
+        };
         let w = left.dot(&right);
         Some(((left, right), w))
     }

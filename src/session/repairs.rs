@@ -5,17 +5,18 @@
 //! changes: in an unrolled recurrence, what the steps read while they had the old weight. Held-back samples judge the result
 //! as they judge any fit.
 
-use super::Session;
 use super::visit::{Cuts, MomentSource, StepRun, Task, row};
+use super::{Session, gradients};
 use crate::analysis::linear::Linear;
 use crate::calibrate::{Calibration, Failure, LayerSamples, LayerwiseRun, TeacherMap, TeacherRun};
 use crate::error::{Error, Result};
 use crate::ir::{Graph, NodeId, Tensor};
 use crate::math::LayerMoments;
 use crate::math::fit::Fit;
+use crate::math::output_metric::OutputMetric;
 use crate::passes::options;
-use crate::passes::refit::refit;
-use crate::passes::{Fitted, LayerAnswers, Reason, Retarget, Site, Why, sharing};
+use crate::passes::refit::{current, refit};
+use crate::passes::{Fitted, LayerAnswers, LayerMetric, Measure, Reason, Retarget, Site, Why, sharing};
 use crate::report::FitResult;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -83,6 +84,22 @@ impl<'s> StepMoments<'s> {
         };
         let (later, visited) = (HashSet::new(), HashSet::new());
         Ok(StepMoments { data, reference, teacher, layerwise: None, work: Work::default(), later, visited })
+    }
+
+    /// A root of the second moment of the gradients of the teacher's answers by what a layer gives, if the pass asks and they
+    /// are known.
+    fn metric(&self, task: Task<'_>, linear: &Result<Linear, String>) -> Result<Option<LayerMetric>> {
+        let (true, Ok(linear)) = (task.pass.weighs_outputs(), linear) else { return Ok(None) };
+        let TeacherRun { graph, gradients: kept, .. } = &*self.teacher;
+        let all = match kept.get() {
+            Some(all) => all,
+            None => {
+                let found = gradients::moments(graph, self.data)?;
+                kept.get_or_init(|| found)
+            }
+        };
+        let own = gradients::of_layer(all, graph, linear, &self.reference.map);
+        Ok(own.and_then(|moment| OutputMetric::new(moment.view())).map(LayerMetric::new))
     }
 
     /// Goes back to the inputs.
@@ -160,11 +177,18 @@ impl MomentSource for StepMoments<'_> {
                 family.retain(|n| self.later.contains(n));
                 // Of layers that use a weight in other ways, each answers for itself.
                 let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
+                let metric = self.metric(task, &linear)?;
                 let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
+                let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
+                let nodes: Vec<NodeId> = others.chain([n]).collect();
+                let mut tell = |measure: Measure, answer: Result<Vec<f64>, String>| {
+                    told.extend(nodes.iter().map(|&n| ((n, measure), answer.clone())));
+                };
                 for query in open {
-                    let answer = seen.tell(|fitted| (query.note)(&fitted?))?;
-                    let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
-                    told.extend(others.chain([n]).map(|n| ((n, query.measure), answer.clone())));
+                    tell(query.measure, seen.tell(metric.as_ref(), |fitted| (query.note)(&fitted?))?);
+                }
+                if metric.is_some() {
+                    tell(Measure::Divergence, seen.tell(metric.as_ref(), |fitted| divergence(graph, &fitted?))?);
                 }
             }
             self.later.remove(&n);
@@ -211,16 +235,18 @@ impl MomentSource for StepMoments<'_> {
         match site {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
+                let metric = self.metric(task, &linear)?;
                 let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
                 if !seen.is_finite {
                     run.not_finite.push(graph.label(n).to_string());
                 }
                 match site {
                     Some(site) if rewritten => {
-                        let changed = seen.tell(|fitted| rewrite(run, graph, task, site, fitted))??;
+                        let changed =
+                            seen.tell(metric.as_ref(), |fitted| rewrite(run, graph, task, site, fitted))??;
                         self.reference.changed |= changed;
                     }
-                    site => seen.tell(|fitted| refit_layer(run, graph, task, n, site, fitted))??,
+                    site => seen.tell(metric.as_ref(), |fitted| refit_layer(run, graph, task, n, site, fitted))??,
                 }
             }
             Some(site) => drop(run.visit(graph, task, site, None)?),
@@ -230,6 +256,13 @@ impl MomentSource for StepMoments<'_> {
         Ok(())
     }
 }
+/// How far the model's answers would move if a layer gave its means alone.
+fn divergence(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
+    let current = current(graph, fitted.linear)?;
+    let parts = fitted.in_metric(&current.w).ok_or("its moments have no inverse")?;
+    Ok(vec![parts.iter().map(|(c, _)| c.yy.sum()).sum()])
+}
+
 /// How far a step is.
 #[derive(Default)]
 struct Work {
@@ -295,7 +328,7 @@ impl<'w> ObservedLayer<'w> {
     }
 
     /// Tells it as passes hear it.
-    fn tell<T>(&self, hear: impl FnOnce(Result<Fitted<'_>, String>) -> T) -> Result<T> {
+    fn tell<T>(&self, metric: Option<&LayerMetric>, hear: impl FnOnce(Result<Fitted<'_>, String>) -> T) -> Result<T> {
         let (linear, layer, look) = match &self.what {
             Ok(seen) => seen,
             Err(why) => return Ok(hear(Err(why.clone()))),
@@ -311,7 +344,7 @@ impl<'w> ObservedLayer<'w> {
         };
         let retarget: Retarget<'_> = &retarget;
         let retarget = look.is_bounded().then_some(retarget);
-        let heard = hear(Ok(Fitted { linear, layer, retarget, judged: &judged }));
+        let heard = hear(Ok(Fitted { linear, layer, retarget, metric, judged: &judged }));
         match failed.into_inner() {
             Some(e) => Err(e.at(&self.place)),
             None => Ok(heard),

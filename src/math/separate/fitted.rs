@@ -1,8 +1,9 @@
 //! Separable filters that give what a layer should give on its data, not just what its weights were.
 
 use super::super::banks::{self, Bank};
-use super::super::fit::GroupMoments;
 use super::super::low_rank::balanced;
+use super::super::moments::Centred;
+use super::super::output_metric::OutputMetric;
 use super::super::solve::{self, Whitening, ridge};
 use super::super::svd::Svd;
 use ndarray::{Array2, Array3, ArrayView2, s};
@@ -31,6 +32,15 @@ impl Mixed {
         w
     }
 
+    /// With other mixes of every channel.
+    fn with_mixes(mut self, other: impl Fn(ArrayView2<'_, f64>) -> Option<Array2<f64>>) -> Option<Mixed> {
+        for mut mix in self.mixes.outer_iter_mut() {
+            let new = other(mix.view())?;
+            mix.assign(&new);
+        }
+        Some(self)
+    }
+
     fn banks(&self) -> Vec<Bank<'_>> {
         let taps = self.filters.dim().2;
         let bank = |(ch, filters)| Bank { inputs: (ch * taps..(ch + 1) * taps).into(), filters };
@@ -45,14 +55,13 @@ impl Mixed {
 /// the others leave over (block coordinate descent: the error never rises), and last all mixes are solved together by
 /// ridge regression on what the filters give. `from` are filters to begin with instead. `None` if something cannot be decomposed or solved.
 pub fn fitted(
-    part: &GroupMoments,
+    c: &Centred,
     prior: ArrayView2<'_, f64>,
     taps: usize,
     terms: usize,
     sweeps: usize,
     from: Option<&Mixed>,
 ) -> Option<Mixed> {
-    let c = &part.fit;
     let channels = prior.ncols() / taps;
     let outputs = prior.nrows();
     let mut mixed =
@@ -93,24 +102,39 @@ pub fn fitted(
     Some(mixed)
 }
 
+/// As [`fitted`], with errors of outputs in this metric.
+pub fn fitted_in(
+    metric: &OutputMetric,
+    c: &Centred,
+    prior: ArrayView2<'_, f64>,
+    taps: usize,
+    terms: usize,
+    sweeps: usize,
+    from: Option<&Mixed>,
+) -> Option<Mixed> {
+    let from = from.map(|from| from.clone().with_mixes(|mix| metric.weigh(mix)).ok_or(())).transpose().ok()?;
+    let found = fitted(&metric.targets(c)?, metric.weigh(prior)?.view(), taps, terms, sweeps, from.as_ref())?;
+    found.with_mixes(|mix| metric.unweigh(mix))
+}
+
 /// All mixes solved together, with λ relative, toward those there are.
-pub fn mix(part: &GroupMoments, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
+pub fn mix(c: &Centred, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
     let (channels, terms, _) = mixed.filters.dim();
     let outputs = mixed.mixes.dim().1;
     let prior = Array2::from_shape_fn((outputs, channels * terms), |(o, z)| mixed.mixes[(z / terms, o, z % terms)]);
-    let p = banks::mix(part, &mixed.banks(), &prior, lambda)?;
+    let p = banks::mix(c, &mixed.banks(), &prior, lambda)?;
     let mixes = Array3::from_shape_fn((channels, outputs, terms), |(ch, o, t)| p[(o, ch * terms + t)]);
     Some(Mixed { filters: mixed.filters.clone(), mixes })
 }
 
 /// What is lost of E ‖Y − ȳ‖² with t terms a channel and the best mixes, for every t from 0: filters as in [`fitted`],
 /// without sweeps. `None` as there.
-pub fn lost(part: &GroupMoments, prior: ArrayView2<'_, f64>, taps: usize) -> Option<Vec<f64>> {
+pub fn lost(c: &Centred, prior: ArrayView2<'_, f64>, taps: usize) -> Option<Vec<f64>> {
     let terms = prior.nrows().min(taps);
-    let mixed = fitted(part, prior, taps, terms, 0, None)?;
+    let mixed = fitted(c, prior, taps, terms, 0, None)?;
     let channels = mixed.filters.dim().0;
     let order: Vec<usize> = (0..terms).flat_map(|t| (0..channels).map(move |ch| ch * terms + t)).collect();
-    let lost = banks::lost(part, &mixed.banks(), &order, RIDGE)?;
+    let lost = banks::lost(c, &mixed.banks(), &order, RIDGE)?;
     Some(lost.into_iter().step_by(channels.max(1)).collect())
 }
 

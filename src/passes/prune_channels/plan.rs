@@ -3,7 +3,7 @@
 use crate::analysis::channels::{Channels, Group};
 use crate::analysis::cost::Cost;
 use crate::analysis::removal::RemovalTally;
-use crate::ir::Graph;
+use crate::ir::{Graph, NodeId};
 use crate::passes::Context;
 use crate::passes::budget::Budget;
 use crate::passes::importance::{Loser, Scored, relative};
@@ -47,13 +47,20 @@ impl<'a> Removals<'a> {
     /// not known.
     fn prices(&self, cx: &Context<'a>, budget: Budget) -> Option<Vec<Vec<f64>>> {
         let whole = budget.of(self.without(&HashSet::new()).cost())?;
+        let losers = self.scored.iter().flatten().flat_map(|s| s.losses.iter().flatten());
+        let mut readers = losers.filter_map(|loser| if let Loser::Reader(n) = loser.0 { Some(n) } else { None });
+        let known = !cx.selected.weighs() && readers.all(|n| cx.divergence(n).is_some());
+        let counts = |n: NodeId| match cx.divergence(n).filter(|_| known) {
+            Some(divergence) => divergence,
+            None => cx.selected.sensitivity(cx.graph, &[cx.graph.label(n)]),
+        };
         let price = |(i, scored): (usize, &Result<Scored, String>)| {
             let Ok(scored) = scored else { return Some(Vec::new()) };
             let one: HashSet<u32> = self.groups[i].units.first().copied().into_iter().collect();
             let saved = whole.saturating_sub(budget.of(self.without(&one).cost())?).max(1) as f64;
             let lost = |losses: &Vec<(Loser, f64)>| {
                 let each = losses.iter().map(|&(who, loss)| match who {
-                    Loser::Reader(n) => Some(cx.selected.sensitivity(cx.graph, &[cx.graph.label(n)]) * loss),
+                    Loser::Reader(n) => Some(counts(n) * loss),
                     Loser::Group(_) => None,
                 });
                 Some(each.sum::<Option<f64>>()? / saved)
