@@ -14,7 +14,7 @@ mod teacher;
 mod tests;
 
 pub use layer_samples::LayerSamples;
-pub use teacher::TeacherRun;
+pub use teacher::{GradientMoments, TeacherRun};
 
 use crate::analysis::linear::Linear;
 use crate::analysis::sizes::InputSizes;

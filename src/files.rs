@@ -135,7 +135,8 @@ pub fn commit(files: Vec<Atomic>, done: impl FnOnce()) -> Result<Vec<(PathBuf, u
         written.extend(file.needs.iter().map(|n| (n.path().to_path_buf(), n.bytes())));
         written.push((file.path.clone(), file.bytes()? - file.needs.iter().map(Placed::bytes).sum::<u64>()));
     }
-    // The last one stands or falls by itself, but if this process is killed, what it left of the old one names its data.
+    // The last one needs no way back. An old model whose data goes keeps a second name until it is gone: if this process is
+    // killed between, the next run finds the data by it.
     let (mut kept, most) = (Vec::new(), files.len().saturating_sub(1));
     for (i, file) in files.iter().enumerate() {
         let is_kept = file.real.exists() && (i < most || !file.replaces.is_empty());

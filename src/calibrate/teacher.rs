@@ -31,9 +31,12 @@ pub struct TeacherRun {
     makers: HashMap<ValueId, usize>,
     kept: Mutex<KeptValues>,
     pub(super) moments: KeptMoments,
-    /// Second moments of gradients by what its layers give, once somebody asked for them.
-    pub gradients: OnceLock<HashMap<ValueId, Array2<f64>>>,
+    /// What errors of its layers' outputs do to its answers, once somebody asked for that.
+    pub gradients: OnceLock<GradientMoments>,
 }
+
+/// E g gᵀ (outputs × outputs) of the gradients g of answers by what a layer gives, by that value.
+pub type GradientMoments = HashMap<ValueId, Array2<f64>>;
 
 /// Nodes that are run together.
 #[derive(Default)]

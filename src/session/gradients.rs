@@ -10,27 +10,28 @@ use crate::analysis::classifier::logits;
 use crate::analysis::cost::cost;
 use crate::analysis::linear::Linear;
 use crate::autodiff::{Mode, Tape};
-use crate::calibrate::{Calibration, TeacherMap};
+use crate::calibrate::{Calibration, GradientMoments, TeacherMap};
 use crate::data::Array;
 use crate::error::Result;
 use crate::ir::op::binary::{Binary, BinaryKind};
-use crate::ir::{Graph, Patch, Ref, Tensor, ValueId};
+use crate::ir::{Graph, Patch, Ref, Tensor, ValueId, random};
+use crate::math::logistic::softmax;
 use crate::passes::options;
 use ndarray::{Array2, ArrayView2};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Samples that are looked at, about.
 const SAMPLES: usize = 1024;
-/// Numbers that layers give for a batch, at most; for one sample, if the model has no more parameters than that.
+/// Numbers that all layers may give for a batch.
 const A_BATCH: usize = 1 << 22;
+/// The same for a single sample, where a batch gives too many; it may be as many as the model has parameters.
 const A_SAMPLE: usize = 1 << 23;
-/// Weights of a layer from which on its moments in the metric would take too much memory and time.
-const LARGE: usize = 1 << 22;
+/// Weights of the largest layer of models that are looked at: its moments in the metric take memory and time.
+const LARGEST: usize = 1 << 22;
+/// Of the random signs.
+const SEED: u64 = 1;
 
-/// E g gᵀ of a layer's outputs (outputs × outputs), by the value that they are.
-pub type GradientMoments = HashMap<ValueId, Array2<f64>>;
-
-/// What the data says of a teacher: nothing, if it is no classifier, or cannot be differentiated.
+/// E g gᵀ of what each layer of a teacher gives: nothing, if it is no classifier, cannot be differentiated, or is too large.
 ///
 /// # Errors
 /// If the data cannot be read.
@@ -45,7 +46,7 @@ pub fn moments(graph: &Graph, data: &Calibration<'_>) -> Result<GradientMoments>
     if rows == 0 || first.iter().any(|a| a.shape().first() != Some(&rows)) {
         return Ok(GradientMoments::new());
     }
-    let whole = |rows: &usize| Probe::new(graph, &shapes(*rows));
+    let whole = |rows: &usize| LayerProbes::new(graph, &shapes(*rows));
     let rows = std::iter::successors(Some(rows), |rows| (rows % 2 == 0).then_some(rows / 2));
     let Some((rows, mut probe)) = rows.map(|rows| (rows, whole(&rows))).find_map(|(rows, p)| Some((rows, p?))) else {
         return Ok(GradientMoments::new());
@@ -78,19 +79,25 @@ pub fn of_layer(moments: &GradientMoments, teacher: &Graph, linear: &Linear, map
 }
 
 /// A teacher to whose layers' outputs constants are added: zeros, by which it is differentiated.
-struct Probe {
+struct LayerProbes {
     tape: Tape<f32>,
+    /// Which of the model's inputs each of the tape's is.
+    ports: Vec<usize>,
+    /// Samples of a batch.
     rows: usize,
     classes: usize,
-    /// Of each constant, in the order of the tape: the layer's output, its outputs, and how many numbers follow each.
+    /// Of each constant, in the order of the tape, and last of the logits: the layer's output, how many channels that has, and
+    /// the numbers of each.
     layers: Vec<(ValueId, usize, usize)>,
+    /// Σ g gᵀ, for each of these.
     sums: Vec<Array2<f64>>,
+    /// Samples that were looked at.
     samples: usize,
-    state: u64,
+    noise: Box<dyn Iterator<Item = f64>>,
 }
 
-impl Probe {
-    fn new(graph: &Graph, shapes: &[(String, Vec<usize>)]) -> Option<Probe> {
+impl LayerProbes {
+    fn new(graph: &Graph, shapes: &[(String, Vec<usize>)]) -> Option<LayerProbes> {
         let &[output] = graph.outputs() else { return None };
         let rows = shapes.first()?.1[0];
         let mut sized = graph.settled_at(shapes).ok()?;
@@ -106,7 +113,7 @@ impl Probe {
         let (mut seen, mut numbers) = (HashSet::new(), 0);
         for n in options::layers(graph) {
             let Ok(linear) = Linear::of(graph, n) else { continue };
-            if linear.inputs * linear.outputs > LARGE {
+            if linear.inputs * linear.outputs > LARGEST {
                 return None;
             }
             let y = linear.y;
@@ -137,26 +144,27 @@ impl Probe {
         let layers = tape.parameters().iter().map(|p| constants[&p.value]).chain([(end, classes, 1)]);
         let layers: Vec<_> = layers.collect();
         let sums = layers.iter().map(|&(_, outputs, _)| Array2::zeros((outputs, outputs))).collect();
-        Some(Probe { tape, rows, classes, layers, sums, samples: 0, state: 1 })
+        let port = |(name, _): (&str, &[usize])| shapes.iter().position(|s| s.0 == name);
+        let ports = tape.inputs().map(port).collect::<Option<_>>()?;
+        let noise = Box::new(random::noise(SEED));
+        Some(LayerProbes { tape, ports, rows, classes, layers, sums, samples: 0, noise })
     }
 
     /// Looks at some of the samples of a chunk.
     fn add(&mut self, arrays: &[Vec<f32>], part: usize) {
-        for (i, array) in arrays.iter().enumerate() {
+        for (i, &port) in self.ports.iter().enumerate() {
             let input = self.tape.input_mut(i);
             let len = input.len();
-            input.copy_from_slice(&array[part * len..(part + 1) * len]);
+            input.copy_from_slice(&arrays[port][part * len..(part + 1) * len]);
         }
         self.tape.forward(Mode::Infer);
-        let mut by = Vec::with_capacity(self.rows * self.classes);
-        for logits in self.tape.output(0).to_vec().chunks(self.classes) {
-            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let powers: Vec<f32> = logits.iter().map(|l| (l - most).exp()).collect();
-            let all: f32 = powers.iter().sum();
-            let p: Vec<f32> = powers.iter().map(|e| e / all).collect();
-            let roots: Vec<f32> = p.iter().map(|p| self.sign() * p.sqrt()).collect();
-            let sum: f32 = roots.iter().sum();
-            by.extend(roots.iter().zip(&p).map(|(root, p)| root - p * sum));
+        let logits = self.tape.output(0);
+        let logits = Array2::from_shape_fn((self.rows, self.classes), |(i, k)| f64::from(logits[i * self.classes + k]));
+        let mut by = Vec::with_capacity(logits.len());
+        for p in softmax(logits.view(), 1.0).rows() {
+            let roots: Vec<f64> = p.iter().zip(&mut self.noise).map(|(p, sign)| sign.signum() * p.sqrt()).collect();
+            let sum: f64 = roots.iter().sum();
+            by.extend(roots.iter().zip(p).map(|(root, p)| (root - p * sum) as f32));
         }
         let by = [by];
         self.tape.backward(&by);
@@ -172,12 +180,6 @@ impl Probe {
         self.samples += self.rows;
     }
 
-    /// 1 or −1, by a linear congruential generator. (Knuth, MMIX.)
-    fn sign(&mut self) -> f32 {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if self.state >> 63 == 0 { 1.0 } else { -1.0 }
-    }
-
     fn moments(self) -> GradientMoments {
         let samples = self.samples.max(1) as f64;
         let values = self.layers.iter().map(|l| l.0);
@@ -191,7 +193,6 @@ mod tests {
     use super::*;
     use crate::data::{Dataset, Normalise};
     use crate::exec::Network;
-    use crate::ir::random;
     use crate::ir::text::parse;
 
     const LAYER: usize = 8;
@@ -221,6 +222,36 @@ mod tests {
             powers.into_iter().map(move |p| p / all)
         });
         probabilities.collect()
+    }
+
+    /// Inputs of other sizes, read in another order than they are given in, and one that nothing reads.
+    #[test]
+    fn every_input_goes_where_it_is_read() {
+        let text = "model \"several\" opset 17 {
+            input %a : f32[N,2] input %unread : f32[N,5] input %b : f32[N,7]
+            const %w : f32[7,6] = seed(1) const %v : f32[2,6] = seed(2) const %u : f32[6,3] = seed(3)
+            %c : f32[N,6] = MatMul(%b, %w) %r : f32[N,6] = Relu(%c)
+            %d : f32[N,6] = MatMul(%a, %v) %s : f32[N,6] = Add(%r, %d) %t : f32[N,6] = Relu(%s)
+            %y : f32[N,3] = MatMul(%t, %u)
+            output %y
+        }";
+        let teacher = parse::model(text).unwrap();
+        let moments_with = |seeds: [u64; 3]| {
+            let input = |(name, columns, seed): (&str, usize, u64)| {
+                let numbers: Vec<f32> = random::noise(seed).map(|v| v as f32).take(40 * columns).collect();
+                (name.to_string(), Array::from_f32(vec![40, columns], &numbers).unwrap())
+            };
+            let [a, unread, b] = seeds;
+            let inputs = [("a", 2, a), ("unread", 5, unread), ("b", 7, b)].map(input);
+            let data = Dataset::from_arrays("noise", inputs);
+            let calibration = Calibration::new(&data, &Normalise::default(), &teacher, 40).unwrap();
+            moments(&teacher.graph, &calibration).unwrap()
+        };
+        let all = moments_with([1, 2, 3]);
+        assert_eq!(all.len(), 3);
+        assert_eq!(all, moments_with([1, 9, 3]));
+        assert_ne!(all, moments_with([9, 2, 3]));
+        assert_ne!(all, moments_with([1, 2, 9]));
     }
 
     #[test]

@@ -86,8 +86,7 @@ impl<'s> StepMoments<'s> {
         Ok(StepMoments { data, reference, teacher, layerwise: None, work: Work::default(), later, visited })
     }
 
-    /// A root of the second moment of the gradients of the teacher's answers by what a layer gives, if the pass asks and they
-    /// are known.
+    /// What errors of a layer's outputs do to the teacher's answers, if the pass asks for that and it is known.
     fn metric(&self, task: Task<'_>, linear: &Result<Linear, String>) -> Result<Option<LayerMetric>> {
         let (true, Ok(linear)) = (task.pass.weighs_outputs(), linear) else { return Ok(None) };
         let TeacherRun { graph, gradients: kept, .. } = &*self.teacher;
@@ -235,7 +234,7 @@ impl MomentSource for StepMoments<'_> {
         match site {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
-                let metric = self.metric(task, &linear)?;
+                let metric = if rewritten { self.metric(task, &linear)? } else { None };
                 let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
                 if !seen.is_finite {
                     run.not_finite.push(graph.label(n).to_string());
@@ -246,7 +245,7 @@ impl MomentSource for StepMoments<'_> {
                             seen.tell(metric.as_ref(), |fitted| rewrite(run, graph, task, site, fitted))??;
                         self.reference.changed |= changed;
                     }
-                    site => seen.tell(metric.as_ref(), |fitted| refit_layer(run, graph, task, n, site, fitted))??,
+                    site => seen.tell(None, |fitted| refit_layer(run, graph, task, n, site, fitted))??,
                 }
             }
             Some(site) => drop(run.visit(graph, task, site, None)?),
@@ -256,6 +255,7 @@ impl MomentSource for StepMoments<'_> {
         Ok(())
     }
 }
+
 /// How far the model's answers would move if a layer gave its means alone.
 fn divergence(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> {
     let current = current(graph, fitted.linear)?;
