@@ -238,6 +238,12 @@ fn codes_fitted_to_a_few_samples_serve_others() {
     assert!(mean < 0.177, "{mean}");
 }
 
+/// Noise for the input `x`.
+fn noise(seed: u64, shape: &[usize]) -> Dataset {
+    let values: Vec<f32> = random::noise(seed).map(|v| v as f32).take(shape.iter().product()).collect();
+    Dataset::from_arrays("calib.npz", [("x".to_string(), Array::from_f32(shape.to_vec(), &values).unwrap())])
+}
+
 /// A layer that reads noise along a few directions more than along the others.
 fn one_layer(input: &[usize], rest: &str) -> (Model, Dataset) {
     let text = format!("model \"one\" opset 17 {{\n  input %x : f32[N,{}]\n{rest}\n\n  output %y\n}}\n", {
@@ -367,9 +373,7 @@ fn budgets_are_kept_where_layers_share_their_biases() {
         output %y
     }";
     let teacher = text::parse::model(text).unwrap();
-    let values: Vec<f32> = random::noise(9).map(|v| v as f32).take(60 * 16 * 25).collect();
-    let x = Array::from_f32(vec![60, 16, 5, 5], &values).unwrap();
-    let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
+    let data = noise(9, &[60, 16, 5, 5]);
     let mut own = 0;
     for share in [0.9, 0.8, 0.7] {
         let step = format!("[{{ pass = \"shrink\", params = {share}, skip-first = 0, max-loss = 1 }}]");
@@ -457,9 +461,7 @@ const UP_AND_DOWN: &str = r#"model "unet" opset 17 {
 #[test]
 fn transposed_convolutions_are_refitted() {
     let teacher = text::parse::model(UP_AND_DOWN).unwrap();
-    let noise: Vec<f32> = random::noise(7).map(|v| v as f32).take(60 * 3 * 144).collect();
-    let x = Array::from_f32(vec![60, 3, 12, 12], &noise).unwrap();
-    let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
+    let data = noise(7, &[60, 3, 12, 12]);
     for (step, layers) in [
         ("pass = \"prune-channels\", skip-first = 0, width-mult = 0.75", &["up", "last"][..]),
         ("pass = \"cluster-weights\", bits = 2, min-weights = 512", &["up.w"]),
@@ -495,9 +497,7 @@ fn data_says_what_macs_are_counted_at() {
         output %y
     }";
     let teacher = text::parse::model(text).unwrap();
-    let values: Vec<f32> = random::noise(7).map(|v| v as f32).take(40 * 8 * 64).collect();
-    let x = Array::from_f32(vec![40, 8, 8, 8], &values).unwrap();
-    let data = Dataset::from_arrays("calib.npz", [("x".to_string(), x)]);
+    let data = noise(7, &[40, 8, 8, 8]);
     let step = "[{ pass = \"factorize-convs\", macs = \"70%\", skip-first = 0 }]";
     let done = run(&teacher, &data, &Normalise::default(), 40, step).unwrap();
     let [before, after] = [done.report.teacher, done.report.student].map(|size| size.cost.macs.unwrap());

@@ -1,8 +1,9 @@
 //! Products of thin matrices in place of a matrix: W ≈ L R, by truncated singular value decomposition.
 
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut, ArrayViewMut1, Dimension, s};
 
 use super::moments::Centred;
+use super::output_metric::OutputMetric;
 use super::solve::times;
 use super::svd::{Svd, rank_for_energy, singular_values};
 
@@ -99,37 +100,26 @@ impl Spectrum {
         (self.all - self.gains.iter().take(terms).sum::<f64>()).max(0.0)
     }
 
-    /// W' = L R with `terms` terms, both factors at one scale, term by term: L is m × r, R is r × n.
-    pub fn factors(&self, terms: usize) -> (Array2<f64>, Array2<f64>) {
+    /// W' = L R with `terms` terms, both factors at one scale, term by term: L is m × r, R is r × n. Of outputs that were weighed
+    /// by this metric, back in the plain one. `None` if that has another shape.
+    pub fn factors(&self, metric: &OutputMetric, terms: usize) -> Option<(Array2<f64>, Array2<f64>)> {
         let terms = terms.min(self.sigma.len());
-        let norm = |t: usize| self.right.row(t).dot(&self.right.row(t)).sqrt();
-        let scales: Vec<(f64, f64)> = (0..terms).map(|t| balanced(self.sigma[t], norm(t))).collect();
-        let left = |(i, t): (usize, usize)| self.u[(i, t)] * scales[t].1;
-        let right = |(t, j): (usize, usize)| self.right[(t, j)] * scales[t].0;
-        (
-            Array2::from_shape_fn((self.u.nrows(), terms), left),
-            Array2::from_shape_fn((terms, self.right.ncols()), right),
-        )
-    }
-}
-
-/// Factors L (m × r) and R (r × n) at one scale, term by term.
-pub fn balanced_factors(mut left: Array2<f64>, mut right: Array2<f64>) -> (Array2<f64>, Array2<f64>) {
-    for (mut l, mut r) in left.columns_mut().into_iter().zip(right.rows_mut()) {
-        let (a, b) = (l.dot(&l).sqrt(), r.dot(&r).sqrt());
-        if a > 0.0 && b > 0.0 {
-            l *= (b / a).sqrt();
-            r *= (a / b).sqrt();
+        let mut left = metric.unweigh(self.u.slice(s![.., ..terms]))?.into_owned();
+        let mut right = self.right.slice(s![..terms, ..]).to_owned();
+        for (t, (mut mix, mut filter)) in left.columns_mut().into_iter().zip(right.rows_mut()).enumerate() {
+            balance(self.sigma[t], mix.view_mut(), filter.view_mut());
         }
+        Some((left, right))
     }
-    (left, right)
 }
 
-/// What a filter of this norm, and what it is mixed by, are multiplied with so that a term of singular value `sigma` has its
-/// root in each: both factors are at one scale. A filter that is nothing stays so.
-pub(super) fn balanced(sigma: f64, norm: f64) -> (f64, f64) {
-    let filter = if norm > 0.0 { (sigma / norm).sqrt() } else { 0.0 };
-    (filter, if filter > 0.0 { sigma / filter } else { 0.0 })
+/// Brings a term σ u aᵀ to one scale: what a filter `a` gives, and the `u` that it is mixed by, get the root of its norm each. A
+/// filter that is nothing stays so.
+pub(super) fn balance<D: Dimension>(sigma: f64, mut mix: ArrayViewMut<'_, f64, D>, mut filter: ArrayViewMut1<'_, f64>) {
+    let [of_mix, of_filter] = [mix.iter().map(|v| v * v).sum::<f64>().sqrt(), filter.dot(&filter).sqrt()];
+    let scale = if of_filter > 0.0 { (sigma * of_mix / of_filter).sqrt() } else { 0.0 };
+    filter *= scale;
+    mix *= if scale > 0.0 { sigma / scale } else { 0.0 };
 }
 
 /// The root of a lost share of the energy.
@@ -177,7 +167,7 @@ mod tests {
             let fit = moments.centred(false).unwrap();
             let spectrum = Spectrum::new(&fit, prior.view(), 15, lambda).unwrap();
             for terms in [0, 1, 7, 15] {
-                let (left, right) = spectrum.factors(terms);
+                let (left, right) = spectrum.factors(&OutputMetric::PLAIN, terms).unwrap();
                 let w = left.dot(&right);
                 let error = scatter(&fit, w.view()).sum();
                 let predicted = spectrum.lost(terms);

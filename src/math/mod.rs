@@ -32,7 +32,7 @@ pub mod worth;
 
 pub use fit::{Fit, LayerMoments};
 pub use kmeans::{Clustering, kmeans_1d};
-pub use low_rank::{Factors, Rank, balanced_factors, factorize};
+pub use low_rank::{Factors, Rank, factorize};
 pub use moments::{Moments, cross, gram};
 pub use separate::Separable;
 pub use solve::{Whitening, cholesky_lower, ridge, rows_times};

@@ -2,47 +2,72 @@
 
 use super::moments::Centred;
 use super::solve::Whitening;
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, Axis, CowArray, Ix2};
+use std::borrow::Cow;
 
 /// λ of the metric, as a share of the mean diagonal of G.
 const RIDGE: f64 = 1e-2;
 
-/// A root M of ½ G, M Mᵀ = ½ G + λI: an error δ of the outputs moves the answers by ½ δᵀ G δ = ‖Mᵀ δ‖².
+/// A root M of ½ G, M Mᵀ = ½ G + λI: an error δ of the outputs moves the answers by ½ δᵀ G δ = ‖Mᵀ δ‖². Or M = I, where G is not
+/// known: the plain metric.
 #[derive(Debug, Clone)]
-pub struct OutputMetric(Whitening);
+pub struct OutputMetric(Option<Whitening>);
 
 impl OutputMetric {
-    /// Of G (outputs × outputs). `None` if it is not finite, or zero.
-    pub fn new(g: ArrayView2<'_, f64>) -> Option<OutputMetric> {
-        let root = Whitening::new(g.mapv(|v| 0.5 * v).view(), RIDGE)?;
-        (root.rank() == g.nrows() && g.diag().sum() > 0.0).then_some(OutputMetric(root))
+    /// M = I.
+    pub const PLAIN: OutputMetric = OutputMetric(None);
+
+    /// Of G (outputs × outputs): plain, if that is not finite, or zero.
+    pub fn new(g: ArrayView2<'_, f64>) -> OutputMetric {
+        let root = Whitening::new(g.mapv(|v| 0.5 * v).view(), RIDGE);
+        OutputMetric(root.filter(|root| root.rank() == g.nrows() && g.diag().sum() > 0.0))
+    }
+
+    pub fn is_plain(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Mᵀ W of weights W (outputs × n). `None` if the shape does not fit.
-    pub fn weigh(&self, w: ArrayView2<'_, f64>) -> Option<Array2<f64>> {
-        Some(self.0.whiten(w.t())?.reversed_axes().as_standard_layout().into_owned())
+    pub fn weigh<'w>(&self, w: ArrayView2<'w, f64>) -> Option<CowArray<'w, f64, Ix2>> {
+        match &self.0 {
+            Some(root) => Some(turned(root.whiten(w.t())?).into()),
+            None => Some(w.into()),
+        }
     }
 
     /// M⁻ᵀ W (outputs × n): back from [`OutputMetric::weigh`].
-    pub fn unweigh(&self, w: ArrayView2<'_, f64>) -> Option<Array2<f64>> {
-        Some(self.0.unwhiten(w.t())?.reversed_axes().as_standard_layout().into_owned())
+    pub fn unweigh<'w>(&self, w: ArrayView2<'w, f64>) -> Option<CowArray<'w, f64, Ix2>> {
+        match &self.0 {
+            Some(root) => Some(turned(root.unwhiten(w.t())?).into()),
+            None => Some(w.into()),
+        }
     }
 
-    /// The moments of Mᵀ Y in place of those of Y, its variance unknown and said to be 0. `None` if the shape does not fit.
-    pub fn targets(&self, c: &Centred) -> Option<Centred> {
-        let y = self.weigh(c.y.view().insert_axis(Axis(1)))?.remove_axis(Axis(1));
-        let (xx, yx, yy) = (c.xx.clone(), self.weigh(c.yx.view())?, Array1::zeros(c.yy.len()));
-        Some(Centred { xx, yx, yy, x: c.x.clone(), y, nonzero: c.nonzero.clone() })
+    /// The moments of Mᵀ Y in place of those of Y; if the metric is not plain, the variance of Mᵀ Y is not known, and said to
+    /// be 0. `None` if the shape does not fit.
+    pub fn targets<'c>(&self, c: &'c Centred) -> Option<Cow<'c, Centred>> {
+        if self.is_plain() {
+            return Some(Cow::Borrowed(c));
+        }
+        let y = self.weigh(c.y.view().insert_axis(Axis(1)))?.into_owned().remove_axis(Axis(1));
+        let (xx, yx, yy) = (c.xx.clone(), self.weigh(c.yx.view())?.into_owned(), Array1::zeros(c.yy.len()));
+        Some(Cow::Owned(Centred { xx, yx, yy, x: c.x.clone(), y, nonzero: c.nonzero.clone() }))
     }
 
-    /// The moments of Mᵀ Y in place of those of Y; of its variance, what the inputs explain with λ = `lambda` · mean of the
-    /// diagonal. `None` if the shape does not fit, or nothing can be solved.
-    pub fn moments(&self, c: &Centred, lambda: f64) -> Option<Centred> {
-        let targets = self.targets(c)?;
-        let best = c.xx.ridge(&targets.yx, None, lambda)?;
-        let yy = (&best * &targets.yx).sum_axis(Axis(1)).mapv(|v| v.max(0.0));
-        Some(Centred { yy, ..targets })
+    /// The same with the variance of Mᵀ Y: if the metric is not plain, as much as the inputs explain of it, with λ = `lambda` ·
+    /// mean of the diagonal. `None` if the shape does not fit, or nothing can be solved.
+    pub fn moments<'c>(&self, c: &'c Centred, lambda: f64) -> Option<Cow<'c, Centred>> {
+        let mut targets = self.targets(c)?;
+        if let Cow::Owned(weighed) = &mut targets {
+            let best = c.xx.ridge(&weighed.yx, None, lambda)?;
+            weighed.yy = (&best * &weighed.yx).sum_axis(Axis(1)).mapv(|v| v.max(0.0));
+        }
+        Some(targets)
     }
+}
+
+fn turned(a: Array2<f64>) -> Array2<f64> {
+    a.reversed_axes().as_standard_layout().into_owned()
 }
 
 #[cfg(test)]
@@ -67,24 +92,24 @@ mod tests {
         let mut moments = Moments::new(9, 7);
         moments.add(x.mapv(|v| v as f32).view(), w.dot(&x).mapv(|v| v as f32).view()).unwrap();
         let c = moments.centred(false).unwrap();
-        let metric = OutputMetric::new(g.view()).unwrap();
+        let metric = OutputMetric::new(g.view());
         let weighed = metric.moments(&c, 1e-6).unwrap();
         let all = moved(&g, &x, &w);
         assert!((weighed.yy.sum() / all - 1.0).abs() < 0.05, "{} against {all}", weighed.yy.sum());
         assert!((scatter(&weighed, metric.weigh(w.view()).unwrap().view()).sum() / all).abs() < 1e-4);
         for terms in 1..4 {
-            let plain = Spectrum::new(&c, w.view(), terms, 1e-6).unwrap().factors(terms);
-            let prior = metric.weigh(w.view()).unwrap();
-            let (left, right) = Spectrum::new(&weighed, prior.view(), terms, 1e-6).unwrap().factors(terms);
-            let ours = metric.unweigh(left.view()).unwrap().dot(&right);
-            let [plain, ours] = [plain.0.dot(&plain.1), ours].map(|product| moved(&g, &x, &(&w - &product)));
+            let [plain, ours] = [(&OutputMetric::PLAIN, &c), (&metric, &*weighed)].map(|(metric, c)| {
+                let spectrum = Spectrum::new(c, metric.weigh(w.view()).unwrap().view(), terms, 1e-6).unwrap();
+                let (left, right) = spectrum.factors(metric, terms).unwrap();
+                moved(&g, &x, &(&w - &left.dot(&right)))
+            });
             assert!(ours < 0.8 * plain, "{terms}: {ours} against {plain}");
         }
     }
 
     #[test]
-    fn nothing_to_say_is_no_metric() {
-        assert!(OutputMetric::new(Array2::zeros((3, 3)).view()).is_none());
-        assert!(OutputMetric::new(Array2::from_elem((3, 3), f64::NAN).view()).is_none());
+    fn what_says_nothing_is_plain() {
+        assert!(OutputMetric::new(Array2::zeros((3, 3)).view()).is_plain());
+        assert!(OutputMetric::new(Array2::from_elem((3, 3), f64::NAN).view()).is_plain());
     }
 }

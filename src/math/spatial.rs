@@ -2,7 +2,7 @@
 //! (Jaderberg et al., Speeding up Convolutional Neural Networks with Low Rank Expansions, BMVC 2014.)
 
 use super::banks::{self, Bank};
-use super::low_rank::balanced;
+use super::low_rank::balance;
 use super::moments::Centred;
 use super::output_metric::OutputMetric;
 use super::solve::{Whitening, times};
@@ -23,9 +23,17 @@ impl Spatial {
     ///
     /// The least-squares weights, drawn to `prior` (outputs × channels · k_h · k_w, `width` = k_w) by λ = `lambda` · mean of
     /// the diagonal, are truncated in the metric of the moments of what V reads, the mean over the k_w places where it reads
-    /// it. `None` if something has no solution.
-    pub fn fitted(c: &Centred, prior: ArrayView2<'_, f64>, width: usize, terms: usize, lambda: f64) -> Option<Spatial> {
+    /// it, and in this one of its outputs. `None` if something has no solution.
+    pub fn fitted(
+        metric: &OutputMetric,
+        c: &Centred,
+        prior: ArrayView2<'_, f64>,
+        width: usize,
+        terms: usize,
+        lambda: f64,
+    ) -> Option<Spatial> {
         let best = c.xx.ridge(&c.yx, Some(&prior.to_owned()), lambda)?;
+        let best = metric.weigh(best.view())?;
         let (outputs, rows) = (best.nrows(), best.ncols().checked_div(width)?);
         let mut stacked = Array2::zeros((width * outputs, rows));
         let mut moment = Array2::<f64>::zeros((rows, rows));
@@ -41,20 +49,14 @@ impl Spatial {
             return None;
         }
         let mut across = Array2::zeros((outputs, width * terms));
-        for (t, mut filter) in down.rows_mut().into_iter().enumerate() {
-            let (scale, mix) = balanced(svd.sigma[t], filter.dot(&filter).sqrt());
-            filter *= scale;
-            for b in 0..width {
-                let u = svd.u.slice(s![b * outputs..(b + 1) * outputs, t]);
-                across.column_mut(b * terms + t).assign(&(&u * mix));
-            }
+        for b in 0..width {
+            let u = metric.unweigh(svd.u.slice(s![b * outputs..(b + 1) * outputs, ..]))?;
+            across.slice_mut(s![.., b * terms..(b + 1) * terms]).assign(&u);
+        }
+        for (t, filter) in down.rows_mut().into_iter().enumerate() {
+            balance(svd.sigma[t], across.slice_mut(s![.., t..;terms]), filter);
         }
         Some(Spatial { down, across })
-    }
-
-    /// The layers whose outputs were weighed, without that.
-    pub fn unweighed(self, metric: &OutputMetric) -> Option<Spatial> {
-        Some(Spatial { across: metric.unweigh(self.across.view())?, ..self })
     }
 
     /// H solved for what V gives, toward the one there is.
@@ -111,12 +113,12 @@ mod tests {
         let fit = moments.centred(false).unwrap();
         let full = channels * height;
         let error = |w: &Array2<f64>| scatter(&fit, w.view()).sum() / fit.yy.sum();
-        let all = Spatial::fitted(&fit, w.view(), width, full, 0.0).unwrap();
+        let all = Spatial::fitted(&OutputMetric::PLAIN, &fit, w.view(), width, full, 0.0).unwrap();
         let lost = all.lost(&fit, 0.0).unwrap();
         assert_eq!(lost.len(), full + 1);
         let mut last = f64::INFINITY;
         for (terms, &lost) in lost.iter().enumerate().skip(1) {
-            let found = Spatial::fitted(&fit, w.view(), width, terms, 0.0).unwrap();
+            let found = Spatial::fitted(&OutputMetric::PLAIN, &fit, w.view(), width, terms, 0.0).unwrap();
             let plain = error(&found.product());
             let found = found.mix(&fit, 0.0).unwrap();
             assert_eq!((found.down.dim(), found.across.dim()), ((terms, 6), (outputs, width * terms)));

@@ -7,9 +7,8 @@ use super::moments::Centred;
 use super::solve::{cholesky_lower, inverse};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
-use std::borrow::Borrow;
 
 /// λ of the refit that makes up for a unit, as a share of the mean diagonal.
 const RIDGE: f64 = 1e-4;
@@ -63,10 +62,10 @@ pub fn fidelity(layer: &LayerMoments, fit: &Fit, units: &Units) -> Vec<f64> {
 /// The share of the outputs' variance that is lost when a unit goes and the weights of the others make up for it, as units
 /// go one after the other, the least loss first. `None` if the moments have no inverse.
 /// (Hassibi & Stork 1993, Optimal Brain Surgeon, by blocks: tr W_c ((G⁻¹)_cc)⁻¹ W_cᵀ.)
-pub fn removal<C: Borrow<Centred>, W: Borrow<Array2<f64>>>(parts: &[(C, W)], units: &Units) -> Option<Vec<f64>> {
-    let states = parts.iter().zip(units).map(|((c, w), units)| PrunedPart::new(c.borrow(), w.borrow(), units));
+pub fn removal(parts: &[(&Centred, CowArray<'_, f64, Ix2>)], units: &Units) -> Option<Vec<f64>> {
+    let states = parts.iter().zip(units).map(|((c, w), units)| PrunedPart::new(c, w.view(), units));
     let mut states: Vec<PrunedPart<'_>> = states.collect::<Option<_>>()?;
-    let all: f64 = parts.iter().map(|(c, _)| c.borrow().yy.sum()).sum();
+    let all: f64 = parts.iter().map(|(c, _)| c.yy.sum()).sum();
     let count = units.first().map_or(0, Vec::len);
     let mut scores = vec![0.0; count];
     let mut left: Vec<usize> = (0..count).collect();
@@ -99,7 +98,7 @@ struct PrunedPart<'a> {
 }
 
 impl<'a> PrunedPart<'a> {
-    fn new(c: &Centred, w: &Array2<f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
+    fn new(c: &Centred, w: ArrayView2<'_, f64>, units: &'a [Vec<usize>]) -> Option<PrunedPart<'a>> {
         let n = w.ncols();
         let inverse = inverse(c.xx.view(), RIDGE)?;
         let lambda = RIDGE * c.xx.diag().sum() / n.max(1) as f64;
@@ -213,8 +212,8 @@ mod tests {
         LayerMoments::new(vec![moments], true).expect("finite")
     }
 
-    fn parts<'a>(layer: &'a LayerMoments, fit: &'a Fit) -> Vec<(&'a Centred, &'a Array2<f64>)> {
-        layer.parts.iter().map(|p| &p.fit).zip(&fit.w).collect()
+    fn parts<'a>(layer: &'a LayerMoments, fit: &'a Fit) -> Vec<(&'a Centred, CowArray<'a, f64, Ix2>)> {
+        layer.parts.iter().map(|p| &p.fit).zip(fit.w.iter().map(|w| w.view().into())).collect()
     }
 
     fn single(n: usize) -> Vec<Vec<Vec<usize>>> {

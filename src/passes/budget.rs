@@ -244,11 +244,13 @@ fn counts(cx: &Context<'_>, budget: Budget, sites: &[&Site]) -> Vec<f64> {
     if cx.selected.weighs() {
         return sites.iter().map(|site| cx.selected.sensitivity(g, &site.names(g))).collect();
     }
-    let known = sites.iter().map(|site| site.nodes(g).into_iter().find_map(|n| cx.divergence(n))).collect();
+    let layers: Option<Vec<NodeId>> = sites.iter().map(|site| site.nodes(g).first().copied()).collect();
+    if let Some(known) = layers.and_then(|layers| cx.divergences(&layers)) {
+        return known;
+    }
     let codes = matches!(budget, Budget::Size(_));
     let answers = |site: &&Site| codes && site.nodes(g).into_iter().any(|n| ending::answers(g, n));
-    let alike = || sites.iter().map(|site| if answers(site) { ANSWERS } else { 1.0 }).collect();
-    Option::<Vec<f64>>::unwrap_or_else(known, alike)
+    sites.iter().map(|site| if answers(site) { ANSWERS } else { 1.0 }).collect()
 }
 
 /// What is offered at each of several sites.

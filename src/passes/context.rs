@@ -11,7 +11,7 @@ use crate::math::LayerMoments;
 use crate::math::fit::Fit;
 use crate::math::moments::Centred;
 use crate::math::output_metric::OutputMetric;
-use ndarray::Array2;
+use ndarray::{Array2, CowArray, Ix2};
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 
@@ -44,9 +44,11 @@ impl<'a> Context<'a> {
         cost(&self.sized())
     }
 
-    /// How far the model's answers would move if a layer gave its means alone, if that is known.
-    pub fn divergence(&self, node: NodeId) -> Option<f64> {
-        self.measured(node, Measure::Divergence)?.first().copied()
+    /// How far the model's answers would move if each of these layers gave its means alone: by that their losses compare. `None`
+    /// if it is not known of all, or the recipe weighs layers itself.
+    pub fn divergences(&self, layers: &[NodeId]) -> Option<Vec<f64>> {
+        let of = |&layer: &NodeId| self.measured(layer, Measure::Divergence)?.first().copied();
+        if self.selected.weighs() { None } else { layers.iter().map(of).collect() }
     }
 
     /// What calibration data said of a layer.
@@ -68,45 +70,43 @@ pub struct Fitted<'a> {
     /// The layer with the outputs nearest to a fit's that are as good as the teacher's to what reads them; absent where only
     /// the teacher's own will do.
     pub retarget: Option<Retarget<'a>>,
-    /// What errors of its outputs do to the model's answers. Absent where that is not known.
-    pub metric: Option<&'a LayerMetric>,
+    /// What errors of its outputs do to the model's answers; plain where that is not known.
+    pub metric: &'a LayerMetric,
     /// Where it is noted what a repair did to the layer's error, for the report.
     pub judged: &'a Cell<Option<Judged>>,
 }
 
-/// What errors of a layer's outputs do to the model's answers.
+/// The metric of a layer's outputs.
 pub struct LayerMetric {
-    outputs: OutputMetric,
-    /// The moments in that metric, once they were asked for.
+    /// What errors of them do to the model's answers.
+    pub outputs: OutputMetric,
+    /// The moments in it, once they were asked for, if it is not plain.
     moments: OnceCell<Option<Vec<Centred>>>,
 }
 
 impl LayerMetric {
-    /// Of a metric of its outputs.
+    /// With what errors of the outputs do.
     pub fn new(outputs: OutputMetric) -> LayerMetric {
         LayerMetric { outputs, moments: OnceCell::new() }
     }
 }
 
-/// Moments of a layer's group that are fitted to, and its weights.
-pub type WeighedGroup<'m, 'w> = (Cow<'m, Centred>, Cow<'w, Array2<f64>>);
+/// Moments of a group that are fitted to, and its weights, in a metric.
+pub type WeighedGroup<'m, 'w> = (&'m Centred, CowArray<'w, f64, Ix2>);
 
 impl<'a> Fitted<'a> {
-    /// The metric of its outputs, if it is known.
-    pub fn output_metric(&self) -> Option<&'a OutputMetric> {
-        self.metric.map(|metric| &metric.outputs)
-    }
-
-    /// The moments that are fitted to, and these weights: of outputs in the metric of the model's answers, where that is known.
-    /// `None` if something has no solution.
+    /// The moments that are fitted to, and these weights, in the metric of the outputs. `None` if something has no solution.
     pub fn in_metric<'w>(&self, weights: &'w [Array2<f64>]) -> Option<Vec<WeighedGroup<'a, 'w>>> {
+        let LayerMetric { outputs, moments } = self.metric;
         let plain = || self.layer.parts.iter().map(|part| &part.fit);
-        let Some(LayerMetric { outputs, moments }) = self.metric else {
-            return Some(plain().map(Cow::Borrowed).zip(weights.iter().map(Cow::Borrowed)).collect());
+        let moments: Vec<&Centred> = match outputs.is_plain() {
+            true => plain().collect(),
+            false => {
+                let weighed = |c| Some(outputs.moments(c, RIDGE)?.into_owned());
+                moments.get_or_init(|| plain().map(weighed).collect()).as_ref()?.iter().collect()
+            }
         };
-        let moments = moments.get_or_init(|| plain().map(|c| outputs.moments(c, RIDGE)).collect());
-        let weighed = weights.iter().map(|w| outputs.weigh(w.view()).map(Cow::Owned)).collect::<Option<Vec<_>>>()?;
-        Some(moments.as_ref()?.iter().map(Cow::Borrowed).zip(weighed).collect())
+        moments.into_iter().zip(weights).map(|(c, w)| Some((c, outputs.weigh(w.view())?))).collect()
     }
 }
 

@@ -57,6 +57,7 @@ use crate::error::Result;
 use crate::ir::op::conv::{Conv, KernelShape};
 use crate::ir::{Graph, NodeId, Op, Patch};
 use crate::math::fit::GroupMoments;
+use crate::math::output_metric::OutputMetric;
 use crate::math::spatial::Spatial;
 use crate::math::{Factors, Rank};
 use crate::passes::budget::{self, Budget, SplitSite};
@@ -368,7 +369,7 @@ fn spatial_lost(graph: &Graph, fitted: &Fitted<'_>) -> Result<Vec<f64>, String> 
     let width = graph.value(fitted.linear.weight).constant().and_then(|t| t.shape().last().copied()).unwrap_or(1);
     budget::shares(fitted, &current.w, |c, w| {
         let most = (w.ncols() / width.max(1)).min(w.nrows() * width);
-        Spatial::fitted(c, w, width, most, budget::RIDGE)?.lost(c, budget::RIDGE)
+        Spatial::fitted(&OutputMetric::PLAIN, c, w, width, most, budget::RIDGE)?.lost(c, budget::RIDGE)
     })
 }
 
@@ -390,13 +391,7 @@ fn spatial(
     let mut bias = None;
     if let Some(fitted) = &cx.fitted {
         let find = |part: &GroupMoments, prior: ArrayView2<'_, f64>, lambda| {
-            let found = match fitted.output_metric() {
-                Some(metric) => {
-                    let c = metric.targets(&part.fit)?;
-                    Spatial::fitted(&c, metric.weigh(prior)?.view(), width, terms, lambda)?.unweighed(metric)?
-                }
-                None => Spatial::fitted(&part.fit, prior, width, terms, lambda)?,
-            };
+            let found = Spatial::fitted(&fitted.metric.outputs, &part.fit, prior, width, terms, lambda)?;
             let found = found.mix(&part.fit, lambda)?;
             let w = found.product();
             Some((found, w))
@@ -427,7 +422,7 @@ fn channel(
     let mut bias = None;
     let plain = left.dot(&right).mapv(f64::from);
     if let Some(fitted) = &cx.fitted {
-        let find = split::low_rank(terms, fitted.output_metric());
+        let find = split::low_rank(terms, &fitted.metric.outputs);
         let (better, b) = split::fit(cx.graph, fitted, plain, &mut what, find)?;
         bias = b;
         if let Some(better) = better {

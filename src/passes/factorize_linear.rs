@@ -296,7 +296,7 @@ impl FactorizeLinear {
         let scale = if let Op::Gemm(gemm) = &graph.node(n).op { f64::from(gemm.alpha) } else { 1.0 };
         let plain = scale * if sums_rows { plain.reversed_axes() } else { plain };
         if let Some(fitted) = &cx.fitted {
-            let find = split::low_rank(factors.left.ncols(), fitted.output_metric());
+            let find = split::low_rank(factors.left.ncols(), &fitted.metric.outputs);
             let (better, b) = split::fit(graph, fitted, plain, &mut what, find)?;
             bias = b;
             if let Some((left, right)) = better {

@@ -413,11 +413,8 @@ fn fit(
     let before = Fit { w: products(&plain), b: current.b.clone() };
     let solve = |layer: &math::LayerMoments, from: Option<&Vec<Mixed>>| {
         let group = |(g, (p, w)): (usize, (&GroupMoments, &Array2<f64>))| {
-            let (c, w, from) = (&p.fit, w.view(), from.map(|f| &f[g]));
-            match fitted.output_metric() {
-                Some(metric) => separate::fitted::fitted_in(metric, c, w, taps, terms, SWEEPS, from),
-                None => separate::fitted::fitted(c, w, taps, terms, SWEEPS, from),
-            }
+            let (metric, from) = (&fitted.metric.outputs, from.map(|f| &f[g]));
+            separate::fitted::fitted(metric, &p.fit, w.view(), taps, terms, SWEEPS, from)
         };
         let found = layer.parts.iter().zip(&current.w).enumerate().map(group).collect::<Option<Vec<Mixed>>>()?;
         layer.best_ridge(|lambda| {

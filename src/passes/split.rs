@@ -278,20 +278,14 @@ pub fn fit<F>(
 /// L and R of W ≈ L R.
 pub type Pair = (Array2<f64>, Array2<f64>);
 
-/// The best factors of so many terms, for [`fit`]: in the metric of the model's answers, if that is known.
+/// The best factors of so many terms, for [`fit`], in a metric of the outputs.
 pub fn low_rank(
     terms: usize,
-    metric: Option<&OutputMetric>,
+    metric: &OutputMetric,
 ) -> impl Fn(&GroupMoments, ArrayView2<'_, f64>, f64) -> Option<(Pair, Array2<f64>)> {
     move |part, prior, lambda| {
-        let (left, right) = match metric {
-            Some(metric) => {
-                let c = metric.targets(&part.fit)?;
-                let (left, right) = Spectrum::new(&c, metric.weigh(prior)?.view(), terms, lambda)?.factors(terms);
-                math::balanced_factors(metric.unweigh(left.view())?, right)
-            }
-            None => Spectrum::new(&part.fit, prior, terms, lambda)?.factors(terms),
-        };
+        let (c, prior) = (metric.targets(&part.fit)?, metric.weigh(prior)?);
+        let (left, right) = Spectrum::new(&c, prior.view(), terms, lambda)?.factors(metric, terms)?;
         let w = left.dot(&right);
         Some(((left, right), w))
     }

@@ -87,8 +87,8 @@ impl<'s> StepMoments<'s> {
     }
 
     /// What errors of a layer's outputs do to the teacher's answers, if the pass asks for that and it is known.
-    fn metric(&self, task: Task<'_>, linear: &Result<Linear, String>) -> Result<Option<LayerMetric>> {
-        let (true, Ok(linear)) = (task.pass.weighs_outputs(), linear) else { return Ok(None) };
+    fn metric(&self, task: Task<'_>, linear: &Result<Linear, String>) -> Result<OutputMetric> {
+        let (true, Ok(linear)) = (task.pass.weighs_outputs(), linear) else { return Ok(OutputMetric::PLAIN) };
         let TeacherRun { graph, gradients: kept, .. } = &*self.teacher;
         let all = match kept.get() {
             Some(all) => all,
@@ -98,7 +98,7 @@ impl<'s> StepMoments<'s> {
             }
         };
         let own = gradients::of_layer(all, graph, linear, &self.reference.map);
-        Ok(own.and_then(|moment| OutputMetric::new(moment.view())).map(LayerMetric::new))
+        Ok(own.map_or(OutputMetric::PLAIN, |moment| OutputMetric::new(moment.view())))
     }
 
     /// Goes back to the inputs.
@@ -177,17 +177,25 @@ impl MomentSource for StepMoments<'_> {
                 // Of layers that use a weight in other ways, each answers for itself.
                 let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
                 let metric = self.metric(task, &linear)?;
-                let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
+                let seen = ObservedLayer::at(
+                    &mut self.layerwise,
+                    graph,
+                    n,
+                    &linear,
+                    &self.reference.map,
+                    &self.later,
+                    metric,
+                )?;
                 let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
                 let nodes: Vec<NodeId> = others.chain([n]).collect();
                 let mut tell = |measure: Measure, answer: Result<Vec<f64>, String>| {
                     told.extend(nodes.iter().map(|&n| ((n, measure), answer.clone())));
                 };
                 for query in open {
-                    tell(query.measure, seen.tell(metric.as_ref(), |fitted| (query.note)(&fitted?))?);
+                    tell(query.measure, seen.tell(|fitted| (query.note)(&fitted?))?);
                 }
-                if metric.is_some() {
-                    tell(Measure::Divergence, seen.tell(metric.as_ref(), |fitted| divergence(graph, &fitted?))?);
+                if !seen.metric.outputs.is_plain() {
+                    tell(Measure::Divergence, seen.tell(|fitted| divergence(graph, &fitted?))?);
                 }
             }
             self.later.remove(&n);
@@ -234,18 +242,25 @@ impl MomentSource for StepMoments<'_> {
         match site {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
-                let metric = if rewritten { self.metric(task, &linear)? } else { None };
-                let seen = ObservedLayer::at(&mut self.layerwise, graph, n, &linear, &self.reference.map, &self.later)?;
+                let metric = if rewritten { self.metric(task, &linear)? } else { OutputMetric::PLAIN };
+                let seen = ObservedLayer::at(
+                    &mut self.layerwise,
+                    graph,
+                    n,
+                    &linear,
+                    &self.reference.map,
+                    &self.later,
+                    metric,
+                )?;
                 if !seen.is_finite {
                     run.not_finite.push(graph.label(n).to_string());
                 }
                 match site {
                     Some(site) if rewritten => {
-                        let changed =
-                            seen.tell(metric.as_ref(), |fitted| rewrite(run, graph, task, site, fitted))??;
+                        let changed = seen.tell(|fitted| rewrite(run, graph, task, site, fitted))??;
                         self.reference.changed |= changed;
                     }
-                    site => seen.tell(None, |fitted| refit_layer(run, graph, task, n, site, fitted))??,
+                    site => seen.tell(|fitted| refit_layer(run, graph, task, n, site, fitted))??,
                 }
             }
             Some(site) => drop(run.visit(graph, task, site, None)?),
@@ -302,6 +317,7 @@ struct ObservedLayer<'w> {
     what: Result<(&'w Linear, LayerMoments, LayerSamples<'w>), String>,
     is_finite: bool,
     place: String,
+    metric: LayerMetric,
 }
 
 impl<'w> ObservedLayer<'w> {
@@ -313,6 +329,7 @@ impl<'w> ObservedLayer<'w> {
         linear: &'w Result<Linear, String>,
         map: &'w TeacherMap,
         later: &HashSet<NodeId>,
+        metric: OutputMetric,
     ) -> Result<ObservedLayer<'w>> {
         let place = format!("calibrating \"{}\"", graph.label(node));
         let layerwise = layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
@@ -324,11 +341,11 @@ impl<'w> ObservedLayer<'w> {
             Err(Failure::NotFinite(why)) => (Err(why.into()), false),
             Err(Failure::Error(e)) => return Err(e.at(place)),
         };
-        Ok(ObservedLayer { what, is_finite, place })
+        Ok(ObservedLayer { what, is_finite, place, metric: LayerMetric::new(metric) })
     }
 
     /// Tells it as passes hear it.
-    fn tell<T>(&self, metric: Option<&LayerMetric>, hear: impl FnOnce(Result<Fitted<'_>, String>) -> T) -> Result<T> {
+    fn tell<T>(&self, hear: impl FnOnce(Result<Fitted<'_>, String>) -> T) -> Result<T> {
         let (linear, layer, look) = match &self.what {
             Ok(seen) => seen,
             Err(why) => return Ok(hear(Err(why.clone()))),
@@ -344,7 +361,7 @@ impl<'w> ObservedLayer<'w> {
         };
         let retarget: Retarget<'_> = &retarget;
         let retarget = look.is_bounded().then_some(retarget);
-        let heard = hear(Ok(Fitted { linear, layer, retarget, metric, judged: &judged }));
+        let heard = hear(Ok(Fitted { linear, layer, retarget, metric: &self.metric, judged: &judged }));
         match failed.into_inner() {
             Some(e) => Err(e.at(&self.place)),
             None => Ok(heard),

@@ -1,7 +1,7 @@
 //! Separable filters that give what a layer should give on its data, not just what its weights were.
 
 use super::super::banks::{self, Bank};
-use super::super::low_rank::balanced;
+use super::super::low_rank::balance;
 use super::super::moments::Centred;
 use super::super::output_metric::OutputMetric;
 use super::super::solve::{self, Whitening, ridge};
@@ -33,12 +33,13 @@ impl Mixed {
     }
 
     /// With other mixes of every channel.
-    fn with_mixes(mut self, other: impl Fn(ArrayView2<'_, f64>) -> Option<Array2<f64>>) -> Option<Mixed> {
-        for mut mix in self.mixes.outer_iter_mut() {
+    fn with_mixes(&self, other: impl Fn(ArrayView2<'_, f64>) -> Option<Array2<f64>>) -> Option<Mixed> {
+        let mut mixes = self.mixes.clone();
+        for mut mix in mixes.outer_iter_mut() {
             let new = other(mix.view())?;
             mix.assign(&new);
         }
-        Some(self)
+        Some(Mixed { filters: self.filters.clone(), mixes })
     }
 
     fn banks(&self) -> Vec<Bank<'_>> {
@@ -53,8 +54,10 @@ impl Mixed {
 /// Each channel's part of W is replaced by the rank-`terms` matrix of least error by the channel's own moments, C = L Lᵀ:
 /// the truncated decomposition of W_c L. Then, `sweeps` times, channel by channel, by that which best makes up for what all
 /// the others leave over (block coordinate descent: the error never rises), and last all mixes are solved together by
-/// ridge regression on what the filters give. `from` are filters to begin with instead. `None` if something cannot be decomposed or solved.
+/// ridge regression on what the filters give. `from` are filters to begin with instead. Errors of outputs count in this metric. `None` if something
+/// cannot be decomposed or solved.
 pub fn fitted(
+    metric: &OutputMetric,
     c: &Centred,
     prior: ArrayView2<'_, f64>,
     taps: usize,
@@ -62,6 +65,7 @@ pub fn fitted(
     sweeps: usize,
     from: Option<&Mixed>,
 ) -> Option<Mixed> {
+    let (c, prior) = (metric.targets(c)?, metric.weigh(prior)?);
     let channels = prior.ncols() / taps;
     let outputs = prior.nrows();
     let mut mixed =
@@ -70,7 +74,7 @@ pub fn fitted(
     let roots: Vec<Whitening> =
         (0..channels).map(|ch| Whitening::new(c.xx.slice(own(ch)), RIDGE)).collect::<Option<_>>()?;
     match from {
-        Some(from) => mixed = from.clone(),
+        Some(from) => mixed = from.with_mixes(|mix| Some(metric.weigh(mix)?.into_owned()))?,
         None => (0..channels).try_for_each(|channel| {
             let w = prior.slice(s![.., channel * taps..(channel + 1) * taps]);
             split(&mut mixed, channel, &roots[channel], w)
@@ -99,22 +103,12 @@ pub fn fitted(
             }
         }
     }
+    let mut mixed = mixed.with_mixes(|mix| Some(metric.unweigh(mix)?.into_owned()))?;
+    for (mut filters, mut mixes) in mixed.filters.outer_iter_mut().zip(mixed.mixes.outer_iter_mut()) {
+        let terms = mixes.columns_mut().into_iter().zip(filters.rows_mut());
+        terms.for_each(|(mix, filter)| balance(1.0, mix, filter));
+    }
     Some(mixed)
-}
-
-/// As [`fitted`], with errors of outputs in this metric.
-pub fn fitted_in(
-    metric: &OutputMetric,
-    c: &Centred,
-    prior: ArrayView2<'_, f64>,
-    taps: usize,
-    terms: usize,
-    sweeps: usize,
-    from: Option<&Mixed>,
-) -> Option<Mixed> {
-    let from = from.map(|from| from.clone().with_mixes(|mix| metric.weigh(mix)).ok_or(())).transpose().ok()?;
-    let found = fitted(&metric.targets(c)?, metric.weigh(prior)?.view(), taps, terms, sweeps, from.as_ref())?;
-    found.with_mixes(|mix| metric.unweigh(mix))
 }
 
 /// All mixes solved together, with λ relative, toward those there are.
@@ -131,7 +125,7 @@ pub fn mix(c: &Centred, mixed: &Mixed, lambda: f64) -> Option<Mixed> {
 /// without sweeps. `None` as there.
 pub fn lost(c: &Centred, prior: ArrayView2<'_, f64>, taps: usize) -> Option<Vec<f64>> {
     let terms = prior.nrows().min(taps);
-    let mixed = fitted(c, prior, taps, terms, 0, None)?;
+    let mixed = fitted(&OutputMetric::PLAIN, c, prior, taps, terms, 0, None)?;
     let channels = mixed.filters.dim().0;
     let order: Vec<usize> = (0..terms).flat_map(|t| (0..channels).map(move |ch| ch * terms + t)).collect();
     let lost = banks::lost(c, &mixed.banks(), &order, RIDGE)?;
@@ -145,9 +139,8 @@ fn split(mixed: &mut Mixed, channel: usize, root: &Whitening, w: ArrayView2<'_, 
     let filters = root.unwhiten(svd.vt.view())?;
     for t in 0..terms {
         let Some(&sigma) = svd.sigma.get(t) else { break };
-        let (scale, mix) = balanced(sigma, filters.row(t).dot(&filters.row(t)).sqrt());
-        mixed.filters.slice_mut(s![channel, t, ..]).assign(&(&filters.row(t) * scale));
-        mixed.mixes.slice_mut(s![channel, .., t]).assign(&(&svd.u.column(t) * mix));
+        mixed.filters.slice_mut(s![channel, t, ..]).assign(&filters.row(t));
+        mixed.mixes.slice_mut(s![channel, .., t]).assign(&(&svd.u.column(t) * sigma));
     }
     // Terms beyond the rank of the moments add nothing.
     for t in svd.sigma.len()..terms {

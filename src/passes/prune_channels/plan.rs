@@ -8,7 +8,7 @@ use crate::passes::Context;
 use crate::passes::budget::Budget;
 use crate::passes::importance::{Loser, Scored, relative};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Groups with the scores of their units; a group without scores stays whole.
 pub struct Removals<'a> {
@@ -48,19 +48,19 @@ impl<'a> Removals<'a> {
     fn prices(&self, cx: &Context<'a>, budget: Budget) -> Option<Vec<Vec<f64>>> {
         let whole = budget.of(self.without(&HashSet::new()).cost())?;
         let losers = self.scored.iter().flatten().flat_map(|s| s.losses.iter().flatten());
-        let mut readers = losers.filter_map(|loser| if let Loser::Reader(n) = loser.0 { Some(n) } else { None });
-        let known = !cx.selected.weighs() && readers.all(|n| cx.divergence(n).is_some());
-        let counts = |n: NodeId| match cx.divergence(n).filter(|_| known) {
-            Some(divergence) => divergence,
-            None => cx.selected.sensitivity(cx.graph, &[cx.graph.label(n)]),
-        };
+        let readers = losers.filter_map(|loser| if let Loser::Reader(n) = loser.0 { Some(n) } else { None });
+        let readers: Vec<NodeId> = readers.collect::<BTreeSet<_>>().into_iter().collect();
+        let counts = cx.divergences(&readers).unwrap_or_else(|| {
+            readers.iter().map(|&n| cx.selected.sensitivity(cx.graph, &[cx.graph.label(n)])).collect()
+        });
+        let counts: HashMap<NodeId, f64> = readers.into_iter().zip(counts).collect();
         let price = |(i, scored): (usize, &Result<Scored, String>)| {
             let Ok(scored) = scored else { return Some(Vec::new()) };
             let one: HashSet<u32> = self.groups[i].units.first().copied().into_iter().collect();
             let saved = whole.saturating_sub(budget.of(self.without(&one).cost())?).max(1) as f64;
             let lost = |losses: &Vec<(Loser, f64)>| {
                 let each = losses.iter().map(|&(who, loss)| match who {
-                    Loser::Reader(n) => Some(counts(n) * loss),
+                    Loser::Reader(n) => Some(counts.get(&n)? * loss),
                     Loser::Group(_) => None,
                 });
                 Some(each.sum::<Option<f64>>()? / saved)
