@@ -282,7 +282,7 @@ pub fn available(data: &Dataset, normalise: &Normalise, model: &Model) -> Result
 }
 
 fn specs(model: &Model) -> Result<Vec<InputSpec>> {
-    model.graph.runtime_inputs().map(|v| spec(&model.graph, v)).collect()
+    model.graph.required_inputs().map(|v| spec(&model.graph, v)).collect()
 }
 
 /// What the data for an input of a graph must be.

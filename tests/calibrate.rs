@@ -506,6 +506,28 @@ fn data_says_what_macs_are_counted_at() {
     assert_eq!(done.student.graph.interface(), teacher.graph.interface());
 }
 
+/// Data need not hold what the file has a default for. Such a weight is nobody's to change before it is bound.
+#[test]
+fn inputs_with_a_default_need_no_data() {
+    let text = "model \"listed\" opset 17 {
+        input %x : f32[N,8,6,6] const %w1 : f32[16,8,3,3] = seed(1) input %w2 : f32[64,16,1,1] = f32[64,16,1,1]seed(2)
+        %h : f32[N,16,4,4] = Conv(%x, %w1) @conv
+        %r : f32[N,16,4,4] = Relu(%h)
+        %y : f32[N,64,4,4] = Conv(%r, %w2) @head
+        output %y
+    }";
+    let teacher = text::parse::model(text).unwrap();
+    let data = noise(7, &[40, 8, 6, 6]);
+    let steps = |before: &str| format!("[{before}{{ pass = \"cluster-weights\", levels = 4, min-weights = 16 }}]");
+    let done = |before: &str| run(&teacher, &data, &Normalise::default(), 40, &steps(before)).unwrap();
+    let listed = done("");
+    let changed = |done: &Outcome| done.report.steps.last().unwrap().rows.iter().filter(|row| row.done).count();
+    assert_eq!(listed.student.graph.interface(), teacher.graph.interface());
+    let bound = done("{ pass = \"bind-defaults\" }, ");
+    assert_eq!(bound.student.graph.interface().len(), 2);
+    assert_eq!((changed(&listed), changed(&bound)), (1, 2));
+}
+
 /// What the rest cannot make up for stays: with data, the bound is on what the layers that read the units lose.
 #[test]
 fn no_budget_takes_most_of_what_a_layer_reads() {

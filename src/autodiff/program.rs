@@ -65,7 +65,7 @@ impl<'a, T: Real> Program<'a, T> {
     /// If the graph has a cycle.
     pub fn new(graph: &'a Graph, trainable: &'a BTreeSet<ValueId>, outputs: &[ValueId]) -> crate::error::Result<Self> {
         let order = graph.topological()?;
-        let mut varying: HashSet<ValueId> = graph.runtime_inputs().chain(trainable.iter().copied()).collect();
+        let mut varying: HashSet<ValueId> = graph.required_inputs().chain(trainable.iter().copied()).collect();
         for &n in &order {
             if graph.node_inputs(n).into_iter().flatten().any(|v| varying.contains(&v)) {
                 varying.extend(graph.node_outputs(n).into_iter().flatten());
@@ -175,7 +175,8 @@ impl<'a, T: Real> Program<'a, T> {
             (_, Some(t)) if self.trainable.contains(&v) => {
                 SlotSource::Parameter { value: v, name, shape, values: numbers(t) }
             }
-            (Source::Input { .. }, None) => SlotSource::Input { name, shape },
+            (Source::Input { default: None }, _) => SlotSource::Input { name, shape },
+            (Source::Input { default: Some((t, _)) }, _) => SlotSource::Constant(numbers(t)),
             _ => match self.content(v).filter(|t| t.dtype().is_float()) {
                 Some(t) => SlotSource::Constant(numbers(&t)),
                 None => return Err(format!("%{name} is not computed by anything that can be trained through")),

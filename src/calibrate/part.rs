@@ -140,7 +140,7 @@ impl Executor {
 
     /// Divides the chunks by the shapes of what a part reads, and where it reads arithmetic of shapes, by that.
     fn groups(&self, graph: &Graph, read: &[(ValueId, &ActivationFile)]) -> Result<Vec<ChunkGroup>> {
-        let is_given = |v: ValueId| graph.runtime_inputs().any(|input| input == v);
+        let is_given = |v: ValueId| graph.required_inputs().any(|input| input == v);
         let (mut constant, mut by_kind) = (HashMap::new(), Vec::new());
         for &(v, file) in read {
             let small = |i: usize| Tensor::small_ints(ours(file.dtype().unwrap_or(Dtype::F32)), file.shape(i));

@@ -82,7 +82,7 @@ impl TeacherRun {
     pub(super) fn feed(&self, data: &Calibration<'_>) -> Result<()> {
         let mut kept = self.kept();
         if kept.files.is_empty() {
-            let inputs: Vec<ValueId> = self.graph.runtime_inputs().collect();
+            let inputs: Vec<ValueId> = self.graph.required_inputs().collect();
             let mut files = inputs.iter().map(|_| ActivationFile::new()).collect::<Result<Vec<_>>>()?;
             for i in 0..data.chunks() {
                 data.chunk(i)?.iter().zip(&mut files).try_for_each(|(array, file)| file.push(array))?;
@@ -103,7 +103,7 @@ impl TeacherRun {
 
     /// Whether a value is an input, or an end of a segment.
     pub(super) fn has(&self, value: ValueId) -> bool {
-        self.makers.contains_key(&value) || self.graph.runtime_inputs().any(|v| v == value)
+        self.makers.contains_key(&value) || self.graph.required_inputs().any(|v| v == value)
     }
 
     /// A value for all chunks.
@@ -249,7 +249,7 @@ fn segments(graph: &Graph) -> Result<(Vec<Segment>, HashMap<ValueId, usize>)> {
     let ends = layers.flat_map(|layer| [Some(layer.x), Some(layer.y), sum_of(graph, layer.y).map(|s| s.0)]);
     let at = |v: ValueId| graph.producer(v).and_then(|(n, _)| place.get(&n).copied());
     let ends: BTreeSet<(Option<usize>, ValueId)> = ends.flatten().filter(moves).map(|v| (at(v), v)).collect();
-    let inputs: HashSet<ValueId> = graph.runtime_inputs().collect();
+    let inputs: HashSet<ValueId> = graph.required_inputs().collect();
     let (mut segments, mut makers): (Vec<Segment>, HashMap<ValueId, usize>) = Default::default();
     let mut owners: HashMap<NodeId, usize> = HashMap::new();
     for (_, end) in ends {

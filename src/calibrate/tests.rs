@@ -7,7 +7,7 @@ use crate::math;
 fn assert_reads_what_it_sums(text: &str) {
     let model = text::parse::model(text).unwrap();
     let graph = &model.graph;
-    let x = graph.runtime_inputs().next().unwrap();
+    let x = graph.required_inputs().next().unwrap();
     let dims = graph.value(x).dims().unwrap();
     let shape: Vec<usize> = std::iter::once(40).chain(dims[1..].iter().map(|&d| d as usize)).collect();
     let noise: Vec<f32> = random::noise(5).map(|v| v as f32).take(shape.iter().product()).collect();

@@ -74,7 +74,7 @@ pub fn cascade(
     let (before, ..) = rated(1.0);
     let (after, confidence, right) = rated(f64::from(temperature));
     let macs = |model: &Model| {
-        let names = model.graph.runtime_inputs().map(|v| model.graph.value(v).name.clone());
+        let names = model.graph.required_inputs().map(|v| model.graph.value(v).name.clone());
         let sized = model.graph.at_sizes(&names.zip(source.shapes()).collect::<Vec<_>>())?;
         cost(&sized).macs.ok_or_else(|| Error::target("cannot tell what the networks cost"))
     };

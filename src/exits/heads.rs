@@ -310,7 +310,7 @@ pub fn reset(
 }
 
 fn sized(graph: &Graph, source: &SampleFeed<'_>) -> Result<Graph> {
-    let names = graph.runtime_inputs().map(|v| graph.value(v).name.clone());
+    let names = graph.required_inputs().map(|v| graph.value(v).name.clone());
     graph.at_sizes(&names.zip(source.shapes()).collect::<Vec<_>>())
 }
 

@@ -32,7 +32,7 @@ impl SizedWalk {
     /// # Errors
     /// If the graph has a cycle, or its cost depends on dims that are known only at run time.
     pub fn new(graph: &Graph, shapes: &[Vec<usize>]) -> Result<SizedWalk> {
-        let names = graph.runtime_inputs().map(|v| graph.value(v).name.clone());
+        let names = graph.required_inputs().map(|v| graph.value(v).name.clone());
         let graph = graph.at_sizes(&names.zip(shapes.iter().cloned()).collect::<Vec<_>>())?;
         let order = graph.topological()?;
         let mut last = HashMap::new();
@@ -63,7 +63,7 @@ impl SizedWalk {
     pub fn places(&self) -> Vec<Place> {
         let fixed = self.graph.constant_nodes(&self.order, |_| false);
         // Values that are read further on, by when that ends.
-        let mut live: HashSet<ValueId> = self.graph.runtime_inputs().collect();
+        let mut live: HashSet<ValueId> = self.graph.required_inputs().collect();
         let mut places: Vec<Place> = Vec::new();
         for (i, &n) in self.order.iter().enumerate() {
             live.extend(self.graph.node_outputs(n).into_iter().flatten().filter(|_| !fixed.contains(&n)));
@@ -114,7 +114,7 @@ impl SizedWalk {
         let fixed = self.graph.constant_nodes(&self.order, |_| false);
         let made = self.order[..=i].iter().filter(|n| !fixed.contains(n)).flat_map(|&n| g.node_outputs(n)).flatten();
         let crossing = g
-            .runtime_inputs()
+            .required_inputs()
             .chain(made)
             .find(|&v| v != value && self.last.get(&v).is_some_and(|&last| last > i) && !self.is_shape(v));
         if let Some(v) = crossing {

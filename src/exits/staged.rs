@@ -163,7 +163,7 @@ pub fn prepare(model: &Model, beside: &Path) -> Result<Vec<Atomic>> {
     let name = |v: ValueId| g.value(v).name.clone();
     let manifest = Manifest {
         version: VERSION,
-        inputs: g.runtime_inputs().map(name).collect(),
+        inputs: g.required_inputs().map(name).collect(),
         output: g.outputs().first().map_or(String::new(), |&v| name(v)),
         stages: entries,
     };

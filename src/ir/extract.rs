@@ -50,7 +50,7 @@ impl Graph {
 
     /// The inputs that a caller must feed, with their types at these shapes.
     pub fn fed(&self, shapes: &[Vec<usize>]) -> Vec<(ValueId, Type)> {
-        let inputs = self.runtime_inputs().zip(shapes).filter_map(|(v, dims)| {
+        let inputs = self.required_inputs().zip(shapes).filter_map(|(v, dims)| {
             let dims = dims.iter().map(|&d| Dim::Known(d as u64)).collect();
             Some((v, Type::tensor(self.value(v).ty.as_ref()?.dtype()?, Shape(dims))))
         });

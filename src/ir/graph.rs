@@ -8,7 +8,7 @@ pub use crate::ir::net::{NodeId, Use, ValueId};
 use crate::ir::node::Node;
 use crate::ir::shape::Type;
 use crate::ir::tensor::Tensor;
-use crate::ir::value::{Form, Source, Value};
+use crate::ir::value::{Form, Listing, Source, Value};
 use bytes::Bytes;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -76,7 +76,12 @@ impl Graph {
         &self.inputs
     }
 
-    /// Inputs that a caller feeds.
+    /// Inputs that a caller must feed: those without a default value.
+    pub fn required_inputs(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.inputs.iter().copied().filter(|&v| matches!(self.value(v).source, Source::Input { default: None }))
+    }
+
+    /// Inputs that a caller may feed.
     pub fn runtime_inputs(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().copied().filter(|&v| self.value(v).constant().is_none())
     }
@@ -327,6 +332,22 @@ impl Graph {
             if let Source::Constant(_, Form::Initializer { listed, .. }) = &mut self.value_mut(v).source {
                 *listed = false;
             }
+        }
+    }
+
+    /// Makes an initializer of a `Constant` node, or of an input that has a default value.
+    pub(in crate::ir) fn make_initializer(&mut self, id: ValueId) {
+        let value = self.value_mut(id);
+        match &mut value.source {
+            Source::Constant(_, form) => *form = Form::INITIALIZER,
+            Source::Input { default } => {
+                let Some((tensor, carried)) = default.take() else { return };
+                value.ty = Some(tensor.ty());
+                value.listing = Listing::default();
+                value.source = Source::Constant(tensor, Form::Initializer { listed: false, carried });
+                self.inputs.retain(|&v| v != id);
+            }
+            Source::Node | Source::Capture | Source::Carried => {}
         }
     }
 

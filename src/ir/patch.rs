@@ -197,7 +197,7 @@ impl Patch {
         self.edits.push(Edit::SetInputs { node, inputs: inputs.to_vec() });
     }
 
-    /// Turns a constant that the file has as a `Constant` node into an initializer.
+    /// Turns a `Constant` node, or an input that has a default value, into an initializer that no caller can override.
     pub fn make_initializer(&mut self, value: ValueId) {
         self.edits.push(Edit::MakeInitializer { value });
     }
@@ -515,9 +515,7 @@ impl<'g> PatchRun<'g> {
                 self.touched.insert(node);
             }
             Edit::MakeInitializer { value } => {
-                if let Source::Constant(_, form) = &mut self.graph.value_mut(value).source {
-                    *form = Form::INITIALIZER;
-                }
+                self.graph.make_initializer(value);
             }
             Edit::Drop { value } => self.suspects.push(value),
             Edit::ForgetNode { node } => self.graph.node_mut(node).metadata = Default::default(),

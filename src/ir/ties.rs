@@ -75,7 +75,9 @@ pub trait Ties {
 /// Why channels cannot be chosen by an input that should be a weight.
 pub fn open_weight(cx: &Infer<'_>, slot: usize) -> String {
     let why = match cx.constant(slot) {
-        _ if cx.is_overridable(slot) => "has a weight that the file lists as an input: a caller may feed another",
+        _ if cx.is_overridable(slot) => {
+            "has a weight that callers may override: the step `bind-defaults` makes it a constant"
+        }
         _ if cx.is_sparse(slot) => "has a sparse initializer as its weight, which is carried as it is",
         None => "has a weight that is computed at run time",
         Some(_) => "has a weight that cannot be followed",

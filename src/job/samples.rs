@@ -116,7 +116,7 @@ impl Samples {
     pub fn check(&self, job: &Job, model: &Model) -> Result<()> {
         let Some(test) = &self.test else { return Ok(()) };
         check_data(reference_file(job), &test.data, &self.normalise, &test.judging)?;
-        let names = |m: &Model| m.graph.runtime_inputs().map(|v| m.graph.value(v).name.clone()).collect::<Vec<_>>();
+        let names = |m: &Model| m.graph.required_inputs().map(|v| m.graph.value(v).name.clone()).collect::<Vec<_>>();
         match self.reference(job) {
             Some(of) if names(&of.model) != names(model) => {
                 Err(Error::input("teacher and student cannot be compared: they differ in their inputs")

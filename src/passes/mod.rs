@@ -2,6 +2,7 @@
 //! it edits nothing, runs nothing and knows no other pass.
 
 mod absorb;
+mod bind_defaults;
 pub mod budget;
 pub mod by_layer;
 pub mod choice;
@@ -287,6 +288,7 @@ macro_rules! registry {
 
 /// Every pass, in the order in which `tutee passes` lists them.
 pub const REGISTRY: &[Entry] = registry![
+    bind_defaults::BindDefaults = "bind-defaults",
     lift_constants::LiftConstants = "lift-constants",
     inline_ifs::InlineIfs = "inline-ifs",
     fold_constants::FoldConstants = "fold-constants",
@@ -320,8 +322,9 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 /// The Clean pass that a `clean` which keeps metadata leaves out.
 pub const REMOVE_METADATA: &str = remove_metadata::RemoveMetadata::NAME;
 
-/// All Clean passes, in the order in which one round of cleaning runs them.
+/// All passes of `clean`, in the order in which one round of cleaning runs them.
 pub fn clean() -> Vec<Box<dyn Pass>> {
-    let all = REGISTRY.iter().filter_map(|e| e.make(toml::Table::new()).ok());
+    let all = REGISTRY.iter().filter(|e| e.name != bind_defaults::BindDefaults::NAME);
+    let all = all.filter_map(|e| e.make(toml::Table::new()).ok());
     all.filter(|p| p.phase() == Phase::Clean).collect()
 }

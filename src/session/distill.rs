@@ -246,7 +246,7 @@ fn learned(graph: &Graph) -> Result<HashSet<ValueId>> {
         })
     };
     let trained = behind(crate::autodiff::weights(graph).into_iter().collect());
-    Ok(behind(graph.runtime_inputs().collect()).intersection(&trained).copied().collect())
+    Ok(behind(graph.required_inputs().collect()).intersection(&trained).copied().collect())
 }
 
 /// What teachers said of training data, and what that depends on.

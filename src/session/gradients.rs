@@ -41,7 +41,7 @@ pub fn moments(graph: &Graph, data: &Calibration<'_>) -> Result<GradientMoments>
     let rows = first.first().and_then(|a| a.shape().first()).copied().unwrap_or(0);
     let shapes = |rows: usize| -> Vec<(String, Vec<usize>)> {
         let shape = |(v, a): (ValueId, &Array)| (graph.value(v).name.clone(), [&[rows], &a.shape()[1..]].concat());
-        graph.runtime_inputs().zip(&first).map(shape).collect()
+        graph.required_inputs().zip(&first).map(shape).collect()
     };
     if rows == 0 || first.iter().any(|a| a.shape().first() != Some(&rows)) {
         return Ok(GradientMoments::new());

@@ -44,12 +44,15 @@ pub(super) fn nonzero(teacher: (&Model, &ModelSize), student: (&Model, &ModelSiz
 
 /// The names and types of inputs and outputs, in order, are the contract with whoever runs the model. What is known of
 /// them may turn out to be other than declared while nothing but `exact` changes are made: then the teacher's file
-/// contradicts itself, and what was learned is returned.
+/// contradicts itself, and what was learned is returned. An input that had a default value may be a constant by now.
 pub(super) fn same_interface(before: &[(String, Option<Type>)], graph: &Graph, exact: bool) -> Result<Vec<String>> {
     let after = graph.interface();
     let mut learned = Vec::new();
+    let is_bound =
+        |name: &str| graph.find_value(name).is_some_and(|v| graph.value(v).constant().is_some() && !graph.is_output(v));
+    let before: Vec<_> = before.iter().filter(|(name, _)| !is_bound(name)).collect();
     let mut same = before.len() == after.len();
-    for ((name, was), (now, is)) in before.iter().zip(&after) {
+    for ((name, was), (now, is)) in before.into_iter().zip(&after) {
         same &= name == now;
         if let (Some(was), Some(is)) = (was, is)
             && !was.agrees(is)

@@ -34,7 +34,7 @@ impl<'a> Training<'a> {
     /// If the data does not fit the model, or is not finite.
     pub fn new(data: &'a Dataset, normalise: &Normalise, model: &Model) -> Result<Training<'a>> {
         let graph = &model.graph;
-        let specs = graph.runtime_inputs().map(|v| calibrate::spec(graph, v)).collect::<Result<Vec<_>>>()?;
+        let specs = graph.required_inputs().map(|v| calibrate::spec(graph, v)).collect::<Result<Vec<_>>>()?;
         // Batches are as large as training asks for.
         let free = |spec: &InputSpec| {
             let mut spec = spec.clone();

@@ -49,7 +49,7 @@ fn classifier(sized: &Graph, batch: usize) -> Option<(ValueId, LogitLayout)> {
 /// # Errors
 /// If there is no data for an input, or such that it does not take, or no such value.
 pub fn ends(graph: &Graph, samples: &dyn Samples, batch: usize, features: &[String]) -> Result<Ends> {
-    let inputs: Vec<ValueId> = graph.runtime_inputs().collect();
+    let inputs: Vec<ValueId> = graph.required_inputs().collect();
     let (mut shapes, mut ports) = (Vec::new(), Vec::new());
     for &v in &inputs {
         let name = &graph.value(v).name;
