@@ -526,6 +526,8 @@ fn inputs_with_a_default_need_no_data() {
     let bound = done("{ pass = \"bind-defaults\" }, ");
     assert_eq!(bound.student.graph.interface().len(), 2);
     assert_eq!((changed(&listed), changed(&bound)), (1, 2));
+    let told = listed.report.steps[0].rows.iter().any(|row| row.site == "w2" && row.note.contains("bind-defaults"));
+    assert!(told);
 }
 
 /// What the rest cannot make up for stays: with data, the bound is on what the layers that read the units lose.

@@ -3,7 +3,7 @@
 
 use crate::ir::infer::Infer;
 use crate::ir::op::{Role, WeightInput};
-use crate::ir::{DType, Graph, NodeId, Op, Tensor, Use, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, Source, Tensor, Use, ValueId};
 use std::collections::HashSet;
 
 /// Conv, ConvTranspose, Gemm and MatMul nodes with a constant weight, in graph order.
@@ -171,7 +171,7 @@ impl<'a> Lookups<'a> {
     }
 }
 
-/// A constant float tensor that a pass says nothing about, and why.
+/// A float tensor of the file that a pass says nothing about, and why.
 #[derive(Debug, Clone)]
 pub struct Unmentioned {
     /// `None` for a tensor of a body.
@@ -180,16 +180,21 @@ pub struct Unmentioned {
     pub why: String,
 }
 
-/// All constant float tensors of at least `least` elements that nodes of a graph and of the bodies in it read, and what
+/// All float tensors of the file of at least `least` elements that nodes of a graph and of the bodies in it read, and what
 /// each is where it is no weight of a layer: why most passes pass it by.
 pub fn tensors(graph: &Graph, least: usize) -> Vec<Unmentioned> {
     let large = |t: &Tensor| t.dtype().is_float() && t.len() >= least;
     let mut found = Vec::new();
     for v in graph.values().filter(|&v| graph.is_used(v)) {
         let value = graph.value(v);
-        if value.constant().is_some_and(large) {
-            found.push(Unmentioned { value: Some(v), name: value.name.clone(), why: what_reads(graph, v) });
-        }
+        let why = match &value.source {
+            Source::Constant(tensor, _) if large(tensor) => what_reads(graph, v),
+            Source::Input { default: Some((tensor, _)) } if large(tensor) => {
+                "callers may override it: the step `bind-defaults` makes it a constant".into()
+            }
+            _ => continue,
+        };
+        found.push(Unmentioned { value: Some(v), name: value.name.clone(), why });
     }
     for n in graph.nodes() {
         for body in graph.node(n).bodies() {
