@@ -66,10 +66,11 @@ impl<'a> Other<'a> {
         let Site::Weight(value) = *site else { return Err("it is not a layer".into()) };
         let (used_by, node, slot) = used_by(graph, value)?;
         let weight = WeightMatrix::at(graph, node, slot)?;
-        let (rows, columns) = match *weight.tensor.shape() {
-            [rows, columns] => (rows, columns),
-            [directions, gates, columns] => (directions * gates, columns),
-            _ => return Err("it is no matrix".into()),
+        let (rows, columns) = match (weight.tensor.shape(), &used_by) {
+            (&[rows, columns], _) => (rows, columns),
+            (&[directions, gates, columns], WeightUse::Recurrent(_)) => (directions * gates, columns),
+            (_, WeightUse::Table(..)) => return Err("its entries are no vectors".into()),
+            (_, WeightUse::Recurrent(_)) => return Err("it is no matrix".into()),
         };
         if rows.min(columns) < min_side {
             return Err(format!("it is {rows} × {columns}, narrower than `min-side` = {min_side}"));
