@@ -101,6 +101,28 @@ impl<'s> StepMoments<'s> {
         Ok(own.map_or(OutputMetric::PLAIN, |moment| OutputMetric::new(moment.view())))
     }
 
+    /// Looks at the layer of a node and sums up what it reads and should give.
+    fn observe<'w>(
+        &'w mut self,
+        graph: &Graph,
+        node: NodeId,
+        linear: &'w Result<Linear, String>,
+        metric: OutputMetric,
+    ) -> Result<ObservedLayer<'w>> {
+        let place = format!("calibrating \"{}\"", graph.label(node));
+        let layerwise = self.layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
+        let look = linear.as_ref().map_err(|why| Failure::Unsupported(why.clone()));
+        let look =
+            look.and_then(|linear| Ok((linear, layerwise.look(graph, linear, &self.reference.map, &self.later)?)));
+        let (what, is_finite) = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
+            Ok(seen) => (Ok(seen), true),
+            Err(Failure::Unsupported(why)) => (Err(why), true),
+            Err(Failure::NotFinite(why)) => (Err(why.into()), false),
+            Err(Failure::Error(e)) => return Err(e.at(place)),
+        };
+        Ok(ObservedLayer { what, is_finite, place, metric: LayerMetric::new(metric) })
+    }
+
     /// Goes back to the inputs.
     fn begin(&mut self, graph: &Graph) -> Result<Vec<NodeId>> {
         let layers = options::layers(graph);
@@ -177,15 +199,7 @@ impl MomentSource for StepMoments<'_> {
                 // Of layers that use a weight in other ways, each answers for itself.
                 let linear = Linear::of_all(graph, &family).or_else(|_| Linear::of(graph, n));
                 let metric = self.metric(task, &linear)?;
-                let seen = ObservedLayer::at(
-                    &mut self.layerwise,
-                    graph,
-                    n,
-                    &linear,
-                    &self.reference.map,
-                    &self.later,
-                    metric,
-                )?;
+                let seen = self.observe(graph, n, &linear, metric)?;
                 let others = linear.iter().flat_map(|l| &l.others).map(|l| l.node);
                 let nodes: Vec<NodeId> = others.chain([n]).collect();
                 let mut tell = |measure: Measure, answer: Result<Vec<f64>, String>| {
@@ -243,15 +257,7 @@ impl MomentSource for StepMoments<'_> {
             site if looks && open => {
                 let linear = Linear::of_all(graph, &family);
                 let metric = if rewritten { self.metric(task, &linear)? } else { OutputMetric::PLAIN };
-                let seen = ObservedLayer::at(
-                    &mut self.layerwise,
-                    graph,
-                    n,
-                    &linear,
-                    &self.reference.map,
-                    &self.later,
-                    metric,
-                )?;
+                let seen = self.observe(graph, n, &linear, metric)?;
                 if !seen.is_finite {
                     run.not_finite.push(graph.label(n).to_string());
                 }
@@ -320,30 +326,7 @@ struct ObservedLayer<'w> {
     metric: LayerMetric,
 }
 
-impl<'w> ObservedLayer<'w> {
-    /// Looks at the layer of a node and sums up what it reads and should give.
-    fn at(
-        layerwise: &'w mut Option<LayerwiseRun<'_>>,
-        graph: &Graph,
-        node: NodeId,
-        linear: &'w Result<Linear, String>,
-        map: &'w TeacherMap,
-        later: &HashSet<NodeId>,
-        metric: OutputMetric,
-    ) -> Result<ObservedLayer<'w>> {
-        let place = format!("calibrating \"{}\"", graph.label(node));
-        let layerwise = layerwise.as_mut().ok_or_else(|| Error::internal("the run has not begun"))?;
-        let look = linear.as_ref().map_err(|why| Failure::Unsupported(why.clone()));
-        let look = look.and_then(|linear| Ok((linear, layerwise.look(graph, linear, map, later)?)));
-        let (what, is_finite) = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
-            Ok(seen) => (Ok(seen), true),
-            Err(Failure::Unsupported(why)) => (Err(why), true),
-            Err(Failure::NotFinite(why)) => (Err(why.into()), false),
-            Err(Failure::Error(e)) => return Err(e.at(place)),
-        };
-        Ok(ObservedLayer { what, is_finite, place, metric: LayerMetric::new(metric) })
-    }
-
+impl ObservedLayer<'_> {
     /// Tells it as passes hear it.
     fn tell<T>(&self, hear: impl FnOnce(Result<Fitted<'_>, String>) -> T) -> Result<T> {
         let (linear, layer, look) = match &self.what {
