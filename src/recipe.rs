@@ -27,7 +27,7 @@ const KEEP_METADATA: &str = "keep-metadata";
 /// The option of `prune-rows` that may be a file.
 const KEEP_ROWS: &str = "keep-rows";
 
-/// The step that runs all Clean passes until none finds anything.
+/// The step that runs all Clean passes but `bind-defaults` until none finds anything.
 pub const CLEAN: &str = "clean";
 /// The step that does nothing: load and save.
 pub const NONE: &str = "none";
@@ -121,7 +121,8 @@ impl PartialEq for Step {
 pub enum Action {
     /// The step `none`.
     Nothing,
-    /// All Clean passes, until none finds anything; the one that removes metadata stays out if that is to be kept.
+    /// All Clean passes but `bind-defaults`, until none finds anything; the one that removes metadata stays out if that is to
+    /// be kept.
     Clean {
         /// Whether what exporters note of nodes and values stays.
         keep_metadata: bool,

@@ -38,7 +38,7 @@ impl Args {
         let all = clean.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
         match find(&self.pass) {
             None if self.pass == CLEAN => super::print(&format!(
-                "{CLEAN}\n\nAll Clean passes, round after round until none finds anything. With `keep-metadata` = true, what exporters note of nodes and values stays.\n\nThey are: {all}.\n"
+                "{CLEAN}\n\nAll Clean passes but `bind-defaults`, round after round until none finds anything. With `keep-metadata` = true, what exporters note of nodes and values stays.\n\nThey are: {all}.\n"
             )),
             None if self.pass == NONE => {
                 super::print(&format!("{NONE}\n\nDoes nothing: the model is loaded and saved.\n"))

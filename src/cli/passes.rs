@@ -22,7 +22,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let mut rows: Vec<[String; 4]> = Vec::new();
         let mut add = |row: [&str; 4]| rows.push(row.map(str::to_string));
-        add([CLEAN, "clean", "exact", "All clean passes, until none finds anything."]);
+        add([CLEAN, "clean", "exact", "All clean passes but bind-defaults, until none finds anything."]);
         add([NONE, "", "exact", "Nothing: load and save."]);
         for entry in REGISTRY {
             let Ok(pass) = entry.make(toml::Table::new()) else { continue };

@@ -84,7 +84,8 @@ impl Report {
         let mut steps = self.changes().into_iter();
         let mut notes: Vec<String> = Vec::new();
         if !self.steps.iter().any(|s| !s.curve.is_empty() || s.rows.iter().any(|r| r.done)) {
-            notes.push("nothing was done".into());
+            let told = self.steps.iter().any(|s| !s.rows.is_empty());
+            notes.push(if told { "nothing was done: -v says why" } else { "nothing was done" }.into());
         }
         notes.extend(self.training());
         notes.extend(steps.next());
