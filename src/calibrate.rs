@@ -35,6 +35,8 @@ use teacher::sum_of;
 pub enum Failure {
     /// It cannot be run or fitted, and that is why; everything else can go on.
     Unsupported(String),
+    /// The same, where tract cannot run what is before it.
+    NotRun(String),
     /// The same, where numbers on the calibration data are not finite: the data may be of another scale.
     NotFinite(&'static str),
     /// Something went wrong.

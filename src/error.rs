@@ -121,7 +121,10 @@ impl Error {
     /// What and why in one line.
     pub fn reason(&self) -> String {
         match &self.because {
-            Some(why) => format!("{}: {why}", self.what),
+            Some(why) => {
+                let lines: Vec<&str> = why.lines().map(str::trim).collect();
+                format!("{}: {}", self.what, lines.join("; "))
+            }
             None => self.what.clone(),
         }
     }

@@ -73,13 +73,15 @@ impl Network {
         let mut files = vec![path.to_owned()];
         let (outputs, rounded_to, narrow, widened, parsed) = guarded(|| {
             let mut proto = read(&onnx)?;
+            let standard = proto.opset_import.iter().find(|o| matches!(o.domain.as_str(), "" | "ai.onnx"));
+            let opset = standard.map_or(0, |o| o.version);
             let graph = proto.graph.get_or_insert_default();
             external_files(graph, path.parent().unwrap_or(Path::new("")), &mut files);
             let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
             let rounded_to: Vec<_> = graph.output.iter().map(prepare::declared).collect();
             let narrow = graph.input.iter().filter_map(|i| Some((i.name.clone(), prepare::declared(i)?)));
             let narrow: HashMap<String, Dtype> = narrow.collect();
-            let widened = prepare::prepare(graph, dir)?;
+            let widened = prepare::prepare(graph, opset, dir)?;
             Ok((outputs, rounded_to, narrow, widened, Onnx::parse(&onnx, &proto, dir)?))
         })
         .map_err(|e| failed(path, "read", e))?;

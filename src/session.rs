@@ -42,6 +42,7 @@ mod repairs;
 mod tests;
 #[cfg(feature = "exec")]
 mod training;
+mod unseen;
 mod visit;
 
 pub use inputs::Data;
@@ -126,21 +127,6 @@ pub struct State<'a> {
     lends: usize,
     #[cfg(not(feature = "exec"))]
     nothing: std::marker::PhantomData<&'a ()>,
-}
-
-/// A warning of layers that were not fitted to the calibration data, since numbers on it are not finite there.
-fn unfitted(step: &Step, layers: &[String]) -> Option<String> {
-    let first = layers.first()?;
-    let others = match layers.len() - 1 {
-        0 => String::new(),
-        1 => " and 1 other layer".into(),
-        n => format!(" and {n} other layers"),
-    };
-    Some(format!(
-        "{}: on the calibration data numbers at \"{first}\"{others} are not finite, so nothing was fitted to it there: is the \
-         data scaled as the network takes it?",
-        step.place()
-    ))
 }
 
 /// A student and how it came to be.
@@ -358,8 +344,8 @@ impl<'a> Session<'a> {
                 zstd_bytes = packed(&state.student, &after)?;
             }
         }
-        let StepRun { rows, mut ruined, not_finite, .. } = run;
-        state.warnings.extend(unfitted(step, &not_finite));
+        let StepRun { rows, mut ruined, unseen, .. } = run;
+        state.warnings.extend(unseen::unfitted(&step.place(), &unseen));
         state.warnings.extend_from_slice(&ruined);
         state.ruined.append(&mut ruined);
         state.steps.push(StepReport { name: step.name.clone(), before: state.size, after, zstd_bytes, rows, curve });

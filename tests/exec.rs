@@ -275,6 +275,82 @@ fn activations_with_a_factor() {
 }
 
 #[test]
+fn logarithms_of_exponentials_are_finite_wherever_their_numbers_lie() {
+    let x: [[f64; 3]; 2] = [[300.0, 0.0, -200.0], [-400.0, -401.0, 95.0]];
+    let sum = |line: &[f64]| {
+        let most = line.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        most + line.iter().map(|v| (v - most).exp()).sum::<f64>().ln()
+    };
+    let all = x.concat();
+    let apart: Vec<f64> = x.iter().flat_map(|line| line.iter().map(|v| v - sum(line))).collect();
+    let together: Vec<f64> = all.iter().map(|v| v - sum(&all)).collect();
+    let soft: Vec<f64> = all.iter().map(|v| v.max(0.0) + (-v.abs()).exp().ln_1p()).collect();
+    let sums: Vec<f64> = x.iter().map(|line| sum(line)).collect();
+    for opset in [9, 12, 13, 17, 18, 24] {
+        let axes = if opset < 18 { ("<axes=[-1], keepdims=0>", "") } else { ("<keepdims=0>", ", %axis") };
+        let text = format!(
+            "model m opset {opset} {{
+                input %x : f32[1,2,3]
+                const %axis : i64[1] = {{-1}}
+                %last : ? = LogSoftmax<axis=2>(%x)
+                %default : ? = LogSoftmax(%x)
+                %soft : ? = Softplus(%x)
+                %kept : ? = ReduceLogSumExp{}(%x{})
+                %all : ? = ReduceLogSumExp<keepdims=0>(%x)
+                output %last
+                output %default
+                output %soft
+                output %kept
+                output %all
+            }}",
+            axes.0, axes.1
+        );
+        let numbers: Vec<f32> = all.iter().map(|&v| v as f32).collect();
+        let out = outputs(&network(&text), &[f32s(&[1, 2, 3], &numbers)]);
+        let default = if opset < 13 { &together } else { &apart };
+        for (out, want) in out.iter().zip([&apart, default, &soft, &sums, &vec![sum(&all)]]) {
+            let near = |(a, b): (f64, &f64)| (a - b).abs() < 1e-3;
+            assert!(out.to_f64().into_iter().zip(want).all(near), "opset {opset}: {out:?} for {want:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_repeated_lie_side_by_side() {
+    let repeated = |opset: usize, node: &str| {
+        let text = format!(
+            "model m opset {opset} {{
+                input %x : f32[1,1,1,2]
+                const %scales : f32[4] = {{1.0,1.0,2.0,3.0}}
+                %y : ? = {node}
+                output %y
+            }}"
+        );
+        outputs(&network(&text), &[f32s(&[1, 1, 1, 2], &[5.0, 7.0])])
+    };
+    let want = [f32s(&[1, 1, 2, 6], &[[5.0, 5.0, 5.0, 7.0, 7.0, 7.0]; 2].concat())];
+    assert_eq!(repeated(7, "Upsample<scales=[1.0,1.0,2.0,3.0]>(%x)"), want);
+    assert_eq!(repeated(9, "Upsample<mode=\"nearest\">(%x, %scales)"), want);
+    assert_eq!(repeated(10, "Resize<mode=\"nearest\">(%x, %scales)"), want);
+}
+
+#[test]
+fn double_precision_with_an_addend() {
+    let text = "model m opset 13 {
+        input %x : f64[1,2]
+        const %w : f64[2,2] = {1.0,2.0,3.0,4.0}
+        const %b : f64[2] = {0.5,-0.5}
+        %y : ? = Gemm<transB=1>(%x, %w, %b)
+        %z : ? = Relu(%y)
+        output %z
+    }";
+    let x = Array::new(Dtype::F64, vec![1, 2], [1.0f64, -1.0].iter().flat_map(|v| v.to_le_bytes()).collect()).unwrap();
+    assert_eq!(outputs(&network(text), &[x])[0].to_f64(), [0.0, 0.0]);
+    let x = Array::new(Dtype::F64, vec![1, 2], [1.0f64, 1.0].iter().flat_map(|v| v.to_le_bytes()).collect()).unwrap();
+    assert_eq!(outputs(&network(text), &[x])[0].to_f64(), [3.5, 6.5]);
+}
+
+#[test]
 fn zeros_without_a_type_are_of_f32() {
     let text = "model m opset 17 {
         input %x : f32[N,2]

@@ -134,8 +134,8 @@ impl Executor {
             shapes.push(shape.to_vec());
         }
         let part = graph.extract(order, &types, &group.fixed, outputs)?;
-        let runner = Runner::of_graph("calibration.onnx", part, &self.shell, &shapes);
-        runner.map_err(|e| Failure::Unsupported(format!("what is before it does not run: {}", e.reason())))
+        let runner = Runner::of_graph("what is before it", part, &self.shell, &shapes);
+        runner.map_err(|e| Failure::NotRun(e.reason()))
     }
 
     /// Divides the chunks by the shapes of what a part reads, and where it reads arithmetic of shapes, by that.

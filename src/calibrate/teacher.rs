@@ -157,7 +157,7 @@ impl TeacherRun {
     /// Runs a segment, everything that it reads being there.
     fn run(&self, kept: &mut KeptValues, at: usize) -> Result<(), Failure> {
         if let Some(why) = kept.failed.get(&at) {
-            return Err(Failure::Unsupported(why.clone()));
+            return Err(Failure::NotRun(why.clone()));
         }
         let segment = &self.segments[at];
         let run = |kept: &KeptValues| self.executor.run(&self.graph, &segment.nodes, &kept.files, &segment.makes);
@@ -170,7 +170,7 @@ impl TeacherRun {
             made => made,
         };
         let made = made.inspect_err(|e| {
-            if let Failure::Unsupported(why) = e {
+            if let Failure::NotRun(why) = e {
                 kept.failed.insert(at, why.clone());
             }
         })?;

@@ -131,13 +131,12 @@ impl Judging {
                 outputs.push(None);
                 continue;
             }
-            let reading = match given {
+            let mut reading = match given {
                 Some(kind) => Reading::given(kind, &facts),
-                None if integers[o] => {
-                    Reading { kind: OutputKind::Value, axis: None, threshold: None, why: "whole numbers".into() }
-                }
+                None if integers[o] => Reading::whole_numbers(),
                 None => Reading::infer(&facts),
             };
+            reading.guessed &= metric.is_none();
             let metric = metric.unwrap_or(usual_metric(reading.kind, integers[o]));
             let first = rows[o].first().cloned().unwrap_or_default();
             let alone = reading.axis.and_then(|a| first.shape.get(a)).is_none_or(|&n| n < 2);

@@ -55,6 +55,8 @@ pub(super) struct Reading {
     pub threshold: Option<f64>,
     /// Why it is taken so.
     pub why: String,
+    /// Nothing but the shape speaks for classes.
+    pub guessed: bool,
 }
 
 /// What is known of an output before it is judged.
@@ -124,11 +126,12 @@ impl Reading {
                 Some(End::Features) if named(SCORES).is_none() => {
                     reading(OutputKind::Embedding, axis, by("features, not scores"))
                 }
-                _ if linear || f.ending.op_type.is_empty() => {
-                    reading(OutputKind::Classes, axis, "one number a class".into())
-                }
                 _ => match named(SCORES) {
                     Some(word) => reading(OutputKind::Classes, axis, called(word)),
+                    None if linear || f.ending.op_type.is_empty() => Reading {
+                        guessed: true,
+                        ..reading(OutputKind::Classes, axis, "one number a class, as it seems".into())
+                    },
                     None => reading(OutputKind::Value, axis, "nothing says that it is more".into()),
                 },
             };
@@ -145,6 +148,11 @@ impl Reading {
         }
     }
 
+    /// Of numbers that are not fractions.
+    pub fn whole_numbers() -> Reading {
+        reading(OutputKind::Value, None, "whole numbers".into())
+    }
+
     /// An output that the user said to be of a kind.
     pub fn given(kind: OutputKind, f: &Facts<'_>) -> Reading {
         let why = "as you said".to_string();
@@ -156,12 +164,12 @@ impl Reading {
         // Numbers from 0 to 1 that do not sum to 1 decide each by itself.
         let apart = f.ending.op == Some(End::Sigmoid) && f.shares().is_none();
         let threshold = (alone || apart).then(|| f.single().threshold.unwrap_or(0.5));
-        Reading { kind, axis, threshold, why }
+        Reading { threshold, ..reading(kind, axis, why) }
     }
 }
 
 fn reading(kind: OutputKind, axis: Option<usize>, why: String) -> Reading {
-    Reading { kind, axis, threshold: None, why }
+    Reading { kind, axis, threshold: None, why, guessed: false }
 }
 
 impl Facts<'_> {
@@ -189,15 +197,18 @@ impl Facts<'_> {
 
     /// One number a sample.
     fn single(&self) -> Reading {
-        let decides =
-            |threshold, why: String| Reading { kind: OutputKind::Classes, axis: None, threshold: Some(threshold), why };
-        let sigmoid = self.ending.op == Some(End::Sigmoid);
-        if sigmoid || (!self.rows.is_empty() && self.all(|v| (0.0..=1.0).contains(&v))) {
-            let why = if sigmoid { "Sigmoid comes last" } else { "its answers are from 0 to 1" };
-            return decides(0.5, format!("{why}: one decision, at 0.5"));
+        let decides = |threshold, why: &str| Reading {
+            threshold: Some(threshold),
+            ..reading(OutputKind::Classes, None, format!("{why}: one decision, at {threshold}"))
+        };
+        if self.ending.op == Some(End::Sigmoid) {
+            return decides(0.5, "Sigmoid comes last");
+        }
+        if !self.rows.is_empty() && self.all(|v| (0.0..=1.0).contains(&v)) {
+            return Reading { guessed: true, ..decides(0.5, "its answers are from 0 to 1") };
         }
         if self.name.to_lowercase().contains("logit") {
-            return decides(0.0, "\"logit\" is in its name: one decision, at 0".into());
+            return decides(0.0, "\"logit\" is in its name");
         }
         reading(OutputKind::Value, None, "one number".into())
     }

@@ -14,6 +14,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// would pass.
 const ONE_SIDED: f64 = 0.9;
 
+/// From this share of lost variance, numbers that may be no scores of classes count as lost, though they name the same ones.
+const DESTROYED: f64 = 0.5;
+
 /// How an output is judged.
 #[derive(Debug, Clone)]
 pub(super) struct OutputRule {
@@ -293,6 +296,8 @@ impl Tally {
             Metric::Equal => Some(error / (1.0 - usual)).filter(|lost| lost.is_finite()),
             _ => self.channels.lost(),
         };
+        let guess_lost =
+            rare_lost.filter(|&lost| judged.reading.guessed && judged.metric == Metric::Top1 && lost > DESTROYED);
         let constant = self.student_named.len() == 1 && self.named.len() > 1;
         OutputVerdict {
             kind: judged.reading.kind,
@@ -305,6 +310,7 @@ impl Tally {
             by_position: judged.metric == Metric::Top1 && self.positions > self.samples as u64,
             usual: one_sided.then_some(usual),
             rare_lost: rare_lost.filter(|_| one_sided).map(|lost| lost.min(1.0)),
+            guess_lost: guess_lost.map(|lost| lost.min(1.0)),
             always: self.student_named.keys().next().copied().filter(|_| constant),
         }
     }
@@ -365,7 +371,8 @@ mod tests {
 
     /// Judges answers of one shape, a slice a sample.
     fn judge(kind: OutputKind, axis: Option<usize>, shape: &[usize], pairs: &[(&[f64], &[f64])]) -> OutputVerdict {
-        let reading = Reading { kind, axis, threshold: axis.is_none().then_some(0.5), why: String::new() };
+        let reading =
+            Reading { kind, axis, threshold: axis.is_none().then_some(0.5), why: String::new(), guessed: false };
         let first = row(shape, pairs[0].0);
         let judged = OutputRule { reading, metric: usual_metric(kind, false), first };
         let mut all = Tally::default();
@@ -404,6 +411,25 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_seem_to_be_classes_are_judged_as_numbers_where_most_of_them_is_lost() {
+        let judge = |guessed, scale: f64| {
+            let reading =
+                Reading { kind: OutputKind::Classes, axis: Some(0), threshold: None, why: String::new(), guessed };
+            let rows = [[1.0, -2.0], [-1.5, 0.5], [0.2, 3.0]].map(|values| row(&[2], &values));
+            let judged = OutputRule { reading, metric: Metric::Top1, first: rows[0].clone() };
+            let mut all = Tally::default();
+            for t in &rows {
+                let s = SampleOutput { values: t.values.iter().map(|v| v * scale).collect(), ..t.clone() };
+                all.merge(&Tally::of(Some(&judged), t, &s));
+            }
+            let v = all.finish(Some(&judged)).verdict.unwrap();
+            assert_eq!((v.error, v.lost), (0.0, 0.0));
+            v.guess_lost
+        };
+        assert!(judge(true, 0.1) > Some(0.7) && judge(true, 0.8).is_none() && judge(false, 0.1).is_none());
+    }
+
+    #[test]
     fn positions_have_a_class_each() {
         let picture = [1., 0., 0., 1., 0., 1., 1., 0.];
         let student = [1., 0., 0., 0., 0., 1., 1., 1.];
@@ -434,7 +460,8 @@ mod tests {
 
     #[test]
     fn another_shape_is_right_nowhere() {
-        let reading = Reading { kind: OutputKind::Value, axis: None, threshold: None, why: String::new() };
+        let reading =
+            Reading { kind: OutputKind::Value, axis: None, threshold: None, why: String::new(), guessed: false };
         let first = row(&[3], &[1., 2., 3.]);
         let judged = OutputRule { reading, metric: Metric::Equal, first };
         let tally = Tally::of(Some(&judged), &row(&[3], &[1., 2., 3.]), &row(&[2], &[1., 2.]));

@@ -84,6 +84,10 @@ pub struct OutputVerdict {
     /// others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rare_lost: Option<f64>,
+    /// Also judged where nothing but its shape says that it holds scores of classes: the share of the numbers' variance that
+    /// is lost, from 0 to 1, if that is more than a half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guess_lost: Option<f64>,
     /// The one class that the student names always, and the teacher does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub always: Option<i64>,
@@ -195,6 +199,13 @@ impl Check {
                 ];
                 losses.push(Loss { lost, words: words.map(|w| said(&w)), more: "more" });
             }
+            if let Some(lost) = v.guess_lost.filter(|_| !accuracy || self.scored.as_ref() != Some(name)) {
+                let words = [
+                    format!("{} of the variance of its numbers is lost", percent(lost)),
+                    format!("{} of the variance of its numbers is kept", percent(1.0 - lost)),
+                ];
+                losses.push(Loss { lost, words: words.map(|w| said(&w)), more: "more" });
+            }
         }
         losses
     }
@@ -230,6 +241,13 @@ impl Check {
                     if v.metric == Metric::Equal { "the others are" } else { "the scores behind them are" }
                 )),
                 None => {}
+            }
+            if let Some(lost) = v.guess_lost {
+                doubt(format!(
+                    "{} of the variance of its numbers is lost, which counts, as they may be no scores of classes; \
+                     --output {name}=classes or --output {name}=value says what they are",
+                    percent(lost)
+                ));
             }
             if let Some(class) = v.always {
                 doubt(format!("the student's answer is always {class}, whatever it is given"));

@@ -146,7 +146,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// What is in a folder, each sorted by name, without hidden entries.
+/// What is in a folder, each sorted by name, without what systems put beside the files of their users.
 struct Listed {
     folders: Vec<PathBuf>,
     /// Those that should be pictures by their names.
@@ -159,7 +159,8 @@ fn list(folder: &Path) -> Result<Listed> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") && name != "__MACOSX" {
             entries.push(entry.path());
         }
     }

@@ -27,13 +27,13 @@ const UNNAMED: &str = "unnamed value ";
 /// Attributes that name the type of what a node makes, or computes with.
 const TYPES: [&str; 6] = ["to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"];
 
-/// Makes a graph, and the bodies in it, what tract can read, and says whether it had numbers of half precision. `dir` is
-/// where files of external data are.
+/// Makes a graph of this opset, and the bodies in it, what tract can read, and says whether it had numbers of half
+/// precision. `dir` is where files of external data are.
 ///
 /// # Errors
 /// If a tensor of half precision has not the data that it should have.
-pub fn prepare(graph: &mut pb::GraphProto, dir: Option<&str>) -> TractResult<bool> {
-    let mut file = Preparation { dir, taken: HashSet::new(), next: 0, widened: false, singles: HashSet::new() };
+pub fn prepare(graph: &mut pb::GraphProto, opset: i64, dir: Option<&str>) -> TractResult<bool> {
+    let mut file = Preparation { opset, dir, taken: HashSet::new(), next: 0, widened: false, singles: HashSet::new() };
     file.collect(graph);
     file.prepare(graph)?;
     Ok(file.widened)
@@ -67,6 +67,7 @@ fn only_cast(graph: &pb::GraphProto) -> HashSet<String> {
 
 /// A file on its way to tract.
 struct Preparation<'a> {
+    opset: i64,
     dir: Option<&'a str>,
     /// Names of the file that look like those that are given to outputs.
     taken: HashSet<String>,
@@ -161,7 +162,7 @@ impl Preparation<'_> {
         let constants = Constants::of(graph, &mut singles);
         for node in std::mem::take(&mut graph.node) {
             let mut nodes = Vec::new();
-            spell_out(node, &constants, &mut nodes, &mut || self.fresh())?;
+            spell_out(node, self.opset, &constants, &mut nodes, &mut || self.fresh())?;
             graph.node.extend(nodes);
         }
         self.singles = singles;

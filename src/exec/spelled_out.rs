@@ -6,15 +6,32 @@
 //! * `Celu` and `Swish` leave `alpha` out.
 //! * `LSTM`, `GRU` and `RNN` in reverse run forwards; other activations, and clipping, are left out.
 //! * `SpaceToDepth` knows one order of depths.
+//! * `LogSoftmax` takes the logarithm of shares that are 0 in f32, `ReduceLogSumExp` and `Softplus` that of exponentials
+//!   that are infinite in it: both end where numbers are about 90 apart.
+//! * `Gemm` adds nothing to f64.
+//! * `Upsample` is missing; `Resize` of opset 10 takes the nearest place, not the one before.
 
-use std::collections::HashSet;
+mod logarithms;
+mod recurrent;
+mod upsample;
+
+use logarithms::{log_softmax, log_sum_exp, softplus};
+use recurrent::{backwards, has_default_cell};
+use std::collections::{HashMap, HashSet};
+use tract_onnx::data_resolver::MmapDataResolver;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{self, attribute_proto::AttributeType};
 use tract_onnx::prelude::*;
+use tract_onnx::tensor::load_tensor;
+use upsample::upsample;
 
 /// Constants of a graph.
 pub struct Constants<'a> {
     all: HashSet<String>,
+    /// Those of f64.
+    doubles: HashSet<String>,
+    /// The scales of an Upsample, by their name.
+    scales: HashMap<String, Vec<f32>>,
     /// Those of one number, of the graphs around as well.
     singles: &'a HashSet<String>,
 }
@@ -25,23 +42,35 @@ impl<'a> Constants<'a> {
         let stored = graph.initializer.iter().map(|t| (&t.name, t));
         let made = graph.node.iter().filter(|n| n.op_type == "Constant");
         let made = made.filter_map(|n| Some((n.output.first()?, n.attribute.iter().find_map(|a| a.t.as_ref())?)));
-        let mut all = HashSet::new();
+        let scaled = graph.node.iter().filter(|n| n.op_type == "Upsample");
+        let scaled: HashSet<&String> = scaled.filter_map(|n| n.input.get(1)).collect();
+        let (mut all, mut doubles, mut scales) = (HashSet::new(), HashSet::new(), HashMap::new());
         for (name, tensor) in stored.chain(made) {
+            if tensor.data_type == DataType::Double as i32 {
+                doubles.insert(name.clone());
+            }
+            if scaled.contains(name)
+                && let Ok(values) = load_tensor(&MmapDataResolver, tensor, None)
+                && let Ok(values) = values.try_as_plain_ram().and_then(|v| v.as_slice::<f32>())
+            {
+                scales.insert(name.clone(), values.to_vec());
+            }
             if tensor.dims.iter().product::<i64>() == 1 {
                 singles.insert(name.clone());
             }
             all.insert(name.clone());
         }
-        Constants { all, singles }
+        Constants { all, doubles, scales, singles }
     }
 }
 
-/// Writes a node, or others that give the same under the same names.
+/// Writes a node of this opset, or others that give the same under the same names.
 ///
 /// # Errors
 /// If tract has nothing that gives what the node should.
 pub fn spell_out(
     mut node: pb::NodeProto,
+    opset: i64,
     constants: &Constants<'_>,
     nodes: &mut Vec<pb::NodeProto>,
     fresh: &mut dyn FnMut() -> String,
@@ -53,6 +82,18 @@ pub fn spell_out(
             1.0 => nodes.push(node),
             alpha => scaled(node, alpha, nodes, fresh),
         },
+        "Gemm" if standard && node.input.iter().any(|name| constants.doubles.contains(name)) => {
+            add_apart(node, nodes, fresh);
+        }
+        "Upsample" if standard => upsample(node, constants, nodes, fresh),
+        "Resize" if standard && opset == 10 => {
+            let floor = pb::AttributeProto { s: b"floor".to_vec(), ..attribute("nearest_mode", AttributeType::String) };
+            node.attribute.push(floor);
+            nodes.push(node);
+        }
+        "LogSoftmax" if standard => log_softmax(node, opset, nodes, fresh),
+        "ReduceLogSumExp" if standard => log_sum_exp(node, nodes, fresh),
+        "Softplus" if standard => softplus(node, nodes, fresh),
         "LSTM" | "GRU" | "RNN" if standard => {
             has_default_cell(&node)?;
             match text(&node, "direction") {
@@ -113,6 +154,11 @@ fn constant(nodes: &mut Vec<pb::NodeProto>, tensor: pb::TensorProto, output: Str
     push(nodes, "Constant", Some(value), Vec::new(), output)
 }
 
+fn integers(values: Vec<i64>) -> pb::TensorProto {
+    let dims = vec![values.len() as i64];
+    pb::TensorProto { data_type: DataType::Int64 as i32, dims, int64_data: values, ..Default::default() }
+}
+
 /// Whether it reads integers that are computed, with one scale for all.
 fn has_one_scale(node: &pb::NodeProto, constants: &Constants<'_>) -> bool {
     let blocks = node.attribute.iter().any(|a| a.name == "block_size" && a.i != 0);
@@ -133,6 +179,17 @@ fn dequantize(node: &pb::NodeProto, nodes: &mut Vec<pb::NodeProto>, fresh: &mut 
     push(nodes, "Mul", None, vec![x, node.input.get(1).cloned().unwrap_or_default()], output);
 }
 
+/// A product of f64, and then what is added to it, where it is added as it is.
+fn add_apart(mut node: pb::NodeProto, nodes: &mut Vec<pb::NodeProto>, fresh: &mut dyn FnMut() -> String) {
+    let as_it_is = node.attribute.iter().all(|a| a.name != "beta" || a.f == 1.0);
+    let added = (as_it_is && node.input.len() == 3).then(|| node.input.remove(2)).filter(|name| !name.is_empty());
+    let Some(added) = added else { return nodes.push(node) };
+    let product = fresh();
+    let output = std::mem::replace(&mut node.output, vec![product.clone()]).swap_remove(0);
+    nodes.push(node);
+    push(nodes, "Add", None, vec![product, added], output);
+}
+
 /// Celu(x; α) = α · Celu(x / α; 1), and Swish(x; α) = Swish(α x; 1) / α.
 fn scaled(mut node: pb::NodeProto, alpha: f32, nodes: &mut Vec<pb::NodeProto>, fresh: &mut dyn FnMut() -> String) {
     let [before, after] = if node.op_type == "Celu" { ["Div", "Mul"] } else { ["Mul", "Div"] };
@@ -143,53 +200,4 @@ fn scaled(mut node: pb::NodeProto, alpha: f32, nodes: &mut Vec<pb::NodeProto>, f
     (node.input, node.output) = (vec![x], vec![inner.clone()]);
     nodes.push(node);
     push(nodes, after, None, vec![inner, alpha], y);
-}
-
-/// A recurrent layer that reads from the end: forwards over what is turned around, as is what it gives.
-fn backwards(mut node: pb::NodeProto, nodes: &mut Vec<pb::NodeProto>, fresh: &mut dyn FnMut() -> String) {
-    node.attribute.retain(|a| a.name != "direction");
-    let batch_first = node.attribute.iter().any(|a| a.name == "layout" && a.i == 1);
-    let list = |v: i64| pb::TensorProto {
-        data_type: DataType::Int64 as i32,
-        dims: vec![1],
-        int64_data: vec![v],
-        ..Default::default()
-    };
-    let [last, beyond, time] = [-1, i64::MIN, i64::from(batch_first)].map(|v| constant(nodes, list(v), fresh()));
-    let turn = |nodes: &mut Vec<pb::NodeProto>, from: String, to: String| {
-        push(nodes, "Slice", None, vec![from, last.clone(), beyond.clone(), time.clone(), last.clone()], to)
-    };
-    let forwards = fresh();
-    let x = node.input.first_mut().map(|x| std::mem::replace(x, forwards.clone())).unwrap_or_default();
-    turn(nodes, x, forwards);
-    let y = node.output.first_mut().filter(|y| !y.is_empty());
-    let y = y.map(|y| (std::mem::replace(y, fresh()), y.clone()));
-    nodes.push(node);
-    if let Some((y, turned)) = y {
-        turn(nodes, turned, y);
-    }
-}
-
-/// Fails if a recurrent layer has other activations than by default, or limits what goes into them.
-fn has_default_cell(node: &pb::NodeProto) -> TractResult<()> {
-    let default: &[&str] = match node.op_type.as_str() {
-        "LSTM" => &["sigmoid", "tanh", "tanh"],
-        "GRU" => &["sigmoid", "tanh"],
-        _ => &["tanh"],
-    };
-    for a in &node.attribute {
-        let names: Vec<String> = a.strings.iter().map(|s| String::from_utf8_lossy(s).to_lowercase()).collect();
-        let same = match a.name.as_str() {
-            "activations" => names.iter().zip(default.iter().cycle()).all(|(name, default)| name == default),
-            "clip" => false,
-            "input_forget" => a.i == 0,
-            _ => true,
-        };
-        if !same {
-            let what = default.join(", ");
-            let why = format!("{}: tract has {} with {what} only, and without clipping", label(node), node.op_type);
-            return Err(TractError::msg(why));
-        }
-    }
-    Ok(())
 }

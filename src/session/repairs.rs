@@ -5,6 +5,7 @@
 //! changes: in an unrolled recurrence, what the steps read while they had the old weight. Held-back samples judge the result
 //! as they judge any fit.
 
+use super::unseen::Unseen;
 use super::visit::{Cuts, MomentSource, StepRun, Task, row};
 use super::{Session, gradients};
 use crate::analysis::linear::Linear;
@@ -114,13 +115,14 @@ impl<'s> StepMoments<'s> {
         let look = linear.as_ref().map_err(|why| Failure::Unsupported(why.clone()));
         let look =
             look.and_then(|linear| Ok((linear, layerwise.look(graph, linear, &self.reference.map, &self.later)?)));
-        let (what, is_finite) = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
-            Ok(seen) => (Ok(seen), true),
-            Err(Failure::Unsupported(why)) => (Err(why), true),
-            Err(Failure::NotFinite(why)) => (Err(why.into()), false),
+        let (what, unseen) = match look.and_then(|(linear, look)| Ok((linear, look.moments()?, look))) {
+            Ok(seen) => (Ok(seen), None),
+            Err(Failure::Unsupported(why)) => (Err(why), None),
+            Err(Failure::NotRun(why)) => (Err(why.clone()), Some(Unseen::NotRun(why))),
+            Err(Failure::NotFinite(why)) => (Err(why.into()), Some(Unseen::NotFinite)),
             Err(Failure::Error(e)) => return Err(e.at(place)),
         };
-        Ok(ObservedLayer { what, is_finite, place, metric: LayerMetric::new(metric) })
+        Ok(ObservedLayer { what, unseen, place, metric: LayerMetric::new(metric) })
     }
 
     /// Goes back to the inputs.
@@ -258,8 +260,8 @@ impl MomentSource for StepMoments<'_> {
                 let linear = Linear::of_all(graph, &family);
                 let metric = if rewritten { self.metric(task, &linear)? } else { OutputMetric::PLAIN };
                 let seen = self.observe(graph, n, &linear, metric)?;
-                if !seen.is_finite {
-                    run.not_finite.push(graph.label(n).to_string());
+                if let Some(unseen) = &seen.unseen {
+                    run.unseen.push((graph.label(n).to_string(), unseen.clone()));
                 }
                 match site {
                     Some(site) if rewritten => {
@@ -321,7 +323,7 @@ impl Work {
 /// What was seen of a layer, or why nothing was.
 struct ObservedLayer<'w> {
     what: Result<(&'w Linear, LayerMoments, LayerSamples<'w>), String>,
-    is_finite: bool,
+    unseen: Option<Unseen>,
     place: String,
     metric: LayerMetric,
 }
@@ -336,7 +338,7 @@ impl ObservedLayer<'_> {
         let (failed, judged) = (RefCell::new(None), Cell::new(None));
         let retarget = |layer: &LayerMoments, fit: &Fit| match look.retarget(layer, fit) {
             Ok(layer) => Some(layer),
-            Err(Failure::Unsupported(_) | Failure::NotFinite(_)) => None,
+            Err(Failure::Unsupported(_) | Failure::NotRun(_) | Failure::NotFinite(_)) => None,
             Err(Failure::Error(e)) => {
                 *failed.borrow_mut() = Some(e);
                 None

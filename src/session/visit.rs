@@ -2,6 +2,7 @@
 
 #[cfg(feature = "exec")]
 use super::repairs::StepMoments;
+use super::unseen::Unseen;
 use super::{Effect, Observer, Offered, Session, State};
 use crate::analysis::cost::{Cost, Costs};
 use crate::analysis::readers::{self, Unmentioned};
@@ -117,8 +118,8 @@ pub(super) struct StepRun<'s, 'a> {
     pub costs: Costs<'s>,
     /// In what way the student is of no use by now.
     pub ruined: Vec<String>,
-    /// Layers that could not be fitted, since numbers on the calibration data are not finite there.
-    pub not_finite: Vec<String>,
+    /// Layers that could not be fitted to the calibration data, and why.
+    pub unseen: Vec<(String, Unseen)>,
     /// Whether a budget turned out to be out of reach.
     #[cfg_attr(not(feature = "exec"), allow(dead_code))]
     pub refused: bool,
@@ -134,7 +135,7 @@ impl<'s, 'a> StepRun<'s, 'a> {
             rows: Vec::new(),
             costs,
             ruined: Vec::new(),
-            not_finite: Vec::new(),
+            unseen: Vec::new(),
             refused: false,
             resolved: toml::Table::new(),
         }
