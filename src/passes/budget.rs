@@ -5,7 +5,8 @@
 //! Of a classifier, calibration data also says how errors of a layer's output move the answers (second moments of gradients, as
 //! in K-FAC): such errors are what factors, inputs and channels are chosen by, and a layer counts by how far the answers would
 //! move without it.
-//! No layer loses more than `max-loss` (0.5 unless set), however much the budget asks for.
+//! No layer loses more than `max-loss` (0.5 unless set), however much the budget asks for. Rows say errors as the root of such
+//! a share, without that metric: half of the variance is an error of 71 %, and a layer that moves the answers little has more.
 //!
 //! A budget that cannot be reached is an error (exit code 1), and nothing is written. If all that the pass can cut is not
 //! enough, that is told before any data is run; if only `max-loss` stands in the way, once the losses are known. The error

@@ -37,12 +37,17 @@ pub fn held(graph: &Graph, value: ValueId) -> Option<String> {
     if graph.is_held(value) {
         return Some("its weight is an output of the model, or named outside the graph".into());
     }
+    Some(format!("{} reads its weight, too", other_reader(graph, value)?))
+}
+
+/// What reads a constant other than as the weight of a layer.
+pub fn other_reader(graph: &Graph, value: ValueId) -> Option<String> {
     let is_layer = |u: &Use| matches!(*u, Use::Input(n, slot) if weight(graph, n) == Some((slot, value)));
     let other = graph.uses(value).into_iter().find(|u| !is_layer(u))?;
     let (kind, label) = (graph.node(other.node()).kind(), graph.label(other.node()));
     Some(match other {
-        Use::Input(..) => format!("{kind} \"{label}\" reads its weight, too"),
-        Use::Capture { .. } => format!("the body of {kind} \"{label}\" reads its weight, too"),
+        Use::Input(..) => format!("{kind} \"{label}\""),
+        Use::Capture { .. } => format!("the body of {kind} \"{label}\""),
     })
 }
 

@@ -76,6 +76,14 @@ impl Site {
         }
     }
 
+    /// The constant that the site is, if it is one.
+    pub fn weight(&self) -> Option<ValueId> {
+        match self {
+            Site::Value(v) | Site::Weight(v) | Site::Codes(v) => Some(*v),
+            Site::Node(_) | Site::Layer(_) | Site::Channels { .. } => None,
+        }
+    }
+
     /// Whether the file contradicts the operator's definition at a node of the site, if the site is one of nodes.
     pub fn contradicts(&self, graph: &Graph) -> bool {
         self.node().is_some() && self.nodes(graph).into_iter().any(|n| graph.node(n).inconsistent)

@@ -361,7 +361,11 @@ impl<'s, 'a> StepRun<'s, 'a> {
                 if !followed {
                     self.observer().site(i as u64, count as u64, &site.label(graph));
                 }
+                let apart = site.weight().filter(|_| followed).and_then(|v| sharing::other_reader(graph, v));
                 let cuts = self.visit(graph, task, site, None)?;
+                if let (Some(reader), Some(row)) = (apart, self.rows.last_mut().filter(|row| row.done)) {
+                    row.note.push_str(&format!("; not fitted: {reader} reads it"));
+                }
                 moments.as_mut().zip(cuts).into_iter().for_each(|(moments, cuts)| moments.changed(cuts));
             }
         }
