@@ -199,7 +199,7 @@ impl Check {
                 ];
                 losses.push(Loss { lost, words: words.map(|w| said(&w)), more: "more" });
             }
-            if let Some(lost) = v.guess_lost.filter(|_| !accuracy || self.scored.as_ref() != Some(name)) {
+            if let Some(lost) = v.guess_lost.filter(|_| tops.is_none()) {
                 let words = [
                     format!("{} of the variance of its numbers is lost", percent(lost)),
                     format!("{} of the variance of its numbers is kept", percent(1.0 - lost)),
