@@ -345,7 +345,7 @@ impl<'a> Session<'a> {
             }
         }
         let StepRun { rows, mut ruined, unseen, .. } = run;
-        state.warnings.extend(unseen::unfitted(&step.place(), &unseen));
+        state.warnings.extend(unseen::unfitted(step.place(), &unseen));
         state.warnings.extend_from_slice(&ruined);
         state.ruined.append(&mut ruined);
         state.steps.push(StepReport { name: step.name.clone(), before: state.size, after, zstd_bytes, rows, curve });
